@@ -1,0 +1,45 @@
+"""lrtune: auto-tuning learning-rate search for PyTorch.
+
+    import lrtune
+
+    result = lrtune.search(task, space="default", budget=50)
+    result.best.recipe, result.best.schedule(step)
+
+Names are imported when they are first used, so that importing lrtune, or asking the command line for help, does not import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lrtune.app import SearchResult, find_lr, resume, search
+    from lrtune.core.errors import DataError, InputError, LrtuneError, StoreError, TaskError
+    from lrtune.core.recipe import Recipe
+    from lrtune.core.study import TrainSettings
+    from lrtune.schedules import build_schedule
+    from lrtune.training.range_test import range_test
+    from lrtune.training.task import NamedTask, Task, TaskFile
+
+_HOMES = {
+    "SearchResult": "app", "find_lr": "app", "resume": "app", "search": "app",
+    "DataError": "core.errors", "InputError": "core.errors", "LrtuneError": "core.errors",
+    "StoreError": "core.errors", "TaskError": "core.errors",
+    "Recipe": "core.recipe", "TrainSettings": "core.study", "build_schedule": "schedules",
+    "range_test": "training.range_test",
+    "NamedTask": "training.task", "Task": "training.task", "TaskFile": "training.task",
+}  # fmt: skip
+
+__all__ = [
+    "DataError", "InputError", "LrtuneError", "NamedTask", "Recipe", "SearchResult", "StoreError", "Task", "TaskError",
+    "TaskFile", "TrainSettings", "build_schedule", "find_lr", "range_test", "resume", "search",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lrtune' has no attribute {name!r}")
+    return getattr(import_module(f"lrtune.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,518 @@
+"""The wiring: one function a command. What a command does is decided here, how it is done in the rooms below."""
+
+import hashlib
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from lrtune.core.errors import InputError, LrtuneError, Problems, StoreError
+from lrtune.core.events import Event, Note, RunEnded
+from lrtune.core.recipe import OPTIMIZERS, OptimizerName, Recipe
+from lrtune.core.space import Space, parse_space
+from lrtune.core.study import Budget, PrunerName, RangeResult, SamplerName, StudyConfig, StudyState, TrainSettings
+from lrtune.core.trial import Measurement, Run, RunRecord
+from lrtune.decide.convergence import Convergence
+from lrtune.decide.plan import Done, fresh_seeds, is_done
+from lrtune.decide.recommend import Contender, Recommendation, recommend
+from lrtune.report.document import Report
+from lrtune.report.files import write_report
+from lrtune.report.live import LiveDisplay
+from lrtune.schedules import Schedule, build_schedule
+from lrtune.search.local import Emit, Workbench, work, work_side_by_side
+from lrtune.search.sampler import ask, importances, mirror
+from lrtune.store.checkpoints import CheckpointStore
+from lrtune.store.database import StudyDatabase, StudyStore, config_to_json
+from lrtune.store.spaces import read_space
+from lrtune.store.workers import this_worker
+from lrtune.training.environment import describe_environment
+from lrtune.training.loop import Trainer, state_from_bytes, state_to_bytes
+from lrtune.training.range_test import for_optimizer, preserved_random_states, task_range_test
+from lrtune.training.task import Task, TaskSource, describe_source, load_task, source_from
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CHECKPOINT_LIMIT_BYTES = 20 * 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where studies and reports are."""
+
+    home: Path = Path(".lrtune")
+    """Database and checkpoints."""
+    out: Path = Path("reports")
+    """Reports, one folder a study."""
+    storage: str = ""
+    """SQLAlchemy URL of the database; empty: a SQLite file in `home`."""
+
+    @property
+    def url(self) -> str:
+        """The database's URL."""
+        return self.storage or f"sqlite:///{self.home / 'lrtune.db'}"
+
+    def database(self) -> StudyDatabase:
+        """The database, made where it does not exist."""
+        if not self.storage:
+            try:
+                self.home.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise StoreError(f"{self.home} cannot be made: {error.strerror}.") from None
+        return StudyDatabase(self.url)
+
+    def checkpoints(self, study: str) -> CheckpointStore:
+        """The checkpoints of one study."""
+        return CheckpointStore(self.home / "checkpoints" / study, limit_bytes=CHECKPOINT_LIMIT_BYTES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """The recommended recipe, ready to use."""
+
+    recipe: Recipe
+    schedule: Schedule
+    """`schedule(step)` is the multiplier for optimizer step `step`; for a plateau, as its first confirmed run had it."""
+    top1: float
+    """Mean over fresh seeds, percent; of the search's own run while there are none."""
+    convergence: Convergence
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchResult:
+    """A study as far as it has come."""
+
+    state: StudyState
+    recommendation: Recommendation | None
+    folder: Path
+    """Of the report."""
+    report: Report
+
+    @property
+    def best(self) -> Best:
+        """The recommended recipe.
+
+        Raises:
+            LrtuneError: no run has finished.
+        """
+        if self.recommendation is None:
+            raise LrtuneError(f"no run of study {self.state.config.name!r} has finished, so there is no best one.")
+        chosen = self.recommendation.best
+        config = self.state.config
+        schedule = build_schedule(chosen.recipe, epochs=config.epochs, steps_per_epoch=config.steps_per_epoch)
+        for m in next((r.measurements for r in self._runs_of(chosen)), ()):
+            schedule = schedule.observe(val_loss=m.val_loss, top1=m.top1)
+        top1 = chosen.mean if chosen.top1s else chosen.search_top1
+        return Best(recipe=chosen.recipe, schedule=schedule, top1=top1, convergence=chosen.convergence)
+
+    def trials_dataframe(self) -> "pd.DataFrame":
+        """One row a run: what it was for, its recipe, its state, its final Top-1."""
+        return runs_dataframe(self.state)
+
+    def _runs_of(self, contender: Contender) -> Iterator[RunRecord]:
+        kinds = {"confirm": 0, "baseline": 0, "search": 1}
+        records = (r for r in self.state.records if r.run.trial == contender.trial and r.state == "completed")
+        yield from sorted(records, key=lambda r: kinds[r.run.kind])
+
+
+def search(
+    task: TaskSource,
+    *,
+    space: str | Path = "default",
+    budget: str | int = 50,
+    epochs: int | None = None,
+    study: str | None = None,
+    seed: int = 0,
+    jobs: int = 1,
+    sampler: SamplerName = "tpe",
+    pruner: PrunerName = "hopeless",
+    target: float | None = None,
+    baseline: Recipe | None = None,
+    num_seeds: int = 3,
+    num_confirmed: int = 3,
+    settings: Mapping[str, Any] | None = None,
+    home: str | Path = ".lrtune",
+    out: str | Path = "reports",
+    storage: str = "",
+    quiet: bool = False,
+    command: str = "",
+) -> SearchResult:
+    """Searches the space for the best schedule, or goes on with the study that the same arguments began.
+
+    Args:
+        task: what is trained: a `Task`, the names of one, or a file.
+        space: name of a space that comes with lrtune, or a TOML file.
+        budget: `50` (trials), `"300ep"` (epochs trained), `"20runs"` (full-length equivalents) or `"4h"`.
+        epochs: of every full run; by default the task's.
+        study: its name; by default made from the task, the space and the other arguments.
+        seed: of everything random.
+        jobs: trials side by side, each in a process of its own.
+        sampler: `tpe`, `gp`, `random` or `qmc`.
+        pruner: `hopeless`, `median`, `halving` or `none`.
+        target: Top-1, percent, that convergence is measured against; by default the baseline's median.
+        baseline: what the user has today; by default the task's.
+        num_seeds: runs of the baseline, and of each recipe that is confirmed.
+        num_confirmed: recipes that are retrained with fresh seeds at the end.
+        settings: changes to the task's `TrainSettings`, by field.
+        home: folder of database and checkpoints.
+        out: folder of the reports.
+        storage: SQLAlchemy URL of another database.
+        quiet: no display.
+        command: what to quote as the way to do it again.
+
+    Raises:
+        LrtuneError: see `lrtune.core.errors`.
+    """
+    places = Places(home=Path(home), out=Path(out), storage=storage)
+    problems = Problems()
+    budget_asked = Budget(50, "trials")
+    with problems.gather():
+        budget_asked = Budget.parse(budget)
+    space_name, space_toml = str(space), ""
+    with problems.gather():
+        space_name, space_toml = read_space(space)
+    for name, value in (("jobs", jobs), ("num_seeds", num_seeds), ("epochs", 1 if epochs is None else epochs)):
+        if value < 1:
+            problems.append(f"`1 <= {name}` must hold, but got {value}.")
+    if num_confirmed < 0:
+        problems.append(f"`0 <= num_confirmed` must hold, but got {num_confirmed}.")
+    if target is not None and not 0 < target <= 100:
+        problems.append(f"`0 < target <= 100` must hold, in percent, but got {target}.")
+    loaded: Task | None = None
+    with problems.gather():
+        loaded = load_task(task)
+    if loaded is None or problems:
+        raise InputError(problems)
+
+    epochs = epochs or loaded.epochs
+    baseline = baseline or loaded.baseline
+    with problems.gather():
+        parsed = parse_space(space_toml, space_name, optimizer=baseline.optimizer)
+        parsed.fit(epochs, {})
+    with problems.gather():
+        build_schedule(baseline, epochs=epochs, steps_per_epoch=1000)
+    if budget_asked.unit in ("epochs", "runs"):
+        runs = budget_asked.amount / (epochs if budget_asked.unit == "epochs" else 1)
+        if runs < num_seeds + 1:
+            problems.append(
+                f"`budget` must cover the baseline's {num_seeds} runs of {epochs} epochs and one trial, but got {budget}."
+            )
+    changed = {"threads": max(1, (os.cpu_count() or 1) // jobs)} | dict(settings or {})
+    with problems.gather():
+        loaded = replace(loaded, settings=replace(loaded.settings, **changed))
+    problems.raise_any()
+
+    with preserved_random_states():
+        trainer = Trainer(loaded, loaded.settings)
+        config = StudyConfig(
+            name=study or "",
+            task=describe_source(task),
+            space_name=space_name,
+            space_toml=space_toml,
+            epochs=epochs,
+            steps_per_epoch=trainer.steps_per_epoch,
+            num_validation=trainer.validation.num_images,
+            num_classes=loaded.num_classes,
+            settings=loaded.settings,
+            seed=seed,
+            budget=budget_asked,
+            sampler=sampler,
+            pruner=pruner,
+            baseline=baseline,
+            target=target,
+            num_seeds=num_seeds,
+            num_confirmed=num_confirmed,
+            command=command or f"lrtune.search(..., space={space_name!r}, budget={str(budget)!r})",
+        )
+        config = replace(config, name=study or f"{loaded.name}-{epochs}ep-{Path(space_name).stem}-{_digest(config)}")
+        _check_name(config.name)
+        database = places.database()
+        store = _open_study(database, config)
+        return _run_study(store, task, trainer, places, jobs=jobs, quiet=quiet)
+
+
+def resume(
+    name: str,
+    *,
+    budget: str | int | None = None,
+    jobs: int = 1,
+    home: str | Path = ".lrtune",
+    out: str | Path = "reports",
+    storage: str = "",
+    quiet: bool = False,
+) -> SearchResult:
+    """Goes on with a study; `budget` may be another than the one it was begun with.
+
+    Raises:
+        InputError: there is no such study, or its task is a Python object that only its program has.
+    """
+    places = Places(home=Path(home), out=Path(out), storage=storage)
+    database = _existing(places)
+    store = database.study(name)
+    source = source_from(store.config.task)
+    if budget is not None:
+        database.update_config(replace(store.config, budget=Budget.parse(budget)))
+        store = database.study(name)
+    with preserved_random_states():
+        trainer = Trainer(load_task(source), store.config.settings)
+        return _run_study(store, source, trainer, places, jobs=jobs, quiet=quiet)
+
+
+def report(name: str, *, home: str | Path = ".lrtune", out: str | Path = "reports", storage: str = "") -> SearchResult:
+    """Writes a study's report again, finished or not.
+
+    Raises:
+        InputError: there is no such study.
+    """
+    places = Places(home=Path(home), out=Path(out), storage=storage)
+    return _write_report(_existing(places).study(name).state(), places)
+
+
+def find_lr(
+    task: TaskSource,
+    *,
+    optimizer: OptimizerName | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    num_steps: int = 200,
+    num_seeds: int = 3,
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+) -> RangeResult:
+    """An LR range test on a task: the interval of peak LRs worth searching, or no signal and why.
+
+    Args:
+        task: what is trained.
+        optimizer: by default that of the task's baseline.
+        low: first LR of the sweep; by default far below what the optimizer can use.
+        high: last LR of the sweep; by default past where it diverges.
+        num_steps: optimizer steps of a sweep.
+        num_seeds: sweeps.
+        seed: of the first sweep.
+        settings: changes to the task's `TrainSettings`, by field.
+    """
+    if optimizer is not None and optimizer not in OPTIMIZERS:
+        raise InputError(f"`optimizer` must be one of {', '.join(OPTIMIZERS)}, but got {optimizer!r}.")
+    if num_seeds < 1:
+        raise InputError(f"`1 <= num_seeds` must hold, but got {num_seeds}.")
+    loaded = load_task(task)
+    with preserved_random_states():
+        trainer = Trainer(loaded, replace(loaded.settings, **(settings or {})))
+        recipe = for_optimizer(loaded.baseline, optimizer or loaded.baseline.optimizer)
+        seeds = range(seed, seed + num_seeds)
+        return task_range_test(trainer, recipe, seeds=seeds, num_steps=num_steps, low=low, high=high)
+
+
+def studies(*, home: str | Path = ".lrtune", storage: str = "") -> list[StudyState]:
+    """All studies, oldest first; empty where there is no database."""
+    places = Places(home=Path(home), storage=storage)
+    if not storage and not (places.home / "lrtune.db").exists():
+        return []
+    database = places.database()
+    return [database.study(name).state() for name in database.names()]
+
+
+def dashboard(
+    name: str, *, home: str | Path = ".lrtune", storage: str = "", host: str = "127.0.0.1", port: int = 8080
+) -> None:
+    """Serves optuna-dashboard on a study, and keeps it up to date until interrupted.
+
+    Raises:
+        InputError: there is no such study, or the `dashboard` extra is not installed.
+    """
+    places = Places(home=Path(home), storage=storage)
+    store = _existing(places).study(name)
+    try:
+        from optuna_dashboard import run_server
+    except ImportError:
+        raise InputError("`lrtune dashboard` needs optuna-dashboard: pip install 'lrtune[dashboard]'.") from None
+    mirror(store.state(), places.url)
+    stopped = threading.Event()
+
+    def follow() -> None:
+        while not stopped.wait(5.0):
+            mirror(store.state(), places.url)
+
+    threading.Thread(target=follow, daemon=True).start()
+    try:
+        run_server(places.url, host=host, port=port)
+    finally:
+        stopped.set()
+
+
+def runs_dataframe(state: StudyState) -> "pd.DataFrame":
+    """One row a run, in the order in which they were planned."""
+    import pandas as pd
+
+    rows = []
+    for record in state.records:
+        recipe = record.run.recipe.to_dict()
+        decay = recipe.pop("decay")
+        rows.append(
+            {"run": record.run.id, "kind": record.run.kind, "trial": record.run.trial, "seed": record.run.seed}
+            | {"state": record.state, "epochs": record.epochs, "top1": record.top1, "test_top1": record.test_top1}
+            | recipe
+            | {"decay": decay.pop("name")}
+            | {f"decay_{key}": value for key, value in decay.items()}
+            | {"seconds": record.seconds, "reason": record.reason}
+        )
+    return pd.DataFrame(rows)
+
+
+def _run_study(
+    store: StudyStore, source: TaskSource, trainer: Trainer, places: Places, *, jobs: int, quiet: bool
+) -> SearchResult:
+    """Range tests, runs, test split, report: each only where it is not recorded yet."""
+    config = store.config
+    console = Console(stderr=True)
+    with LiveDisplay(config, store.state(), console, quiet=quiet) as display:
+        _range_tests(store, trainer, display)
+        if jobs == 1 or is_done(store.state()):
+            done = work(_workbench(config, store, trainer, places, display))
+        else:
+            done = work_side_by_side(partial(_open_workbench, config.name, source, places), jobs, display)
+        if done.failed:
+            raise LrtuneError(f"study {config.name!r} was given up: {done.reason}.")
+        _read_test_split(store, trainer, places, display)
+    return _write_report(store.state(), places)
+
+
+def _range_tests(store: StudyStore, trainer: Trainer, emit: Emit) -> None:
+    config, state = store.config, store.state()
+    space = parse_space(config.space_toml, config.space_name, optimizer=config.baseline.optimizer)
+    if state.range_results or not space.needs_range_test:
+        return
+    results = []
+    for optimizer in space.needs_range_test:
+        emit(Note(f"range test of {optimizer}"))
+        recipe = for_optimizer(config.baseline, optimizer)
+        results.append(task_range_test(trainer, recipe, seeds=fresh_seeds(state)))
+        found = results[-1].interval
+        if found:
+            emit(Note(f"{optimizer}: peak LR from {found.low:.3g} to {found.high:.3g}, first try {found.suggestion:.3g}"))
+        else:
+            emit(Note(f"{optimizer}: no signal, so default bounds are searched: {results[-1].reason}"))
+    store.record_ranges(tuple(results))
+
+
+def _workbench(config: StudyConfig, store: StudyStore, trainer: Trainer, places: Places, emit: Emit) -> Workbench:
+    checkpoints = places.checkpoints(config.name)
+
+    def train(run: Run, history: Sequence[Measurement]) -> Iterator[Measurement]:
+        content = checkpoints.load(run.id)
+        state = state_from_bytes(content) if content is not None else None
+        save = lambda state: checkpoints.save(run.id, state_to_bytes(state))  # noqa: E731
+        return trainer.train(run, history=history, state=state, save=save)
+
+    def emit_and_tidy(event: Event) -> None:
+        if isinstance(event, RunEnded) and event.record.run.kind == "search":
+            checkpoints.drop(event.record.run.id)
+        emit(event)
+
+    return Workbench(study=store, worker=this_worker(), train=train, ask=ask, emit=emit_and_tidy)
+
+
+def _open_workbench(name: str, source: TaskSource, places: Places, emit: Emit) -> Workbench:
+    """A workbench in a new process."""
+    store = places.database().study(name)
+    trainer = Trainer(load_task(source), store.config.settings)
+    return _workbench(store.config, store, trainer, places, emit)
+
+
+def _read_test_split(store: StudyStore, trainer: Trainer, places: Places, emit: Emit) -> None:
+    """Reads the test split once, for the recommended recipe and the baseline; then only the recommended weights are kept."""
+    state = store.state()
+    found = recommend(state)
+    if found is None or not found.final:
+        return
+    checkpoints = places.checkpoints(state.config.name)
+    wanted = {found.best.trial, -1}
+    for record in (*state.of_kind("baseline"), *state.of_kind("confirm")):
+        if record.run.trial in wanted and record.state == "completed" and record.test_top1 is None:
+            content = checkpoints.load(record.run.id)
+            if trainer.task.test is not None and content is not None:
+                store.record_test(record.run.id, trainer.test_top1(state_from_bytes(content)))
+        if record.run.trial != found.best.trial:
+            checkpoints.drop(record.run.id)
+
+
+def _write_report(state: StudyState, places: Places) -> SearchResult:
+    recommendation = recommend(state)
+    described = describe_environment(state.config.settings, state.config.baseline)
+    made = Report(
+        state=state,
+        recommendation=recommendation,
+        importances=importances(state),
+        environment=described,
+        command=state.config.command,
+    )
+    folder = places.out / state.config.name
+    try:
+        write_report(made, folder)
+        temporary = folder / f"trials.{os.getpid()}.tmp"
+        runs_dataframe(state).to_csv(temporary, index=False)
+        temporary.replace(folder / "trials.csv")
+    except OSError as error:
+        raise StoreError(f"the report cannot be written to {folder}: {error.strerror}.") from None
+    return SearchResult(state=state, recommendation=recommendation, folder=folder, report=made)
+
+
+def _open_study(database: StudyDatabase, config: StudyConfig) -> StudyStore:
+    """The study of this configuration: a new one, or the one that the same command began (its budget may differ).
+
+    Raises:
+        InputError: the study is there with another configuration; every difference is listed.
+    """
+    there = database.config(config.name)
+    if there is None:
+        try:
+            database.create(config)
+        except StoreError:
+            if database.config(config.name) is None:
+                raise  # else another process was faster, with the same command
+        return database.study(config.name)
+    ours, theirs = (_compared(c) for c in (config, there))
+    different = [key for key in ours if ours[key] != theirs.get(key)]
+    if different:
+        raise InputError([
+            f"study {config.name!r} has {key}={theirs.get(key)!r}, but got {ours[key]!r}: choose another study name."
+            for key in different
+        ])  # fmt: skip
+    if there.budget != config.budget:
+        database.update_config(replace(there, budget=config.budget))
+    return database.study(config.name)
+
+
+def _compared(config: StudyConfig) -> dict[str, Any]:
+    """What must be the same for results to go together."""
+    values: dict[str, Any] = json.loads(config_to_json(config))
+    settings = values.pop("settings")
+    for key in ("name", "budget", "command"):
+        del values[key]
+    del settings["threads"]
+    return values | settings
+
+
+def _digest(config: StudyConfig) -> str:
+    return hashlib.sha256(json.dumps(_compared(config), sort_keys=True).encode()).hexdigest()[:6]
+
+
+def _check_name(name: str) -> None:
+    """A study's name is a folder's name too."""
+    if not all(c.isalnum() or c in "-_.+" for c in name) or name.startswith(".") or not 0 < len(name) <= 150:
+        raise InputError(f"`study` must consist of letters, digits and -_.+, and not begin with a dot, but got {name!r}.")
+
+
+def _existing(places: Places) -> StudyDatabase:
+    if not places.storage and not (places.home / "lrtune.db").exists():
+        raise InputError(f"there are no studies: there is no file {places.home / 'lrtune.db'}.")
+    return places.database()
+

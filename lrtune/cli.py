@@ -1,0 +1,298 @@
+"""The command line: flags -> one call of `app` -> exit code.
+
+0: done. 1: `find` saw no signal. 2: bad input, or something that cannot be used; one message, no traceback. 130: interrupted.
+Progress goes to standard error, results to standard output. `app`, and with it torch, is imported only when a command runs.
+"""
+
+import shlex
+import sys
+import tomllib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+
+from lrtune.core.errors import InputError, LrtuneError
+from lrtune.core.recipe import OPTIMIZERS, OptimizerName, Recipe, default_recipe
+from lrtune.core.study import Precision, PrunerName, SamplerName
+
+if TYPE_CHECKING:
+    from lrtune.app import SearchResult
+    from lrtune.training.task import TaskSource
+
+
+class Option(click.Option):
+    """An option whose bad value is noted, so that all those of a command line are shown together."""
+
+    def process_value(self, ctx: click.Context, value: Any) -> Any:
+        """As click's, but goes on after a bad value."""
+        try:
+            return super().process_value(ctx, value)
+        except click.UsageError as error:
+            ctx.meta.setdefault("problems", []).append(error.format_message())
+            return None
+
+
+class Command(click.Command):
+    """A command that raises once for all the bad values of its command line."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click's; then raises `InputError` for what the options noted."""
+        rest = super().parse_args(ctx, args)
+        if "problems" in ctx.meta:
+            raise InputError(ctx.meta["problems"])
+        return rest
+
+
+class Group(click.Group):
+    """A group of such commands."""
+
+    command_class = Command
+
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+option = partial(click.option, cls=Option)
+
+
+def options(*added: Decorator) -> Decorator:
+    """Several options as one decorator, in the order in which help shows them."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for add in reversed(added):
+            function = add(function)
+        return function
+
+    return decorate
+
+
+task_options = options(
+    option("--data", default="digits", show_default=True, metavar="NAME",
+                 help="digits, mnist, fashion-mnist, cifar10, cifar100 or folder:PATH."),
+    option("--model", default="small-cnn", show_default=True, metavar="NAME",
+                 help="small-cnn, mlp, or any torchvision classification model."),
+    option("--task", "task_file", type=click.Path(path_type=Path), metavar="FILE",
+                 help="Python file that defines `task`, instead of --data and --model."),
+    option("--data-dir", metavar="DIR", help="Where data are looked for first, and downloaded to."),
+    option("--train-size", type=int, metavar="N", help="Train on N images only."),
+    option("--val-size", type=int, metavar="N", help="Validate on N images."),
+    option("--image-size", type=int, metavar="PX", help="Scale images to PX x PX."),
+    option("--batch-size", type=int, metavar="N", help="Images in an optimizer step."),
+    option("--accumulate", type=int, metavar="N", help="Micro-batches that make up a step."),
+    option("--precision", type=click.Choice(get_args(Precision)), help="auto: AMP on a GPU, fp32 on a CPU."),
+    option("--clip-norm", type=float, metavar="X", help="Clip the gradient's norm."),
+    option("--label-smoothing", type=float, metavar="X"),
+    option("--augment/--no-augment", default=None, help="Random crops and flips."),
+    option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, ..."),
+)  # fmt: skip
+SETTINGS = ("batch_size", "accumulate", "precision", "clip_norm", "label_smoothing", "augment", "device")
+NAMES = ("data", "model", "data_dir", "train_size", "val_size", "image_size")
+
+home_option = option("--home", default=".lrtune", show_default=True, metavar="DIR", help="Database and checkpoints.")
+storage_option = option("--storage", default="", metavar="URL", help="Another database, as an SQLAlchemy URL.")
+out_option = option("--out", default="reports", show_default=True, metavar="DIR", help="Reports.")
+show_options = options(
+    option("--quiet", is_flag=True, help="No progress."),
+    option("--json", "as_json", is_flag=True, help="Print the report as JSON."),
+)
+jobs_option = option("--jobs", default=1, show_default=True, metavar="N", help="Trials side by side.")
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="lrtune")
+def lrtune() -> None:
+    """Finds the learning-rate schedule that trains best, by real training runs."""
+
+
+@lrtune.command()
+@task_options
+@option("--space", default="default", show_default=True, metavar="NAME|FILE", help="What may vary.")
+@option("--budget", default="50", show_default=True, metavar="B", help="50 (trials), 300ep, 20runs, 30min or 4h.")
+@option("--epochs", type=int, metavar="N", help="Of every full run.")
+@option("--optimizer", type=click.Choice(OPTIMIZERS), help="With its customary recipe as the baseline.")
+@option("--baseline", type=click.Path(path_type=Path), metavar="FILE", help="TOML of the recipe you use today.")
+@option("--target", type=float, metavar="TOP1", help="Top-1 that convergence is measured against.")
+@option("--sampler", default="tpe", show_default=True, type=click.Choice(get_args(SamplerName)))
+@option("--pruner", default="hopeless", show_default=True, type=click.Choice(get_args(PrunerName)))
+@option("--seeds", "num_seeds", default=3, show_default=True, metavar="N", help="Of baseline and confirmations.")
+@option("--confirm", "num_confirmed", default=3, show_default=True, metavar="N", help="Recipes to confirm.")
+@option("--study", metavar="NAME", help="By default made from the other options.")
+@option("--seed", default=0, show_default=True, metavar="N", help="Of everything random.")
+@jobs_option
+@home_option
+@storage_option
+@out_option
+@show_options
+def search(
+    optimizer: OptimizerName | None, baseline: Path | None, as_json: bool, home: str, storage: str, out: str,
+    space: str, budget: str, epochs: int | None, target: float | None, sampler: SamplerName, pruner: PrunerName,
+    num_seeds: int, num_confirmed: int, study: str | None, seed: int, jobs: int, quiet: bool, **task_flags: Any,
+) -> None:  # fmt: skip
+    """Search for the best schedule; the same command again goes on with the same study."""
+    from lrtune import app
+
+    if optimizer and baseline:
+        raise InputError("`--optimizer` and `--baseline` both say what the baseline is: give one.")
+    result = app.search(
+        _source(task_flags), space=space, budget=budget, epochs=epochs, study=study, seed=seed, jobs=jobs,
+        sampler=sampler, pruner=pruner, target=target, num_seeds=num_seeds, num_confirmed=num_confirmed,
+        baseline=_read_recipe(baseline) if baseline else default_recipe(optimizer) if optimizer else None,
+        settings=_settings(task_flags), home=home, out=out, storage=storage, quiet=quiet,
+        command=f"lrtune {shlex.join(sys.argv[1:])}",
+    )  # fmt: skip
+    _print(result, as_json=as_json)
+
+
+@lrtune.command()
+@click.argument("study")
+@option("--budget", metavar="B", help="Another budget than the study was begun with.")
+@jobs_option
+@home_option
+@storage_option
+@out_option
+@show_options
+def resume(
+    study: str, budget: str | None, jobs: int, home: str, storage: str, out: str, quiet: bool, as_json: bool
+) -> None:
+    """Go on with a study after Ctrl-C or a crash; nothing that was finished is trained again."""
+    from lrtune import app
+
+    result = app.resume(study, budget=budget, jobs=jobs, home=home, storage=storage, out=out, quiet=quiet)
+    _print(result, as_json=as_json)
+
+
+@lrtune.command()
+@task_options
+@option("--optimizer", type=click.Choice(OPTIMIZERS), help="By default the task's.")
+@option("--low", type=float, metavar="LR", help="First LR of the sweep.")
+@option("--high", type=float, metavar="LR", help="Last LR of the sweep.")
+@option("--steps", "num_steps", default=200, show_default=True, metavar="N", help="Optimizer steps of a sweep.")
+@option("--seeds", "num_seeds", default=3, show_default=True, metavar="N", help="Sweeps.")
+@option("--seed", default=0, show_default=True, metavar="N", help="Of the first sweep.")
+@out_option
+@option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def find(
+    optimizer: OptimizerName | None, low: float | None, high: float | None, num_steps: int, num_seeds: int,
+    seed: int, out: str, as_json: bool, **task_flags: Any,
+) -> None:  # fmt: skip
+    """Test a range of LRs, and say which peak LRs are worth searching."""
+    from lrtune import app
+    from lrtune.report.range_test import print_range_result, write_range_result
+
+    result = app.find_lr(
+        _source(task_flags), optimizer=optimizer, low=low, high=high, num_steps=num_steps, num_seeds=num_seeds,
+        seed=seed, settings=_settings(task_flags),
+    )  # fmt: skip
+    names = (str(task_flags["data"]).replace(":", "-").replace("/", "-"), task_flags["model"])
+    what = task_flags["task_file"].stem if task_flags["task_file"] else "-".join(names)
+    folder = Path(out) / f"find-{what}-{result.optimizer}"
+    write_range_result(result, folder)
+    print_range_result(result, folder, as_json=as_json)
+    sys.exit(0 if result.interval else 1)
+
+
+@lrtune.command()
+@click.argument("study")
+@home_option
+@storage_option
+@out_option
+@option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def report(study: str, home: str, storage: str, out: str, as_json: bool) -> None:
+    """Write a study's report again, finished or not."""
+    from lrtune import app
+
+    _print(app.report(study, home=home, storage=storage, out=out), as_json=as_json)
+
+
+@lrtune.command("list")
+@home_option
+@storage_option
+def list_studies(home: str, storage: str) -> None:
+    """List the studies and how far they are."""
+    from lrtune import app
+    from lrtune.report.terminal import print_studies
+
+    print_studies(app.studies(home=home, storage=storage))
+
+
+@lrtune.command()
+@home_option
+@storage_option
+@click.argument("study")
+@option("--host", default="127.0.0.1", show_default=True)
+@option("--port", default=8080, show_default=True)
+def dashboard(study: str, home: str, storage: str, host: str, port: int) -> None:
+    """Open optuna-dashboard on a study (needs the `dashboard` extra)."""
+    from lrtune import app
+
+    click.echo(f"http://{host}:{port}/", err=True)
+    app.dashboard(study, home=home, storage=storage, host=host, port=port)
+
+
+@lrtune.command()
+def spaces() -> None:
+    """List the search spaces that come with lrtune."""
+    from lrtune.core.space import parse_space
+    from lrtune.store.spaces import read_space, space_names
+
+    for name in space_names():
+        click.echo(f"{name:20} {parse_space(read_space(name)[1], name).description}")
+
+
+def main() -> None:
+    """Runs the command line and exits."""
+    try:
+        lrtune(standalone_mode=False)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except LrtuneError as error:
+        for line in error.problems if isinstance(error, InputError) else (str(error),):
+            click.echo(f"lrtune: {line}", err=True)
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("lrtune: stopped; what was finished is kept, and the same command goes on from there.", err=True)
+        sys.exit(130)
+
+
+def _source(flags: dict[str, Any]) -> "TaskSource":
+    from lrtune.training.task import NamedTask, TaskFile
+
+    if flags["task_file"] is not None:
+        return TaskFile(path=flags["task_file"])
+    return NamedTask(**{name: flags[name] for name in NAMES})
+
+
+def _settings(flags: dict[str, Any]) -> dict[str, Any]:
+    return {name: flags[name] for name in SETTINGS if flags[name] is not None}
+
+
+def _read_recipe(path: Path) -> Recipe:
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as a recipe: {error}.") from None
+    try:
+        return Recipe.from_dict(values)
+    except InputError as error:
+        raise InputError([f"{path}: {problem}" for problem in error.problems]) from None
+    except TypeError as error:
+        raise InputError(f"{path}: a recipe's values must be numbers and words: {error}.") from None
+
+
+def _print(result: "SearchResult", *, as_json: bool) -> None:
+    from rich.console import Console
+
+    from lrtune.report.document import compose
+    from lrtune.report.json import render_json
+    from lrtune.report.terminal import print_recommendation
+
+    if as_json:
+        click.echo(render_json(compose(result.report)))
+    else:
+        print_recommendation(result.report, Console(), result.folder)

@@ -1,0 +1,62 @@
+"""The exceptions that users may see.
+
+    LrtuneError
+    ├── InputError       what was asked for breaks a rule; every broken rule is listed
+    ├── DataError        images that are not where they should be, or cannot be read
+    ├── TaskError        the user's own task failed
+    ├── TrialError       one run cannot go on (out of memory, say); the search can
+    └── StoreError       the database or a checkpoint cannot be used
+
+The command line prints the message of any of them without a traceback and exits with code 2.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+
+class LrtuneError(Exception):
+    """Base of all exceptions that lrtune raises on purpose."""
+
+
+class InputError(LrtuneError):
+    """What was asked for breaks one rule or several."""
+
+    def __init__(self, problems: str | Sequence[str]):
+        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+    def __reduce__(self) -> tuple[type["InputError"], tuple[tuple[str, ...]]]:
+        return type(self), (self.problems,)  # worker processes hand exceptions over by value
+
+
+class DataError(LrtuneError):
+    """Images that are not where they should be, or that cannot be read."""
+
+
+class TaskError(LrtuneError):
+    """The user's own task failed: its file, its model, its data or its loss."""
+
+
+class TrialError(LrtuneError):
+    """One run cannot go on; the search can."""
+
+
+class StoreError(LrtuneError):
+    """The study's database, or a checkpoint beside it, cannot be used."""
+
+
+class Problems(list[str]):
+    """Broken rules gathered from several places, so that they are shown together."""
+
+    @contextmanager
+    def gather(self) -> Iterator[None]:
+        """Keeps the problems of an `InputError` raised inside, and goes on."""
+        try:
+            yield
+        except InputError as error:
+            self.extend(error.problems)
+
+    def raise_any(self) -> None:
+        """Raises `InputError` with all that was gathered, if anything was."""
+        if self:
+            raise InputError(self)

@@ -1,0 +1,369 @@
+"""The search space: what may vary, read from TOML, checked, and fitted to a run's length.
+
+A parameter is a plain value (it does not vary), `{ choices = [...] }`, or `{ low, high }` with `log = true` or a `step`. Lengths
+may be given in percent of the run: `high = "25%"`. `peak_lr = "range-test"` takes the interval that the range test finds.
+
+    description = "..."
+
+    [parameters]                    # of every recipe
+    optimizer = { choices = ["sgd", "adamw"] }
+    peak_lr = "range-test"
+    decay = { choices = ["cosine", "plateau"] }
+
+    [decay.plateau]                 # only where this decay was chosen
+    patience_epochs = { low = 1, high = 4 }
+
+    [optimizer.adamw]               # only where this optimizer was chosen; goes before [parameters]
+    weight_decay = 0.01
+
+A space that names no optimizer is searched with the one that its user has, and one that names no decay with the cosine.
+"""
+
+import math
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
+from typing import Any
+
+from lrtune.core.errors import InputError
+from lrtune.core.recipe import DECAYS, OPTIMIZERS, Constant, Decay, Recipe, decay_parameters
+
+Scalar = float | int | str | bool
+Value = Scalar | tuple[float, ...]
+
+_LENGTHS = {"warmup_epochs", "every_epochs", "milestones_epochs", "patience_epochs", "cooldown_epochs"}
+_WHOLE = {"patience_epochs", "cooldown_epochs"}
+DEFAULT_PEAK_LRS = {
+    "sgd": (1e-3, 1.0),
+    "adagrad": (1e-3, 0.3),
+    "rmsprop": (1e-5, 1e-2),
+    "adam": (1e-5, 1e-2),
+    "adamw": (1e-5, 1e-2),
+    "lamb": (1e-4, 0.1),
+    "adabound": (1e-5, 1e-2),
+}
+"""Bounds of the peak LR where a range test was asked for and gave no signal."""
+_RECIPE_KEYS = tuple(f.name for f in fields(Recipe))
+
+
+@dataclass(frozen=True)
+class Percent:
+    """A length in percent of the run."""
+
+    value: float
+
+    def of(self, epochs: int, *, whole: bool) -> float:
+        """Epochs; to the nearest whole one, and at least 1, where only whole ones make sense."""
+        length = self.value / 100 * epochs
+        return max(1, round(length)) if whole else length
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several values."""
+
+    choices: tuple[Value, ...]
+
+
+@dataclass(frozen=True)
+class Range:
+    """From `low` to `high`, both included."""
+
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+    """Grid width; `None`: continuous."""
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """The interval that the range test finds for the optimizer."""
+
+
+Parameter = Value | Choice | Range | RangeTest
+Table = Mapping[str, Any]  # of Parameter; of Percent too until the space is fitted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """Peak LRs worth trying, and the one to begin with."""
+
+    low: float
+    high: float
+    suggestion: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """A validated search space."""
+
+    name: str
+    description: str = ""
+    parameters: Table
+    decays: Mapping[str, Table] = field(default_factory=dict)
+    optimizers: Mapping[str, Table] = field(default_factory=dict)
+
+    def choices(self, key: str) -> tuple[str, ...]:
+        """What `optimizer` or `decay` may be."""
+        parameter = self.parameters[key]
+        return tuple(map(str, parameter.choices)) if isinstance(parameter, Choice) else (str(parameter),)
+
+    def parameter(self, key: str, optimizer: str) -> Parameter | None:
+        """Parameter `key` of recipes with `optimizer`; `None` where the space does not mention it."""
+        own = self.optimizers.get(optimizer, {})
+        found: Parameter | None = own.get(key, self.parameters.get(key))
+        return found
+
+    @property
+    def needs_range_test(self) -> tuple[str, ...]:
+        """The optimizers whose peak LR is bounded by a range test."""
+        return tuple(o for o in self.choices("optimizer") if isinstance(self.parameter("peak_lr", o), RangeTest))
+
+    def fit(self, epochs: int, intervals: Mapping[str, Interval]) -> "Space":
+        """The space of a study: percentages become epochs, `range-test` becomes the interval of each optimizer.
+
+        An optimizer without an interval, because its range test gave no signal, gets `DEFAULT_PEAK_LRS`.
+
+        Raises:
+            InputError: the space does not go with `epochs`, every reason listed.
+        """
+        problems: list[str] = []
+
+        def fit_table(where: str, table: Table) -> dict[str, Any]:
+            fitted = {key: _in_epochs(value, epochs, whole=key in _WHOLE) for key, value in table.items()}
+            problems.extend(_too_long(f"{self.name}: {where}", fitted, epochs))
+            return fitted
+
+        optimizers = {name: fit_table(f"[optimizer.{name}]", table) for name, table in self.optimizers.items()}
+        for optimizer in self.needs_range_test:
+            low, high = DEFAULT_PEAK_LRS[optimizer]
+            if found := intervals.get(optimizer):
+                low, high = found.low, found.high
+            optimizers.setdefault(optimizer, {})["peak_lr"] = Range(low, high, log=True)
+        fitted = replace(
+            self,
+            parameters=fit_table("[parameters]", self.parameters),
+            decays={name: fit_table(f"[decay.{name}]", table) for name, table in self.decays.items()},
+            optimizers=optimizers,
+        )
+        if problems:
+            raise InputError(problems)
+        return fitted
+
+
+def parse_space(text: str, source: str, *, optimizer: str = "sgd") -> Space:
+    """A space from TOML.
+
+    Args:
+        text: the TOML document.
+        source: file name, for messages; its stem is the space's name.
+        optimizer: what a space that names no optimizer searches with: its user's own.
+
+    Raises:
+        InputError: every rule that the document breaks, each with file and key.
+    """
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{source}: is no TOML: {error}.") from None
+    problems: list[str] = []
+
+    def problem(where: str, what: str) -> None:
+        problems.append(f"{source}: {where}: {what}")
+
+    def table_of(where: str, value: object, allowed: tuple[str, ...]) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            problem(where, f"must be a table, but got {value!r}.")
+            return {}
+        read: dict[str, Any] = {}
+        for key, entry in value.items():
+            if key not in allowed:
+                problem(f"{where} {key}", f"unknown key; known here: {', '.join(allowed)}.")
+                continue
+            try:
+                read[key] = _parameter(key, entry)
+            except ValueError as error:
+                problem(f"{where} {key}", str(error))
+        return read
+
+    for key in document.keys() - {"description", "parameters", "decay", "optimizer"}:
+        problem(key, "unknown key; known here: description, parameters, decay, optimizer.")
+    if "parameters" not in document:
+        problem("[parameters]", "is missing.")
+    given_parameters = table_of("[parameters]", document.get("parameters", {}), _RECIPE_KEYS)
+    parameters = {"optimizer": optimizer, "decay": "cosine"} | given_parameters
+    space = Space(name=source.rsplit("/", 1)[-1].removesuffix(".toml"), parameters=parameters)
+    tables: dict[str, dict[str, dict[str, Any]]] = {"decay": {}, "optimizer": {}}
+    for kind, known in (("decay", tuple(DECAYS)), ("optimizer", OPTIMIZERS)):
+        for name in space.choices(kind):
+            if name not in known:
+                problem(f"[parameters] {kind}", f"must be one of {', '.join(known)}, but got {name!r}.")
+        given = document.get(kind, {})
+        if not isinstance(given, dict):
+            problem(kind, f"must be a table, but got {given!r}.")
+            continue
+        for name, entry in given.items():
+            where = f"[{kind}.{name}]"
+            if name not in known:
+                problem(where, f"no such {kind}; there are {', '.join(known)}.")
+                continue
+            if name not in space.choices(kind):
+                problem(where, f"{kind} {name!r} is not among the choices of [parameters] {kind}: nothing would use it.")
+            allowed = decay_parameters(name) if kind == "decay" else _RECIPE_KEYS
+            tables[kind][name] = table_of(where, entry, tuple(k for k in allowed if k not in ("decay", "optimizer")))
+    space = replace(
+        space, description=str(document.get("description", "")), decays=tables["decay"], optimizers=tables["optimizer"]
+    )
+    if not problems:  # the rest makes sense only for a document that is well formed
+        for where, what in _semantic_problems(space):
+            problem(where, what)
+    if problems:
+        raise InputError(problems)
+    return space
+
+
+def _parameter(key: str, entry: object) -> Any:
+    """One entry of a table. Raises ValueError with the rule that it breaks."""
+    if entry == "range-test" and key == "peak_lr":
+        return RangeTest()
+    if not isinstance(entry, dict):
+        return _value(key, entry)
+    if "choices" in entry:
+        if set(entry) != {"choices"} or not isinstance(entry["choices"], list) or not entry["choices"]:
+            raise ValueError(f"`choices` must be a list of at least one value, and stand alone, but got {entry!r}.")
+        return Choice(tuple(_value(key, value) for value in entry["choices"]))
+    if not {"low", "high"} <= set(entry) <= {"low", "high", "log", "step"}:
+        raise ValueError(f"must be a value, {{choices}}, or {{low, high}} with `log` or `step`, but got {entry!r}.")
+    low, high = (_value(key, entry[end]) for end in ("low", "high"))
+    log, step = entry.get("log", False), entry.get("step")
+    for end, value in (("low", low), ("high", high)):
+        if isinstance(value, str | bool | tuple):
+            raise ValueError(f"`{end}` must be a number, but got {entry[end]!r}.")
+    if not isinstance(log, bool):
+        raise ValueError(f"`log` must be true or false, but got {log!r}.")
+    if step is not None and (isinstance(step, bool | str) or not step > 0 or log):
+        raise ValueError(f"`0 < step` must hold, without `log`, but got step={step!r}, log={log}.")
+    if not isinstance(low, Percent) and not isinstance(high, Percent):
+        if not low <= high:
+            raise ValueError(f"`low <= high` must hold, but got low={low}, high={high}.")
+        if log and not low > 0:
+            raise ValueError(f"`0 < low` must hold with `log`, but got low={low}.")
+    return Range(low, high, log, 1 if step is None and key in _WHOLE else step)
+
+
+def _value(key: str, value: object) -> Any:
+    if isinstance(value, str) and value.endswith("%"):
+        if key not in _LENGTHS:
+            raise ValueError(f"only lengths in epochs may be in percent, but got {value!r}.")
+        try:
+            percent = float(value[:-1])
+        except ValueError:
+            raise ValueError(f"must be a percentage such as '25%', but got {value!r}.") from None
+        if not 0 <= percent <= 100:
+            raise ValueError(f"`0% <= {key} <= 100%` must hold, but got {value!r}.")
+        return Percent(percent)
+    if isinstance(value, list):
+        return tuple(_value(key, v) for v in value)
+    if isinstance(value, float | int | str) and not (isinstance(value, float) and math.isnan(value)):
+        return value
+    raise ValueError(f"must be a number, a word or a list of numbers, but got {value!r}.")
+
+
+def _in_epochs(value: Any, epochs: int, *, whole: bool) -> Any:
+    match value:
+        case Percent():
+            return value.of(epochs, whole=whole)
+        case tuple():
+            return tuple(_in_epochs(v, epochs, whole=whole) for v in value)
+        case Choice():
+            fitted = (_in_epochs(v, epochs, whole=whole) for v in value.choices)
+            return Choice(tuple(dict.fromkeys(fitted)))  # two percentages may come to the same whole epoch
+        case Range():
+            low, high = (_in_epochs(end, epochs, whole=whole) for end in (value.low, value.high))
+            if value.step is not None:  # the last point of the grid, as Optuna wants it
+                high = low + max(0.0, math.floor((high - low) / value.step + 1e-9)) * value.step
+            return replace(value, low=low, high=high)
+        case _:
+            return value
+
+
+def _too_long(where: str, table: Table, epochs: int) -> Iterator[str]:
+    """Lengths that leave nothing of the run, and ranges that turned round when percentages were filled in."""
+    for key in table.keys() & (_LENGTHS - {"cooldown_epochs"}):
+        longest = max(_flat(table[key]))
+        if key == "patience_epochs":
+            continue  # a patience longer than the run is a constant LR, which is possible
+        if not longest < epochs:
+            yield f"{where} {key}: `{key} < epochs` must hold, but got {key}={longest:g} with {epochs} epochs."
+    for key, value in table.items():
+        if isinstance(value, Range) and not value.low <= value.high:
+            yield f"{where} {key}: `low <= high` must hold, but got low={value.low:g}, high={value.high:g}."
+
+
+def _flat(value: Any) -> Iterator[float]:
+    match value:
+        case Range():
+            yield from (value.low, value.high)
+        case Choice():
+            for choice in value.choices:
+                yield from _flat(choice)
+        case tuple():
+            for item in value:
+                yield from _flat(item)
+        case _:
+            yield float(value)
+
+
+def _semantic_problems(space: Space) -> Iterator[tuple[str, str]]:
+    """Rules of recipes (tried on both ends of every parameter at 100 epochs), and parameters that have no value."""
+    for optimizer in space.choices("optimizer"):
+        if space.parameter("peak_lr", optimizer) is None:
+            yield "[parameters] peak_lr", f'is missing for {optimizer}: give a range, or "range-test".'
+    wanted = {name: set(decay_parameters(name)) - _with_default(DECAYS[name]) for name in space.choices("decay")}
+    for name, needed in wanted.items():
+        for key in sorted(needed - set(space.decays.get(name, {}))):
+            yield f"[decay.{name}] {key}", "is missing."
+    trial_epochs = 10**6  # long enough that only what is impossible at any length is a problem here
+    tables = [("[parameters]", "", space.parameters)]
+    tables += [(f"[optimizer.{name}]", "", table) for name, table in space.optimizers.items()]
+    tables += [(f"[decay.{name}]", name, table) for name, table in space.decays.items()]
+    for where, decay, table in tables:
+        for key, parameter in table.items():
+            if key in ("optimizer", "decay"):
+                continue
+            for value in _extremes(_in_epochs(parameter, trial_epochs, whole=key in _WHOLE)):
+                try:
+                    _probe(decay, key, value, {k for k in wanted.get(decay, set()) if k != key})
+                except InputError as error:
+                    for line in error.problems:
+                        yield f"{where} {key}", line
+                    break
+                except (TypeError, ValueError):
+                    yield f"{where} {key}", f"must be a number, but got {value!r}."
+                    break
+
+
+def _probe(decay: str, key: str, value: Any, others: set[str]) -> Recipe:
+    if not decay:
+        return Recipe(decay=Constant(), **{key: value})
+    stand_in: dict[str, Any] = {"every_epochs": 1.0, "milestones_epochs": (1.0,)}
+    kind: type[Decay] = DECAYS[decay]
+    return Recipe(decay=kind(**{key: value}, **{k: stand_in[k] for k in others}))
+
+
+def _extremes(parameter: Any) -> tuple[Any, ...]:
+    match parameter:
+        case RangeTest():
+            return ()
+        case Choice():
+            return parameter.choices
+        case Range():
+            whole = parameter.step is not None and float(parameter.step).is_integer() and float(parameter.low).is_integer()
+            return tuple(int(end) if whole else end for end in (parameter.low, parameter.high))
+        case _:
+            return (parameter,)
+
+
+def _with_default(kind: type[Decay]) -> set[str]:
+    return {f.name for f in fields(kind) if f.default is not MISSING or f.default_factory is not MISSING}

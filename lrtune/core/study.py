@@ -1,0 +1,193 @@
+"""A study: what was asked for, and everything that is recorded of it."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from lrtune.core.errors import InputError
+from lrtune.core.recipe import Recipe
+from lrtune.core.space import Interval
+from lrtune.core.trial import RunRecord
+
+BudgetUnit = Literal["trials", "epochs", "runs", "seconds"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+SamplerName = Literal["tpe", "gp", "random", "qmc"]
+PrunerName = Literal["hopeless", "median", "halving", "none"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a study may spend.
+
+    `50` is trials of the search. `300ep` (epochs trained), `20runs` (full-length equivalents) and `4h` / `30min` / `90s` (time at
+    work) cover everything that the study trains: the baseline and the confirmation as well.
+    """
+
+    amount: float
+    unit: BudgetUnit
+
+    @staticmethod
+    def parse(text: str | int) -> "Budget":
+        """A budget from what people write.
+
+        Raises:
+            InputError: it is none, or nothing could be done with it.
+        """
+        units: dict[str, tuple[BudgetUnit, float]] = {
+            "": ("trials", 1), "ep": ("epochs", 1), "runs": ("runs", 1),
+            "s": ("seconds", 1), "min": ("seconds", 60), "h": ("seconds", 3600),
+        }  # fmt: skip
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(text).strip())
+        if not found or found[2] not in units:
+            raise InputError(f"`budget` must look like 50, 300ep, 20runs, 30min or 4h, but got {text!r}.")
+        unit, scale = units[found[2]]
+        amount = float(found[1]) * scale
+        if not amount > 0:
+            raise InputError(f"`0 < budget` must hold, but got {text!r}.")
+        if unit in ("trials", "epochs") and not amount.is_integer():
+            raise InputError(f"`budget` in {unit} must be whole, but got {text!r}.")
+        return Budget(amount, unit)
+
+    def __str__(self) -> str:
+        if self.unit == "seconds":
+            for suffix, scale in (("h", 3600), ("min", 60)):
+                if self.amount % scale == 0:
+                    return f"{self.amount / scale:g}{suffix}"
+        return f"{self.amount:g}" + {"trials": "", "epochs": "ep", "runs": "runs", "seconds": "s"}[self.unit]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """How every run of a study is trained, whatever its recipe."""
+
+    batch_size: int = 128
+    """Images in one optimizer step."""
+    accumulate: int = 1
+    """Micro-batches that make up one step."""
+    precision: Precision = "auto"
+    """`auto`: bf16 or fp16 autocast on a GPU, fp32 on a CPU."""
+    clip_norm: float = math.inf
+    """Largest norm of the gradient; `inf`: not clipped."""
+    label_smoothing: float = 0.0
+    augment: bool = True
+    """Random crops and, where left and right mean the same, flips."""
+    device: str = "auto"
+    threads: int = 0
+    """CPU threads of a run; 0: all cores, divided among the jobs. Belongs to the settings, since it moves the last bits."""
+
+    def __post_init__(self) -> None:
+        rules = [
+            (self.batch_size >= 1, f"`1 <= batch_size` must hold, but got {self.batch_size}."),
+            (self.accumulate >= 1, f"`1 <= accumulate` must hold, but got {self.accumulate}."),
+            (
+                self.accumulate < 1 or self.batch_size % self.accumulate == 0,
+                f"`batch_size` must be a multiple of `accumulate`, but got {self.batch_size} and {self.accumulate}.",
+            ),
+            (self.clip_norm > 0, f"`0 < clip_norm` must hold, but got {self.clip_norm}."),
+            (0 <= self.label_smoothing < 1, f"`0 <= label_smoothing < 1` must hold, but got {self.label_smoothing}."),
+        ]
+        problems = [message for holds, message in rules if not holds]
+        if problems:
+            raise InputError(problems)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """What was asked for: enough to go on with the study in a new process."""
+
+    name: str
+    task: Mapping[str, Any]
+    """Where the task comes from: `{"data": ..., "model": ...}`, `{"file": ...}` or `{"python": ...}`."""
+    space_name: str
+    space_toml: str
+    epochs: int
+    """Horizon of every full run."""
+    steps_per_epoch: int
+    """Optimizer steps."""
+    num_validation: int
+    """Validation images, on which every Top-1 is counted."""
+    num_classes: int
+    settings: TrainSettings = field(default_factory=TrainSettings)
+    seed: int = 0
+    budget: Budget = field(default_factory=lambda: Budget(50, "trials"))
+    sampler: SamplerName = "tpe"
+    pruner: PrunerName = "hopeless"
+    baseline: Recipe
+    """What the user has today."""
+    target: float | None = None
+    """Top-1 that convergence is measured against; `None`: the baseline's median final Top-1."""
+    num_seeds: int = 3
+    """Runs of the baseline, and of each recipe that is confirmed."""
+    num_confirmed: int = 3
+    """Recipes that are retrained with fresh seeds at the end."""
+    command: str = ""
+    """What its user typed to begin it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RangeCurve:
+    """One sweep of a range test: raw loss at each LR, cut where it was stopped."""
+
+    seed: int
+    lrs: tuple[float, ...]
+    losses: tuple[float, ...]
+    """Same length as `lrs`; finite."""
+    diverged: bool
+    """Whether the sweep was stopped by its loss, and not by its end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RangeResult:
+    """What a range test found for one optimizer: an interval, or no signal and why."""
+
+    optimizer: str
+    curves: tuple[RangeCurve, ...]
+    interval: Interval | None
+    rule: str
+    """The rule that gave the interval, in words."""
+    reason: str = ""
+    """Why there is no signal; empty where there is an interval."""
+    suggestions: Mapping[str, float] = field(default_factory=dict)
+    """What each of the classic rules says on the same curves; a rule that found nothing is absent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyState:
+    """A study at one moment: the plan, the display and the report are functions of it."""
+
+    config: StudyConfig
+    range_results: tuple[RangeResult, ...] = ()
+    records: tuple[RunRecord, ...] = ()
+
+    def of_kind(self, kind: str) -> tuple[RunRecord, ...]:
+        """The runs of one kind, in the order of their planning."""
+        return tuple(record for record in self.records if record.run.kind == kind)
+
+    @property
+    def epochs_trained(self) -> int:
+        """Epochs of all runs."""
+        return sum(record.epochs for record in self.records)
+
+    @property
+    def busy_seconds(self) -> float:
+        """Time in which at least one run was training; pauses between sessions do not count."""
+        spans = sorted((m.ended_at - m.seconds, m.ended_at) for record in self.records for m in record.measurements)
+        total, end = 0.0, -math.inf
+        for start, stop in spans:
+            total += max(0.0, stop - max(start, end))
+            end = max(end, stop)
+        return total
+
+    def spent(self, unit: BudgetUnit) -> float:
+        """How much of a budget in `unit` is gone."""
+        match unit:
+            case "trials":
+                return len(self.of_kind("search"))
+            case "epochs":
+                return self.epochs_trained
+            case "runs":
+                return self.epochs_trained / self.config.epochs
+            case "seconds":
+                return self.busy_seconds

@@ -1,0 +1,97 @@
+"""Runs, what they measure, and how they end."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lrtune.core.recipe import Recipe
+
+RunKind = Literal["baseline", "search", "confirm"]
+RunState = Literal["running", "completed", "pruned", "diverged", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training of one recipe: what has to be known to do it again.
+
+    `id` is unique in its study and derived from what the run is for (`baseline-0`, `trial-0007`, `trial-0007-confirm-1`), so that
+    two processes that plan the same run collide instead of training it twice.
+    """
+
+    id: str
+    kind: RunKind
+    trial: int
+    """Number of the trial that this run belongs to; -1 for the baseline."""
+    recipe: Recipe
+    horizon_epochs: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What one epoch of a run gave. `nan` losses mean that the run diverged in this epoch."""
+
+    epoch: int
+    """Epochs finished, from 1."""
+    step: int
+    """Optimizer steps finished; the steps that a gradient scaler skipped do not count."""
+    lr_first: float
+    """LR used for the first optimizer step of the epoch."""
+    lr_last: float
+    """LR used for the last one."""
+    train_loss: float
+    val_loss: float
+    top1: float
+    """Percent of the validation images right, by the raw weights."""
+    seconds: float
+    """Training and evaluation of this epoch."""
+    images_per_s: float
+    """Training images a second, evaluation not counted."""
+    ended_at: float
+    """Seconds since 1970, UTC."""
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the loss of this epoch was not finite."""
+        return not (math.isfinite(self.train_loss) and math.isfinite(self.val_loss))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """A run and all that was recorded of it so far."""
+
+    run: Run
+    state: RunState
+    reason: str = ""
+    """Why it was pruned, diverged or failed."""
+    measurements: tuple[Measurement, ...] = ()
+    orphaned: bool = False
+    """Running, by the record, but the process that had it is gone."""
+    test_top1: float | None = None
+    """Percent of the test images right; only ever read for the recommended recipe and the baseline."""
+
+    @property
+    def epochs(self) -> int:
+        """Epochs finished."""
+        return len(self.measurements)
+
+    @property
+    def top1(self) -> float:
+        """Top-1 after the last finished epoch; nan before the first."""
+        return self.measurements[-1].top1 if self.measurements else math.nan
+
+    @property
+    def seconds(self) -> float:
+        """Training time so far."""
+        return sum(m.seconds for m in self.measurements)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneDecision:
+    """Whether a run goes on, and why not."""
+
+    prune: bool
+    reason: str = field(default="")
+
+
+GO_ON = PruneDecision(prune=False)

@@ -1,0 +1,151 @@
+"""From the curves of a range test to the interval of peak LRs worth searching, or "no signal" and why.
+
+The sweep's raw losses are smoothed afterwards, with a centred window in log LR: a causal average (EMA .98, as in fastai and
+Lightning) lags by half the sweep. Every threshold is relative to the curve's own drop and noise, so scaling the loss moves nothing,
+and every position is an LR on the curve, so shifting the LR axis shifts the answer.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lrtune.core.space import Interval
+from lrtune.core.study import RangeCurve, RangeResult
+
+Array = NDArray[np.float64]
+
+WINDOW_DECADES = 0.3
+"""Full width of the smoothing window."""
+MIN_POINTS = 16
+"""Below this many points a curve says nothing."""
+MIN_SIGMAS = 6.0
+"""The drop must exceed the noise of the smoothed curve by this factor: the lowest of 200 noisy values lies about 3 below their mean."""
+LOW_DROP, SUGGESTED_DROP, HIGH_RISE = 0.1, 0.9, 0.5
+"""Shares of the drop that the interval begins at, that the suggestion has reached, and that is lost again where the interval ends."""
+RULE = (
+    "from the LR at which a tenth of the drop in loss is reached to the one past the minimum at which half of it is lost again; "
+    "first try: nine tenths of the drop"
+)
+
+
+def range_result(optimizer: str, curves: Sequence[RangeCurve]) -> RangeResult:
+    """What the curves of one optimizer say.
+
+    Args:
+        optimizer: name of the optimizer that was swept.
+        curves: one a seed, all over the same LRs; each may be cut short where its loss rose.
+    """
+
+    def nothing(reason: str) -> RangeResult:
+        return RangeResult(optimizer=optimizer, curves=tuple(curves), interval=None, rule=RULE, reason=reason)
+
+    num_points = min(len(curve.lrs) for curve in curves)
+    if num_points < MIN_POINTS:
+        return nothing(f"the sweep broke off after {num_points} steps, and {MIN_POINTS} are needed: it begins at too high an LR")
+    lrs, losses, noise = combine(curves)
+    start = float(np.mean(losses[: max(3, len(losses) // 10)]))
+    lowest = int(np.argmin(losses))
+    drop = start - float(losses[lowest])
+    if drop <= MIN_SIGMAS * noise:
+        if float(np.median(losses[-max(3, len(losses) // 10) :])) > start + MIN_SIGMAS * noise:
+            return nothing("the loss only rises: there is no LR in the sweep from which it falls first")
+        return nothing(f"the loss falls by {drop:.3g}, which its noise ({noise:.2g} after smoothing) explains")
+
+    low = lrs[_first(losses[: lowest + 1] <= start - LOW_DROP * drop)]
+    suggestion = lrs[_first(losses[: lowest + 1] <= start - SUGGESTED_DROP * drop)]
+    risen = np.flatnonzero(losses[lowest:] > losses[lowest] + HIGH_RISE * drop)
+    high = lrs[lowest + risen[0]] if len(risen) else lrs[-1]
+    suggestions = {name: lr for name, rule in RULES.items() if (lr := rule(lrs, losses)) is not None}
+    return RangeResult(
+        optimizer=optimizer,
+        curves=tuple(curves),
+        interval=Interval(low=float(low), high=float(high), suggestion=float(suggestion)),
+        rule=RULE,
+        suggestions=suggestions,
+    )
+
+
+def combine(curves: Sequence[RangeCurve]) -> tuple[Array, Array, float]:
+    """The median over seeds of the smoothed curves.
+
+    Returns:
+        LRs and smoothed losses, shape (n,) for the n points that all curves have, and the standard error of the smoothed losses.
+    """
+    num_points = min(len(curve.lrs) for curve in curves)
+    lrs = np.asarray(curves[0].lrs[:num_points])
+    raw = np.asarray([curve.losses[:num_points] for curve in curves])  # (seeds, n)
+    smoothed = np.asarray([smooth(lrs, row) for row in raw])
+    # Differences of neighbours cancel the trend; for white noise their standard deviation is sqrt(2) times the noise's.
+    calm = np.diff(raw[:, : max(MIN_POINTS, num_points // 2)], axis=1)
+    sigma = float(1.4826 * np.median(np.abs(calm))) / math.sqrt(2)
+    width = max(1, int(np.sum(np.abs(np.log10(lrs) - np.log10(lrs[num_points // 2])) <= WINDOW_DECADES / 2)))
+    return lrs, np.median(smoothed, axis=0), sigma / math.sqrt(width * len(curves))
+
+
+def smooth(lrs: Array, losses: Array) -> Array:
+    """Local linear fit in log LR with triangular weights over `WINDOW_DECADES`: centred, and unbiased at the ends. Shapes (n,)."""
+    x = np.log10(lrs)
+    offsets = x[None, :] - x[:, None]  # (n, n): row i holds the distances from point i
+    weights = np.clip(1 - np.abs(offsets) / (WINDOW_DECADES / 2), 0, None)
+    s0, s1, s2 = (np.sum(weights * offsets**k, axis=1) for k in range(3))
+    t0, t1 = (weights * offsets**k @ losses for k in range(2))
+    determinant = s0 * s2 - s1 * s1
+    alone = determinant <= 1e-12 * s0 * s0  # a point with no neighbour in its window keeps its own value
+    fitted: Array = np.where(alone, t0 / s0, (s2 * t0 - s1 * t1) / np.where(alone, 1, determinant))
+    return fitted
+
+
+def minimum(lrs: Array, losses: Array) -> float | None:
+    """A tenth of the LR at which the loss is lowest (fastai's `minimum`)."""
+    return float(lrs[int(np.argmin(losses))]) / 10
+
+
+def steep(lrs: Array, losses: Array) -> float | None:
+    """The LR at which the loss falls fastest over log LR, before its minimum (fastai's `steep`)."""
+    end = int(np.argmin(losses))
+    if end < 2:
+        return None
+    slope = np.gradient(losses[: end + 1], np.log(lrs[: end + 1]))
+    return float(lrs[int(np.argmin(slope))])
+
+
+def valley(lrs: Array, losses: Array) -> float | None:
+    """Two thirds along the longest falling subsequence (fastai's `valley`, by ESRI)."""
+    lengths = np.ones(len(losses), dtype=int)
+    previous = np.arange(len(losses))
+    for i in range(1, len(losses)):
+        falling = np.flatnonzero(losses[:i] > losses[i])
+        if len(falling):
+            before = falling[int(np.argmax(lengths[falling]))]
+            lengths[i], previous[i] = lengths[before] + 1, before
+    end = start = int(np.argmax(lengths))
+    while previous[start] != start:
+        start = int(previous[start])
+    if end - start < 3:
+        return None
+    third = (end - start) // 3
+    return float(lrs[start + 2 * third])
+
+
+def slide(lrs: Array, losses: Array) -> float | None:
+    """Left of the last falling stretch before the loss blows up (fastai's `slide`), its threshold made relative to the drop."""
+    drop = float(losses[0] - losses.min())
+    slope = np.gradient(losses / drop if drop > 0 else losses, np.log(lrs))
+    right = len(losses) - 1
+    falling = np.flatnonzero(slope[:right] < 0)
+    if not len(falling) or drop <= 0:
+        return None
+    last = int(falling[-1])
+    while last > 0 and slope[last - 1] < 0:
+        last -= 1
+    return float(lrs[last + int(np.argmin(slope[last : int(falling[-1]) + 1]))])
+
+
+Rule = Callable[[Array, Array], float | None]
+RULES: dict[str, Rule] = {"minimum": minimum, "steep": steep, "valley": valley, "slide": slide}
+
+
+def _first(mask: NDArray[np.bool_]) -> int:
+    return int(np.argmax(mask))

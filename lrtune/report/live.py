@@ -1,0 +1,255 @@
+"""What is going on, while it goes on: a live display in a terminal, plain lines anywhere else."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from threading import RLock
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from lrtune.core.events import EpochEnded, Event, Note, RunEnded, RunStarted
+from lrtune.core.study import StudyConfig, StudyState
+from lrtune.core.trial import Measurement, Run, RunRecord
+from lrtune.report import wording
+
+REFRESHES_PER_S = 4
+NUM_NOTES = 4
+SLOW_EPOCH_S = 10.0
+"""Where no display moves, epochs that take longer than this get a line each, to show that something goes on."""
+
+_PHASES = {"baseline": "baseline", "search": "search", "confirm": "confirmation"}
+
+
+@dataclass
+class _Progress:
+    """What the events so far come to. The one thing here that changes; `LiveDisplay` guards it with a lock."""
+
+    config: StudyConfig
+    records: dict[str, RunRecord]
+    """Runs that are over."""
+    epochs_trained: int
+    busy_s: float
+    phase: str = "range test"
+    running: dict[str, tuple[Run, Measurement | None]] = field(default_factory=dict)
+    notes: deque[str] = field(default_factory=lambda: deque(maxlen=NUM_NOTES))
+    num_ended_here: int = 0
+    """Runs that ended in this session."""
+
+    @staticmethod
+    def of(state: StudyState) -> "_Progress":
+        """Where a study stands when it is begun or taken up again."""
+        over = {record.run.id: record for record in state.records if record.state != "running"}
+        return _Progress(
+            config=state.config,
+            records=over,
+            epochs_trained=state.epochs_trained,
+            busy_s=state.busy_seconds,
+            phase=_PHASES[state.records[-1].run.kind] if state.records else "range test",
+        )
+
+    def take(self, event: Event) -> None:
+        match event:
+            case RunStarted(run=run):
+                self.running.setdefault(run.id, (run, None))
+                self.phase = _PHASES[run.kind]
+            case EpochEnded(run=run, measurement=measurement):
+                self.running[run.id] = run, measurement
+                self.epochs_trained += 1
+            case RunEnded(record=record):
+                self.running.pop(record.run.id, None)
+                self.records[record.run.id] = record
+                self.num_ended_here += 1
+                if record.reason:
+                    self.notes.append(f"{record.run.id} {record.state}: {record.reason}")
+            case Note(text=text):
+                self.notes.append(text)
+
+    @property
+    def best(self) -> RunRecord | None:
+        """The completed run of the search with the highest Top-1."""
+        finished = (r for r in self.records.values() if r.run.kind == "search" and r.state == "completed")
+        return max(finished, key=lambda record: record.top1, default=None)
+
+    @property
+    def baseline_top1s(self) -> list[float]:
+        """Final Top-1 of the baseline's runs."""
+        return [r.top1 for r in self.records.values() if r.run.kind == "baseline" and r.state == "completed"]
+
+    def spent(self, elapsed_s: float) -> tuple[float, float]:
+        """How much of the study is done, and all of it, in the unit of its budget; runs where that is trials.
+
+        Args:
+            elapsed_s: of this session.
+        """
+        budget, config = self.config.budget, self.config
+        match budget.unit:
+            case "trials":
+                confirmed = config.num_confirmed * config.num_seeds
+                under_way = sum(m.epoch / run.horizon_epochs for run, m in self.running.values() if m)
+                return len(self.records) + under_way, config.num_seeds + budget.amount + confirmed
+            case "epochs":
+                return self.epochs_trained, budget.amount
+            case "runs":
+                return self.epochs_trained / config.epochs, budget.amount
+            case "seconds":
+                return self.busy_s + elapsed_s, budget.amount
+
+
+class LiveDisplay:
+    """Shows events; call it with each of them, from any thread, between `with` and its end.
+
+    Args:
+        config: the study.
+        state: what was recorded of it before; a resumed study goes on from there.
+        console: where to; by custom on stderr, so that results alone go to stdout.
+        quiet: show nothing.
+
+    Example:
+        >>> with LiveDisplay(config, state, Console(stderr=True)) as show:
+        ...     show(Note("the range test begins"))
+    """
+
+    def __init__(self, config: StudyConfig, state: StudyState, console: Console, quiet: bool = False):
+        self._progress = _Progress.of(state)
+        self._done_before = self._progress.spent(0.0)[0]
+        self._console = console
+        self._quiet = quiet
+        self._lock = RLock()  # the display's own thread reads while others report
+        self._began = time.monotonic()
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        self._began = time.monotonic()
+        if not self._quiet and self._console.is_terminal:
+            self._live = Live(
+                get_renderable=self._render,
+                console=self._console,
+                refresh_per_second=REFRESHES_PER_S,
+                transient=True,  # what remains is the recommendation
+            )
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def __call__(self, event: Event) -> None:
+        """Takes an event, from any thread, and shows it."""
+        with self._lock:
+            self._progress.take(event)
+            if self._live is None and not self._quiet:
+                for line in self._lines(event):
+                    self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _lines(self, event: Event) -> Iterator[str]:
+        """The plain lines that an event is worth."""
+        match event:
+            case RunStarted(run=run, epochs_done=epochs_done) if epochs_done:
+                yield f"{run.id} goes on after epoch {epochs_done} of {run.horizon_epochs}: {run.recipe.label}"
+            case EpochEnded(run=run, measurement=m) if m.seconds > SLOW_EPOCH_S:
+                losses = f"train loss {wording.number(m.train_loss, 3)}, Top-1 {wording.number(m.top1)} %"
+                yield f"{run.id} epoch {m.epoch} of {run.horizon_epochs}: LR {wording.lr(m.lr_last)}, {losses}"
+            case RunEnded(record=record):
+                done = f"{record.epochs} of {record.run.horizon_epochs} epochs, Top-1 {wording.number(record.top1)} %"
+                why = f" ({record.reason})" if record.reason else ""
+                yield f"{record.run.id} {record.state}{why}: {done}, {record.run.recipe.label}"
+            case Note(text=text):
+                yield text
+
+    def _render(self) -> Group:
+        with self._lock:
+            wide = self._console.width >= 100
+            parts: list[RenderableType] = [self._header(), self._overall(wide)]
+            if self._progress.running:
+                parts.append(self._runs(wide))
+            if best := self._best():
+                parts.append(best)
+            parts += [Text(note, style="dim", overflow="ellipsis", no_wrap=True) for note in self._progress.notes]
+            return Group(*parts)
+
+    def _header(self) -> Text:
+        config = self._progress.config
+        words = f" · {wording.task(config.task)} · {config.settings.device}"
+        return Text.assemble((config.name, "bold"), (words, "dim"), no_wrap=True, overflow="ellipsis")
+
+    def _overall(self, wide: bool) -> Table:
+        elapsed_s = time.monotonic() - self._began
+        done, total = self._progress.spent(elapsed_s)
+        words = (
+            f"{_amount(done, self._progress.config.budget.unit)} of {_amount(total, self._progress.config.budget.unit)}"
+        )
+        row = _row()
+        row.add_row(
+            Text(self._progress.phase, style="bold"),
+            ProgressBar(total=total, completed=min(done, total), width=30 if wide else 16),
+            Text(words),
+            Text(f"{wording.duration(elapsed_s)} elapsed"),
+            Text(f"ETA {wording.duration(self._eta_s(done, total, elapsed_s))}"),
+        )
+        return row
+
+    def _eta_s(self, done: float, total: float, elapsed_s: float) -> float:
+        """By the pace of this session; nan before a run has ended in it."""
+        if self._progress.config.budget.unit == "seconds":
+            return max(0.0, total - done)
+        here = done - self._done_before
+        if not self._progress.num_ended_here or here <= 0:
+            return math.nan
+        return max(0.0, total - done) * elapsed_s / here
+
+    def _runs(self, wide: bool) -> Table:
+        table = _row()
+        for run, m in self._progress.running.values():
+            epoch = m.epoch if m else 0
+            cells: list[RenderableType] = [
+                Text(run.id),
+                ProgressBar(total=run.horizon_epochs, completed=epoch, width=12 if wide else 6),
+                Text(f"{epoch}/{run.horizon_epochs}"),
+            ]
+            if m:
+                cells += [
+                    Text(f"LR {wording.lr(m.lr_last)}"),
+                    Text(f"loss {wording.number(m.train_loss, 3)}"),
+                    Text(f"{wording.number(m.top1)} %"),
+                    Text(f"{m.images_per_s:,.0f} img/s"),
+                    Text(wording.duration((run.horizon_epochs - epoch) * m.seconds)),
+                ]
+            else:
+                cells += [Text("")] * 5
+            table.add_row(*cells, Text(run.recipe.label, style="dim", overflow="ellipsis", no_wrap=True))
+        return table
+
+    def _best(self) -> Text | None:
+        best, baseline = self._progress.best, self._progress.baseline_top1s
+        said = []
+        if best is not None:
+            said.append(f"best so far {best.top1:.2f} % ({best.run.id}: {best.run.recipe.label})")
+        if baseline:
+            said.append(f"baseline {wording.mean_and_spread(baseline)} %")
+        return Text("; ".join(said), style="green", overflow="ellipsis", no_wrap=True) if said else None
+
+
+def _row() -> Table:
+    return Table.grid(padding=(0, 2, 0, 0))
+
+
+def _amount(value: float, unit: str) -> str:
+    match unit:
+        case "seconds":
+            return wording.duration(value)
+        case "epochs":
+            return f"{value:.0f} epochs"
+        case _:
+            return f"{math.floor(value)} runs"

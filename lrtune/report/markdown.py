@@ -1,0 +1,41 @@
+"""The report as Markdown, with its plots beside it."""
+
+import re
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+from lrtune.report.document import Document
+
+if TYPE_CHECKING:
+    from lrtune.report.plots import Plot
+
+
+def render_markdown(document: Document, plots: "Sequence[Plot]", *, folder: str = "plots") -> str:
+    """The document; plots are linked as `<folder>/<name>.png`. Every text is escaped, code alone goes in as it is."""
+    images = {plot.name: plot for plot in plots}
+    verbatim = {"code": Markup(document.code), "command": Markup(document.report.command)}  # noqa: S704
+    text = _template().render(doc=document, plots=images, folder=folder, **verbatim)
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def escape(text: object) -> Markup:
+    """Text that Markdown shows as it is, in a table cell too."""
+    one_line = " ".join(str(text).split())
+    return Markup(re.sub(r"[\\`*<>|~$&]|(?<!\w)_|_(?!\w)|\](?=[(\[])", r"\\\g<0>", one_line))  # noqa: S704  (this is the escaping)
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("lrtune.report"),
+        autoescape=True,  # leaves alone what `finalize` has escaped
+        finalize=lambda value: value if isinstance(value, Markup) else escape(value),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.md.j2")

@@ -1,0 +1,192 @@
+"""The local engine: takes the next run of the plan, draws measurements, records each, asks the pruning rule, records the end.
+
+One process can work, or several side by side; they meet only in the study's records, so it does not matter who started them.
+"""
+
+import multiprocessing
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from lrtune.core.errors import LrtuneError, TaskError, TrialError
+from lrtune.core.events import EpochEnded, Event, Note, RunEnded, RunStarted
+from lrtune.core.study import StudyState
+from lrtune.core.trial import Measurement, Run, RunRecord, RunState
+from lrtune.decide.plan import Ask, Done, Wait, next_run
+from lrtune.decide.prune import prune
+
+POLL_S = 0.3
+"""Between looks at the study while there is nothing to start."""
+HEARTBEAT_S = 20.0
+
+Emit = Callable[[Event], None]
+Train = Callable[[Run, Sequence[Measurement]], Iterator[Measurement]]
+"""Trains a run on from the measurements that are recorded, and yields the others."""
+
+
+class Study(Protocol):
+    """What an engine needs of a study's store."""
+
+    def state(self) -> StudyState: ...
+    def claim(self, run: Run, worker: str) -> bool: ...
+    def record(self, run: Run, measurement: Measurement) -> None: ...
+    def heartbeat(self, run: Run) -> None: ...
+    def finish(self, run: Run, state: RunState, reason: str = "") -> None: ...
+    def release(self, run: Run) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workbench:
+    """Everything that one worker works with."""
+
+    study: Study
+    worker: str
+    train: Train
+    ask: Ask
+    emit: Emit
+
+
+OpenWorkbench = Callable[[Emit], Workbench]
+"""Opens a workbench in the process that calls it; picklable, so that a new process can."""
+
+
+def work(bench: Workbench) -> Done:
+    """Trains runs until nothing is left to start in the study.
+
+    Raises:
+        StoreError: the study cannot be recorded any more.
+        TaskError: the task failed before any run of the study got through an epoch.
+    """
+    while True:
+        state = bench.study.state()
+        step = next_run(state, bench.ask)
+        if isinstance(step, Done):
+            return step
+        if isinstance(step, Wait):
+            time.sleep(POLL_S)
+        elif bench.study.claim(step, bench.worker):
+            work_on(step, bench)
+
+
+def work_on(run: Run, bench: Workbench) -> None:
+    """Trains one run that this worker has claimed, to whatever end it comes to."""
+    study = bench.study.state()
+    record = next(r for r in study.records if r.run.id == run.id)
+    bench.emit(RunStarted(run, record.epochs))
+    ended = False
+    try:
+        with _heartbeat(bench.study, run):
+            state, reason = _outcome(record, study)
+            if state == "running":
+                record, state, reason = _train(record, bench)
+        bench.study.finish(run, state, reason)
+        ended = True
+    finally:
+        if not ended:  # interrupted: whoever comes next goes on from the last epoch
+            bench.study.release(run)
+    bench.emit(RunEnded(replace(record, state=state, reason=reason)))
+
+
+def work_side_by_side(open_workbench: OpenWorkbench, num_jobs: int, emit: Emit) -> Done:
+    """Works in `num_jobs` new processes, and hands their events to `emit`.
+
+    A process that dies leaves its run to the others.
+
+    Raises:
+        LrtuneError: what a worker raised; or all of them died before the study was done.
+    """
+    context = multiprocessing.get_context("spawn")
+    events: multiprocessing.Queue[Event | Done | LrtuneError] = context.Queue()
+    jobs = [context.Process(target=_job, args=(open_workbench, events), daemon=True) for _ in range(num_jobs)]
+    for job in jobs:
+        job.start()
+    results: list[Done] = []
+    try:
+        while len(results) < num_jobs:
+            try:
+                event = events.get(timeout=POLL_S)
+            except queue.Empty:
+                if not any(job.is_alive() for job in jobs) and events.empty():
+                    break
+                continue
+            if isinstance(event, LrtuneError):
+                raise event
+            if isinstance(event, Done):
+                results.append(event)
+            else:
+                emit(event)
+    finally:
+        for job in jobs:
+            job.terminate()
+            job.join()
+    for job in jobs:
+        if job.exitcode not in (0, -15):
+            emit(Note(f"a worker process died with exit code {job.exitcode}; the others took over its run"))
+    if not results:
+        codes = ", ".join(str(job.exitcode) for job in jobs)
+        raise LrtuneError(f"all worker processes died (exit codes {codes}); `lrtune resume` goes on from what is recorded.")
+    return results[0]
+
+
+def _job(open_workbench: OpenWorkbench, events: "multiprocessing.Queue[Event | Done | LrtuneError]") -> None:
+    try:
+        events.put(work(open_workbench(events.put)))
+    except LrtuneError as error:
+        events.put(error)
+    except KeyboardInterrupt:  # the terminal sends it to every process; the parent reports it
+        pass
+
+
+def _train(record: RunRecord, bench: Workbench) -> tuple[RunRecord, RunState, str]:
+    """Draws measurements until the run is over; every one is recorded before it is shown or judged."""
+    try:
+        for measurement in bench.train(record.run, record.measurements):
+            bench.study.record(record.run, measurement)
+            record = replace(record, measurements=(*record.measurements, measurement))
+            bench.emit(EpochEnded(record.run, measurement))
+            state, reason = _outcome(record, bench.study.state())
+            if state != "running":
+                return record, state, reason
+    except TrialError as error:
+        return record, "failed", str(error)
+    except TaskError as error:
+        if not any(r.measurements for r in bench.study.state().records):
+            raise  # not one epoch of this task was ever trained: the fault is the task's
+        return record, "failed", str(error)
+    return record, "failed", "the training ended before its horizon"
+
+
+def _outcome(record: RunRecord, study: StudyState) -> tuple[RunState, str]:
+    """What the recorded measurements say of a run: also asked on resuming, as a kill may have come just before its end was recorded."""
+    if record.measurements and record.measurements[-1].diverged:
+        last = record.measurements[-1]
+        return "diverged", f"the loss was not finite in epoch {last.epoch}, at an LR of {last.lr_last:.3g}"
+    if record.epochs >= record.run.horizon_epochs:
+        return "completed", ""
+    decision = prune(record, study)
+    return ("pruned", decision.reason) if decision.prune else ("running", "")
+
+
+@contextmanager
+def _heartbeat(study: Study, run: Run) -> Iterator[None]:
+    """Keeps the run's claim alive through epochs that are longer than a lease."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(HEARTBEAT_S):
+            try:
+                study.heartbeat(run)
+            except LrtuneError:
+                return  # the next measurement meets the same trouble, and reports it
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

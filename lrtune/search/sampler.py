@@ -1,0 +1,259 @@
+"""Optuna as a function: the recipe of trial number n, given the study as recorded.
+
+The study that Optuna sees is rebuilt in memory from the records for each question, and its sampler is seeded by (study seed, trial
+number). So there is no second store to keep in step with ours, no trial that stays RUNNING after a kill, and a search that was
+interrupted and resumed asks exactly what an unbroken one would have asked.
+"""
+
+import hashlib
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from lrtune.core.errors import StoreError
+from lrtune.core.recipe import Recipe, decay_from_dict
+from lrtune.core.space import Choice, Parameter, Range, Space, Value, parse_space
+from lrtune.core.study import StudyState
+from lrtune.core.trial import RunRecord
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+Branch = dict[str, tuple[str, Parameter]]
+"""Parameter name, as Optuna sees it -> (key of the recipe or of its decay, what it may be)."""
+
+_STATES = {
+    "running": TrialState.RUNNING,
+    "completed": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "diverged": TrialState.PRUNED,  # so that the region is learnt as bad; FAIL would be ignored
+    "failed": TrialState.FAIL,
+}
+
+
+def ask(state: StudyState, number: int) -> Recipe:
+    """The recipe of trial `number`: known good ones first, then Optuna's."""
+    space = fitted_space(state)
+    known = known_good(state, space)
+    if number < len(known):
+        return known[number]
+    study = _in_memory(state, space, number)
+    if state.config.sampler == "qmc":  # its sequence is walked from the start; the others have no position
+        for _ in range(number - len(known)):
+            _suggest(study.ask(), space, state.config.baseline)
+    return _suggest(study.ask(), space, state.config.baseline)
+
+
+def fitted_space(state: StudyState) -> Space:
+    """The study's space, in epochs, with the bounds that its range tests found."""
+    intervals = {result.optimizer: result.interval for result in state.range_results if result.interval}
+    config = state.config
+    space = parse_space(config.space_toml, config.space_name, optimizer=config.baseline.optimizer)
+    return space.fit(config.epochs, intervals)
+
+
+def known_good(state: StudyState, space: Space) -> list[Recipe]:
+    """Recipes that are hard to beat, moved into the space: the user's own, and three that the literature favours.
+
+    Linear warmup of 5 % and a cosine; linear to zero (arXiv 2310.07831); WSD with a 1-sqrt cooldown of 20 % (arXiv 2405.18392).
+    """
+    baseline, epochs = state.config.baseline, state.config.epochs
+    wanted: list[tuple[str, dict[str, Any]]] = []
+    if baseline.optimizer in space.choices("optimizer"):
+        decay = {f"{baseline.decay.name}.{key}": value for key, value in _plain(baseline.decay).items()}
+        wanted.append((baseline.optimizer, _plain(baseline) | decay | {"decay": baseline.decay.name}))
+    suggestions = {r.optimizer: r.interval.suggestion for r in state.range_results if r.interval}
+    for optimizer in space.choices("optimizer"):
+        first = {"peak_lr": suggestions[optimizer]} if optimizer in suggestions else {}
+        wanted += [
+            (optimizer, first | {"decay": "cosine", "warmup_epochs": 0.05 * epochs, "final_frac": 0.0}),
+            (optimizer, first | {"decay": "linear", "warmup_epochs": 0.05 * epochs, "final_frac": 0.0}),
+            (optimizer, first | {"decay": "wsd", "wsd.cooldown_frac": 0.2, "warmup_epochs": 0.05 * epochs}),
+        ]
+    recipes = (
+        _build(space, optimizer, str(values["decay"]), values, baseline)
+        for optimizer, values in wanted
+        if values["decay"] in space.choices("decay")
+    )
+    return list(dict.fromkeys(recipes))
+
+
+def importances(state: StudyState) -> dict[str, float]:
+    """How much each parameter explains of the Top-1 of finished trials (PED-ANOVA, arXiv 2304.10255); empty where it cannot be said."""
+    study = _in_memory(state, fitted_space(state), number=0)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = optuna.importance.get_param_importances(study)
+    except (ValueError, RuntimeError, ZeroDivisionError):  # too few trials, or all of the same value
+        return {}
+    return {name: share for name, share in found.items() if share == share}
+
+
+def mirror(state: StudyState, url: str) -> None:
+    """Copies the trials that have ended, and are not there yet, into an Optuna study of the same name, for Optuna's own tools.
+
+    Raises:
+        StoreError: the database cannot be used.
+    """
+    space = fitted_space(state)
+    try:
+        study = optuna.create_study(
+            study_name=state.config.name, storage=url, direction="maximize", load_if_exists=True
+        )
+        there = {trial.user_attrs.get("lrtune_run") for trial in study.get_trials(deepcopy=False)}
+        for record in state.of_kind("search"):
+            if record.state != "running" and record.run.id not in there:
+                study.add_trial(_frozen(record, space, state.config.baseline))
+    except Exception as error:  # Optuna raises SQLAlchemy's errors, its own and built-in ones
+        raise StoreError(f"{url}: Optuna cannot use this database: {error}") from error
+
+
+def _in_memory(state: StudyState, space: Space, number: int) -> optuna.Study:
+    study = optuna.create_study(direction="maximize", sampler=_sampler(state, number))
+    study.add_trials([_frozen(record, space, state.config.baseline) for record in state.of_kind("search")])
+    return study
+
+
+def _sampler(state: StudyState, number: int) -> optuna.samplers.BaseSampler:
+    name = state.config.sampler
+    # QMC takes its position from the study, so its scrambling must stay the same throughout.
+    words = f"{state.config.seed} {name}" + ("" if name == "qmc" else f" {number}")
+    seed = int.from_bytes(hashlib.sha256(words.encode()).digest()[:4], "big")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        match name:
+            case "tpe":
+                return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+            case "gp":
+                return optuna.samplers.GPSampler(seed=seed)
+            case "random":
+                return optuna.samplers.RandomSampler(seed=seed)
+            case "qmc":
+                return optuna.samplers.QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False)
+
+
+def _frozen(record: RunRecord, space: Space, baseline: Recipe) -> FrozenTrial:
+    """A record as Optuna sees it. Its parameters are read back from the recipe, so they are stored once."""
+    recipe = record.run.recipe
+    branch = _branch(space, recipe.optimizer, recipe.decay.name)
+    distributions = {name: _distribution(parameter) for name, (_, parameter) in branch.items()}
+    params = {name: _to_optuna(_value_of(recipe, name, key)) for name, (key, _) in branch.items()}
+    state = _STATES[record.state]
+    last = record.epochs
+    top1 = record.top1 if record.top1 == record.top1 else 0.0
+    return create_trial(
+        state=state,
+        value=top1 if state is TrialState.COMPLETE else None,
+        params=params,
+        distributions=distributions,
+        intermediate_values={last: top1} if last and state is TrialState.PRUNED else {},
+        user_attrs={"lrtune_run": record.run.id, "recipe": recipe.label, "epochs": last, "reason": record.reason},
+    )
+
+
+def _suggest(trial: optuna.Trial, space: Space, baseline: Recipe) -> Recipe:
+    """Asks Optuna for each parameter of the branch that it chose."""
+    optimizer, decay = (
+        str(_asked(trial, kind, space.parameters[kind])) if len(space.choices(kind)) > 1 else space.choices(kind)[0]
+        for kind in ("optimizer", "decay")
+    )
+    branch = _branch(space, optimizer, decay)
+    values = {name: _asked(trial, name, parameter) for name, (_, parameter) in branch.items()}
+    return _build(space, optimizer, decay, values, baseline)
+
+
+def _asked(trial: optuna.Trial, name: str, parameter: Parameter) -> Value:
+    distribution = _distribution(parameter)
+    value = trial._suggest(name, distribution)  # what suggest_float, suggest_int and suggest_categorical call
+    return next(c for c in parameter.choices if _to_optuna(c) == value) if isinstance(parameter, Choice) else value
+
+
+def _branch(space: Space, optimizer: str, decay: str) -> Branch:
+    """The parameters that vary once optimizer and decay are chosen, those two included."""
+    branch: Branch = {}
+    for kind in ("optimizer", "decay"):
+        if len(space.choices(kind)) > 1:
+            branch[kind] = (kind, space.parameters[kind])
+    own = space.optimizers.get(optimizer, {})
+    several = len(space.choices("optimizer")) > 1
+    for key in dict.fromkeys((*space.parameters, *own)):
+        if key not in ("optimizer", "decay"):
+            name = f"{optimizer}.{key}" if key in own and several else key
+            branch[name] = (key, own.get(key, space.parameters.get(key)))
+    for key, parameter in space.decays.get(decay, {}).items():
+        branch[f"{decay}.{key}"] = (key, parameter)
+    return {name: entry for name, entry in branch.items() if isinstance(entry[1], Choice | Range)}
+
+
+def _build(space: Space, optimizer: str, decay: str, values: Mapping[str, Any], baseline: Recipe) -> Recipe:
+    """A recipe of the space: what varies from `values` (moved onto its grid), what is fixed from the space, the rest as defaults.
+
+    `values` are looked up by full name (`adamw.peak_lr`, `step.factor`) and then by key. Settings of the optimizer that the space
+    leaves open come from the baseline where that has the same optimizer.
+    """
+    defaults = baseline if baseline.optimizer == optimizer else Recipe()
+    own = space.optimizers.get(optimizer, {})
+    fields: dict[str, Any] = {
+        "momentum": defaults.momentum, "nesterov": defaults.nesterov, "weight_decay": defaults.weight_decay,
+    }  # fmt: skip
+    for key in dict.fromkeys((*space.parameters, *own)):
+        if key not in ("optimizer", "decay"):
+            found = values.get(f"{optimizer}.{key}", values.get(key))
+            fields[key] = _in_space(own.get(key, space.parameters.get(key)), found)
+    parts: dict[str, Any] = {"name": decay}
+    for key, parameter in space.decays.get(decay, {}).items():
+        parts[key] = _in_space(parameter, values.get(f"{decay}.{key}"))
+    return Recipe.from_dict(fields | {"optimizer": optimizer, "decay": _plain(decay_from_dict(parts))})
+
+
+def _in_space(parameter: Parameter | None, value: Any) -> Any:
+    """The value of the parameter that is nearest to `value`; its middle where there is no value to be near to."""
+    match parameter:
+        case Choice():
+            return value if value in parameter.choices else parameter.choices[0]
+        case Range():
+            if value is None:
+                value = (parameter.low * parameter.high) ** 0.5 if parameter.log else (parameter.low + parameter.high) / 2
+            value = min(max(value, parameter.low), parameter.high)
+            if parameter.step is not None:
+                steps = round((value - parameter.low) / parameter.step)
+                value = parameter.low + steps * parameter.step
+                value = min(value, parameter.high)
+            return int(value) if _whole(parameter) else float(value)
+        case _:
+            return parameter
+
+
+def _distribution(parameter: Parameter) -> BaseDistribution:
+    match parameter:
+        case Choice():
+            return CategoricalDistribution([_to_optuna(choice) for choice in parameter.choices])
+        case Range() if _whole(parameter):
+            return IntDistribution(int(parameter.low), int(parameter.high), step=int(parameter.step or 1))
+        case Range():
+            return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+    raise AssertionError(f"{parameter!r} does not vary")
+
+
+def _whole(parameter: Range) -> bool:
+    return parameter.step is not None and all(isinstance(v, int) for v in (parameter.low, parameter.high, parameter.step))
+
+
+def _value_of(recipe: Recipe, name: str, key: str) -> Any:
+    if name == "decay":
+        return recipe.decay.name
+    return getattr(recipe.decay if name.startswith(f"{recipe.decay.name}.") else recipe, key)
+
+
+def _to_optuna(value: Any) -> Any:
+    """A list of milestones is a category of Optuna's by its text."""
+    return ", ".join(f"{v:g}" for v in value) if isinstance(value, tuple) else value
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}

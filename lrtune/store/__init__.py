@@ -1,0 +1,1 @@
+"""The study on disk: its database, and the checkpoints beside it."""

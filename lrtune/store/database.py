@@ -1,0 +1,323 @@
+"""The study's database: configurations, range tests, runs and every epoch's measurement, by SQLAlchemy.
+
+A run belongs to the worker that inserted its row; two workers that plan the same run collide on its key, and one of them plans again.
+SQLite is opened in WAL mode, where readers and a writer do not block each other and a killed process loses nothing committed.
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from lrtune.core.errors import InputError, StoreError
+from lrtune.core.recipe import Recipe
+from lrtune.core.space import Interval
+from lrtune.core.study import Budget, RangeCurve, RangeResult, StudyConfig, StudyState, TrainSettings
+from lrtune.core.trial import Measurement, Run, RunRecord, RunState
+from lrtune.store.workers import NOBODY, is_gone
+
+BUSY_S = 30.0
+"""How long a locked database is waited for."""
+
+_metadata = sa.MetaData()
+_studies = sa.Table(
+    "lrtune_studies",
+    _metadata,
+    sa.Column("name", sa.String(200), primary_key=True),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("config", sa.Text, nullable=False),
+    sa.Column("range_results", sa.Text, nullable=False),
+)
+_runs = sa.Table(
+    "lrtune_runs",
+    _metadata,
+    sa.Column("study", sa.String(200), sa.ForeignKey("lrtune_studies.name"), primary_key=True),
+    sa.Column("id", sa.String(100), primary_key=True),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.Column("kind", sa.String(20), nullable=False),
+    sa.Column("trial", sa.Integer, nullable=False),
+    sa.Column("recipe", sa.Text, nullable=False),
+    sa.Column("horizon_epochs", sa.Integer, nullable=False),
+    sa.Column("seed", sa.BigInteger, nullable=False),
+    sa.Column("state", sa.String(20), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("worker", sa.String(300), nullable=False),
+    sa.Column("seen_at", sa.Float, nullable=False),
+    sa.Column("test_top1", sa.Float),
+)
+_MEASURED = [field.name for field in fields(Measurement)]
+_measurements = sa.Table(
+    "lrtune_measurements",
+    _metadata,
+    sa.Column("study", sa.String(200), primary_key=True),
+    sa.Column("run", sa.String(100), primary_key=True),
+    sa.Column("epoch", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("step", sa.Integer, nullable=False),
+    # NULL stands for nan, which not every database takes.
+    *(sa.Column(name, sa.Float) for name in _MEASURED if name not in ("epoch", "step")),
+)
+
+
+class StudyDatabase:
+    """All the studies of one database."""
+
+    def __init__(self, url: str):
+        """Opens the database at an SQLAlchemy URL, and makes it where it does not exist.
+
+        Raises:
+            StoreError: it cannot be opened, is locked, is read-only, or is no database.
+        """
+        self.url = url
+        connect_args = {"timeout": BUSY_S} if url.startswith("sqlite") else {}
+        try:
+            self.engine: Engine = sa.create_engine(url, connect_args=connect_args)
+        except (SQLAlchemyError, ImportError) as error:
+            raise StoreError(f"{url} cannot be used as a database: {_first_line(error)}") from None
+        if self.engine.dialect.name == "sqlite":
+            sa.event.listen(self.engine, "connect", _tune_sqlite)
+        with self._errors():
+            _metadata.create_all(self.engine)
+
+    def create(self, config: StudyConfig) -> None:
+        """Records a new study.
+
+        Raises:
+            StoreError: there is one of that name.
+        """
+        row = {"name": config.name, "created_at": time.time(), "config": config_to_json(config), "range_results": "[]"}
+        try:
+            with self._begin() as connection:
+                connection.execute(_studies.insert().values(row))
+        except IntegrityError:
+            raise StoreError(f"there is a study named {config.name!r} already in {self.url}.") from None
+
+    def config(self, name: str) -> StudyConfig | None:
+        """The configuration of a study; `None` where there is none of that name."""
+        with self._begin() as connection:
+            found = connection.execute(sa.select(_studies.c.config).where(_studies.c.name == name)).scalar()
+        return None if found is None else config_from_json(found)
+
+    def names(self) -> list[str]:
+        """The studies, oldest first."""
+        with self._begin() as connection:
+            return list(connection.execute(sa.select(_studies.c.name).order_by(_studies.c.created_at)).scalars())
+
+    def study(self, name: str) -> "StudyStore":
+        """One study.
+
+        Raises:
+            InputError: there is none of that name.
+        """
+        config = self.config(name)
+        if config is None:
+            known = ", ".join(self.names()) or "none"
+            raise InputError(f"there is no study {name!r} in {self.url}; there are: {known}.")
+        return StudyStore(self, config)
+
+    def update_config(self, config: StudyConfig) -> None:
+        """Replaces a study's configuration, for a larger budget say."""
+        with self._begin() as connection:
+            where = _studies.c.name == config.name
+            connection.execute(_studies.update().where(where).values(config=config_to_json(config)))
+
+    @contextmanager
+    def _begin(self) -> Iterator[Connection]:
+        with self._errors(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except IntegrityError:
+            raise
+        except SQLAlchemyError as error:
+            raise StoreError(f"{self.url}: {_in_words(error)}") from None
+
+
+class StudyStore:
+    """One study: what was recorded of it, and the recording."""
+
+    def __init__(self, database: StudyDatabase, config: StudyConfig):
+        self._database = database
+        self.config = config
+        self._ended: dict[str, RunRecord] = {}  # what has ended does not change, so it is read once
+
+    def state(self) -> StudyState:
+        """Everything recorded so far."""
+        name = self.config.name
+        with self._database._begin() as connection:
+            ranges = connection.execute(sa.select(_studies.c.range_results).where(_studies.c.name == name)).scalar_one()
+            rows = connection.execute(sa.select(_runs).where(_runs.c.study == name).order_by(_runs.c.position, _runs.c.id)).all()
+            unread = [row.id for row in rows if row.id not in self._ended]
+            measured: dict[str, list[Measurement]] = {run_id: [] for run_id in unread}
+            where = sa.and_(_measurements.c.study == name, _measurements.c.run.in_(unread))
+            for row in connection.execute(sa.select(_measurements).where(where).order_by(_measurements.c.epoch)):
+                measured[row.run].append(_measurement(row._mapping))
+        records = tuple(self._ended.get(row.id) or _record(row, measured[row.id]) for row in rows)
+        self._ended = {record.run.id: record for record in records if record.state != "running"}
+        return StudyState(config=self.config, range_results=_ranges_from_json(ranges), records=records)
+
+    def claim(self, run: Run, worker: str) -> bool:
+        """Makes `worker` the owner of a run that nobody has, or whose owner is gone. False where another was faster."""
+        key = {"study": self.config.name, "id": run.id}
+        with self._database._begin() as connection:
+            found = connection.execute(sa.select(_runs).filter_by(**key)).one_or_none()
+            if found is not None:
+                if found.state != "running" or not (found.worker == worker or is_gone(found.worker, found.seen_at)):
+                    return False
+                mine = _runs.update().filter_by(**key, worker=found.worker, state="running")
+                return connection.execute(mine.values(worker=worker, seen_at=time.time())).rowcount == 1
+        values = {
+            **key,
+            "kind": run.kind,
+            "trial": run.trial,
+            "recipe": json.dumps(run.recipe.to_dict()),
+            "horizon_epochs": run.horizon_epochs,
+            "seed": run.seed,
+            "state": "running",
+            "reason": "",
+            "worker": worker,
+            "seen_at": time.time(),
+        }
+        position = sa.select(sa.func.count()).select_from(_runs).filter_by(study=self.config.name).scalar_subquery()
+        try:
+            with self._database._begin() as connection:
+                connection.execute(_runs.insert().values(**values, position=position))
+        except IntegrityError:
+            return False
+        return True
+
+    def record(self, run: Run, measurement: Measurement) -> None:
+        """Makes a measurement durable. Recording an epoch again changes nothing: the first value stays."""
+        values = {name: None if _is_nan(value) else value for name, value in asdict(measurement).items()}
+        try:
+            with self._database._begin() as connection:
+                connection.execute(_measurements.insert().values(study=self.config.name, run=run.id, **values))
+                connection.execute(self._row(run.id).values(seen_at=time.time()))
+        except IntegrityError:
+            return
+
+    def heartbeat(self, run: Run) -> None:
+        """Says that the run's worker is alive, between measurements."""
+        with self._database._begin() as connection:
+            connection.execute(self._row(run.id).values(seen_at=time.time()))
+
+    def finish(self, run: Run, state: RunState, reason: str = "") -> None:
+        """Records how a run ended."""
+        with self._database._begin() as connection:
+            connection.execute(self._row(run.id).values(state=state, reason=reason))
+
+    def release(self, run: Run) -> None:
+        """Gives a run back unfinished, for whoever comes next."""
+        with self._database._begin() as connection:
+            connection.execute(self._row(run.id).values(worker=NOBODY))
+
+    def record_test(self, run_id: str, top1: float) -> None:
+        """Records a Top-1 on the test images."""
+        self._ended.pop(run_id, None)
+        with self._database._begin() as connection:
+            connection.execute(self._row(run_id).values(test_top1=top1))
+
+    def record_ranges(self, results: tuple[RangeResult, ...]) -> None:
+        """Records the range tests, unless another process has done so: everyone searches within the same bounds."""
+        mine = sa.and_(_studies.c.name == self.config.name, _studies.c.range_results == "[]")
+        with self._database._begin() as connection:
+            connection.execute(_studies.update().where(mine).values(range_results=_ranges_to_json(results)))
+
+    def _row(self, run_id: str) -> sa.Update:
+        return _runs.update().where(_runs.c.study == self.config.name, _runs.c.id == run_id)
+
+
+def config_to_json(config: StudyConfig) -> str:
+    """A configuration as JSON text; equal configurations give equal texts."""
+    values = asdict(config) | {"budget": str(config.budget), "baseline": config.baseline.to_dict()}
+    return json.dumps(values, sort_keys=True)
+
+
+def config_from_json(text: str) -> StudyConfig:
+    """A configuration from `config_to_json`."""
+    values = json.loads(text)
+    return StudyConfig(
+        **values
+        | {
+            "settings": TrainSettings(**values["settings"]),
+            "budget": Budget.parse(values["budget"]),
+            "baseline": Recipe.from_dict(values["baseline"]),
+        }
+    )
+
+
+def _ranges_to_json(results: tuple[RangeResult, ...]) -> str:
+    return json.dumps([asdict(result) for result in results])
+
+
+def _ranges_from_json(text: str) -> tuple[RangeResult, ...]:
+    def result(values: dict[str, Any]) -> RangeResult:
+        interval = Interval(**values["interval"]) if values["interval"] else None
+        curves = tuple(
+            RangeCurve(**curve | {"lrs": tuple(curve["lrs"]), "losses": tuple(curve["losses"])})
+            for curve in values["curves"]
+        )
+        return RangeResult(**values | {"interval": interval, "curves": curves})
+
+    return tuple(result(values) for values in json.loads(text))
+
+
+def _record(row: Any, measurements: list[Measurement]) -> RunRecord:
+    run = Run(
+        id=row.id,
+        kind=row.kind,
+        trial=row.trial,
+        recipe=Recipe.from_dict(json.loads(row.recipe)),
+        horizon_epochs=row.horizon_epochs,
+        seed=row.seed,
+    )
+    return RunRecord(
+        run=run,
+        state=row.state,
+        reason=row.reason,
+        measurements=tuple(measurements),
+        orphaned=row.state == "running" and is_gone(row.worker, row.seen_at),
+        test_top1=row.test_top1,
+    )
+
+
+def _measurement(row: Mapping[str, Any]) -> Measurement:
+    return Measurement(**{name: math.nan if row[name] is None else row[name] for name in _MEASURED})
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _tune_sqlite(connection: Any, _record: object) -> None:
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_S * 1000)}")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = NORMAL")
+    cursor.close()
+
+
+def _in_words(error: SQLAlchemyError) -> str:
+    said = _first_line(getattr(error, "orig", None) or error)
+    for sign, words in (
+        ("locked", f"the database is locked by another program (waited {BUSY_S:.0f} s)"),
+        ("readonly", "the database cannot be written: it, or its folder, is read-only"),
+        ("not a database", "the file is not a database"),
+        ("unable to open", "the database cannot be opened: its folder is missing or not accessible"),
+    ):
+        if sign in said:
+            return f"{words}."
+    return f"the database failed: {said}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

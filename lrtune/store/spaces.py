@@ -1,0 +1,33 @@
+"""The search spaces on disk: those that come with lrtune, and the user's own files."""
+
+from pathlib import Path
+
+from lrtune.core.errors import InputError
+
+
+def read_space(space: str | Path) -> tuple[str, str]:
+    """Name and TOML text of a space: one that comes with lrtune, or a file.
+
+    Raises:
+        InputError: there is neither.
+    """
+    named = _spaces_folder() / f"{space}.toml"
+    path = named if named.is_file() else Path(space)
+    if not path.is_file():
+        known = ", ".join(space_names())
+        raise InputError(f"`space` must be a TOML file or one of {known}, but got {str(space)!r}.")
+    try:
+        return (str(space) if path is named else str(path)), path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}.") from None
+
+
+def space_names() -> list[str]:
+    """The spaces that come with lrtune."""
+    return sorted(path.stem for path in _spaces_folder().glob("*.toml"))
+
+def _spaces_folder() -> Path:
+    """Inside an installed package, or beside it in a checkout."""
+    package = Path(__file__).parent.parent
+    inside = package / "search_spaces"
+    return inside if inside.is_dir() else package.parent / "search_spaces"

@@ -1,0 +1,31 @@
+"""Who has a run, and whether that process is still there."""
+
+import os
+import socket
+import time
+
+import psutil
+
+NOBODY = ""
+"""Owner of a run that was given back."""
+LEASE_S = 120.0
+"""A worker on another machine that was silent for this long is taken for dead."""
+
+
+def this_worker() -> str:
+    """A name for this process that no later one with the same id shares: `host/pid/start time`."""
+    return f"{socket.gethostname()}/{os.getpid()}/{psutil.Process().create_time():.2f}"
+
+
+def is_gone(worker: str, seen_at: float) -> bool:
+    """Whether a worker has died. On this machine the process table says it at once; elsewhere its silence does."""
+    if worker == NOBODY:
+        return True
+    host, pid, created = worker.rsplit("/", 2)
+    if host != socket.gethostname():
+        return time.time() - seen_at > LEASE_S
+    try:
+        process = psutil.Process(int(pid))
+        return abs(process.create_time() - float(created)) > 1.0 or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

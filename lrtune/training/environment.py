@@ -1,0 +1,37 @@
+"""What a result was measured on."""
+
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+
+import torch
+
+from lrtune.core.recipe import Recipe
+from lrtune.core.study import TrainSettings
+from lrtune.training.optimizers import library_of
+from lrtune.training.precision import choose_arithmetic, choose_device
+
+
+def describe_environment(settings: TrainSettings, recipe: Recipe) -> Mapping[str, str]:
+    """Hardware and versions that a run's numbers depend on, in the order in which they are shown."""
+    device = choose_device(settings.device)
+    arithmetic = choose_arithmetic(settings.precision, device)
+    described = {
+        "Device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {_processor()}",
+        "Precision": arithmetic.name,
+        "CPU threads": f"{settings.threads} a run, of {os.cpu_count()} cores",
+        "System": platform.platform(),
+        "Python": platform.python_version(),
+    }
+    packages = ["lrtune", "torch", "torchvision", "optuna", *library_of(recipe)]
+    return described | {package: version(package) for package in dict.fromkeys(packages)}
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()

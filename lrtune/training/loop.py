@@ -1,0 +1,234 @@
+"""The training loop: a generator that yields one measurement an epoch and knows nothing of searching.
+
+A run is a function of task, settings, recipe, horizon and seed alone. Initial weights come from the seed; data order, augmentation and
+dropout of an epoch come from (seed, epoch), so that a run resumed after epoch k needs no random state to go on as if never stopped.
+"""
+
+import io
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lrtune.core.errors import StoreError, TaskError, TrialError
+from lrtune.core.study import TrainSettings
+from lrtune.core.trial import Measurement, Run
+from lrtune.schedules.build import Schedule, build_schedule
+from lrtune.training.batches import Batches, derive_seed, evaluation_batches, training_batches
+from lrtune.training.optimizers import build_optimizer, set_lr
+from lrtune.training.precision import choose_arithmetic, choose_device
+from lrtune.training.task import Task
+
+State = dict[str, Any]
+"""Tensors and plain values: all that a run needs to go on after an epoch."""
+Save = Callable[[State], None]
+
+
+class Trainer:
+    """A task made ready on one device: its data are in place once, for all the runs that follow."""
+
+    def __init__(self, task: Task, settings: TrainSettings):
+        """Puts the data on the device.
+
+        Raises:
+            InputError: a device or precision that is not there.
+        """
+        self.task = task
+        self.settings = settings
+        self.device = choose_device(settings.device)
+        self.arithmetic = choose_arithmetic(settings.precision, self.device)
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        micro_batch = settings.batch_size // settings.accumulate
+        self.batches: Batches = training_batches(
+            task.train, batch_size=micro_batch, augment=settings.augment, device=self.device
+        )
+        self.validation: Batches = evaluation_batches(task.validation, batch_size=1024, device=self.device)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps; a last, incomplete accumulation is a step too."""
+        return math.ceil(self.batches.num_batches / self.settings.accumulate)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean training loss of a batch."""
+        if self.task.loss is not None:
+            return self.task.loss(logits, labels)
+        return functional.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
+
+    def build_model(self, seed: int) -> nn.Module:
+        """The task's model on the device, with initial weights from `seed`.
+
+        Raises:
+            TaskError: the task's factory failed.
+        """
+        torch.manual_seed(derive_seed(seed, "weights"))
+        try:
+            return self.task.model().to(self.device)
+        except Exception as error:
+            raise TaskError(f"the task's model could not be built: {type(error).__name__}: {error}") from error
+
+    def build_optimizer(self, run: Run, model: nn.Module) -> torch.optim.Optimizer:
+        """The recipe's optimizer over the task's parameter groups."""
+        groups = self.task.parameters(model) if self.task.parameters else model.parameters()
+        return build_optimizer(run.recipe, groups)
+
+    def train(
+        self, run: Run, *, history: Sequence[Measurement] = (), state: State | None = None, save: Save | None = None
+    ) -> Iterator[Measurement]:
+        """Trains a run, or goes on with one.
+
+        Args:
+            run: what to train.
+            history: measurements that are already recorded; they are not yielded again.
+            state: what `save` was given after an epoch, to go on from; `None` trains from the start.
+            save: is given the state after each epoch, before its measurement is yielded.
+
+        Yields:
+            A measurement an epoch. A diverged one, with losses that are not finite, is the last.
+
+        Raises:
+            TrialError: out of memory.
+            TaskError: the task's model, data or loss failed.
+        """
+        try:
+            yield from self._train(run, history, state, save)
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            raise TrialError(
+                f"out of memory on {self.device}: try a smaller --batch-size, a higher --accumulate (now "
+                f"{self.settings.accumulate}), or fewer --jobs"
+            ) from error
+        except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError) as error:
+            raise TaskError(f"the task could not be trained: {type(error).__name__}: {error}") from error
+
+    def _train(
+        self, run: Run, history: Sequence[Measurement], state: State | None, save: Save | None
+    ) -> Iterator[Measurement]:
+        schedule = build_schedule(run.recipe, epochs=run.horizon_epochs, steps_per_epoch=self.steps_per_epoch)
+        model = self.build_model(run.seed)
+        optimizer = self.build_optimizer(run, model)
+        scaler = self.arithmetic.scaler()
+        done: list[Measurement] = []
+        if state is not None:
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            scaler.load_state_dict(state["scaler"])
+            done = [Measurement(**values) for values in state["measurements"]]
+            for measurement in done:
+                schedule = schedule.observe(val_loss=measurement.val_loss, top1=measurement.top1)
+            yield from done[len(history) :]  # finished and saved, but the process was killed before it was recorded
+        while len(done) < run.horizon_epochs and not (done and done[-1].diverged):
+            measurement = self._epoch(run, len(done), done[-1].step if done else 0, model, optimizer, scaler, schedule)
+            done.append(measurement)
+            schedule = schedule.observe(val_loss=measurement.val_loss, top1=measurement.top1)
+            if save is not None:
+                save({
+                    "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "scaler": scaler.state_dict(),
+                    "measurements": [asdict(m) for m in done],
+                })  # fmt: skip
+            if len(done) > len(history):
+                yield measurement
+
+    def _epoch(
+        self,
+        run: Run,
+        epoch: int,
+        step: int,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        schedule: Schedule,
+    ) -> Measurement:
+        """Trains and measures one epoch, counted from 0, that begins with optimizer step `step`."""
+        start = time.perf_counter()
+        torch.manual_seed(derive_seed(run.seed, "epoch", epoch))  # dropout, and loaders without a generator of their own
+        model.train()
+        accumulate, num_batches = self.settings.accumulate, self.batches.num_batches
+        total = torch.zeros((), device=self.device)
+        lrs: list[float] = []
+        for index, (inputs, labels) in enumerate(self.batches.epoch(run.seed, epoch)):
+            in_step = min(accumulate, num_batches - index // accumulate * accumulate)
+            with self.arithmetic.autocast():
+                loss = self.loss(model(inputs), labels)
+            scaler.scale(loss / in_step).backward()
+            total += loss.detach()
+            if (index + 1) % accumulate and index + 1 < num_batches:
+                continue
+            multiplier = schedule(step)
+            set_lr(optimizer, multiplier)
+            if math.isfinite(self.settings.clip_norm):
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(model.parameters(), self.settings.clip_norm)
+            scale = scaler.get_scale() if scaler.is_enabled() else 1.0
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+            if not scaler.is_enabled() or scaler.get_scale() >= scale:  # a skipped step does not advance the schedule
+                lrs.append(run.recipe.peak_lr * multiplier)
+                step += 1
+        train_loss = total.item() / num_batches
+        trained = time.perf_counter() - start
+        val_loss, top1 = self.evaluate(model, self.validation) if math.isfinite(train_loss) else (math.nan, math.nan)
+        return Measurement(
+            epoch=epoch + 1,
+            step=step,
+            lr_first=lrs[0] if lrs else math.nan,
+            lr_last=lrs[-1] if lrs else math.nan,
+            train_loss=train_loss,
+            val_loss=val_loss,
+            top1=top1,
+            seconds=time.perf_counter() - start,
+            images_per_s=self.batches.num_images / trained,
+            ended_at=time.time(),
+        )
+
+    @torch.inference_mode()
+    def evaluate(self, model: nn.Module, batches: Batches) -> tuple[float, float]:
+        """Mean cross-entropy (or the task's loss) without smoothing, and Top-1 in percent."""
+        model.eval()
+        loss_of = self.task.loss or functional.cross_entropy
+        loss = torch.zeros((), device=self.device, dtype=torch.float64)
+        correct = torch.zeros((), device=self.device, dtype=torch.int64)
+        count = 0
+        for inputs, labels in batches.epoch(0, 0):
+            with self.arithmetic.autocast():
+                logits = model(inputs)
+                loss += loss_of(logits, labels).double() * len(labels)
+            correct += (logits.argmax(dim=1) == labels).sum()
+            count += len(labels)
+        return loss.item() / count, 100 * correct.item() / count
+
+    def test_top1(self, state: Mapping[str, Any]) -> float:
+        """Top-1 on the task's test images, percent, of the model in a run's final state."""
+        assert self.task.test is not None
+        model = self.task.model().to(self.device)
+        model.load_state_dict(state["model"])
+        return self.evaluate(model, evaluation_batches(self.task.test, batch_size=1024, device=self.device))[1]
+
+
+def state_to_bytes(state: State) -> bytes:
+    """A run's state as a file's content."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def state_from_bytes(content: bytes) -> State:
+    """A run's state from `state_to_bytes`; only tensors and plain values are read, no code is run.
+
+    Raises:
+        StoreError: the content is none.
+    """
+    try:
+        state: State = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever its readers meet
+        raise StoreError(f"a checkpoint cannot be read: {error}") from error
+    return state

@@ -1,0 +1,262 @@
+"""The LR range test (Smith 2017, arXiv 1506.01186): an exponential sweep of the LR, and nothing left behind by it."""
+
+import math
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lrtune.core.errors import InputError
+from lrtune.core.recipe import OptimizerName, Recipe
+from lrtune.core.study import RangeCurve, RangeResult
+from lrtune.core.trial import Run
+from lrtune.decide.bounds import range_result
+from lrtune.training.batches import derive_seed
+from lrtune.training.loop import Trainer
+from lrtune.training.optimizers import set_lr
+from lrtune.training.precision import Arithmetic
+
+Batch = tuple[Tensor, Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+NUM_STEPS = 200
+"""Optimizer steps of a sweep."""
+NUM_SEEDS = 3
+DIVERGED = 3.0
+"""A raw loss this many times the first ones' median ends the sweep."""
+NUM_FIRST = 5
+"""Losses whose median is the level to diverge from."""
+
+_NORMALISED = (1e-6, 1.0)  # their step hardly depends on the gradient's size
+_PLAIN = (1e-5, 10.0)
+SWEEPS: dict[OptimizerName, tuple[float, float]] = {
+    "sgd": _PLAIN,
+    "adagrad": _PLAIN,
+    "lamb": _PLAIN,
+    "rmsprop": _NORMALISED,
+    "adam": _NORMALISED,
+    "adamw": _NORMALISED,
+    "adabound": _NORMALISED,
+}
+"""First and last LR of the sweep: from far below any useful LR to past divergence."""
+
+
+def task_range_test(
+    trainer: Trainer,
+    recipe: Recipe,
+    *,
+    seeds: Sequence[int],
+    num_steps: int = NUM_STEPS,
+    low: float | None = None,
+    high: float | None = None,
+) -> RangeResult:
+    """Sweeps the LR of the recipe's optimizer on a task, with fresh weights for each seed.
+
+    The caller's random states are as before when it returns or raises.
+
+    Args:
+        trainer: the task, ready on its device.
+        recipe: which optimizer, with its momentum and weight decay; its schedule is not used.
+        seeds: one sweep each; at least 3 make the answer steady.
+        num_steps: optimizer steps of a sweep.
+        low: first LR; by default the optimizer's in `SWEEPS`.
+        high: last LR.
+    """
+    low, high = _sweep_ends(recipe.optimizer, low, high, num_steps)
+    curves = []
+    with preserved_random_states():
+        for seed in seeds:
+            model = trainer.build_model(seed)
+            run = Run(
+                id=f"range-test-{seed}", kind="search", trial=-1, recipe=recipe, horizon_epochs=1, seed=seed
+            )  # a name for what is swept; it is never recorded
+            optimizer = trainer.build_optimizer(run, model)
+            torch.manual_seed(derive_seed(seed, "range test"))
+            batches = _endless(lambda epoch, seed=seed: trainer.batches.epoch(seed, epoch))
+            lrs = _exponential(low, high, num_steps)
+            curves.append(
+                sweep(model, optimizer, batches, trainer.loss, lrs, trainer.arithmetic, recipe.peak_lr, seed=seed)
+            )
+    return range_result(recipe.optimizer, curves)
+
+
+def range_test(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loader: Iterable[Batch],
+    loss: Loss,
+    *,
+    low: float = 1e-6,
+    high: float = 10.0,
+    num_steps: int = NUM_STEPS,
+    num_seeds: int = NUM_SEEDS,
+    precision: str = "auto",
+) -> RangeResult:
+    """A range test of objects that the caller already has. They are as before when it returns or raises, bit for bit.
+
+    What is kept: weights, buffers, gradients, the train/eval mode of every module, the optimizer's state and parameter groups, and the
+    random states of Python, NumPy, torch and the loader. Groups of different LR keep their ratio in the sweep.
+
+    Args:
+        model: is trained from the weights that it has, once a seed.
+        optimizer: over the model's parameters.
+        loader: batches of `(inputs, labels)`; read from the start as often as needed.
+        loss: mean loss of `(model(inputs), labels)`.
+        low: first LR of the sweep.
+        high: last LR of the sweep.
+        num_steps: optimizer steps of a sweep.
+        num_seeds: sweeps, each over another order of the data where the loader shuffles.
+        precision: as in `lrtune.TrainSettings`.
+
+    Returns:
+        The interval of peak LRs worth trying, or no signal and why.
+    """
+    from lrtune.training.precision import choose_arithmetic
+
+    if not 0 < low < high < math.inf:
+        raise InputError(f"`0 < low < high` must hold, but got low={low}, high={high}.")
+    device = next(model.parameters()).device
+    arithmetic = choose_arithmetic(precision, device)
+    curves = []
+    for seed in range(num_seeds):
+        with preserved_random_states(loader), preserved(model, optimizer):
+            torch.manual_seed(derive_seed(seed, "range test"))
+            for generator in _generators(loader):
+                generator.manual_seed(derive_seed(seed, "range test"))
+            model.train()
+            largest = max(float(group["lr"]) for group in optimizer.param_groups)
+            for group in optimizer.param_groups:
+                group["base_lr"] = float(group["lr"]) / largest if largest > 0 else 1.0
+            batches = ((x.to(device), y.to(device)) for x, y in _endless(lambda _epoch: loader))
+            lrs = _exponential(low, high, num_steps)
+            curves.append(sweep(model, optimizer, batches, loss, lrs, arithmetic, 1.0, seed=seed))
+    return range_result(type(optimizer).__name__.lower(), curves)
+
+
+def sweep(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterator[Batch],
+    loss: Loss,
+    lrs: Sequence[float],
+    arithmetic: Arithmetic,
+    peak_lr: float,
+    *,
+    seed: int,
+) -> RangeCurve:
+    """One step at each LR, until the raw loss is not finite or `DIVERGED` times where it began. Trains `model`.
+
+    The loss at an LR is that of the batch before the step at this LR: it shows what the steps up to there did.
+    """
+    scaler = arithmetic.scaler()
+    losses: list[float] = []
+    diverged = False
+    model.train()
+    for lr, (inputs, labels) in zip(lrs, batches, strict=False):
+        with arithmetic.autocast():
+            value = loss(model(inputs), labels)
+        raw = value.item()
+        began = float(np.median(losses[:NUM_FIRST])) if len(losses) >= NUM_FIRST else math.inf
+        if not math.isfinite(raw) or raw > DIVERGED * began:
+            diverged = True
+            break
+        losses.append(raw)
+        set_lr(optimizer, lr / peak_lr)
+        optimizer.zero_grad()
+        scaler.scale(value).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    return RangeCurve(seed=seed, lrs=tuple(lrs[: len(losses)]), losses=tuple(losses), diverged=diverged)
+
+
+@contextmanager
+def preserved(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Gives model and optimizer back as they were: the very tensors, with the very values."""
+    tensors = [*model.parameters(), *model.buffers()]
+    values = [tensor.detach().clone() for tensor in tensors]
+    gradients = [parameter.grad for parameter in model.parameters()]
+    modes = [(module, module.training) for module in model.modules()]
+    groups = [dict(group) for group in optimizer.param_groups]
+    optimizer_state = optimizer.state
+    optimizer.state = type(optimizer_state)(dict, {p: _copied(s) for p, s in optimizer_state.items()})
+    for parameter in model.parameters():
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, value in zip(tensors, values, strict=True):
+                tensor.copy_(value)
+        for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+        for module, training in modes:
+            module.training = training
+        optimizer.state = optimizer_state
+        for group, before in zip(optimizer.param_groups, groups, strict=True):
+            group.clear()
+            group.update(before)
+
+
+@contextmanager
+def preserved_random_states(loader: object = None) -> Iterator[None]:
+    """Gives the random states of Python, NumPy, torch (CPU and GPU) and a loader back as they were."""
+    python, numpy = random.getstate(), np.random.get_state()
+    generators = [(generator, generator.get_state()) for generator in _generators(loader)]
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+            for generator, state in generators:
+                generator.set_state(state)
+
+
+def _generators(loader: object) -> list[torch.Generator]:
+    owners = (loader, getattr(loader, "sampler", None))
+    found = [getattr(owner, "generator", None) for owner in owners]
+    return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
+
+
+def _copied(state: dict[str, Any]) -> dict[str, Any]:
+    return {key: value.clone() if isinstance(value, Tensor) else value for key, value in state.items()}
+
+
+def _endless(epoch: Callable[[int], Iterable[Batch]]) -> Iterator[Batch]:
+    """The batches of epoch 0, 1, 2, ...; ends where an epoch has none."""
+    for index in count():
+        empty = True
+        for batch in epoch(index):
+            empty = False
+            yield batch
+        if empty:
+            return
+
+
+def _exponential(low: float, high: float, num_steps: int) -> list[float]:
+    return np.geomspace(low, high, num_steps).tolist()
+
+
+def _sweep_ends(optimizer: OptimizerName, low: float | None, high: float | None, num_steps: int) -> tuple[float, float]:
+    first, last = SWEEPS[optimizer]
+    low, high = low if low is not None else first, high if high is not None else last
+    problems = []
+    if not 0 < low < high < math.inf:
+        problems.append(f"`0 < low < high` must hold, but got low={low}, high={high}.")
+    if num_steps < 16:
+        problems.append(f"`16 <= num_steps` must hold, but got {num_steps}.")
+    if problems:
+        raise InputError(problems)
+    return low, high
+
+
+def for_optimizer(recipe: Recipe, optimizer: OptimizerName) -> Recipe:
+    """The recipe's settings with another optimizer, at a mid-sweep LR (AdaBound bounds its steps by the LR it was built with)."""
+    low, high = SWEEPS[optimizer]
+    return recipe if recipe.optimizer == optimizer else replace(recipe, optimizer=optimizer, peak_lr=math.sqrt(low * high))

@@ -1,0 +1,192 @@
+"""A task: what is trained, on what, and what its user has today."""
+
+import hashlib
+import importlib.util
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from lrtune.core.errors import InputError, TaskError
+from lrtune.core.recipe import Recipe, default_recipe
+from lrtune.core.study import TrainSettings
+from lrtune.training.batches import Images
+
+Source = Images | Dataset[Any] | DataLoader[Any]
+"""Labelled images: a resident set, a map-style data set of `(input, label)`, or a loader of batches of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a search trains.
+
+    Example:
+        >>> task = Task(model=lambda: MyNet(), train=train_set, validation=val_set, num_classes=10)
+        >>> result = lrtune.search(task, budget=50)
+    """
+
+    model: Callable[[], nn.Module]
+    """Builds an untrained model; called with torch's random numbers seeded, once a run."""
+    train: Source
+    validation: Source
+    num_classes: int
+    test: Source | None = None
+    """Read once, for the recommended recipe and the baseline."""
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None
+    """Mean loss of `(logits, labels)`, shapes (B, num_classes) and (B,); `None`: cross-entropy with the settings' label smoothing."""
+    parameters: Callable[[nn.Module], list[dict[str, Any]]] | None = None
+    """Parameter groups of a model, each with an optional `lr_scale`; `None`: one group of all parameters."""
+    baseline: Recipe = field(default_factory=lambda: default_recipe("sgd"))
+    """The recipe that its user has today; also the optimizer's defaults for whatever a space leaves open."""
+    epochs: int = 10
+    settings: TrainSettings = field(default_factory=TrainSettings)
+    name: str = "task"
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"`task.{key}` must be given as {what}, but got {value!r}."
+            for key, what, value, holds in (
+                ("model", "a function that returns a model", self.model, callable(self.model)),
+                ("num_classes", "a number from 2", self.num_classes, self.num_classes >= 2),
+                ("epochs", "a number from 1", self.epochs, self.epochs >= 1),
+            )
+            if not holds
+        ]
+        if problems:
+            raise InputError(problems)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedTask:
+    """Names on a command line that stand for a task."""
+
+    data: str = "digits"
+    model: str = "small-cnn"
+    data_dir: str | None = None
+    train_size: int | None = None
+    val_size: int | None = None
+    image_size: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskFile:
+    """A Python file that defines a task."""
+
+    path: Path
+
+
+TaskSource = Task | NamedTask | TaskFile
+"""All that a search can begin from."""
+DEFAULT_EPOCHS = {"digits": 20, "mnist": 5, "fashion-mnist": 12, "cifar10": 20, "cifar100": 30}
+
+
+def build_named_task(named: NamedTask) -> Task:
+    """The task that the names stand for, its data read and its model tried once.
+
+    Raises:
+        InputError: an unknown name, or sizes that do not go together.
+        DataError: the images are not to be found.
+    """
+    from lrtune.training.datasets import load_dataset
+    from lrtune.training.models import build_model, check_model
+
+    data_dir = Path(named.data_dir) if named.data_dir else None
+    splits = load_dataset(
+        named.data,
+        data_dir=data_dir,
+        train_size=named.train_size,
+        val_size=named.val_size,
+        image_size=named.image_size,
+    )
+    channels, image_size = splits.train.images.shape[1], splits.train.images.shape[-1]
+    shape = {"num_classes": splits.num_classes, "channels": channels, "image_size": image_size}
+    check_model(named.model, **shape)
+    return Task(
+        name=f"{splits.name}-{named.model}",
+        model=lambda: build_model(named.model, **shape),
+        train=splits.train,
+        validation=splits.validation,
+        test=splits.test,
+        num_classes=splits.num_classes,
+        epochs=DEFAULT_EPOCHS.get(named.data, 20),
+        settings=TrainSettings(batch_size=64 if len(splits.train) < 5000 else 128),
+    )
+
+
+def load_task_file(path: Path) -> Task:
+    """The `task` of a Python file: a `Task` named `task`, or a function of that name without arguments that returns one.
+
+    Raises:
+        InputError: there is no such file.
+        TaskError: it has no task, or running it raised.
+    """
+    if not path.is_file():
+        raise InputError(f"`task` must be a Python file, but there is no file {path}.")
+    spec = importlib.util.spec_from_file_location(f"lrtune_task_{_digest(path)[:8]}", path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"`task` must be a Python file (.py), but got {path}.")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        found = getattr(module, "task", None)
+        if callable(found) and not isinstance(found, Task):
+            found = found()
+    except Exception as error:
+        raise TaskError(f"{path}: raised {type(error).__name__} while it was read{_at(error, path)}: {error}") from error
+    if not isinstance(found, Task):
+        what = "has no `task`" if found is None else f"has a `task` that is a {type(found).__name__}"
+        raise TaskError(f"{path}: must define `task`, an lrtune.Task or a function that returns one, but it {what}.")
+    return found
+
+
+def load_task(source: TaskSource) -> Task:
+    """The task of a source."""
+    match source:
+        case NamedTask():
+            return build_named_task(source)
+        case TaskFile(path=path):
+            return load_task_file(path)
+        case Task():
+            return source
+
+
+def describe_source(source: TaskSource) -> Mapping[str, Any]:
+    """What tells one source from another, as plain values; `source_from` reads it back."""
+    match source:
+        case NamedTask():
+            return {key: value for key, value in asdict(source).items() if value is not None}
+        case TaskFile(path=path):
+            return {"file": str(path.resolve()), "sha256": _digest(path) if path.is_file() else ""}
+        case Task():
+            return {"python": source.name}
+
+
+def source_from(described: Mapping[str, Any]) -> TaskSource:
+    """The source that was described.
+
+    Raises:
+        InputError: it was a Python object, or its file has changed since.
+    """
+    if "python" in described:
+        raise InputError(
+            f"this study's task, {described['python']!r}, is a Python object: call lrtune.search with it and the study's name again."
+        )
+    if "file" in described:
+        source = TaskFile(path=Path(described["file"]))
+        if source.path.is_file() and describe_source(source) != dict(described):
+            raise InputError(f"{source.path} has changed since the study began: its new results would not go with the old ones.")
+        return source
+    return NamedTask(**described)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _at(error: Exception, path: Path) -> str:
+    lines = [frame.lineno for frame in inspect.getinnerframes(error.__traceback__) if frame.filename == str(path)] if error.__traceback__ else []
+    return f" (line {lines[-1]})" if lines else ""

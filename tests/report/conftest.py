@@ -1,0 +1,183 @@
+"""A made-up small study, at any stage."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from lrtune.core.recipe import WSD, Constant, Cosine, HoldPower, Linear, Plateau, Recipe, Step
+from lrtune.core.space import Interval
+from lrtune.core.study import Budget, RangeCurve, RangeResult, StudyConfig, StudyState
+from lrtune.core.trial import Measurement, Run, RunRecord
+from lrtune.decide.recommend import recommend
+from lrtune.report.document import Report
+from lrtune.schedules import build_schedule
+
+EPOCHS, STEPS_PER_EPOCH = 12, 20
+BASELINE = Recipe(peak_lr=0.1, decay=Step(every_epochs=4))
+RECIPES = [  # with the Top-1 that each comes to
+    (Recipe(peak_lr=0.213, warmup_epochs=1, decay=Cosine()), 91.2),
+    (Recipe(peak_lr=0.35, warmup_epochs=0.6, decay=Linear()), 91.9),
+    (Recipe(peak_lr=0.28, warmup_epochs=1, decay=WSD(cooldown_frac=0.3), weight_decay=5e-4), 91.7),
+    (Recipe(peak_lr=0.02, decay=Constant()), 86.4),
+    (Recipe(peak_lr=0.05, warmup_epochs=0.5, decay=Plateau(patience_epochs=1)), 90.1),
+    (Recipe(peak_lr=0.41, decay=HoldPower(hold_frac=0.3, power=1.5), final_frac=0.01), 91.4),
+    (Recipe(peak_lr=0.9, decay=Cosine()), 88.0),
+    (Recipe(peak_lr=0.15, decay=Linear()), 91.1),
+]
+START = 1_700_000_000.0
+
+
+def measurements(recipe: Recipe, top1: float, *, seed: int, epochs: int, start: float) -> tuple[Measurement, ...]:
+    """A saturating curve that wiggles with the seed."""
+    schedule = build_schedule(recipe, epochs=EPOCHS, steps_per_epoch=STEPS_PER_EPOCH)
+    found = []
+    for epoch in range(1, epochs + 1):
+        reached = top1 - 30 * math.exp(-epoch / 2.2) + 0.25 * math.sin(7 * seed + 1.7 * epoch)
+        val_loss = 3.2 - reached / 31
+        first = (epoch - 1) * STEPS_PER_EPOCH
+        found.append(
+            Measurement(
+                epoch=epoch,
+                step=epoch * STEPS_PER_EPOCH,
+                lr_first=recipe.peak_lr * schedule(first),
+                lr_last=recipe.peak_lr * schedule(first + STEPS_PER_EPOCH - 1),
+                train_loss=val_loss * 0.9,
+                val_loss=val_loss,
+                top1=round(reached, 2),
+                seconds=2.5,
+                images_per_s=1040.0 + epoch,
+                ended_at=start + 2.5 * epoch,
+            )
+        )
+        schedule = schedule.observe(val_loss=val_loss, top1=reached)
+    return tuple(found)
+
+
+def record(run_id, kind, trial, recipe, seed, top1, *, epochs=EPOCHS, state="completed", reason="", test_top1=None):
+    run = Run(id=run_id, kind=kind, trial=trial, recipe=recipe, horizon_epochs=EPOCHS, seed=seed)
+    start = START + 40 * trial + 1000 * seed
+    measured = measurements(recipe, top1, seed=seed, epochs=epochs, start=start)
+    if state == "diverged":
+        measured = (*measured[:-1], replace(measured[-1], train_loss=math.nan, val_loss=math.nan, top1=10.0))
+    return RunRecord(run=run, state=state, reason=reason, measurements=measured, test_top1=test_top1)
+
+
+def baseline_records(test_top1=None):
+    return tuple(
+        record(f"baseline-{i}", "baseline", -1, BASELINE, 1 + i, 89.6 + 0.1 * i, test_top1=test_top1) for i in range(3)
+    )
+
+
+def search_records():
+    finished = [record(f"trial-{i:04d}", "search", i, recipe, 0, top1) for i, (recipe, top1) in enumerate(RECIPES)]
+    slow = Recipe(peak_lr=0.004, decay=Cosine())
+    wild = Recipe(peak_lr=2.4, decay=Constant())
+    why = "Top-1 68.2 after 4 epochs, 2.1 points below every finished trial there | <b>95 %</b> sure not to come back"
+    stopped = [
+        record("trial-0008", "search", 8, slow, 0, 75.0, epochs=4, state="pruned", reason=why),
+        record("trial-0009", "search", 9, wild, 0, 40.0, epochs=2, state="diverged", reason="loss is nan in epoch 2"),
+        record("trial-0010", "search", 10, wild, 0, 0, epochs=0, state="failed", reason="out of memory"),
+    ]
+    return (*finished, *stopped)
+
+
+def confirmation_records(trials=(1, 2, 5), test_top1=None):
+    return tuple(
+        record(
+            f"trial-{trial:04d}-confirm-{i}", "confirm", trial, RECIPES[trial][0], 1 + i, RECIPES[trial][1] - 0.2 * i,
+            test_top1=test_top1 if trial == trials[0] else None,
+        )
+        for trial in trials
+        for i in range(3)
+    )  # fmt: skip
+
+
+def range_result(optimizer="sgd", *, signal=True):
+    lrs = tuple(10 ** (-5 + 6 * i / 80) for i in range(81))
+    curves = tuple(
+        RangeCurve(
+            seed=seed,
+            lrs=lrs,
+            losses=tuple(
+                2.3 - (1.2 / (1 + (0.03 / x) ** 1.5) - 0.05 * x**2) * signal + 0.02 * math.sin(9 * i + seed)
+                for i, x in enumerate(lrs)
+            ),
+            diverged=signal,
+        )
+        for seed in range(3)
+    )
+    return RangeResult(
+        optimizer=optimizer,
+        curves=curves,
+        interval=Interval(low=0.012, high=0.94, suggestion=0.21) if signal else None,
+        rule="from the steepest descent to the lowest loss",
+        reason="" if signal else "The loss fell by less than its noise at every learning rate.",
+    )
+
+
+@pytest.fixture
+def config():
+    return StudyConfig(
+        name="digits-<first>",
+        task={"data": "digits", "model": "small-cnn"},
+        space_name="default",
+        space_toml="",
+        epochs=EPOCHS,
+        steps_per_epoch=STEPS_PER_EPOCH,
+        num_validation=2000,
+        num_classes=10,
+        budget=Budget(11, "trials"),
+        baseline=BASELINE,
+    )
+
+
+def report_of(state, importances=None):
+    shares = {"peak_lr": 0.61, "decay": 0.22, "warmup_epochs": 0.12, "weight_decay": 0.05}
+    return Report(
+        state=state,
+        recommendation=recommend(state),
+        importances=shares if importances is None else importances,
+        environment={"Python": "3.11.7", "PyTorch": "2.15.0", "CPU": "2 cores"},
+        command="lrtune search --data digits --budget 11 --study 'digits-<first>'",
+    )
+
+
+@pytest.fixture
+def done(config):
+    """Finished, confirmed and tested."""
+    records = baseline_records(89.1) + search_records() + confirmation_records(test_top1=91.3)
+    return report_of(StudyState(config=config, range_results=(range_result(),), records=records))
+
+
+def stages(config):
+    """Every stage that a study can be at, by name."""
+    plateau = replace(config, num_confirmed=1)
+    best_plateau = tuple(r for r in search_records() if r.run.recipe.decay.name == "plateau")
+    everything = baseline_records() + search_records()
+    worse = record("trial-0000", "search", 0, RECIPES[3][0], 0, 86)
+    worse_again = (
+        replace(worse, run=replace(worse.run, id=f"trial-0000-confirm-{i}", kind="confirm", seed=i + 1))
+        for i in range(3)
+    )
+    states = {
+        "nothing": StudyState(config=config),
+        "range test": StudyState(config=config, range_results=(range_result(),)),
+        "no signal": StudyState(config=config, range_results=(range_result(signal=False), range_result("adamw"))),
+        "baseline": StudyState(config=config, records=baseline_records()),
+        "diverged baseline": StudyState(
+            config=config, records=(record("baseline-0", "baseline", -1, BASELINE, 1, 20, epochs=1, state="diverged"),)
+        ),
+        "unconfirmed": StudyState(config=config, records=everything),
+        "no baseline": StudyState(config=config, records=search_records()),
+        "half confirmed": StudyState(config=config, records=everything + confirmation_records()[:1]),
+        "running": StudyState(
+            config=config,
+            records=(*everything, replace(confirmation_records()[0], state="running", measurements=())),
+        ),
+        "plateau": StudyState(
+            config=plateau, records=baseline_records() + best_plateau + confirmation_records(trials=(4,))
+        ),
+        "worse than the baseline": StudyState(config=config, records=(*baseline_records(), worse, *worse_again)),
+    }
+    return {name: report_of(state, {}) for name, state in states.items()}
