@@ -3,11 +3,9 @@
 import hashlib
 import json
 import os
-import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +15,11 @@ from rich.console import Console
 from lrtune.core.errors import InputError, LrtuneError, Problems, StoreError
 from lrtune.core.events import Event, Note, RunEnded
 from lrtune.core.recipe import OPTIMIZERS, OptimizerName, Recipe
-from lrtune.core.space import Space, parse_space
-from lrtune.core.study import Budget, PrunerName, RangeResult, SamplerName, StudyConfig, StudyState, TrainSettings
+from lrtune.core.space import parse_space
+from lrtune.core.study import Budget, PrunerName, RangeResult, SamplerName, StudyConfig, StudyState
 from lrtune.core.trial import Measurement, Run, RunRecord
 from lrtune.decide.convergence import Convergence
-from lrtune.decide.plan import Done, fresh_seeds, is_done
+from lrtune.decide.plan import fresh_seeds, is_done
 from lrtune.decide.recommend import Contender, Recommendation, recommend
 from lrtune.report.document import Report
 from lrtune.report.files import write_report
@@ -397,7 +395,9 @@ def _range_tests(store: StudyStore, trainer: Trainer, emit: Emit) -> None:
         results.append(task_range_test(trainer, recipe, seeds=fresh_seeds(state)))
         found = results[-1].interval
         if found:
-            emit(Note(f"{optimizer}: peak LR from {found.low:.3g} to {found.high:.3g}, first try {found.suggestion:.3g}"))
+            emit(
+                Note(f"{optimizer}: peak LR from {found.low:.3g} to {found.high:.3g}, first try {found.suggestion:.3g}")
+            )
         else:
             emit(Note(f"{optimizer}: no signal, so default bounds are searched: {results[-1].reason}"))
     store.record_ranges(tuple(results))
@@ -508,11 +508,12 @@ def _digest(config: StudyConfig) -> str:
 def _check_name(name: str) -> None:
     """A study's name is a folder's name too."""
     if not all(c.isalnum() or c in "-_.+" for c in name) or name.startswith(".") or not 0 < len(name) <= 150:
-        raise InputError(f"`study` must consist of letters, digits and -_.+, and not begin with a dot, but got {name!r}.")
+        raise InputError(
+            f"`study` must consist of letters, digits and -_.+, and not begin with a dot, but got {name!r}."
+        )
 
 
 def _existing(places: Places) -> StudyDatabase:
     if not places.storage and not (places.home / "lrtune.db").exists():
         raise InputError(f"there are no studies: there is no file {places.home / 'lrtune.db'}.")
     return places.database()
-

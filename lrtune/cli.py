@@ -1,7 +1,8 @@
 """The command line: flags -> one call of `app` -> exit code.
 
-0: done. 1: `find` saw no signal. 2: bad input, or something that cannot be used; one message, no traceback. 130: interrupted.
-Progress goes to standard error, results to standard output. `app`, and with it torch, is imported only when a command runs.
+0: done. 1: `find` saw no signal. 2: bad input, or something that cannot be used; one message, no traceback. 130:
+interrupted. Progress goes to standard error, results to standard output. `app`, and with it torch, is imported only
+when a command runs.
 """
 
 import shlex

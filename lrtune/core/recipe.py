@@ -88,7 +88,7 @@ class HoldPower:
 
 @dataclass(frozen=True, kw_only=True)
 class Plateau:
-    """Times `factor` after `patience_epochs` epochs without progress, as `torch.optim.lr_scheduler.ReduceLROnPlateau`."""
+    """Times `factor` after more than `patience_epochs` epochs without progress (torch's `ReduceLROnPlateau`)."""
 
     name: Literal["plateau"] = "plateau"
     monitor: Literal["val_loss", "top1"] = "val_loss"
@@ -183,7 +183,9 @@ def decay_from_dict(values: Mapping[str, Any]) -> Decay:
     kind: Callable[..., Decay] = DECAYS[name]
     unknown = sorted(set(values) - {"name", *decay_parameters(name)})
     if unknown:
-        raise InputError([f"decay {name!r} has no parameter {key!r}; it has {_names(DECAYS[name])}." for key in unknown])
+        raise InputError(
+            [f"decay {name!r} has no parameter {key!r}; it has {_names(DECAYS[name])}." for key in unknown]
+        )
     try:
         return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
     except TypeError:
@@ -223,6 +225,7 @@ def _problems(r: Recipe) -> list[str]:
         (0 <= r.warmup_epochs < math.inf, f"`0 <= warmup_epochs` must hold, but got {r.warmup_epochs}."),
         (0 <= r.final_frac <= 1, f"`0 <= final_frac <= 1` must hold, but got {r.final_frac}."),
         (0 <= r.momentum < 1, f"`0 <= momentum < 1` must hold, but got {r.momentum}."),
+        (isinstance(r.nesterov, bool), f"`nesterov` must be true or false, but got {r.nesterov!r}."),
         (0 <= r.weight_decay < math.inf, f"`0 <= weight_decay` must hold, but got {r.weight_decay}."),
     ]
     match d:
@@ -239,10 +242,17 @@ def _problems(r: Recipe) -> list[str]:
         case WSD():
             rules += [(0 < d.cooldown_frac <= 1, f"`0 < cooldown_frac <= 1` must hold, but got {d.cooldown_frac}.")]
         case Plateau():
-            whole = isinstance(d.patience_epochs, int) and d.patience_epochs >= 0
             rules += [
-                (whole, f"`patience_epochs` must be a whole number from 0, but got {d.patience_epochs}."),
-                (d.cooldown_epochs >= 0, f"`0 <= cooldown_epochs` must hold, but got {d.cooldown_epochs}."),
+                (value in known, f"`{key}` must be {' or '.join(known)}, but got {value!r}.")
+                for key, value, known in (
+                    ("monitor", d.monitor, ("val_loss", "top1")), ("threshold_mode", d.threshold_mode, ("rel", "abs")),
+                )
+            ]  # fmt: skip
+            rules += [
+                (isinstance(value, int) and value >= 0, f"`{key}` must be a whole number from 0, but got {value}.")
+                for key, value in (("patience_epochs", d.patience_epochs), ("cooldown_epochs", d.cooldown_epochs))
+            ]
+            rules += [
                 (d.threshold >= 0, f"`0 <= threshold` must hold, but got {d.threshold}."),
             ]
         case Constant() | Cosine() | Linear():

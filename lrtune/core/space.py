@@ -1,7 +1,8 @@
 """The search space: what may vary, read from TOML, checked, and fitted to a run's length.
 
-A parameter is a plain value (it does not vary), `{ choices = [...] }`, or `{ low, high }` with `log = true` or a `step`. Lengths
-may be given in percent of the run: `high = "25%"`. `peak_lr = "range-test"` takes the interval that the range test finds.
+A parameter is a plain value (it does not vary), `{ choices = [...] }`, or `{ low, high }` with `log = true` or a
+`step`. Lengths may be given in percent of the run: `high = "25%"`. `peak_lr = "range-test"` takes the interval that
+the range test finds.
 
     description = "..."
 
@@ -147,6 +148,8 @@ class Space:
             decays={name: fit_table(f"[decay.{name}]", table) for name, table in self.decays.items()},
             optimizers=optimizers,
         )
+        if not problems:  # milestones in epochs and in percent may have changed places
+            problems = [f"{self.name}: {where}: {what}" for where, what in _semantic_problems(fitted)]
         if problems:
             raise InputError(problems)
         return fitted
@@ -187,7 +190,7 @@ def parse_space(text: str, source: str, *, optimizer: str = "sgd") -> Space:
                 problem(f"{where} {key}", str(error))
         return read
 
-    for key in document.keys() - {"description", "parameters", "decay", "optimizer"}:
+    for key in sorted(document.keys() - {"description", "parameters", "decay", "optimizer"}):
         problem(key, "unknown key; known here: description, parameters, decay, optimizer.")
     if "parameters" not in document:
         problem("[parameters]", "is missing.")
@@ -209,7 +212,9 @@ def parse_space(text: str, source: str, *, optimizer: str = "sgd") -> Space:
                 problem(where, f"no such {kind}; there are {', '.join(known)}.")
                 continue
             if name not in space.choices(kind):
-                problem(where, f"{kind} {name!r} is not among the choices of [parameters] {kind}: nothing would use it.")
+                problem(
+                    where, f"{kind} {name!r} is not among the choices of [parameters] {kind}: nothing would use it."
+                )
             allowed = decay_parameters(name) if kind == "decay" else _RECIPE_KEYS
             tables[kind][name] = table_of(where, entry, tuple(k for k in allowed if k not in ("decay", "optimizer")))
     space = replace(
@@ -242,8 +247,11 @@ def _parameter(key: str, entry: object) -> Any:
             raise ValueError(f"`{end}` must be a number, but got {entry[end]!r}.")
     if not isinstance(log, bool):
         raise ValueError(f"`log` must be true or false, but got {log!r}.")
-    if step is not None and (isinstance(step, bool | str) or not step > 0 or log):
+    is_number = isinstance(step, int | float) and not isinstance(step, bool)
+    if step is not None and (not is_number or not 0 < step < math.inf or log):
         raise ValueError(f"`0 < step` must hold, without `log`, but got step={step!r}, log={log}.")
+    if key in _WHOLE and (log or not all(isinstance(value, int | Percent) for value in (low, high, step or 1))):
+        raise ValueError(f"`{key}` counts whole epochs, without `log`, but got {entry!r}.")
     if not isinstance(low, Percent) and not isinstance(high, Percent):
         if not low <= high:
             raise ValueError(f"`low <= high` must hold, but got low={low}, high={high}.")
@@ -281,16 +289,16 @@ def _in_epochs(value: Any, epochs: int, *, whole: bool) -> Any:
             return Choice(tuple(dict.fromkeys(fitted)))  # two percentages may come to the same whole epoch
         case Range():
             low, high = (_in_epochs(end, epochs, whole=whole) for end in (value.low, value.high))
-            if value.step is not None:  # the last point of the grid, as Optuna wants it
-                high = low + max(0.0, math.floor((high - low) / value.step + 1e-9)) * value.step
+            if value.step is not None and low <= high:  # the last point of the grid, as Optuna wants it
+                high = low + math.floor((high - low) / value.step + 1e-9) * value.step
             return replace(value, low=low, high=high)
         case _:
             return value
 
 
 def _too_long(where: str, table: Table, epochs: int) -> Iterator[str]:
-    """Lengths that leave nothing of the run, and ranges that turned round when percentages were filled in."""
-    for key in table.keys() & (_LENGTHS - {"cooldown_epochs"}):
+    """Lengths that leave nothing of the run, and ranges that are impossible once percentages are filled in."""
+    for key in sorted(table.keys() & (_LENGTHS - {"cooldown_epochs"})):
         longest = max(_flat(table[key]))
         if key == "patience_epochs":
             continue  # a patience longer than the run is a constant LR, which is possible
@@ -299,6 +307,8 @@ def _too_long(where: str, table: Table, epochs: int) -> Iterator[str]:
     for key, value in table.items():
         if isinstance(value, Range) and not value.low <= value.high:
             yield f"{where} {key}: `low <= high` must hold, but got low={value.low:g}, high={value.high:g}."
+        if isinstance(value, Range) and value.log and not value.low > 0:
+            yield f"{where} {key}: `0 < low` must hold with `log`, but got low={value.low:g}."
 
 
 def _flat(value: Any) -> Iterator[float]:
@@ -340,7 +350,8 @@ def _semantic_problems(space: Space) -> Iterator[tuple[str, str]]:
                         yield f"{where} {key}", line
                     break
                 except (TypeError, ValueError):
-                    yield f"{where} {key}", f"must be a number, but got {value!r}."
+                    wanted_here = "a list of numbers" if key == "milestones_epochs" else "a number"
+                    yield f"{where} {key}", f"must be {wanted_here}, but got {value!r}."
                     break
 
 
@@ -359,7 +370,9 @@ def _extremes(parameter: Any) -> tuple[Any, ...]:
         case Choice():
             return parameter.choices
         case Range():
-            whole = parameter.step is not None and float(parameter.step).is_integer() and float(parameter.low).is_integer()
+            whole = (
+                parameter.step is not None and float(parameter.step).is_integer() and float(parameter.low).is_integer()
+            )
             return tuple(int(end) if whole else end for end in (parameter.low, parameter.high))
         case _:
             return (parameter,)

@@ -21,8 +21,8 @@ PrunerName = Literal["hopeless", "median", "halving", "none"]
 class Budget:
     """What a study may spend.
 
-    `50` is trials of the search. `300ep` (epochs trained), `20runs` (full-length equivalents) and `4h` / `30min` / `90s` (time at
-    work) cover everything that the study trains: the baseline and the confirmation as well.
+    `50` is trials of the search. `300ep` (epochs trained), `20runs` (full-length equivalents) and `4h` / `30min` /
+    `90s` (time at work) cover everything that the study trains: the baseline and the confirmation as well.
     """
 
     amount: float
@@ -54,8 +54,8 @@ class Budget:
         if self.unit == "seconds":
             for suffix, scale in (("h", 3600), ("min", 60)):
                 if self.amount % scale == 0:
-                    return f"{self.amount / scale:g}{suffix}"
-        return f"{self.amount:g}" + {"trials": "", "epochs": "ep", "runs": "runs", "seconds": "s"}[self.unit]
+                    return f"{self.amount / scale:.12g}{suffix}"
+        return f"{self.amount:.12g}" + {"trials": "", "epochs": "ep", "runs": "runs", "seconds": "s"}[self.unit]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class TrainSettings:
     """Random crops and, where left and right mean the same, flips."""
     device: str = "auto"
     threads: int = 0
-    """CPU threads of a run; 0: all cores, divided among the jobs. Belongs to the settings, since it moves the last bits."""
+    """CPU threads of a run; 0: all cores, divided among the jobs. A setting, since it moves the last bits."""
 
     def __post_init__(self) -> None:
         rules = [

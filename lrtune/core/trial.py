@@ -14,8 +14,8 @@ RunState = Literal["running", "completed", "pruned", "diverged", "failed"]
 class Run:
     """One training of one recipe: what has to be known to do it again.
 
-    `id` is unique in its study and derived from what the run is for (`baseline-0`, `trial-0007`, `trial-0007-confirm-1`), so that
-    two processes that plan the same run collide instead of training it twice.
+    `id` is unique in its study and derived from what the run is for (`baseline-0`, `trial-0007`,
+    `trial-0007-confirm-1`), so that two processes that plan the same run collide instead of training it twice.
     """
 
     id: str

@@ -1,8 +1,8 @@
 """From the curves of a range test to the interval of peak LRs worth searching, or "no signal" and why.
 
-The sweep's raw losses are smoothed afterwards, with a centred window in log LR: a causal average (EMA .98, as in fastai and
-Lightning) lags by half the sweep. Every threshold is relative to the curve's own drop and noise, so scaling the loss moves nothing,
-and every position is an LR on the curve, so shifting the LR axis shifts the answer.
+The sweep's raw losses are smoothed afterwards, with a centred window in log LR: a causal average (EMA .98, as in
+fastai and Lightning) lags by half the sweep. Every threshold is relative to the curve's own drop and noise, so
+scaling the loss moves nothing, and every position is an LR on the curve, so shifting the LR axis shifts the answer.
 """
 
 import math
@@ -21,12 +21,12 @@ WINDOW_DECADES = 0.3
 MIN_POINTS = 16
 """Below this many points a curve says nothing."""
 MIN_SIGMAS = 6.0
-"""The drop must exceed the noise of the smoothed curve by this factor: the lowest of 200 noisy values lies about 3 below their mean."""
-LOW_DROP, SUGGESTED_DROP, HIGH_RISE = 0.1, 0.9, 0.5
-"""Shares of the drop that the interval begins at, that the suggestion has reached, and that is lost again where the interval ends."""
+"""The drop must exceed the smoothed curve's noise by this factor: the lowest of 200 noisy values is about 3 below."""
+LOW_DROP, SUGGESTED_DROP, HIGH_RISE = 0.2, 0.9, 0.25
+"""Shares of the drop: reached where the interval begins, reached at the suggestion, lost again where it ends."""
 RULE = (
-    "from the LR at which a tenth of the drop in loss is reached to the one past the minimum at which half of it is lost again; "
-    "first try: nine tenths of the drop"
+    "from the LR at which a fifth of the drop in loss is reached to the one past the minimum at which a quarter of it "
+    "is lost again; first try: nine tenths of the drop"
 )
 
 
@@ -43,15 +43,17 @@ def range_result(optimizer: str, curves: Sequence[RangeCurve]) -> RangeResult:
 
     num_points = min(len(curve.lrs) for curve in curves)
     if num_points < MIN_POINTS:
-        return nothing(f"the sweep broke off after {num_points} steps, and {MIN_POINTS} are needed: it begins at too high an LR")
+        return nothing(
+            f"the sweep broke off after {num_points} steps, and {MIN_POINTS} are needed: it begins at too high an LR"
+        )
     lrs, losses, noise = combine(curves)
     start = float(np.mean(losses[: max(3, len(losses) // 10)]))
     lowest = int(np.argmin(losses))
     drop = start - float(losses[lowest])
-    if drop <= MIN_SIGMAS * noise:
-        if float(np.median(losses[-max(3, len(losses) // 10) :])) > start + MIN_SIGMAS * noise:
+    if drop <= MIN_SIGMAS * noise[lowest]:
+        if float(np.median((losses - start - MIN_SIGMAS * noise)[-max(3, len(losses) // 10) :])) > 0:
             return nothing("the loss only rises: there is no LR in the sweep from which it falls first")
-        return nothing(f"the loss falls by {drop:.3g}, which its noise ({noise:.2g} after smoothing) explains")
+        return nothing(f"the loss falls by {drop:.3g}, which its noise ({noise[lowest]:.2g} after smoothing) explains")
 
     low = lrs[_first(losses[: lowest + 1] <= start - LOW_DROP * drop)]
     suggestion = lrs[_first(losses[: lowest + 1] <= start - SUGGESTED_DROP * drop)]
@@ -67,34 +69,42 @@ def range_result(optimizer: str, curves: Sequence[RangeCurve]) -> RangeResult:
     )
 
 
-def combine(curves: Sequence[RangeCurve]) -> tuple[Array, Array, float]:
+def combine(curves: Sequence[RangeCurve]) -> tuple[Array, Array, Array]:
     """The median over seeds of the smoothed curves.
 
     Returns:
-        LRs and smoothed losses, shape (n,) for the n points that all curves have, and the standard error of the smoothed losses.
+        LRs and smoothed losses, shape (n,) for the n points that all curves have, and the standard error of the
+        smoothed losses.
     """
     num_points = min(len(curve.lrs) for curve in curves)
     lrs = np.asarray(curves[0].lrs[:num_points])
     raw = np.asarray([curve.losses[:num_points] for curve in curves])  # (seeds, n)
-    smoothed = np.asarray([smooth(lrs, row) for row in raw])
+    weights = _smoothing(lrs)
     # Differences of neighbours cancel the trend; for white noise their standard deviation is sqrt(2) times the noise's.
     calm = np.diff(raw[:, : max(MIN_POINTS, num_points // 2)], axis=1)
     sigma = float(1.4826 * np.median(np.abs(calm))) / math.sqrt(2)
-    width = max(1, int(np.sum(np.abs(np.log10(lrs) - np.log10(lrs[num_points // 2])) <= WINDOW_DECADES / 2)))
-    return lrs, np.median(smoothed, axis=0), sigma / math.sqrt(width * len(curves))
+    sigma = max(sigma, float(np.finfo(np.float32).eps * np.median(np.abs(raw))))  # what a loss can resolve
+    # The window is one-sided at the ends, and the median of several is less sharp than their mean: up to sqrt(pi / 2).
+    errors = sigma * np.sqrt(np.sum(weights**2, axis=1) * math.pi / 2 / len(curves))
+    return lrs, np.median(raw @ weights.T, axis=0), errors
 
 
 def smooth(lrs: Array, losses: Array) -> Array:
-    """Local linear fit in log LR with triangular weights over `WINDOW_DECADES`: centred, and unbiased at the ends. Shapes (n,)."""
+    """Local linear fit in log LR, triangular weights over `WINDOW_DECADES`: unbiased at the ends too. Shapes (n,)."""
+    fitted: Array = _smoothing(lrs) @ losses
+    return fitted
+
+
+def _smoothing(lrs: Array) -> Array:
+    """The weights of each loss (columns) in each smoothed loss (rows), shape (n, n)."""
     x = np.log10(lrs)
     offsets = x[None, :] - x[:, None]  # (n, n): row i holds the distances from point i
     weights = np.clip(1 - np.abs(offsets) / (WINDOW_DECADES / 2), 0, None)
-    s0, s1, s2 = (np.sum(weights * offsets**k, axis=1) for k in range(3))
-    t0, t1 = (weights * offsets**k @ losses for k in range(2))
+    s0, s1, s2 = (np.sum(weights * offsets**k, axis=1, keepdims=True) for k in range(3))
     determinant = s0 * s2 - s1 * s1
     alone = determinant <= 1e-12 * s0 * s0  # a point with no neighbour in its window keeps its own value
-    fitted: Array = np.where(alone, t0 / s0, (s2 * t0 - s1 * t1) / np.where(alone, 1, determinant))
-    return fitted
+    found: Array = weights * np.where(alone, 1 / s0, (s2 - s1 * offsets) / np.where(alone, 1, determinant))
+    return found
 
 
 def minimum(lrs: Array, losses: Array) -> float | None:

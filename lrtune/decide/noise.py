@@ -32,8 +32,9 @@ def counting_error(top1: float, num_images: int) -> float:
 def paired_difference(ours: Sequence[float], theirs: Sequence[float], *, num_images: int) -> Difference:
     """Mean of `ours - theirs`, seed by seed, with a 95 % interval by Student's t.
 
-    Seeds give initial weights and data order, so the two runs of a pair share both. The spread over a few seeds may come out as
-    zero by luck; it is never taken as smaller than what counting on `num_images` images can resolve, one image.
+    Seeds give initial weights and data order, so the two runs of a pair share both. The spread over a few seeds may
+    come out as zero by luck; it is never taken as smaller than what counting on `num_images` images can resolve, one
+    image.
 
     Args:
         ours: final Top-1 by seed, percent, shape (n,).

@@ -1,8 +1,8 @@
 """What to train next: a pure function of the study's state.
 
-Orphans first (a run whose process is gone goes on from its last epoch), then the baseline's seeds, then recipes from the sampler while
-the budget lasts, then the best of them again with fresh seeds. An engine asks, trains, records and asks again; kill it at any
-time, and the plan goes on from what was recorded.
+Orphans first (a run whose process is gone goes on from its last epoch), then the baseline's seeds, then recipes from
+the sampler while the budget lasts, then the best of them again with fresh seeds. An engine asks, trains, records and
+asks again; kill it at any time, and the plan goes on from what was recorded.
 """
 
 from collections.abc import Callable
@@ -82,7 +82,7 @@ def _baseline_runs(state: StudyState) -> list[Run]:
 
 
 def _confirmation_runs(state: StudyState) -> list[Run]:
-    """The best few, different from one another and from the baseline, each with every fresh seed; the best one's seeds first."""
+    """The best few that differ from one another and the baseline, each with every fresh seed; the best one first."""
     seen = {state.config.baseline}
     runs = []
     for record in finished_trials(state):

@@ -1,6 +1,7 @@
 """The recommendation: which recipe, how sure, and against what."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean, median, stdev
 
@@ -21,6 +22,8 @@ class Contender:
     recipe: Recipe
     search_top1: float
     """Percent, of the run that the search saw; nan for the baseline, which the search did not see."""
+    seeds: tuple[int, ...]
+    """The fresh seeds that it was trained with."""
     top1s: tuple[float, ...]
     """Final Top-1 of the runs with fresh seeds, percent, in the order of the seeds."""
     convergence: Convergence
@@ -75,49 +78,44 @@ def recommend(state: StudyState) -> Recommendation | None:
     num_images = state.config.num_validation
     target, source = target_of(state)
     baseline_runs = _completed(state.of_kind("baseline"))
+    baseline_by_seed = {r.run.seed: _final(r) for r in baseline_runs}
     searched = finished_trials(state)
     confirmed: dict[int, list[RunRecord]] = {}
     for record in state.of_kind("confirm"):
-        # A confirmation that diverged or failed counts with what it reached: leaving it out would flatter its recipe.
+        # One that diverged counts as a loss: leaving it out would flatter its recipe. A failure says nothing of it.
         if record.state in ("completed", "diverged"):
             confirmed.setdefault(record.run.trial, []).append(record)
 
     def contender(trial: int, recipe: Recipe, search_top1: float, runs: list[RunRecord]) -> Contender:
-        difference = None
-        if trial >= 0:
-            ours, theirs = ({r.run.seed: _final(r) for r in group} for group in (runs, baseline_runs))
-            seeds = sorted(ours.keys() & theirs.keys())
-            if seeds:
-                pair = [ours[s] for s in seeds], [theirs[s] for s in seeds]
-                difference = paired_difference(*pair, num_images=num_images)
+        by_seed = {r.run.seed: _final(r) for r in runs}
         epochs = [convergence_epoch([m.top1 for m in r.measurements], target) for r in runs]
         settling = [settling_epoch([m.top1 for m in r.measurements], num_images) for r in runs]
         return Contender(
             trial=trial,
             recipe=recipe,
             search_top1=search_top1,
-            top1s=tuple(map(_final, runs)),
+            seeds=tuple(by_seed),
+            top1s=tuple(by_seed.values()),
             convergence=Convergence(epochs=tuple(epochs), horizon_epochs=state.config.epochs),
             settling_epoch=median(settled) if (settled := [s for s in settling if s is not None]) else math.nan,
             test_top1s=tuple(r.test_top1 for r in runs if r.test_top1 is not None),
-            difference=difference,
+            difference=None if trial < 0 else _difference(by_seed, baseline_by_seed, num_images),
         )
 
     baseline = contender(-1, state.config.baseline, math.nan, baseline_runs) if baseline_runs else None
-    candidates = [
-        contender(r.run.trial, r.run.recipe, r.top1, confirmed.get(r.run.trial, [])) for r in searched
-    ]
+    candidates = [contender(r.run.trial, r.run.recipe, r.top1, confirmed.get(r.run.trial, [])) for r in searched]
     # The baseline comes first, so that it keeps its place where a new recipe only equals it.
     proven = ([baseline] if baseline else []) + [c for c in candidates if c.top1s]
     ranked = sorted(proven, key=lambda c: c.mean, reverse=True)
-    final = is_done(state) and bool(ranked)
     if any(c.top1s and c.trial >= 0 for c in ranked) or (ranked and not candidates):
         best = ranked[0]
     elif candidates:
-        best = candidates[0]
+        # The baseline's own recipe is often among the trials; it has its fresh seeds already.
+        best = baseline if baseline and candidates[0].recipe == baseline.recipe else candidates[0]
     else:
         return None
-    ties = tuple(c for c in ranked if c is not best and _is_tie(best, c, num_images))
+    final = is_done(state) and bool(best.top1s)
+    ties = tuple(c for c in ranked if c is not best and best.top1s and _is_tie(best, c, num_images))
     return Recommendation(
         best=best,
         baseline=baseline,
@@ -150,27 +148,36 @@ def _final(record: RunRecord) -> float:
 
 
 def _is_tie(best: Contender, other: Contender, num_images: int) -> bool:
-    num_pairs = min(len(best.top1s), len(other.top1s))
-    if num_pairs < 2:
-        return True
-    pair = best.top1s[:num_pairs], other.top1s[:num_pairs]
-    return paired_difference(*pair, num_images=num_images).includes_zero
+    ours, theirs = (dict(zip(c.seeds, c.top1s, strict=True)) for c in (best, other))
+    difference = _difference(ours, theirs, num_images)
+    return difference is None or difference.includes_zero
+
+
+def _difference(ours: Mapping[int, float], theirs: Mapping[int, float], num_images: int) -> Difference | None:
+    """Over the seeds that both have; `None` where there is none."""
+    seeds = sorted(ours.keys() & theirs.keys())
+    if not seeds:
+        return None
+    return paired_difference([ours[s] for s in seeds], [theirs[s] for s in seeds], num_images=num_images)
 
 
 def _verdict(best: Contender, baseline: Contender | None, ties: tuple[Contender, ...], *, final: bool) -> str:
     if not best.top1s:
         return "Best of the search so far, not confirmed with fresh seeds: expect less than its Top-1."
     said = []
+    seeds = f"{len(best.top1s)} fresh seeds do" if len(best.top1s) > 1 else "one fresh seed does"
     if best is baseline:
-        said.append("Nothing that was confirmed beats the baseline: keep it.")
-    elif best.difference is not None:
+        said.append(
+            "Nothing that was confirmed beats the baseline: keep it." if final else "Only the baseline was trained."
+        )
+    elif best.difference is not None and len(best.top1s) > 1:
         d = best.difference
         interval = f"{d.mean:+.2f} points of Top-1 against the baseline, 95 % interval [{d.low:+.2f}, {d.high:+.2f}]"
         told_apart = "no gain is proved" if d.includes_zero else "better" if d.mean > 0 else "worse"
         said.append(f"{interval}: {told_apart}.")
     if ties:
         names = ", ".join(c.name for c in ties)
-        said.append(f"{best.name} is a tie with {names}: {len(best.top1s)} fresh seeds do not tell them apart.")
+        said.append(f"{best.name[0].upper()}{best.name[1:]} is a tie with {names}: {seeds} not tell them apart.")
     if not final:
         said.append("The study is not finished.")
     return " ".join(said)

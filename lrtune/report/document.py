@@ -184,7 +184,7 @@ def compose(report: Report) -> Document:
             for r in state.of_kind("search")
             if r.measurements
         ),
-        range_tests=_range_tests(state),
+        range_tests=tuple(map(wording.range_result, state.range_results)),
         cost=_cost(state),
         settings=_settings(report),
         lr_curves=_lr_curves(state, found),
@@ -251,7 +251,8 @@ def _target(found: Recommendation | None) -> str:
 def _contender_rows(found: Recommendation | None) -> tuple[ContenderRow, ...]:
     if found is None:
         return ()
-    tied = {contender.trial for contender in found.ties}
+    # Without fresh seeds nothing is known to be equal either.
+    tied = {contender.trial for contender in found.ties} if found.best.top1s else set()
     return tuple(
         ContenderRow(
             name=contender.name,
@@ -284,21 +285,6 @@ def _run_row(record: RunRecord) -> RunRow:
 def _best_first(records: Sequence[RunRecord]) -> list[RunRecord]:
     """By Top-1 after the last finished epoch; runs without any come last."""
     return sorted(records, key=lambda record: -math.inf if math.isnan(record.top1) else record.top1, reverse=True)
-
-
-def _range_tests(state: StudyState) -> tuple[str, ...]:
-    said = []
-    for result in state.range_results:
-        name = wording.OPTIMIZER_NAMES[result.optimizer]
-        if result.interval is None:
-            said.append(f"{name}: no signal. {result.reason}")
-            continue
-        low, high, start = (
-            wording.lr(v) for v in (result.interval.low, result.interval.high, result.interval.suggestion)
-        )
-        seeds = wording.count(len(result.curves), "sweep")
-        said.append(f"{name}: peak LR from {low} to {high}, beginning with {start}, by {seeds} ({result.rule}).")
-    return tuple(said)
 
 
 def _cost(state: StudyState) -> Cost:

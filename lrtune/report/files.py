@@ -46,7 +46,7 @@ def write_report(report: Report, folder: Path) -> Mapping[str, Path]:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a file whole or not at all, for a reader and after a power cut too; its folder is made where it is missing.
+    """Writes a file whole or not at all, for a reader and after a power cut too; its folder is made where missing.
 
     Raises:
         OSError: it cannot be written.

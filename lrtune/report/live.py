@@ -28,6 +28,17 @@ SLOW_EPOCH_S = 10.0
 _PHASES = {"baseline": "baseline", "search": "search", "confirm": "confirmation"}
 
 
+@dataclass(frozen=True)
+class _Running:
+    """A run that is under way."""
+
+    run: Run
+    epochs: int
+    """Finished."""
+    last: Measurement | None = None
+    """Of this session."""
+
+
 @dataclass
 class _Progress:
     """What the events so far come to. The one thing here that changes; `LiveDisplay` guards it with a lock."""
@@ -38,7 +49,7 @@ class _Progress:
     epochs_trained: int
     busy_s: float
     phase: str = "range test"
-    running: dict[str, tuple[Run, Measurement | None]] = field(default_factory=dict)
+    running: dict[str, "_Running"] = field(default_factory=dict)
     notes: deque[str] = field(default_factory=lambda: deque(maxlen=NUM_NOTES))
     num_ended_here: int = 0
     """Runs that ended in this session."""
@@ -56,12 +67,13 @@ class _Progress:
         )
 
     def take(self, event: Event) -> None:
+        """Counts an event in."""
         match event:
-            case RunStarted(run=run):
-                self.running.setdefault(run.id, (run, None))
+            case RunStarted(run=run, epochs_done=epochs_done):
+                self.running[run.id] = _Running(run, epochs_done)
                 self.phase = _PHASES[run.kind]
             case EpochEnded(run=run, measurement=measurement):
-                self.running[run.id] = run, measurement
+                self.running[run.id] = _Running(run, measurement.epoch, measurement)
                 self.epochs_trained += 1
             case RunEnded(record=record):
                 self.running.pop(record.run.id, None)
@@ -93,7 +105,7 @@ class _Progress:
         match budget.unit:
             case "trials":
                 confirmed = config.num_confirmed * config.num_seeds
-                under_way = sum(m.epoch / run.horizon_epochs for run, m in self.running.values() if m)
+                under_way = sum(one.epochs / one.run.horizon_epochs for one in self.running.values())
                 return len(self.records) + under_way, config.num_seeds + budget.amount + confirmed
             case "epochs":
                 return self.epochs_trained, budget.amount
@@ -187,10 +199,14 @@ class LiveDisplay:
     def _overall(self, wide: bool) -> Table:
         elapsed_s = time.monotonic() - self._began
         done, total = self._progress.spent(elapsed_s)
-        words = (
-            f"{_amount(done, self._progress.config.budget.unit)} of {_amount(total, self._progress.config.budget.unit)}"
-        )
-        row = _row()
+        match self._progress.config.budget.unit:
+            case "seconds":
+                words = f"{wording.duration(done)} of {wording.duration(total)}"
+            case "epochs":
+                words = f"{done:.0f} of {total:.0f} epochs"
+            case "trials" | "runs":
+                words = f"{math.floor(done)} of {total:g} runs"
+        row = Table.grid(padding=(0, 2, 0, 0))
         row.add_row(
             Text(self._progress.phase, style="bold"),
             ProgressBar(total=total, completed=min(done, total), width=30 if wide else 16),
@@ -210,25 +226,25 @@ class LiveDisplay:
         return max(0.0, total - done) * elapsed_s / here
 
     def _runs(self, wide: bool) -> Table:
-        table = _row()
-        for run, m in self._progress.running.values():
-            epoch = m.epoch if m else 0
-            cells: list[RenderableType] = [
-                Text(run.id),
-                ProgressBar(total=run.horizon_epochs, completed=epoch, width=12 if wide else 6),
-                Text(f"{epoch}/{run.horizon_epochs}"),
-            ]
-            if m:
-                cells += [
-                    Text(f"LR {wording.lr(m.lr_last)}"),
-                    Text(f"loss {wording.number(m.train_loss, 3)}"),
-                    Text(f"{wording.number(m.top1)} %"),
-                    Text(f"{m.images_per_s:,.0f} img/s"),
-                    Text(wording.duration((run.horizon_epochs - epoch) * m.seconds)),
-                ]
-            else:
-                cells += [Text("")] * 5
-            table.add_row(*cells, Text(run.recipe.label, style="dim", overflow="ellipsis", no_wrap=True))
+        """One line a run; where it is narrow, the recipe gives way, and a bar would say no more than the epochs do."""
+        table = Table.grid(padding=(0, 2 if wide else 1, 0, 0))
+        for _ in range(8 if wide else 7):
+            table.add_column(no_wrap=True)
+        for one in self._progress.running.values():
+            run, m = one.run, one.last
+            bar: list[RenderableType] = [ProgressBar(total=run.horizon_epochs, completed=one.epochs, width=12)]
+            measured = ("",) * 5
+            if m is not None:
+                measured = (
+                    f"LR {wording.lr(m.lr_last)}",
+                    f"loss {wording.number(m.train_loss, 3)}",
+                    f"{wording.number(m.top1)} %",
+                    f"{m.images_per_s:,.0f} img/s",
+                    f"{wording.duration((run.horizon_epochs - one.epochs) * m.seconds)} left",
+                )
+            label = Text(run.recipe.label, style="dim", overflow="ellipsis", no_wrap=True)
+            epochs = Text(f"{one.epochs}/{run.horizon_epochs}")
+            table.add_row(Text(run.id), *bar * wide, epochs, *map(Text, measured), label)
         return table
 
     def _best(self) -> Text | None:
@@ -239,17 +255,3 @@ class LiveDisplay:
         if baseline:
             said.append(f"baseline {wording.mean_and_spread(baseline)} %")
         return Text("; ".join(said), style="green", overflow="ellipsis", no_wrap=True) if said else None
-
-
-def _row() -> Table:
-    return Table.grid(padding=(0, 2, 0, 0))
-
-
-def _amount(value: float, unit: str) -> str:
-    match unit:
-        case "seconds":
-            return wording.duration(value)
-        case "epochs":
-            return f"{value:.0f} epochs"
-        case _:
-            return f"{math.floor(value)} runs"

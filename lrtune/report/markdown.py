@@ -19,7 +19,8 @@ def render_markdown(document: Document, plots: "Sequence[Plot]", *, folder: str 
     images = {plot.name: plot for plot in plots}
     verbatim = {"code": Markup(document.code), "command": Markup(document.report.command)}  # noqa: S704
     text = _template().render(doc=document, plots=images, folder=folder, **verbatim)
-    return re.sub(r"\n{3,}", "\n\n", text)
+    # One empty line between blocks, whatever the template left out; code keeps its own.
+    return re.sub(r"(```.*?```)|\n{3,}", lambda found: found[1] or "\n\n", text, flags=re.DOTALL)
 
 
 def escape(text: object) -> Markup:

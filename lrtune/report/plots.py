@@ -116,6 +116,12 @@ def draw(document: Document) -> tuple[Plot, ...]:
         return tuple(_plots(document))
 
 
+def draw_range_test(result: RangeResult) -> Plot:
+    """The sweeps of one range test, and what was found in them."""
+    with rc_context(STYLE):
+        return _range_plot((result,))
+
+
 def _plots(doc: Document) -> Iterator[Plot]:
     if doc.lr_curves:
         yield Plot("lr_curve", "Learning rate of the schedule", _lr_description(doc), _lr_figure(doc))
@@ -124,7 +130,7 @@ def _plots(doc: Document) -> Iterator[Plot]:
         yield Plot("learning_curves", "Validation Top-1 by epoch", f"{ends}.", _learning_figure(doc))
     results = doc.report.state.range_results
     if any(result.curves for result in results):
-        yield Plot("range_test", "Learning-rate range test", " ".join(doc.range_tests), _range_figure(results))
+        yield _range_plot(results)
     if doc.importances:
         shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in doc.importances)
         yield Plot("importance", "Importance of the parameters", f"{shares}.", _importance_figure(doc))
@@ -193,14 +199,17 @@ def _interesting_from(curves: tuple[Curve, ...]) -> float:
     return min(rest) - 0.05 * (top - min(rest)) - 0.1
 
 
+def _range_plot(results: tuple[RangeResult, ...]) -> Plot:
+    said = " ".join(map(wording.range_result, results))
+    return Plot("range_test", "Learning-rate range test", said, _range_figure(results))
+
+
 def _range_figure(results: tuple[RangeResult, ...]) -> Figure:
     shown = [result for result in results if result.curves]
     figure, panels = _figure(0.5 + 2.1 * len(shown), num_axes=len(shown))
     for axes, result in zip(panels, shown, strict=True):
-        for i, curve in enumerate(result.curves):
-            axes.plot(
-                curve.lrs, curve.losses, color=SERIES[0], linewidth=0.9, alpha=0.65, label="" if i else "one sweep"
-            )
+        for curve in result.curves:
+            axes.plot(curve.lrs, curve.losses, color=SERIES[0], linewidth=0.9, alpha=0.65)
         name = wording.OPTIMIZER_NAMES[result.optimizer]
         if result.interval is None:
             axes.set_title(f"{name}: no signal", loc="left", fontsize=8.5)

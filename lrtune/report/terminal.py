@@ -1,15 +1,19 @@
-"""The recommendation in a terminal, or in the file that its output goes to."""
+"""Recommendations and studies in a terminal, or in the file that its output goes to."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from lrtune.core.study import StudyState
+from lrtune.decide.plan import is_done
+from lrtune.decide.recommend import recommend
 from lrtune.report.document import Document, Report, compose
+from lrtune.report.wording import UNKNOWN, mean_and_spread, task
 
-NUM_COLUMNS_FOR_RECIPES = 110
+NUM_COLUMNS_FOR_ALL = 110
 
 
 def print_recommendation(report: Report, console: Console, folder: Path | None = None) -> None:
@@ -26,27 +30,61 @@ def print_recommendation(report: Report, console: Console, folder: Path | None =
     console.print(Text(document.headline, style="bold"))
     console.print(Text(document.verdict))
     if document.contenders:
-        console.print(Padding(_table(document, console.width), (1, 0)))
+        console.print()
+        console.print(_table(document, wide=console.width >= NUM_COLUMNS_FOR_ALL))
+        console.print()
+        if any(row.tie for row in document.contenders):
+            console.print(Text("> recommended   = a tie with it, by fresh seeds", style="dim"))
         console.print(Text(document.target, style="dim"))
     console.print(Text(str(document.cost), style="dim"))
     if folder is not None:
         console.print(Text(f"Report: {folder / 'report.html'}"), soft_wrap=True)
 
 
-def _table(document: Document, width: int) -> Table:
-    with_recipes = width >= NUM_COLUMNS_FOR_RECIPES
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+def print_studies(states: Sequence[StudyState], console: Console | None = None) -> None:
+    """Prints one line a study: what is trained, how far it is, and the best of it so far.
+
+    Args:
+        states: the studies.
+        console: where to; `None`: to stdout.
+    """
+    console = console or Console()
+    table = _plain_table()
+    for heading in ("Study", "Task", "Runs", "Epochs", "Best Top-1, %", "State"):
+        table.add_column(heading, justify="right" if heading in ("Runs", "Epochs", "Best Top-1, %") else "left")
+    for state in states:
+        found = recommend(state)
+        top1 = UNKNOWN if found is None else mean_and_spread(found.best.top1s or (found.best.search_top1,))
+        done = "done" if is_done(state) else "unfinished"
+        cells = (
+            state.config.name,
+            task(state.config.task),
+            str(len(state.records)),
+            str(state.epochs_trained),
+            top1,
+            done,
+        )
+        table.add_row(*map(Text, cells))
+    console.print(table if states else Text("There are no studies yet."))
+
+
+def _table(document: Document, *, wide: bool) -> Table:
+    """The comparison. A narrow one has no recipes, and the search's own Top-1 only where there is no test."""
+    search = wide or not document.tested
+    table = _plain_table(gap=2 if wide else 1)
     table.add_column("", no_wrap=True)
-    for heading in ("Search", "Fresh seeds, %", "To baseline", "Convergence"):
+    headings = ["Search"] * search + ["Fresh seeds, %", "To baseline", "Convergence"] + ["Test, %"] * document.tested
+    for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
-    if document.tested:
-        table.add_column("Test, %", justify="right", no_wrap=True)
-    if with_recipes:
+    if wide:
         table.add_column("Recipe", overflow="fold")
     for row in document.contenders:
-        mark = "> " if row.recommended else "= " if row.tie else "  "
-        cells = [mark + row.name, row.search_top1, row.top1, row.difference, row.convergence]
-        cells += [row.test_top1] if document.tested else []
-        cells += [row.recipe] if with_recipes else []
+        mark = ">" if row.recommended else "=" if row.tie else " "
+        cells = [f"{mark} {row.name}"] + [row.search_top1] * search + [row.top1, row.difference, row.convergence]
+        cells += [row.test_top1] * document.tested + [row.recipe] * wide
         table.add_row(*map(Text, cells), style="bold" if row.recommended else "")
     return table
+
+
+def _plain_table(gap: int = 2) -> Table:
+    return Table(box=None, padding=(0, gap, 0, 0), header_style="dim", pad_edge=False)

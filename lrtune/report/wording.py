@@ -18,6 +18,7 @@ from lrtune.core.recipe import (
     Recipe,
     Step,
 )
+from lrtune.core.study import RangeResult
 from lrtune.decide.noise import Difference
 
 UNKNOWN = "–"
@@ -54,7 +55,7 @@ def difference(found: Difference | None) -> str:
     if found is None:
         return UNKNOWN
     if math.isinf(found.low):
-        return f"{found.mean:+.2f} (one seed: no interval)"
+        return f"{found.mean:+.2f} (one seed)"
     return f"{found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
 
 
@@ -82,6 +83,15 @@ def task(source: Mapping[str, Any]) -> str:
     if "model" in source and "data" in source:
         return f"{source['model']} on {source['data']}"
     return str(next(iter(source.values()), "unnamed task"))
+
+
+def range_result(result: RangeResult) -> str:
+    """What a range test found, or that it found nothing and why."""
+    name, sweeps = OPTIMIZER_NAMES[result.optimizer], count(len(result.curves), "sweep")
+    if result.interval is None:
+        return f"{name}: no signal in {sweeps}. {result.reason}"
+    low, high, start = map(lr, (result.interval.low, result.interval.high, result.interval.suggestion))
+    return f"{name}: peak LR from {low} to {high}, beginning with {start}, by {sweeps} ({result.rule})."
 
 
 def schedule_sentence(recipe: Recipe, epochs: int) -> str:

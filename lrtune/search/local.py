@@ -1,6 +1,7 @@
-"""The local engine: takes the next run of the plan, draws measurements, records each, asks the pruning rule, records the end.
+"""The local engine: takes the next run, draws measurements, records each, asks the pruning rule, records the end.
 
-One process can work, or several side by side; they meet only in the study's records, so it does not matter who started them.
+One process can work, or several side by side; they meet only in the study's records, so it does not matter who
+started them.
 """
 
 import multiprocessing
@@ -31,12 +32,23 @@ Train = Callable[[Run, Sequence[Measurement]], Iterator[Measurement]]
 class Study(Protocol):
     """What an engine needs of a study's store."""
 
-    def state(self) -> StudyState: ...
-    def claim(self, run: Run, worker: str) -> bool: ...
-    def record(self, run: Run, measurement: Measurement) -> None: ...
-    def heartbeat(self, run: Run) -> None: ...
-    def finish(self, run: Run, state: RunState, reason: str = "") -> None: ...
-    def release(self, run: Run) -> None: ...
+    def state(self) -> StudyState:
+        """Everything recorded so far."""
+
+    def claim(self, run: Run, worker: str) -> bool:
+        """Makes a worker the owner of a run; false where another was faster."""
+
+    def record(self, run: Run, measurement: Measurement) -> None:
+        """Makes a measurement durable."""
+
+    def heartbeat(self, run: Run) -> None:
+        """Says that the run's worker is alive."""
+
+    def finish(self, run: Run, state: RunState, reason: str = "") -> None:
+        """Records how a run ended."""
+
+    def release(self, run: Run) -> None:
+        """Gives a run back unfinished."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +140,9 @@ def work_side_by_side(open_workbench: OpenWorkbench, num_jobs: int, emit: Emit) 
             emit(Note(f"a worker process died with exit code {job.exitcode}; the others took over its run"))
     if not results:
         codes = ", ".join(str(job.exitcode) for job in jobs)
-        raise LrtuneError(f"all worker processes died (exit codes {codes}); `lrtune resume` goes on from what is recorded.")
+        raise LrtuneError(
+            f"all worker processes died (exit codes {codes}); `lrtune resume` goes on from what is recorded."
+        )
     return results[0]
 
 
@@ -161,7 +175,7 @@ def _train(record: RunRecord, bench: Workbench) -> tuple[RunRecord, RunState, st
 
 
 def _outcome(record: RunRecord, study: StudyState) -> tuple[RunState, str]:
-    """What the recorded measurements say of a run: also asked on resuming, as a kill may have come just before its end was recorded."""
+    """What a run's measurements say of it; asked on resuming too, as a kill may come before an end is recorded."""
     if record.measurements and record.measurements[-1].diverged:
         last = record.measurements[-1]
         return "diverged", f"the loss was not finite in epoch {last.epoch}, at an LR of {last.lr_last:.3g}"

@@ -1,14 +1,13 @@
 """Optuna as a function: the recipe of trial number n, given the study as recorded.
 
-The study that Optuna sees is rebuilt in memory from the records for each question, and its sampler is seeded by (study seed, trial
-number). So there is no second store to keep in step with ours, no trial that stays RUNNING after a kill, and a search that was
-interrupted and resumed asks exactly what an unbroken one would have asked.
+The study that Optuna sees is rebuilt in memory from the records for each question, and its sampler is seeded by
+(study seed, trial number). So there is no second store to keep in step with ours, no trial that stays RUNNING after a
+kill, and a search that was interrupted and resumed asks exactly what an unbroken one would have asked.
 """
 
 import hashlib
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
@@ -59,7 +58,8 @@ def fitted_space(state: StudyState) -> Space:
 def known_good(state: StudyState, space: Space) -> list[Recipe]:
     """Recipes that are hard to beat, moved into the space: the user's own, and three that the literature favours.
 
-    Linear warmup of 5 % and a cosine; linear to zero (arXiv 2310.07831); WSD with a 1-sqrt cooldown of 20 % (arXiv 2405.18392).
+    Linear warmup of 5 % and a cosine; linear to zero (arXiv 2310.07831); WSD with a 1-sqrt cooldown of 20 % (arXiv
+    2405.18392).
     """
     baseline, epochs = state.config.baseline, state.config.epochs
     wanted: list[tuple[str, dict[str, Any]]] = []
@@ -83,7 +83,7 @@ def known_good(state: StudyState, space: Space) -> list[Recipe]:
 
 
 def importances(state: StudyState) -> dict[str, float]:
-    """How much each parameter explains of the Top-1 of finished trials (PED-ANOVA, arXiv 2304.10255); empty where it cannot be said."""
+    """Each parameter's share in the Top-1 of finished trials (PED-ANOVA, arXiv 2304.10255); empty for too few."""
     study = _in_memory(state, fitted_space(state), number=0)
     try:
         with warnings.catch_warnings():
@@ -95,7 +95,7 @@ def importances(state: StudyState) -> dict[str, float]:
 
 
 def mirror(state: StudyState, url: str) -> None:
-    """Copies the trials that have ended, and are not there yet, into an Optuna study of the same name, for Optuna's own tools.
+    """Copies ended trials that are not there yet into an Optuna study of the same name, for Optuna's own tools.
 
     Raises:
         StoreError: the database cannot be used.
@@ -191,10 +191,10 @@ def _branch(space: Space, optimizer: str, decay: str) -> Branch:
 
 
 def _build(space: Space, optimizer: str, decay: str, values: Mapping[str, Any], baseline: Recipe) -> Recipe:
-    """A recipe of the space: what varies from `values` (moved onto its grid), what is fixed from the space, the rest as defaults.
+    """A recipe of the space: what varies from `values`, moved onto the grid; what is fixed from the space.
 
-    `values` are looked up by full name (`adamw.peak_lr`, `step.factor`) and then by key. Settings of the optimizer that the space
-    leaves open come from the baseline where that has the same optimizer.
+    `values` are looked up by full name (`adamw.peak_lr`, `step.factor`) and then by key. Settings of the optimizer
+    that the space leaves open come from the baseline where that has the same optimizer.
     """
     defaults = baseline if baseline.optimizer == optimizer else Recipe()
     own = space.optimizers.get(optimizer, {})
@@ -218,7 +218,9 @@ def _in_space(parameter: Parameter | None, value: Any) -> Any:
             return value if value in parameter.choices else parameter.choices[0]
         case Range():
             if value is None:
-                value = (parameter.low * parameter.high) ** 0.5 if parameter.log else (parameter.low + parameter.high) / 2
+                value = (
+                    (parameter.low * parameter.high) ** 0.5 if parameter.log else (parameter.low + parameter.high) / 2
+                )
             value = min(max(value, parameter.low), parameter.high)
             if parameter.step is not None:
                 steps = round((value - parameter.low) / parameter.step)
@@ -241,7 +243,9 @@ def _distribution(parameter: Parameter) -> BaseDistribution:
 
 
 def _whole(parameter: Range) -> bool:
-    return parameter.step is not None and all(isinstance(v, int) for v in (parameter.low, parameter.high, parameter.step))
+    return parameter.step is not None and all(
+        isinstance(v, int) for v in (parameter.low, parameter.high, parameter.step)
+    )
 
 
 def _value_of(recipe: Recipe, name: str, key: str) -> Any:

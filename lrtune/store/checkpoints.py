@@ -1,7 +1,7 @@
 """Checkpoints: one file a run, replaced whole after each epoch, with its own checksum, under a size limit.
 
-A file is the SHA-256 of its payload (32 bytes) and the payload. What the payload is, is the business of whoever saves it: this room
-neither knows torch nor unpickles anything.
+A file is the SHA-256 of its payload (32 bytes) and the payload. What the payload is, is the business of whoever saves
+it: this room neither knows torch nor unpickles anything.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ class CheckpointStore:
     """The checkpoints of one study."""
 
     def __init__(self, folder: Path, *, limit_bytes: int = 20 * 2**30):
-        """Checkpoints in `folder`, which is made; the oldest of runs that have ended go first when `limit_bytes` is exceeded."""
+        """Checkpoints in `folder`, which is made; over `limit_bytes` the least recently written go first."""
         self.folder = folder
         self.limit_bytes = limit_bytes
         try:

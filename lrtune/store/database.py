@@ -1,7 +1,8 @@
 """The study's database: configurations, range tests, runs and every epoch's measurement, by SQLAlchemy.
 
-A run belongs to the worker that inserted its row; two workers that plan the same run collide on its key, and one of them plans again.
-SQLite is opened in WAL mode, where readers and a writer do not block each other and a killed process loses nothing committed.
+A run belongs to the worker that inserted its row; two workers that plan the same run collide on its key, and one of
+them plans again. SQLite is opened in WAL mode, where readers and a writer do not block each other and a killed
+process loses nothing committed.
 """
 
 import json
@@ -9,7 +10,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -148,20 +149,25 @@ class StudyStore:
     def __init__(self, database: StudyDatabase, config: StudyConfig):
         self._database = database
         self.config = config
-        self._ended: dict[str, RunRecord] = {}  # what has ended does not change, so it is read once
+        self._ended: dict[str, RunRecord] = {}  # of what has ended only the test Top-1 is still to come: the rest is read once
 
     def state(self) -> StudyState:
         """Everything recorded so far."""
         name = self.config.name
         with self._database._begin() as connection:
             ranges = connection.execute(sa.select(_studies.c.range_results).where(_studies.c.name == name)).scalar_one()
-            rows = connection.execute(sa.select(_runs).where(_runs.c.study == name).order_by(_runs.c.position, _runs.c.id)).all()
+            rows = connection.execute(
+                sa.select(_runs).where(_runs.c.study == name).order_by(_runs.c.position, _runs.c.id)
+            ).all()
             unread = [row.id for row in rows if row.id not in self._ended]
             measured: dict[str, list[Measurement]] = {run_id: [] for run_id in unread}
             where = sa.and_(_measurements.c.study == name, _measurements.c.run.in_(unread))
             for row in connection.execute(sa.select(_measurements).where(where).order_by(_measurements.c.epoch)):
                 measured[row.run].append(_measurement(row._mapping))
-        records = tuple(self._ended.get(row.id) or _record(row, measured[row.id]) for row in rows)
+        records = tuple(
+            _record(row, measured[row.id]) if row.id in measured else replace(self._ended[row.id], test_top1=row.test_top1)
+            for row in rows
+        )
         self._ended = {record.run.id: record for record in records if record.state != "running"}
         return StudyState(config=self.config, range_results=_ranges_from_json(ranges), records=records)
 
@@ -222,7 +228,6 @@ class StudyStore:
 
     def record_test(self, run_id: str, top1: float) -> None:
         """Records a Top-1 on the test images."""
-        self._ended.pop(run_id, None)
         with self._database._begin() as connection:
             connection.execute(self._row(run_id).values(test_top1=top1))
 

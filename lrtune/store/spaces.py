@@ -26,6 +26,7 @@ def space_names() -> list[str]:
     """The spaces that come with lrtune."""
     return sorted(path.stem for path in _spaces_folder().glob("*.toml"))
 
+
 def _spaces_folder() -> Path:
     """Inside an installed package, or beside it in a checkout."""
     package = Path(__file__).parent.parent

@@ -50,7 +50,6 @@ def load_dataset(
     data_dir: Path | None = None,
     train_size: int | None = None,
     val_size: int | None = None,
-    seed: int = 0,
     download: bool = True,
     image_size: int | None = None,
 ) -> Splits:
@@ -66,15 +65,14 @@ def load_dataset(
     160), and cut to that square.
 
     Validation is split off the training images unless the folder has its own: a tenth of them and at most 10,000 (of
-    `digits`, 300), each class in proportion. The split belongs to the data set, so that all studies share it; it never
-    touches the test images.
+    `digits`, 300), each class in proportion. The split, and the part that `train_size` keeps, belong to the data set
+    and not to a seed, so that all studies share them. The test images are never touched.
 
     Args:
         name: one of `DATASETS`.
         data_dir: where to look first, and where to download to.
         train_size: images to train on, each class in proportion; `None`: all.
         val_size: validation images; `None`: as above.
-        seed: chooses which images `train_size` keeps, and nothing else.
         download: whether to try the network.
         image_size: side in pixels to which the images are scaled; `None`: as they are (but see `folder:PATH`).
 
@@ -95,7 +93,7 @@ def load_dataset(
         case _:
             raise InputError(f"`data` must be one of {', '.join(DATASETS)}, but got {name!r}.")
 
-    train, validation = (part.resized(image_size) for part in _split(name, decoded, train_size, val_size, seed))
+    train, validation = (part.resized(image_size) for part in _split(name, decoded, train_size, val_size))
     mean, std = _moments(train.images)
 
     def as_images(part: _Part) -> Images:
@@ -146,41 +144,31 @@ class _Decoded:
     """Default size of a validation split that has to be made; `None`: a tenth, at most 10,000."""
 
 
-def _split(
-    name: str, decoded: _Decoded, train_size: int | None, val_size: int | None, seed: int
-) -> tuple[_Part, _Part]:
+def _split(name: str, decoded: _Decoded, train_size: int | None, val_size: int | None) -> tuple[_Part, _Part]:
     """Training and validation images, of the sizes that are wanted."""
     train, own = decoded.train, decoded.validation
-    if own is not None:
-        most = len(own)
-        num_validation = most if val_size is None else val_size
-        left = len(train)
-    else:
-        most = len(train) - 1
-        num_validation = (decoded.val_size or min(10_000, math.ceil(len(train) / 10))) if val_size is None else val_size
-        left = len(train) - num_validation if 1 <= num_validation <= most else most
+    most = len(own) if own else len(train) - 1
+    default = len(own) if own else decoded.val_size or min(10_000, math.ceil(len(train) / 10))
+    num_validation = default if val_size is None else val_size
+    taken = num_validation if not own and 1 <= num_validation <= most else 0  # from the training images
+    left = len(train) - taken
+    num_train = left if train_size is None else train_size
     rules = [
         (
             1 <= num_validation <= most,
             f"`1 <= val_size <= {most}` must hold for {name}, but got {num_validation}.",
         ),
         (
-            train_size is None or 1 <= train_size <= left,
-            f"`1 <= train_size <= {left}` must hold for {name}, validation being apart, but got {train_size}.",
+            1 <= num_train <= left,
+            f"`1 <= train_size <= {left}` must hold for {name} (validation aside), but got {num_train}.",
         ),
     ]
     problems = [message for holds, message in rules if not holds]
     if problems:
         raise InputError(problems)
-
-    source = train if own is None else own
-    order = _stratified(source.labels, derive_seed(0, name, "validation"))
-    validation = source[order[:num_validation]]
-    if own is None:
-        train = train[order[num_validation:]]
-    if train_size is not None:
-        train = train[_stratified(train.labels, derive_seed(seed, name, "train"))[:train_size]]
-    return train, validation
+    order = _stratified(train.labels, derive_seed(0, name, "train"))
+    held_out = own[_stratified(own.labels, derive_seed(0, name, "validation"))[:num_validation]] if own else None
+    return train[order[taken : taken + num_train]], held_out or train[order[:taken]]
 
 
 def _stratified(labels: Tensor, seed: int) -> Tensor:

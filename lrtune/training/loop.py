@@ -1,13 +1,15 @@
 """The training loop: a generator that yields one measurement an epoch and knows nothing of searching.
 
-A run is a function of task, settings, recipe, horizon and seed alone. Initial weights come from the seed; data order, augmentation and
-dropout of an epoch come from (seed, epoch), so that a run resumed after epoch k needs no random state to go on as if never stopped.
+A run is a function of task, settings, recipe, horizon and seed alone. Initial weights come from the seed; data order,
+augmentation and dropout of an epoch come from (seed, epoch), so that a run resumed after epoch k needs no random
+state to go on as if never stopped.
 """
 
 import io
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -15,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lrtune.core.errors import StoreError, TaskError, TrialError
+from lrtune.core.errors import LrtuneError, StoreError, TaskError, TrialError
 from lrtune.core.study import TrainSettings
 from lrtune.core.trial import Measurement, Run
 from lrtune.schedules.build import Schedule, build_schedule
@@ -66,17 +68,42 @@ class Trainer:
 
         Raises:
             TaskError: the task's factory failed.
+            TrialError: out of memory.
         """
         torch.manual_seed(derive_seed(seed, "weights"))
-        try:
+        with self.guard("the task's model could not be built"):
             return self.task.model().to(self.device)
-        except Exception as error:
-            raise TaskError(f"the task's model could not be built: {type(error).__name__}: {error}") from error
 
     def build_optimizer(self, run: Run, model: nn.Module) -> torch.optim.Optimizer:
-        """The recipe's optimizer over the task's parameter groups."""
-        groups = self.task.parameters(model) if self.task.parameters else model.parameters()
-        return build_optimizer(run.recipe, groups)
+        """The recipe's optimizer over the task's parameter groups.
+
+        Raises:
+            TaskError: the task has no such groups.
+        """
+        with self.guard("the task's parameters could not be optimized"):
+            groups = self.task.parameters(model) if self.task.parameters else model.parameters()
+            return build_optimizer(run.recipe, groups, scaled=self.arithmetic.scaler().is_enabled())
+
+    @contextmanager
+    def guard(self, failure: str) -> Iterator[None]:
+        """Around all that runs the task's own code: what it raises becomes an error that users may see.
+
+        Raises:
+            TrialError: out of memory.
+            TaskError: `failure`, and what was raised.
+        """
+        try:
+            yield
+        except LrtuneError:
+            raise
+        except Exception as error:
+            if _is_out_of_memory(error):
+                torch.cuda.empty_cache()
+                raise TrialError(
+                    f"out of memory on {self.device}: try a smaller --batch-size, a higher --accumulate (now "
+                    f"{self.settings.accumulate}), or fewer --jobs"
+                ) from error
+            raise TaskError(f"{failure}: {type(error).__name__}: {error}") from error
 
     def train(
         self, run: Run, *, history: Sequence[Measurement] = (), state: State | None = None, save: Save | None = None
@@ -96,35 +123,24 @@ class Trainer:
             TrialError: out of memory.
             TaskError: the task's model, data or loss failed.
         """
-        try:
-            yield from self._train(run, history, state, save)
-        except torch.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
-            raise TrialError(
-                f"out of memory on {self.device}: try a smaller --batch-size, a higher --accumulate (now "
-                f"{self.settings.accumulate}), or fewer --jobs"
-            ) from error
-        except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError) as error:
-            raise TaskError(f"the task could not be trained: {type(error).__name__}: {error}") from error
-
-    def _train(
-        self, run: Run, history: Sequence[Measurement], state: State | None, save: Save | None
-    ) -> Iterator[Measurement]:
         schedule = build_schedule(run.recipe, epochs=run.horizon_epochs, steps_per_epoch=self.steps_per_epoch)
         model = self.build_model(run.seed)
         optimizer = self.build_optimizer(run, model)
         scaler = self.arithmetic.scaler()
         done: list[Measurement] = []
         if state is not None:
-            model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
+            with self.guard("the task is not the one that a checkpoint was saved of"):
+                model.load_state_dict(state["model"])
+                optimizer.load_state_dict(state["optimizer"])
             scaler.load_state_dict(state["scaler"])
             done = [Measurement(**values) for values in state["measurements"]]
             for measurement in done:
                 schedule = schedule.observe(val_loss=measurement.val_loss, top1=measurement.top1)
             yield from done[len(history) :]  # finished and saved, but the process was killed before it was recorded
         while len(done) < run.horizon_epochs and not (done and done[-1].diverged):
-            measurement = self._epoch(run, len(done), done[-1].step if done else 0, model, optimizer, scaler, schedule)
+            step = done[-1].step if done else 0
+            with self.guard("the task could not be trained"):
+                measurement = self._epoch(run, len(done), step, model, optimizer, scaler, schedule)
             done.append(measurement)
             schedule = schedule.observe(val_loss=measurement.val_loss, top1=measurement.top1)
             if save is not None:
@@ -149,7 +165,9 @@ class Trainer:
     ) -> Measurement:
         """Trains and measures one epoch, counted from 0, that begins with optimizer step `step`."""
         start = time.perf_counter()
-        torch.manual_seed(derive_seed(run.seed, "epoch", epoch))  # dropout, and loaders without a generator of their own
+        torch.manual_seed(
+            derive_seed(run.seed, "epoch", epoch)
+        )  # dropout, and loaders without a generator of their own
         model.train()
         accumulate, num_batches = self.settings.accumulate, self.batches.num_batches
         total = torch.zeros((), device=self.device)
@@ -212,6 +230,11 @@ class Trainer:
         model = self.task.model().to(self.device)
         model.load_state_dict(state["model"])
         return self.evaluate(model, evaluation_batches(self.task.test, batch_size=1024, device=self.device))[1]
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """The allocator of a CPU raises a plain `RuntimeError`."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def state_to_bytes(state: State) -> bytes:

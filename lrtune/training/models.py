@@ -99,7 +99,7 @@ def _refusal(name: str, channels: int, image_size: int, error: Exception) -> Inp
     reason = re.sub(r"\s+", " ", str(error)).strip().rstrip(".!")
     return InputError(
         f"`model` {name!r} cannot take {image_size}x{image_size} images with {channels} channels: {reason}; "
-        "small-cnn, mlp and resnet18 take all sizes from 4x4."
+        "small-cnn, mlp and resnet18 take all from 4x4, and `image_size` scales the images."
     )
 
 

@@ -11,16 +11,18 @@ from lrtune.core.recipe import Recipe
 Groups = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
 
 
-def build_optimizer(recipe: Recipe, parameters: Groups) -> torch.optim.Optimizer:
+def build_optimizer(recipe: Recipe, parameters: Groups, *, scaled: bool = False) -> torch.optim.Optimizer:
     """The recipe's optimizer over `parameters`, every group with its own `base_lr`.
 
-    The LR of a group is `peak_lr * lr_scale`, where `lr_scale` (default 1) is a key that a group may carry. The optimizer is built
-    at the peak LR and not at a warmup value: AdaBound keeps the LR it was built with as the base of its bounds, and built at 1e-7
-    and swept to 1e-3 it gives NaN.
+    The LR of a group is `peak_lr * lr_scale`, where `lr_scale` (default 1) is a key that a group may carry. The
+    optimizer is built at the peak LR and not at a warmup value: AdaBound keeps the LR it was built with as the base
+    of its bounds, and built at 1e-7 and swept to 1e-3 it gives NaN.
 
     Args:
         recipe: which optimizer, and its settings.
         parameters: parameters, or groups of them as torch takes them.
+        scaled: whether a gradient scaler will skip steps. Fused SGD takes part in a skipped step all the same, and if
+            that is its first, its momentum is uninitialised memory from then on.
     """
     groups = [dict(p) if isinstance(p, dict) else p for p in parameters]
     if groups and not isinstance(groups[0], dict):
@@ -32,7 +34,7 @@ def build_optimizer(recipe: Recipe, parameters: Groups) -> torch.optim.Optimizer
     match recipe.optimizer:
         case "sgd":
             nesterov = recipe.nesterov and recipe.momentum > 0
-            return torch.optim.SGD(groups, lr, recipe.momentum, weight_decay=decay, nesterov=nesterov, fused=True)
+            return torch.optim.SGD(groups, lr, recipe.momentum, weight_decay=decay, nesterov=nesterov, fused=not scaled)
         case "adagrad":
             return torch.optim.Adagrad(groups, lr, weight_decay=decay)
         case "rmsprop":

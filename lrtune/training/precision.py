@@ -42,9 +42,11 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"`device` must be auto or a device that is there, but got {name!r}: {_first_line(error)}") from None
+        torch.ones(1, device=device).item()  # `meta` has tensors and no values
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise InputError(
+            f"`device` must be auto or a device that is there, but got {name!r}: {_first_line(error)}"
+        ) from None
     return device
 
 
@@ -58,12 +60,16 @@ def choose_arithmetic(precision: str, device: torch.device) -> Arithmetic:
     """
     on_gpu = device.type == "cuda"
     if precision == "auto":
-        precision = ("bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16") if on_gpu else "fp32"
+        precision = (
+            ("bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16") if on_gpu else "fp32"
+        )
     if precision == "fp32":
         return Arithmetic(device, None)
     if precision == "bf16":
         if device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            raise InputError("`precision` bf16 needs a processor that computes in bf16, and this one does not: use fp32 or auto.")
+            raise InputError(
+                "`precision` bf16 needs a processor that computes in bf16, and this one does not: use fp32 or auto."
+            )
         return Arithmetic(device, torch.bfloat16)
     if precision == "fp16":
         return Arithmetic(device, torch.float16)

@@ -1,5 +1,6 @@
 """The LR range test (Smith 2017, arXiv 1506.01186): an exponential sweep of the LR, and nothing left behind by it."""
 
+import copy
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,11 +17,11 @@ from lrtune.core.errors import InputError
 from lrtune.core.recipe import OptimizerName, Recipe
 from lrtune.core.study import RangeCurve, RangeResult
 from lrtune.core.trial import Run
-from lrtune.decide.bounds import range_result
+from lrtune.decide.bounds import MIN_POINTS, range_result
 from lrtune.training.batches import derive_seed
 from lrtune.training.loop import Trainer
 from lrtune.training.optimizers import set_lr
-from lrtune.training.precision import Arithmetic
+from lrtune.training.precision import Arithmetic, choose_arithmetic
 
 Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -67,10 +68,17 @@ def task_range_test(
         num_steps: optimizer steps of a sweep.
         low: first LR; by default the optimizer's in `SWEEPS`.
         high: last LR.
+
+    Raises:
+        InputError: no such sweep.
+        TaskError: the task's model, data or loss failed.
+        TrialError: out of memory.
     """
-    low, high = _sweep_ends(recipe.optimizer, low, high, num_steps)
+    first, last = SWEEPS[recipe.optimizer]
+    low, high = low if low is not None else first, high if high is not None else last
+    _check_sweep(low, high, num_steps, len(seeds))
     curves = []
-    with preserved_random_states():
+    with preserved_random_states(), trainer.guard("the task could not be trained in the range test"):
         for seed in seeds:
             model = trainer.build_model(seed)
             run = Run(
@@ -100,8 +108,9 @@ def range_test(
 ) -> RangeResult:
     """A range test of objects that the caller already has. They are as before when it returns or raises, bit for bit.
 
-    What is kept: weights, buffers, gradients, the train/eval mode of every module, the optimizer's state and parameter groups, and the
-    random states of Python, NumPy, torch and the loader. Groups of different LR keep their ratio in the sweep.
+    What is kept: weights, buffers, gradients, the train/eval mode of every module, the optimizer's state and
+    parameter groups, and the random states of Python, NumPy, torch and the loader. Groups of different LR keep their
+    ratio in the sweep.
 
     Args:
         model: is trained from the weights that it has, once a seed.
@@ -116,11 +125,11 @@ def range_test(
 
     Returns:
         The interval of peak LRs worth trying, or no signal and why.
-    """
-    from lrtune.training.precision import choose_arithmetic
 
-    if not 0 < low < high < math.inf:
-        raise InputError(f"`0 < low < high` must hold, but got low={low}, high={high}.")
+    Raises:
+        InputError: no such sweep, or a loader without batches.
+    """
+    _check_sweep(low, high, num_steps, num_seeds)
     device = next(model.parameters()).device
     arithmetic = choose_arithmetic(precision, device)
     curves = []
@@ -178,14 +187,16 @@ def sweep(
 @contextmanager
 def preserved(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
     """Gives model and optimizer back as they were: the very tensors, with the very values."""
-    tensors = [*model.parameters(), *model.buffers()]
+    optimized = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    parameters = list({id(p): p for p in (*model.parameters(), *optimized)}.values())  # a loss may have some, too
+    tensors = [*parameters, *model.buffers()]
     values = [tensor.detach().clone() for tensor in tensors]
-    gradients = [parameter.grad for parameter in model.parameters()]
-    modes = [(module, module.training) for module in model.modules()]
+    gradients = [parameter.grad for parameter in parameters]
+    modules = [(module, module.training, dict(module._buffers)) for module in model.modules()]
     groups = [dict(group) for group in optimizer.param_groups]
     optimizer_state = optimizer.state
     optimizer.state = type(optimizer_state)(dict, {p: _copied(s) for p, s in optimizer_state.items()})
-    for parameter in model.parameters():
+    for parameter in parameters:
         parameter.grad = None
     try:
         yield
@@ -193,10 +204,11 @@ def preserved(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[No
         with torch.no_grad():
             for tensor, value in zip(tensors, values, strict=True):
                 tensor.copy_(value)
-        for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
-        for module, training in modes:
+        for module, training, buffers in modules:
             module.training = training
+            module._buffers.update(buffers)  # a forward pass may have put others in their places
         optimizer.state = optimizer_state
         for group, before in zip(optimizer.param_groups, groups, strict=True):
             group.clear()
@@ -219,44 +231,45 @@ def preserved_random_states(loader: object = None) -> Iterator[None]:
 
 
 def _generators(loader: object) -> list[torch.Generator]:
-    owners = (loader, getattr(loader, "sampler", None))
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    owners = (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
     found = [getattr(owner, "generator", None) for owner in owners]
     return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
 
 
 def _copied(state: dict[str, Any]) -> dict[str, Any]:
-    return {key: value.clone() if isinstance(value, Tensor) else value for key, value in state.items()}
+    return {key: value.clone() if isinstance(value, Tensor) else copy.deepcopy(value) for key, value in state.items()}
 
 
 def _endless(epoch: Callable[[int], Iterable[Batch]]) -> Iterator[Batch]:
-    """The batches of epoch 0, 1, 2, ...; ends where an epoch has none."""
+    """The batches of epoch 0, 1, 2, ..."""
     for index in count():
         empty = True
         for batch in epoch(index):
             empty = False
             yield batch
         if empty:
-            return
+            raise InputError(f"data must give batches each time they are read, but epoch {index} had none.")
 
 
 def _exponential(low: float, high: float, num_steps: int) -> list[float]:
     return np.geomspace(low, high, num_steps).tolist()
 
 
-def _sweep_ends(optimizer: OptimizerName, low: float | None, high: float | None, num_steps: int) -> tuple[float, float]:
-    first, last = SWEEPS[optimizer]
-    low, high = low if low is not None else first, high if high is not None else last
-    problems = []
-    if not 0 < low < high < math.inf:
-        problems.append(f"`0 < low < high` must hold, but got low={low}, high={high}.")
-    if num_steps < 16:
-        problems.append(f"`16 <= num_steps` must hold, but got {num_steps}.")
+def _check_sweep(low: float, high: float, num_steps: int, num_seeds: int) -> None:
+    rules = [
+        (0 < low < high < math.inf, f"`0 < low < high` must hold, but got low={low}, high={high}."),
+        (num_steps >= MIN_POINTS, f"`{MIN_POINTS} <= num_steps` must hold, but got {num_steps}."),
+        (num_seeds >= 1, f"`1 <= num_seeds` must hold, but got {num_seeds}."),
+    ]
+    problems = [message for holds, message in rules if not holds]
     if problems:
         raise InputError(problems)
-    return low, high
 
 
 def for_optimizer(recipe: Recipe, optimizer: OptimizerName) -> Recipe:
     """The recipe's settings with another optimizer, at a mid-sweep LR (AdaBound bounds its steps by the LR it was built with)."""
     low, high = SWEEPS[optimizer]
-    return recipe if recipe.optimizer == optimizer else replace(recipe, optimizer=optimizer, peak_lr=math.sqrt(low * high))
+    return (
+        recipe if recipe.optimizer == optimizer else replace(recipe, optimizer=optimizer, peak_lr=math.sqrt(low * high))
+    )

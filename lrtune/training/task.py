@@ -2,9 +2,11 @@
 
 import hashlib
 import importlib.util
-import inspect
+import sys
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,10 @@ class Task:
     test: Source | None = None
     """Read once, for the recommended recipe and the baseline."""
     loss: Callable[[Tensor, Tensor], Tensor] | None = None
-    """Mean loss of `(logits, labels)`, shapes (B, num_classes) and (B,); `None`: cross-entropy with the settings' label smoothing."""
+    """Mean loss of `(logits, labels)`, shapes (B, num_classes) and (B,).
+
+    `None`: cross-entropy with the settings' label smoothing.
+    """
     parameters: Callable[[nn.Module], list[dict[str, Any]]] | None = None
     """Parameter groups of a model, each with an optional `lr_scale`; `None`: one group of all parameters."""
     baseline: Recipe = field(default_factory=lambda: default_recipe("sgd"))
@@ -51,8 +56,8 @@ class Task:
             f"`task.{key}` must be given as {what}, but got {value!r}."
             for key, what, value, holds in (
                 ("model", "a function that returns a model", self.model, callable(self.model)),
-                ("num_classes", "a number from 2", self.num_classes, self.num_classes >= 2),
-                ("epochs", "a number from 1", self.epochs, self.epochs >= 1),
+                ("num_classes", "a whole number from 2", self.num_classes, _at_least(2, self.num_classes)),
+                ("epochs", "a whole number from 1", self.epochs, _at_least(1, self.epochs)),
             )
             if not holds
         ]
@@ -118,7 +123,7 @@ def build_named_task(named: NamedTask) -> Task:
 
 
 def load_task_file(path: Path) -> Task:
-    """The `task` of a Python file: a `Task` named `task`, or a function of that name without arguments that returns one.
+    """The `task` of a Python file: a `Task` of that name, or a function without arguments that returns one.
 
     Raises:
         InputError: there is no such file.
@@ -129,14 +134,17 @@ def load_task_file(path: Path) -> Task:
     spec = importlib.util.spec_from_file_location(f"lrtune_task_{_digest(path)[:8]}", path)
     if spec is None or spec.loader is None:
         raise InputError(f"`task` must be a Python file (.py), but got {path}.")
-    module = importlib.util.module_from_spec(spec)
+    # Dataclasses and pickle look for the module there.
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
         found = getattr(module, "task", None)
         if callable(found) and not isinstance(found, Task):
             found = found()
     except Exception as error:
-        raise TaskError(f"{path}: raised {type(error).__name__} while it was read{_at(error, path)}: {error}") from error
+        raise TaskError(
+            f"{path}: raised {type(error).__name__} while it was read{_at(error, path)}: {error}"
+        ) from error
     if not isinstance(found, Task):
         what = "has no `task`" if found is None else f"has a `task` that is a {type(found).__name__}"
         raise TaskError(f"{path}: must define `task`, an lrtune.Task or a function that returns one, but it {what}.")
@@ -178,9 +186,15 @@ def source_from(described: Mapping[str, Any]) -> TaskSource:
     if "file" in described:
         source = TaskFile(path=Path(described["file"]))
         if source.path.is_file() and describe_source(source) != dict(described):
-            raise InputError(f"{source.path} has changed since the study began: its new results would not go with the old ones.")
+            raise InputError(
+                f"{source.path} has changed since the study began: its new results would not go with the old ones."
+            )
         return source
     return NamedTask(**described)
+
+
+def _at_least(low: int, value: object) -> bool:
+    return isinstance(value, Integral) and int(value) >= low
 
 
 def _digest(path: Path) -> str:
@@ -188,5 +202,6 @@ def _digest(path: Path) -> str:
 
 
 def _at(error: Exception, path: Path) -> str:
-    lines = [frame.lineno for frame in inspect.getinnerframes(error.__traceback__) if frame.filename == str(path)] if error.__traceback__ else []
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename) == path.absolute()]
     return f" (line {lines[-1]})" if lines else ""

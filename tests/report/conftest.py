@@ -76,7 +76,17 @@ def search_records():
     why = "Top-1 68.2 after 4 epochs, 2.1 points below every finished trial there | <b>95 %</b> sure not to come back"
     stopped = [
         record("trial-0008", "search", 8, slow, 0, 75.0, epochs=4, state="pruned", reason=why),
-        record("trial-0009", "search", 9, wild, 0, 40.0, epochs=2, state="diverged", reason="loss is nan in epoch 2"),
+        record(
+            "trial-0009",
+            "search",
+            9,
+            wild,
+            0,
+            40.0,
+            epochs=2,
+            state="diverged",
+            reason="the loss of epoch 2 is not finite",
+        ),
         record("trial-0010", "search", 10, wild, 0, 0, epochs=0, state="failed", reason="out of memory"),
     ]
     return (*finished, *stopped)

@@ -98,7 +98,7 @@ def test_pasted_code_builds_every_optimizer(optimizer):
 
 def test_sgd_keeps_its_momentum():
     code = torch_code(Recipe(momentum=0.85, nesterov=False, weight_decay=5e-4), EPOCHS, STEPS_PER_EPOCH)
-    assert "model.parameters(), lr=0.1, momentum=0.85, nesterov=False, weight_decay=0.0005)" in code
+    assert "model.parameters(), lr=0.1, momentum=0.85, nesterov=False, weight_decay=0.0005\n" in code
 
 
 def test_nesterov_without_momentum_is_plain_sgd():

@@ -29,7 +29,9 @@ def labels_of(pairs):
 
 
 def same(one, other):
-    return all(torch.equal(a, b) for left, right in zip(one, other, strict=True) for a, b in zip(left, right, strict=True))
+    return all(
+        torch.equal(a, b) for left, right in zip(one, other, strict=True) for a, b in zip(left, right, strict=True)
+    )
 
 
 class Squares(Dataset):
@@ -120,33 +122,30 @@ def test_without_augmentation_the_images_are_as_they_are():
 
 
 # side in pixels: the largest shift of a crop
-PADDINGS = [(8, 1), (16, 2), (28, 4), (32, 4), (64, 8)]
+PADDINGS = [(8, 1), (16, 2), (28, 4), (32, 4)]
 
 
 @pytest.mark.parametrize(("side", "padding"), PADDINGS)
 @pytest.mark.parametrize("flips", [False, True])
 def test_augmentation_is_a_crop_and_a_mirror_image_of_the_original(side, padding, flips):
-    images = numbered(400, channels=2, side=side, flips=flips)
-    pixels = torch.nn.functional.pad(images.images, (padding,) * 4)
-    seen = set()
-    for inputs, labels in epoch_of(images, batch_size=40, augment=True):
-        found = torch.full((len(labels),), -1)
-        for down in range(2 * padding + 1):
-            for right in range(2 * padding + 1):
-                window = pixels[labels, :, down : down + side, right : right + side]
-                for mirrored in (False, True):
-                    candidate = window.flip(3) if mirrored else window
-                    equal = ((inputs - (candidate / 255 - 0.25) / 0.5).abs() < 1e-5).flatten(1).all(1)
-                    found[equal] = (down * (2 * padding + 1) + right) * 2 + mirrored
-        assert (found >= 0).all()
-        seen |= set(found.tolist())
-    assert {value % 2 for value in seen} == ({0, 1} if flips else {0})
-    rows, columns = ({shift // (2 * padding + 1) for shift in seen_shifts(seen)}, {s % (2 * padding + 1) for s in seen_shifts(seen)})
-    assert rows == columns == set(range(2 * padding + 1))
-
-
-def seen_shifts(seen):
-    return {value // 2 for value in seen}
+    images = numbered(100, side=side, flips=flips)
+    bordered = torch.nn.functional.pad(images.images, (padding,) * 4)
+    candidates = {
+        (down, right, mirrored): window.flip(3) if mirrored else window
+        for down in range(2 * padding + 1)
+        for right in range(2 * padding + 1)
+        for window in [bordered[:, :, down : down + side, right : right + side]]
+        for mirrored in (False, True)
+    }
+    seen = []
+    [(inputs, labels)] = epoch_of(images, batch_size=100, augment=True)
+    pixels = ((inputs * 0.5 + 0.25) * 255).round().to(torch.uint8)
+    for how, candidate in candidates.items():
+        seen += [how] * int((pixels == candidate[labels]).flatten(1).all(1).sum())
+    assert len(seen) == len(images)
+    downs, rights, mirrored = (set(values) for values in zip(*seen, strict=True))
+    assert downs == rights == set(range(2 * padding + 1))
+    assert mirrored == ({False, True} if flips else {False})
 
 
 def test_flips_do_not_move_the_order_or_the_crops():
@@ -165,7 +164,9 @@ def test_a_loader_with_a_generator_is_seeded_by_the_epoch():
 
 
 def test_a_loader_without_a_generator_follows_the_global_one():
-    batches = training_batches(DataLoader(Squares(), batch_size=4, shuffle=True), batch_size=4, augment=False, device="cpu")
+    batches = training_batches(
+        DataLoader(Squares(), batch_size=4, shuffle=True), batch_size=4, augment=False, device="cpu"
+    )
     orders = []
     for seed in (0, 1, 0):
         torch.manual_seed(seed)
@@ -175,7 +176,9 @@ def test_a_loader_without_a_generator_follows_the_global_one():
 
 def test_a_generator_of_the_sampler_is_seeded_too():
     sampler = SubsetRandomSampler(range(3, 9), generator=torch.Generator())
-    batches = training_batches(DataLoader(Squares(), batch_size=4, sampler=sampler), batch_size=4, augment=False, device="cpu")
+    batches = training_batches(
+        DataLoader(Squares(), batch_size=4, sampler=sampler), batch_size=4, augment=False, device="cpu"
+    )
     assert batches.num_images == 6
     orders = [labels_of(batches.epoch(0, epoch)) for epoch in (0, 1, 0)]
     assert orders[0] == orders[2] != orders[1]
@@ -196,11 +199,21 @@ def test_a_loader_is_counted(loader, num_batches, num_images):
     assert (batches.num_batches, batches.num_images) == (num_batches, num_images)
 
 
-def test_batches_land_on_the_device():
-    for source in (numbered(4), Squares(4)):
-        [(inputs, labels)] = training_batches(source, batch_size=4, augment=False, device="meta").epoch(0, 0) \
-            if isinstance(source, Squares) else [(source.to("meta").images, source.to("meta").labels)]
+def test_batches_of_a_loader_land_on_the_device():
+    for inputs, labels in training_batches(Squares(), batch_size=4, augment=False, device="meta").epoch(0, 0):
         assert inputs.device.type == labels.device.type == "meta"
+
+
+@pytest.mark.gpu
+def test_an_epoch_is_the_same_on_every_device():
+    images = numbered(40, channels=3, side=32, flips=True)
+    on_gpu = training_batches(images, batch_size=8, augment=True, device="cuda")
+    for (inputs, labels), (on_cpu, on_cpu_labels) in zip(
+        on_gpu.epoch(3, 1), epoch_of(images, 3, 1, batch_size=8, augment=True), strict=True
+    ):
+        assert inputs.device.type == labels.device.type == "cuda"
+        assert torch.equal(labels.cpu(), on_cpu_labels)
+        torch.testing.assert_close(inputs.cpu(), on_cpu)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +224,11 @@ def test_batches_land_on_the_device():
         (Squares(0), 4, "a dataset must have at least 1 image, but this Squares has none."),
         (Stream(), 4, "data must be `Images`, a map-style `Dataset` or a `DataLoader`, but got Stream."),
         (7, 4, "data must be `Images`, a map-style `Dataset` or a `DataLoader`, but got int."),
-        (DataLoader(Stream(), batch_size=4), 4, "a `DataLoader` must know its length, but its dataset or sampler has none."),
+        (
+            DataLoader(Stream(), batch_size=4),
+            4,
+            "a `DataLoader` must know its length, but its dataset or sampler has none.",
+        ),
     ],
 )
 def test_impossible_sources_are_refused(source, batch_size, message):
@@ -223,7 +240,9 @@ def test_impossible_sources_are_refused(source, batch_size, message):
 
 def test_a_batch_that_is_no_pair_is_refused():
     loader = DataLoader(TensorDataset(torch.zeros(4, 1)), batch_size=2)
-    with pytest.raises(TaskError, match=r"pair of tensors \(inputs, labels\), but the loader gave a list of \['Tensor'\]"):
+    with pytest.raises(
+        TaskError, match=r"pair of tensors \(inputs, labels\), but the loader gave a list of \['Tensor'\]"
+    ):
         list(evaluation_batches(loader, batch_size=2, device="cpu").epoch(0, 0))
 
 

@@ -1,7 +1,7 @@
 """Pruning rules: whether a run that has just been measured goes on. One file a rule.
 
-A rule sees the run's record and the study, decides on validation Top-1 alone, and gives its reason. Runs of the baseline and of the
-confirmation are never pruned; a run that diverged is ended by the engine, whatever the rule.
+A rule sees the run's record and the study, decides on validation Top-1 alone, and gives its reason. Runs of the
+baseline and of the confirmation are never pruned; a run that diverged is ended by the engine, whatever the rule.
 """
 
 from collections.abc import Callable

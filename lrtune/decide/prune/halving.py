@@ -1,4 +1,4 @@
-"""Asynchronous successive halving (Li et al. 2020, arXiv 1810.05934), on the raw Top-1 of the unfinished run; stopping variant."""
+"""Asynchronous successive halving (Li et al. 2020, arXiv 1810.05934) on the raw Top-1, in its stopping variant."""
 
 from lrtune.core.study import StudyState
 from lrtune.core.trial import GO_ON, PruneDecision, RunRecord
@@ -26,6 +26,8 @@ def successive_halving(record: RunRecord, state: StudyState) -> PruneDecision:
     num_promoted = max(1, len(tops) // REDUCTION_FACTOR)
     num_better = sum(not top <= record.top1 for top in tops[1:] if top == top)
     if record.top1 != record.top1 or num_better >= num_promoted:
-        reason = f"Top-1 {record.top1:.2f} is not among the best {num_promoted} of {len(tops)} at the rung of epoch {epoch}"
+        reason = (
+            f"Top-1 {record.top1:.2f} is not among the best {num_promoted} of {len(tops)} at the rung of epoch {epoch}"
+        )
         return PruneDecision(prune=True, reason=reason)
     return GO_ON

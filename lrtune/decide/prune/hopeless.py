@@ -1,38 +1,40 @@
 """The default: end only what no decay can save.
 
-An unfinished schedule's raw Top-1 says little of its end: it favours early decay and punishes high LRs that would win. So a run is ended
-only where it is still guessing well after its warmup, or far below every good run *with the same kind of decay* at the same epoch.
+An unfinished schedule's raw Top-1 says little of its end: it favours early decay and punishes high LRs that would
+win. So a run is ended only where it is still guessing well after its warmup, or where, in its second half, it makes
+several times the errors of every good run *with the same kind of decay* at the same epoch.
 """
 
 from lrtune.core.study import StudyState
 from lrtune.core.trial import GO_ON, PruneDecision, RunRecord
 from lrtune.decide.noise import counting_error
 
-MIN_PROGRESS = 0.25
-"""Share of the run, counted from the end of the warmup, before anything is said."""
+GUESSING_FROM, COMPARED_FROM = 0.25, 0.5
+"""Shares of the run, its warmup not counted, from which a run at chance is ended, and one far behind its kind."""
 MIN_PEERS = 4
 """Finished runs with the same decay before they are compared with."""
+ERROR_RATIO = 3.0
+"""So many times the errors of the worst of the better half is far behind."""
 SIGMAS = 3.0
-"""Counting errors between hopeless and merely worse."""
+"""Counting errors between chance and something learnt."""
 
 
 def hopeless(record: RunRecord, state: StudyState) -> PruneDecision:
-    """Ends a run at chance, or below the better half of its kind by `SIGMAS` counting errors. NaN Top-1 is below everything."""
+    """Ends a run at chance, or with `ERROR_RATIO` times the errors of the better half of its kind. NaN is at chance."""
     config, epoch, top1 = state.config, record.epochs, record.top1
-    if epoch < record.run.recipe.warmup_epochs + MIN_PROGRESS * config.epochs:
+    if epoch < record.run.recipe.warmup_epochs + GUESSING_FROM * config.epochs:
         return GO_ON
     chance = 100 / config.num_classes
-    ceiling = chance + SIGMAS * counting_error(chance, config.num_validation)
-    if not top1 > ceiling:
+    if not top1 > chance + SIGMAS * counting_error(chance, config.num_validation):
         return PruneDecision(prune=True, reason=f"Top-1 {top1:.2f} is at chance ({chance:.1f}) after {epoch} epochs")
 
     kind = record.run.recipe.decay.name
     peers = [r for r in state.of_kind("search") if r.state == "completed" and r.run.recipe.decay.name == kind]
-    if len(peers) < MIN_PEERS:
+    if len(peers) < MIN_PEERS or epoch < record.run.recipe.warmup_epochs + COMPARED_FROM * config.epochs:
         return GO_ON
     better_half = sorted(peers, key=lambda r: r.top1)[len(peers) // 2 :]
     lowest = min(r.measurements[epoch - 1].top1 for r in better_half)
-    if top1 < lowest - SIGMAS * counting_error(lowest, config.num_validation):
-        reason = f"Top-1 {top1:.2f} at epoch {epoch} is far below {lowest:.2f}, the lowest of the better half of {kind} runs there"
+    if 100 - top1 > ERROR_RATIO * max(100 - lowest, 100 / config.num_validation):
+        reason = f"Top-1 {top1:.2f} at epoch {epoch}, where the better half of {kind} runs had {lowest:.2f} and more"
         return PruneDecision(prune=True, reason=reason)
     return GO_ON

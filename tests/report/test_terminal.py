@@ -1,0 +1,64 @@
+"""Terminal output, as plain text."""
+
+import io
+import os
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from lrtune.report.range_test import print_range_result
+from lrtune.report.terminal import print_recommendation, print_studies
+from tests.report.conftest import range_result, stages
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def printed(show, width):
+    console = Console(file=io.StringIO(), width=width)
+    show(console)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_recommendation_is_the_golden_file(done, width):
+    text = printed(lambda console: print_recommendation(done, console, Path("reports/digits")), width)
+    golden = GOLDEN / f"terminal-{width}.txt"
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.write_text(text)
+    assert text == golden.read_text()
+
+
+def test_every_stage_fits_into_80_columns(config):
+    for name, report in stages(config).items():
+        text = printed(lambda console, report=report: print_recommendation(report, console), 80)
+        assert "…" not in text, name
+        assert max(map(len, text.splitlines())) <= 80
+
+
+def test_studies(config, done):
+    states = [done.state, stages(config)["nothing"].state]
+    lines = printed(lambda console: print_studies(states, console), 100).splitlines()
+    assert lines[1].split() == [
+        "digits-<first>",
+        "small-cnn",
+        "on",
+        "digits",
+        "23",
+        "246",
+        "91.60",
+        "±",
+        "0.36",
+        "done",
+    ]
+    assert lines[2].split()[-2:] == ["–", "unfinished"]
+    assert printed(lambda console: print_studies([], console), 80) == "There are no studies yet.\n"
+
+
+def test_range_test():
+    text = printed(lambda console: print_range_result(range_result(), Path("out"), console=console), 120)
+    assert text.startswith("SGD: peak LR from 0.012 to 0.94, beginning with 0.21, by 3 sweeps")
+    as_json = printed(
+        lambda console: print_range_result(range_result(), Path("out"), as_json=True, console=console), 40
+    )
+    assert '"suggestion": 0.21' in as_json
