@@ -55,7 +55,7 @@ class Percent:
 
     def of(self, epochs: int, *, whole: bool) -> float:
         """Epochs; to the nearest whole one, and at least 1, where only whole ones make sense."""
-        length = self.value / 100 * epochs
+        length = round(self.value / 100 * epochs, 9)  # 10 % of 7 is 0.7, and not 0.7000000000000001
         return max(1, round(length)) if whole else length
 
 
@@ -290,7 +290,8 @@ def _in_epochs(value: Any, epochs: int, *, whole: bool) -> Any:
         case Range():
             low, high = (_in_epochs(end, epochs, whole=whole) for end in (value.low, value.high))
             if value.step is not None and low <= high:  # the last point of the grid, as Optuna wants it
-                high = low + math.floor((high - low) / value.step + 1e-9) * value.step
+                num_steps = math.floor((high - low) / value.step + 1e-9)
+                high = round(low + num_steps * value.step, 12)  # it reckons in decimals: 0.1 + 6 * 0.1 is 0.7
             return replace(value, low=low, high=high)
         case _:
             return value

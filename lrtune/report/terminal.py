@@ -11,7 +11,7 @@ from lrtune.core.study import StudyState
 from lrtune.decide.plan import is_done
 from lrtune.decide.recommend import recommend
 from lrtune.report.document import Document, Report, compose
-from lrtune.report.wording import UNKNOWN, mean_and_spread, task
+from lrtune.report.wording import UNKNOWN, mean_and_spread
 
 NUM_COLUMNS_FOR_ALL = 110
 
@@ -42,7 +42,7 @@ def print_recommendation(report: Report, console: Console, folder: Path | None =
 
 
 def print_studies(states: Sequence[StudyState], console: Console | None = None) -> None:
-    """Prints one line a study: what is trained, how far it is, and the best of it so far.
+    """Prints one line a study: how far it is, and the best of it so far.
 
     Args:
         states: the studies.
@@ -50,20 +50,15 @@ def print_studies(states: Sequence[StudyState], console: Console | None = None) 
     """
     console = console or Console()
     table = _plain_table()
-    for heading in ("Study", "Task", "Runs", "Epochs", "Best Top-1, %", "State"):
-        table.add_column(heading, justify="right" if heading in ("Runs", "Epochs", "Best Top-1, %") else "left")
+    table.add_column("Study", overflow="fold")  # whole, to be copied
+    for heading in ("Runs", "Epochs", "Best Top-1, %", "State"):
+        table.add_column(heading, justify="left" if heading == "State" else "right", no_wrap=True)
     for state in states:
         found = recommend(state)
         top1 = UNKNOWN if found is None else mean_and_spread(found.best.top1s or (found.best.search_top1,))
-        done = "done" if is_done(state) else "unfinished"
-        cells = (
-            state.config.name,
-            task(state.config.task),
-            str(len(state.records)),
-            str(state.epochs_trained),
-            top1,
-            done,
-        )
+        running = any(record.state == "running" and not record.orphaned for record in state.records)
+        stage = "done" if is_done(state) else "running" if running else "stopped"
+        cells = (state.config.name, str(len(state.records)), str(state.epochs_trained), top1, stage)
         table.add_row(*map(Text, cells))
     console.print(table if states else Text("There are no studies yet."))
 

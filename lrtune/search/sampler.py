@@ -19,8 +19,12 @@ from lrtune.core.recipe import Recipe, decay_from_dict
 from lrtune.core.space import Choice, Parameter, Range, Space, Value, parse_space
 from lrtune.core.study import StudyState
 from lrtune.core.trial import RunRecord
+from lrtune.decide.plan import finished_trials
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+MIN_TRIALS_FOR_IMPORTANCES = 8
+"""Finished trials; of one or two, PED-ANOVA gives every parameter the same share, whatever they did."""
 
 Branch = dict[str, tuple[str, Parameter]]
 """Parameter name, as Optuna sees it -> (key of the recipe or of its decay, what it may be)."""
@@ -84,12 +88,14 @@ def known_good(state: StudyState, space: Space) -> list[Recipe]:
 
 def importances(state: StudyState) -> dict[str, float]:
     """Each parameter's share in the Top-1 of finished trials (PED-ANOVA, arXiv 2304.10255); empty for too few."""
+    if len(finished_trials(state)) < MIN_TRIALS_FOR_IMPORTANCES:
+        return {}
     study = _in_memory(state, fitted_space(state), number=0)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = optuna.importance.get_param_importances(study)
-    except (ValueError, RuntimeError, ZeroDivisionError):  # too few trials, or all of the same value
+    except (ValueError, RuntimeError, ZeroDivisionError):  # all of the same value, say
         return {}
     return {name: share for name, share in found.items() if share == share}
 

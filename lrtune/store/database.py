@@ -149,7 +149,7 @@ class StudyStore:
     def __init__(self, database: StudyDatabase, config: StudyConfig):
         self._database = database
         self.config = config
-        self._ended: dict[str, RunRecord] = {}  # of what has ended only the test Top-1 is still to come: the rest is read once
+        self._ended: dict[str, RunRecord] = {}  # read once: only their test Top-1 is still to come
 
     def state(self) -> StudyState:
         """Everything recorded so far."""
@@ -164,8 +164,9 @@ class StudyStore:
             where = sa.and_(_measurements.c.study == name, _measurements.c.run.in_(unread))
             for row in connection.execute(sa.select(_measurements).where(where).order_by(_measurements.c.epoch)):
                 measured[row.run].append(_measurement(row._mapping))
+        ended = self._ended
         records = tuple(
-            _record(row, measured[row.id]) if row.id in measured else replace(self._ended[row.id], test_top1=row.test_top1)
+            replace(ended[row.id], test_top1=row.test_top1) if row.id in ended else _record(row, measured[row.id])
             for row in rows
         )
         self._ended = {record.run.id: record for record in records if record.state != "running"}

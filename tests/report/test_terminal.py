@@ -39,19 +39,8 @@ def test_every_stage_fits_into_80_columns(config):
 def test_studies(config, done):
     states = [done.state, stages(config)["nothing"].state]
     lines = printed(lambda console: print_studies(states, console), 100).splitlines()
-    assert lines[1].split() == [
-        "digits-<first>",
-        "small-cnn",
-        "on",
-        "digits",
-        "23",
-        "246",
-        "91.60",
-        "±",
-        "0.36",
-        "done",
-    ]
-    assert lines[2].split()[-2:] == ["–", "unfinished"]
+    assert lines[1].split() == ["digits-<first>", "23", "246", "91.60", "±", "0.36", "done"]
+    assert lines[2].split()[-2:] == ["–", "stopped"]
     assert printed(lambda console: print_studies([], console), 80) == "There are no studies yet.\n"
 
 

@@ -12,8 +12,9 @@ from lrtune.store.database import StudyDatabase
 def make_config():
     def make(**changes):
         values = {
-            "name": "study", "task": {"data": "digits", "model": "mlp"}, "space_name": "quick",
-            "space_toml": "[parameters]", "epochs": 4, "steps_per_epoch": 10, "num_validation": 100, "num_classes": 10, "baseline": Recipe(),
+            "name": "study", "task": {"data": "digits", "model": "mlp"}, "baseline": Recipe(),
+            "space_name": "quick", "space_toml": "[parameters]",
+            "epochs": 4, "steps_per_epoch": 10, "num_validation": 100, "num_classes": 10,
         }  # fmt: skip
         return StudyConfig(**values | changes)
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from lrtune.core.errors import DataError, InputError
-from lrtune.training import datasets
-from lrtune.training.datasets import load_dataset, read_idx
+from lrtune.training.datasets import archives, load_dataset
+from lrtune.training.datasets.archives import read_idx
 
-FASHION_MNIST = datasets.SYSTEM_DIR / "fashion-mnist"
+FASHION_MNIST = archives.SYSTEM_DIR / "fashion-mnist"
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def bare_machine(tmp_path, monkeypatch):
     monkeypatch.chdir(home)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("TORCH_HOME", str(home / "torch"))
-    monkeypatch.setattr(datasets, "SYSTEM_DIR", home / "system")
+    monkeypatch.setattr(archives, "SYSTEM_DIR", home / "system")
     monkeypatch.setattr(urllib.request, "urlopen", unreachable)
     return home
 
@@ -202,7 +202,7 @@ def test_one_of_two_data_sets_with_the_same_file_names_is_not_taken_for_the_othe
 
 @pytest.mark.skipif(not FASHION_MNIST.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
 def test_debians_fashion_mnist_is_read(monkeypatch):
-    monkeypatch.setattr(datasets, "SYSTEM_DIR", FASHION_MNIST.parent)
+    monkeypatch.setattr(archives, "SYSTEM_DIR", FASHION_MNIST.parent)
     splits = load_dataset("fashion-mnist", train_size=10_000)
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (10_000, 6_000, 10_000)
     assert labels_in(splits.train) == [1000] * 10

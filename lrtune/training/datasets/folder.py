@@ -1,0 +1,112 @@
+"""A folder of images, one folder a class."""
+
+import os
+import statistics
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lrtune.core.errors import DataError
+from lrtune.training.datasets.decoded import Decoded, Part
+
+FOLDER_SIZE = 160
+"""Largest side, in pixels, to which an image folder is decoded unless another is asked for."""
+
+
+def read_folder(root: Path, image_size: int | None) -> Decoded:
+    """The images of `PATH/train/CLASS/*` (and `val`, `test`), or of `PATH/CLASS/*`, as `load_dataset` says.
+
+    Raises:
+        DataError: there is no such folder, or no such images in it.
+    """
+    if not root.is_dir():
+        raise DataError(
+            f"{root.absolute()} must be a folder of images, PATH/train/CLASS/* or PATH/CLASS/*, but it is not there."
+        )
+    train_dir = root / "train" if (root / "train").is_dir() else root
+    split_dirs = {"train": train_dir}
+    if train_dir != root:
+        for split, names in {"validation": ("val", "validation"), "test": ("test",)}.items():
+            found = [root / name for name in names if (root / name).is_dir()]
+            split_dirs |= {split: found[0]} if found else {}
+    classes = tuple(_class_names(train_dir))
+    if len(classes) < 2:
+        raise DataError(
+            f"{train_dir.absolute()} must hold a folder for each of 2 classes or more, but it holds {len(classes)}."
+        )
+    labelled = {split: _labelled_files(folder, classes) for split, folder in split_dirs.items()}
+    if image_size is None:
+        sides = _in_threads(_shorter_side, [path for path, _ in labelled["train"]])
+        image_size = min(FOLDER_SIZE, int(statistics.median(sides)))
+    parts = {split: _decode(files, image_size) for split, files in labelled.items()}
+    return Decoded(
+        train=parts["train"],
+        validation=parts.get("validation"),
+        test=parts.get("test"),
+        num_classes=len(classes),
+        flips=True,
+    )
+
+
+def _class_names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _labelled_files(folder: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
+    """Image files below `folder` with the number of their class, in sorted order."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    present = _class_names(folder)
+    files = {
+        name: sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in IMG_EXTENSIONS)
+        for name in present
+    }
+    rules = [
+        (bool(present), "must hold a folder for each class, but it holds none."),
+        (set(present) <= set(classes), f"must hold classes of train, but got {sorted(set(present) - set(classes))}."),
+        (all(files.values()), f"must hold images ({', '.join(IMG_EXTENSIONS)}) in each folder, but some have none: "
+         f"{', '.join(name for name in present if not files[name])}."),
+    ]  # fmt: skip
+    problems = [f"{folder.absolute()} {message}" for holds, message in rules if not holds]
+    if problems:
+        raise DataError("\n".join(problems))
+    return [(path, classes.index(name)) for name in present for path in files[name]]
+
+
+def _shorter_side(path: Path) -> int:
+    from PIL import Image
+
+    with Image.open(path) as image:  # reads the header only
+        return min(image.size)
+
+
+def _decode(files: list[tuple[Path, int]], size: int) -> Part:
+    from PIL import Image, ImageOps
+
+    def decode(path: Path) -> "np.ndarray[Any, np.dtype[np.uint8]]":
+        with Image.open(path) as image:
+            image.draft("RGB", (size, size))  # a JPEG far larger than this is decoded at a fraction of its size
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+            return np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+
+    images = np.empty((len(files), 3, size, size), np.uint8)
+    for index, pixels in enumerate(_in_threads(decode, [path for path, _ in files])):
+        images[index] = pixels
+    return Part(torch.from_numpy(images), torch.tensor([label for _, label in files]))
+
+
+def _in_threads(function: Callable[[Path], Any], paths: Iterable[Path]) -> Iterator[Any]:
+    """`function` of each image file, in order. PIL gives up the interpreter's lock while it decodes."""
+
+    def attempt(path: Path) -> Any:
+        try:
+            return function(path)
+        except Exception as error:  # a damaged image makes PIL raise almost anything
+            raise DataError(f"{path.absolute()} cannot be read as an image: {error}.") from error
+
+    with ThreadPoolExecutor() as pool:
+        yield from pool.map(attempt, paths)

@@ -1,0 +1,54 @@
+"""The exceptions that users see."""
+
+import pickle
+
+import pytest
+
+from lrtune.core.errors import DataError, InputError, LrtuneError, Problems, StoreError, TaskError, TrialError
+
+
+@pytest.mark.parametrize("kind", [InputError, DataError, TaskError, TrialError, StoreError])
+def test_one_except_catches_every_kind(kind):
+    with pytest.raises(LrtuneError, match="what happened"):
+        raise kind("what happened")
+
+
+@pytest.mark.parametrize(
+    ("given", "problems", "text"),
+    [
+        ("one rule", ("one rule",), "one rule"),
+        (["one rule", "another"], ("one rule", "another"), "one rule\nanother"),
+    ],
+)
+def test_an_input_error_lists_every_problem(given, problems, text):
+    error = InputError(given)
+    assert error.problems == problems
+    assert str(error) == text
+
+
+def test_an_input_error_survives_the_way_from_a_worker_process():
+    arrived = pickle.loads(pickle.dumps(InputError(["one rule", "another"])))
+    assert arrived.problems == ("one rule", "another")
+    assert str(arrived) == "one rule\nanother"
+
+
+def test_problems_are_gathered_and_raised_together():
+    problems = Problems(["first"])
+    with problems.gather():
+        raise InputError(["second", "third"])
+    with problems.gather():
+        pass
+    with pytest.raises(InputError) as caught:
+        problems.raise_any()
+    assert caught.value.problems == ("first", "second", "third")
+
+
+def test_nothing_gathered_is_nothing_raised():
+    Problems().raise_any()
+
+
+def test_only_input_errors_are_gathered():
+    problems = Problems()
+    with pytest.raises(DataError), problems.gather():
+        raise DataError("no images")
+    assert problems == []

@@ -1,0 +1,162 @@
+"""Budgets, settings, and what is derived from the records of a study."""
+
+import math
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lrtune.core.errors import InputError
+from lrtune.core.study import Budget, StudyState, TrainSettings
+from lrtune.core.trial import RunRecord
+from tests.studies import config_of, measurement, record, state_of
+
+# what people write, amount, unit, how it is written back
+BUDGETS = [
+    (50, 50, "trials", "50"),
+    ("50", 50, "trials", "50"),
+    (" 50 ", 50, "trials", "50"),
+    ("50.0", 50, "trials", "50"),
+    ("1234567", 1234567, "trials", "1234567"),
+    ("300ep", 300, "epochs", "300ep"),
+    ("300 ep", 300, "epochs", "300ep"),
+    ("20runs", 20, "runs", "20runs"),
+    ("2.5runs", 2.5, "runs", "2.5runs"),
+    ("90s", 90, "seconds", "90s"),
+    ("0.5s", 0.5, "seconds", "0.5s"),
+    ("30min", 1800, "seconds", "30min"),
+    ("60min", 3600, "seconds", "1h"),
+    ("4h", 14400, "seconds", "4h"),
+    ("1.5h", 5400, "seconds", "90min"),
+    ("3600s", 3600, "seconds", "1h"),
+]
+
+
+@pytest.mark.parametrize(("text", "amount", "unit", "written"), BUDGETS)
+def test_budgets(text, amount, unit, written):
+    budget = Budget.parse(text)
+    assert (budget.amount, budget.unit, str(budget)) == (amount, unit, written)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        *(
+            (text, f"`budget` must look like 50, 300ep, 20runs, 30min or 4h, but got {text!r}.")
+            for text in (
+                "banana",
+                "",
+                "-5",
+                "+5",
+                "ep",
+                "5epochs",
+                "5 h 3",
+                "1e3",
+                "nan",
+                "inf",
+                "4H",
+                "4,5h",
+                ".5h",
+                1.5e300,
+            )
+        ),
+        *((text, f"`0 < budget` must hold, but got {text!r}.") for text in ("0", 0, "0ep", "0.0h", "0runs")),
+        ("1.5", "`budget` in trials must be whole, but got '1.5'."),
+        ("1.5ep", "`budget` in epochs must be whole, but got '1.5ep'."),
+    ],
+)
+def test_what_is_no_budget(text, problem):
+    with pytest.raises(InputError) as caught:
+        Budget.parse(text)
+    assert caught.value.problems == (problem,)
+
+
+@given(st.integers(1, 10**9), st.sampled_from(["", "ep", "runs", "s", "min", "h"]))
+def test_a_budget_is_read_back_as_it_was(amount, suffix):
+    budget = Budget.parse(f"{amount}{suffix}")
+    assert Budget.parse(str(budget)) == budget
+
+
+def test_settings_break_their_rules_together():
+    with pytest.raises(InputError) as caught:
+        TrainSettings(batch_size=10, accumulate=3, clip_norm=0, label_smoothing=1)
+    assert caught.value.problems == (
+        "`batch_size` must be a multiple of `accumulate`, but got 10 and 3.",
+        "`0 < clip_norm` must hold, but got 0.",
+        "`0 <= label_smoothing < 1` must hold, but got 1.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"batch_size": 0}, "`1 <= batch_size` must hold, but got 0."),
+        ({"accumulate": 0}, "`1 <= accumulate` must hold, but got 0."),
+        ({"clip_norm": math.nan}, "`0 < clip_norm` must hold, but got nan."),
+        ({"label_smoothing": -0.1}, "`0 <= label_smoothing < 1` must hold, but got -0.1."),
+    ],
+)
+def test_a_setting_that_breaks_its_rule(values, problem):
+    with pytest.raises(InputError) as caught:
+        TrainSettings(**values)
+    assert caught.value.problems == (problem,)
+
+
+def working(*spans):
+    """A run that was measured over these spans of time."""
+    measured = tuple(measurement(i, 50.0, seconds=end - start, ended_at=end) for i, (start, end) in enumerate(spans, 1))
+    return RunRecord(run=record([]).run, state="running", measurements=measured)
+
+
+@pytest.mark.parametrize(
+    ("runs", "busy"),
+    [
+        ([], 0),
+        ([[]], 0),
+        ([[(0, 5)]], 5),
+        ([[(0, 5), (5, 8)]], 8),
+        ([[(0, 5), (100, 103)]], 8),  # a pause between two sessions
+        ([[(0, 5)], [(10, 15)]], 10),
+        ([[(0, 5)], [(3, 8)]], 8),  # side by side
+        ([[(0, 10)], [(2, 4)], [(6, 7)]], 10),  # one within another
+        ([[(6, 9)], [(0, 4)], [(3, 5)]], 8),  # recorded in another order
+        ([[(0, 4)], [(0, 4)]], 4),
+    ],
+)
+def test_busy_seconds_are_the_time_in_which_something_was_trained(runs, busy):
+    state = StudyState(config=config_of(), records=tuple(working(*spans) for spans in runs))
+    assert state.busy_seconds == state.spent("seconds") == busy
+
+
+def test_spent():
+    state = state_of(
+        record([50] * 4, "baseline", seed=1),
+        record([50] * 4, trial=0),
+        record([50], trial=1, state="pruned"),
+        record([], trial=2, state="failed"),
+        record([50], trial=3, state="running"),
+        record([50] * 4, "confirm", trial=0, seed=1),
+    )
+    assert state.spent("trials") == 4  # whatever came of them; only those of the search
+    assert state.spent("epochs") == state.epochs_trained == 14
+    assert state.spent("runs") == 14 / 4
+    assert [r.run.trial for r in state.of_kind("search")] == [0, 1, 2, 3]
+
+
+def test_a_record_before_its_first_epoch_and_after():
+    empty, one, diverged = record([]), record([12.5, 50.0]), record([12.5, 10.0], state="diverged")
+    assert (empty.epochs, empty.seconds) == (0, 0)
+    assert math.isnan(empty.top1)
+    assert (one.epochs, one.seconds, one.top1) == (2, 2, 50)
+    assert [m.diverged for m in diverged.measurements] == [False, True]
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_is_a_divergence(loss):
+    assert measurement(1, 50.0, loss=loss).diverged
+
+
+def test_a_state_travels_between_processes():
+    state = state_of(record([50] * 4, "baseline", seed=1), record([50, 60]))
+    assert pickle.loads(pickle.dumps(state)) == state

@@ -1,0 +1,290 @@
+"""What is trained next: whole studies with a made-up objective, killed, spread over workers, and short of money."""
+
+from collections import Counter
+from dataclasses import replace
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lrtune.core.recipe import Recipe
+from lrtune.core.study import Budget, StudyState
+from lrtune.core.trial import Run, RunRecord
+from lrtune.decide.plan import MAX_FAILURES, Done, Wait, finished_trials, fresh_seeds, is_done, next_run
+from tests.studies import BASELINE, config_of, measurement, record, state_of
+
+
+def ask(state, number):
+    """Seven recipes and the baseline in turn, so that a search of some length has duplicates."""
+    return BASELINE if number % 8 == 0 else Recipe(peak_lr=0.05 * (number % 8))
+
+
+def top1_of(run):
+    """Best at a peak LR of 0.2; seeds differ a little."""
+    return 90 - 100 * abs(run.recipe.peak_lr - 0.2) + 0.1 * (run.seed % 3)
+
+
+def changed(state, run, /, **changes):
+    records = (replace(r, **changes) if r.run == run else r for r in state.records)
+    return replace(state, records=tuple(records))
+
+
+def study(budget, *, jobs=1, kill_share=0.0, early_end_share=0.0, rng=None, **config):
+    """Trains a study to its end as an engine does, and checks every step of the plan on the way.
+
+    Args:
+        budget: of the study.
+        jobs: workers that train side by side.
+        kill_share: chance of a worker's death instead of an epoch.
+        early_end_share: chance that a run is pruned or diverges after an epoch.
+        rng: where chance comes from.
+        config: what else differs from the made-up study.
+
+    Returns:
+        The state at the end, and the ids of the runs in the order of their first start.
+    """
+    rng = rng or Random(0)
+    state, started, now = StudyState(config=config_of(budget=Budget.parse(budget), **config)), [], 0.0
+    while True:
+        working = [r for r in state.records if r.state == "running" and not r.orphaned]
+        step = next_run(state, ask) if len(working) < jobs else Wait()
+        if isinstance(step, Done):
+            assert not working
+            assert is_done(state)
+            return state, started
+        assert not is_done(state)
+        orphans = [r.run for r in state.records if r.orphaned]
+        if isinstance(step, Run):
+            if orphans:
+                assert step == orphans[0]
+                state = changed(state, step, orphaned=False)
+            else:
+                assert step.id not in started
+                started.append(step.id)
+                if step.kind == "confirm":  # the best few are known
+                    assert all(r.state != "running" for r in state.of_kind("search"))
+                state = replace(state, records=(*state.records, RunRecord(run=step, state="running")))
+            continue
+        assert working  # a wait ends only with a run
+        record, now = rng.choice(working), now + 1
+        if rng.random() < kill_share:
+            state = changed(state, record.run, orphaned=True)
+            continue
+        measured = measurement(record.epochs + 1, top1_of(record.run), ended_at=now)
+        state = changed(state, record.run, measurements=(*record.measurements, measured))
+        if record.epochs + 1 == record.run.horizon_epochs:
+            state = changed(state, record.run, state="completed")
+        elif record.run.kind != "baseline" and rng.random() < early_end_share:
+            state = changed(state, record.run, state="diverged" if record.run.kind == "confirm" else "pruned")
+
+
+def baseline_done(*records, **changes):
+    return state_of(*(record([50] * 4, "baseline", seed=seed) for seed in (1, 2, 3)), *records, **changes)
+
+
+def kinds(state, started):
+    of_id = {r.run.id: r.run.kind for r in state.records}
+    return [of_id[run_id] for run_id in started]
+
+
+def test_the_order_of_a_study():
+    state, started = study("5", num_confirmed=2)
+    assert started == [
+        *("baseline-0", "baseline-1", "baseline-2"),
+        *("trial-0000", "trial-0001", "trial-0002", "trial-0003", "trial-0004"),
+        *("trial-0004-confirm-0", "trial-0004-confirm-1", "trial-0004-confirm-2"),  # peak LR 0.2
+        *("trial-0003-confirm-0", "trial-0003-confirm-1", "trial-0003-confirm-2"),  # 0.15
+    ]
+    assert [r.run.seed for r in state.of_kind("baseline")] == [1, 2, 3]
+    assert [r.run.seed for r in state.of_kind("search")] == [0] * 5
+    assert [r.run.seed for r in state.of_kind("confirm")] == [1, 2, 3] * 2
+    assert {r.run.trial for r in state.of_kind("baseline")} == {-1}
+    assert all(r.run.horizon_epochs == 4 for r in state.records)
+
+
+def test_fresh_seeds_are_none_of_the_search():
+    assert list(fresh_seeds(state_of(seed=5, num_seeds=4))) == [6, 7, 8, 9]
+
+
+def test_the_sampler_is_asked_with_what_is_known():
+    asked = []
+
+    def listening(state, number):
+        asked.append((len(state.records), number))
+        return ask(state, number)
+
+    assert next_run(baseline_done(record([50] * 4)), listening).id == "trial-0001"
+    assert asked == [(4, 1)]
+
+
+def test_a_duplicate_is_confirmed_once_and_the_baseline_not_again():
+    state, _ = study("17", num_confirmed=20)
+    confirmed = Counter(r.run.recipe for r in state.of_kind("confirm"))
+    assert confirmed == {Recipe(peak_lr=0.05 * i): 3 for i in range(1, 8)}
+    assert BASELINE in {r.run.recipe for r in state.of_kind("search")}
+    # of two trials of the same recipe and the same Top-1, the first stands for both
+    assert {r.run.trial for r in state.of_kind("confirm")} == set(range(1, 8))
+
+
+@pytest.mark.parametrize("num_confirmed", [0, 1, 3])
+def test_so_many_recipes_are_confirmed(num_confirmed):
+    state, _ = study("8", num_confirmed=num_confirmed)
+    best_first = [4, 3, 5, 2, 6, 1, 7]
+    assert [r.run.trial for r in state.of_kind("confirm")[::3]] == best_first[:num_confirmed]
+
+
+def test_only_finished_trials_are_confirmed():
+    records = [
+        record([50] * 4, "baseline", seed=1),
+        record([90] * 3, trial=0, state="pruned"),
+        record([95, 95], trial=1, state="diverged"),
+        record([], trial=2, state="failed"),
+        record([60, 70, 80, 85], trial=3),
+        record([90, 90, 90, 84], trial=4),
+        record([60, 70, 80, 85], trial=5),
+    ]
+    state = state_of(*records, budget=Budget(6, "trials"), num_seeds=1, num_confirmed=2)
+    assert [r.run.trial for r in finished_trials(state)] == [3, 5, 4]  # by the last epoch; the earlier of equals first
+    first = next_run(state, ask)
+    assert (first.id, first.recipe, first.seed) == ("trial-0003-confirm-0", records[4].run.recipe, 1)
+
+
+SHARES = st.floats(0, 0.4)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    amount=st.integers(16, 120), jobs=st.integers(1, 5), early=SHARES, kill=SHARES, rng=st.randoms(use_true_random=False)
+)
+@pytest.mark.parametrize("unit", ["ep", "runs"])
+def test_a_budget_is_not_overspent(unit, amount, jobs, early, kill, rng):
+    budget = f"{amount}ep" if unit == "ep" else f"{amount / 4}runs"
+    state, started = study(budget, jobs=jobs, early_end_share=early, kill_share=kill, rng=rng)
+    assert state.epochs_trained <= amount
+    wanted = 3 * min(3, len({r.run.recipe for r in finished_trials(state)} - {BASELINE}))
+    assert len(state.of_kind("confirm")) == wanted or amount - state.epochs_trained < 4  # nor left lying
+
+
+@pytest.mark.parametrize(("budget", "epochs"), [("60s", 60), ("1min", 60), ("61s", 60), ("37s", 36)])
+def test_a_budget_of_time_is_not_overspent(budget, epochs):
+    state, _ = study(budget)  # an epoch takes a second
+    assert state.spent("seconds") == state.epochs_trained == epochs
+
+
+def test_a_third_of_the_budget_is_kept_for_the_confirmation():
+    state, _ = study("24runs")
+    assert Counter(r.run.kind for r in state.records) == {"baseline": 3, "search": 13, "confirm": 8}
+    state, _ = study("60runs")  # more than nine runs are not needed
+    assert Counter(r.run.kind for r in state.records) == {"baseline": 3, "search": 48, "confirm": 9}
+
+
+# 12 epochs for the baseline, 4 for the run that is being trained, 4 for the next; with a confirmation, a third of the budget
+@pytest.mark.parametrize(("num_confirmed", "enough"), [(0, 20), (1, 30)])
+@pytest.mark.parametrize("epochs", [0, 1, 3])
+def test_a_run_that_is_being_trained_is_counted_in_full(epochs, num_confirmed, enough):
+    for amount, expected in [(enough - 1, Wait), (enough, Run)]:
+        running = record([50] * epochs, state="running")
+        state = baseline_done(running, budget=Budget(amount, "epochs"), num_confirmed=num_confirmed)
+        assert isinstance(next_run(state, ask), expected)
+
+
+@settings(deadline=None, max_examples=40)
+@given(kill=st.floats(0, 0.7), rng=st.randoms(use_true_random=False))
+@pytest.mark.parametrize("budget", ["9", "100ep", "25runs"])
+def test_a_study_that_was_killed_ends_as_an_unbroken_one(budget, kill, rng):
+    broken, broken_order = study(budget, kill_share=kill, rng=rng)
+    unbroken, order = study(budget)
+    assert broken_order == order
+    finals = [[(r.run, r.state, r.epochs, r.top1) for r in state.records] for state in (broken, unbroken)]
+    assert finals[0] == finals[1]
+
+
+@settings(deadline=None, max_examples=40)
+@given(jobs=st.integers(1, 6), early=SHARES, kill=SHARES, rng=st.randoms(use_true_random=False))
+def test_side_by_side_every_trial_is_trained_once(jobs, early, kill, rng):
+    state, started = study("12", jobs=jobs, early_end_share=early, kill_share=kill, rng=rng)
+    assert len(started) == len(set(started)) == len(state.records)
+    assert [r.run.id for r in state.of_kind("search")] == [f"trial-{i:04d}" for i in range(12)]
+    assert kinds(state, started) == sorted(kinds(state, started), key=["baseline", "search", "confirm"].index)
+    assert all(r.state != "running" for r in state.records)
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        # the trials are started, but one is not over: which are best is not known yet
+        (baseline_done(record([60], trial=0, state="running"), budget=Budget(1, "trials")), Wait()),
+        # every confirmation is started, and the last one is not over
+        (
+            baseline_done(
+                record([60] * 4),
+                record([60] * 4, "confirm", seed=1),
+                record([60] * 4, "confirm", seed=2),
+                record([60], "confirm", seed=3, state="running"),
+                budget=Budget(1, "trials"),
+                num_confirmed=1,
+            ),
+            Wait(),
+        ),
+        (
+            baseline_done(
+                record([60] * 4),
+                *(record([60] * 4, "confirm", seed=seed) for seed in (1, 2, 3)),
+                budget=Budget(1, "trials"),
+            ),
+            Done("the budget is spent and the best recipes are confirmed"),
+        ),
+    ],
+)
+def test_waiting_and_being_done(state, expected):
+    assert next_run(state, ask) == expected
+    assert is_done(state) == isinstance(expected, Done)
+
+
+def failures(*states, budget=50):
+    """Trials that ended so, one after another."""
+    return baseline_done(
+        *(
+            record([50] * 4 if state == "completed" else [50], trial=i, state=state, reason=f"reason {i}")
+            for i, state in enumerate(states)
+        ),
+        budget=Budget(budget, "trials"),
+    )
+
+
+@pytest.mark.parametrize(
+    "states",
+    [
+        ["failed"] * (MAX_FAILURES - 1),
+        ["failed", "failed", "completed", "failed"],
+        ["failed", "failed", "diverged", "failed", "failed"],
+        ["failed", "failed", "failed", "pruned"],
+    ],
+)
+def test_some_failures_are_the_recipes_fault(states):
+    step = next_run(failures(*states), ask)
+    assert step.id == f"trial-{len(states):04d}"
+
+
+@pytest.mark.parametrize("states", [["failed"] * 3, ["failed"] * 5, ["completed", "failed", "failed", "failed"]])
+def test_three_failures_in_a_row_end_the_study(states):
+    reason = f"3 runs in a row failed, the last one with: reason {len(states) - 1}"
+    assert next_run(failures(*states), ask) == Done(reason, failed=True)
+
+
+def test_a_study_that_is_given_up_waits_for_the_runs_that_are_left():
+    assert next_run(failures("failed", "failed", "failed", "running"), ask) == Wait()
+    assert next_run(failures("failed", "running", "failed", "failed"), ask) == Wait()
+
+
+def test_a_baseline_that_fails_three_times_ends_the_study():
+    state = state_of(*(record([], "baseline", seed=seed, state="failed", reason="no GPU") for seed in (1, 2, 3)))
+    assert next_run(state, ask) == Done("3 runs in a row failed, the last one with: no GPU", failed=True)
+
+
+@pytest.mark.parametrize("kind", ["baseline", "search", "confirm"])
+def test_an_orphan_goes_first_whatever_it_is(kind):
+    orphan = record([50], kind, trial=0, seed=1, state="running", orphaned=True)
+    for others in ([], [record([], trial=i, state="failed") for i in (5, 6, 7)]):
+        assert next_run(state_of(*others, orphan), ask) == orphan.run

@@ -1,0 +1,550 @@
+"""The loop: the LR of every step, exact repeats and resumes, and what is said when a run cannot go on."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
+from torch.utils.data import Dataset
+
+from lrtune.core.errors import DataError, StoreError, TaskError, TrialError
+from lrtune.core.recipe import (
+    DECAYS,
+    OPTIMIZERS,
+    WSD,
+    Constant,
+    Cosine,
+    Exponential,
+    HoldPower,
+    Linear,
+    MultiStep,
+    Plateau,
+    Polynomial,
+    Recipe,
+    Step,
+    default_recipe,
+)
+from lrtune.core.study import TrainSettings
+from lrtune.core.trial import Run
+from lrtune.schedules import build_schedule
+from lrtune.training.batches import evaluation_batches
+from lrtune.training.loop import Trainer, state_from_bytes, state_to_bytes
+from lrtune.training.task import Task
+
+NEVER_BETTER = Plateau(patience_epochs=0, factor=0.5, monitor="top1", threshold=1000, threshold_mode="abs")
+ALL_DECAYS = [
+    Constant(), Step(every_epochs=1.5), MultiStep(milestones_epochs=(1.0, 2.2)), Cosine(), Linear(), Polynomial(),
+    Exponential(), WSD(), HoldPower(), NEVER_BETTER,
+]  # fmt: skip
+
+
+def tiny():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+
+
+def lively():
+    """Batch norm and dropout: all that could make a repeat differ."""
+    hidden = (nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.2))
+    return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(32, 10))
+
+
+def weights_and_biases(model):
+    """Two parameter groups, the second at a tenth of the LR."""
+    weights = [p for p in model.parameters() if p.ndim > 1]
+    return [{"params": weights}, {"params": [p for p in model.parameters() if p.ndim == 1], "lr_scale": 0.1}]
+
+
+class Overflowing:
+    """Cross-entropy whose gradient is too large for fp16 in the chosen training batches. The loss itself is finite."""
+
+    def __init__(self, *batches):
+        self.batches, self.seen = batches, 0
+
+    def __call__(self, logits, labels):
+        loss = F.cross_entropy(logits, labels)
+        if not logits.requires_grad:  # validation
+            return loss
+        self.seen += 1
+        return loss * 1e30 if self.seen - 1 in self.batches else loss
+
+
+class WatchedTrainer(Trainer):
+    """Keeps the LRs, one a group, and the length of the update over the LR, of each call of `optimizer.step()`."""
+
+    def build_optimizer(self, run, model):
+        optimizer = super().build_optimizer(run, model)
+        self.lrs, self.gradient_norms = [], []
+
+        def before(optimizer, *_):
+            self.lrs.append(tuple(group["lr"] for group in optimizer.param_groups))
+            self.weights = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
+
+        def after(optimizer, *_):
+            update = torch.cat([p.detach().flatten() for p in model.parameters()]) - self.weights
+            self.gradient_norms.append(update.norm().item() / self.lrs[-1][0])
+
+        optimizer.register_step_pre_hook(before)
+        optimizer.register_step_post_hook(after)
+        return optimizer
+
+
+@pytest.fixture
+def trainer_of(digits):
+    def build(kind=Trainer, *, model=tiny, train=digits.train, loss=None, parameters=None, **settings):
+        task = Task(
+            model=model, train=train, validation=digits.validation, test=digits.test, num_classes=10,
+            loss=loss, parameters=parameters,
+        )  # fmt: skip
+        return kind(task, TrainSettings(**{"batch_size": 36, "precision": "fp32", "device": "cpu"} | settings))
+
+    return build
+
+
+def run_of(recipe, *, epochs=3, seed=0):
+    return Run(id="trial-0000", kind="search", trial=0, recipe=recipe, horizon_epochs=epochs, seed=seed)
+
+
+def train(trainer, run, **kwargs):
+    """All measurements, and the state after each epoch as a file would hold it."""
+    files = []
+    measurements = list(trainer.train(run, save=lambda state: files.append(state_to_bytes(state)), **kwargs))
+    return measurements, [state_from_bytes(content) for content in files]
+
+
+def timeless(measurements):
+    """What must be the same each time a run is trained."""
+    return [replace(m, seconds=0, images_per_s=0, ended_at=0) for m in measurements]
+
+
+def trained(state):
+    """All of a state but the times of its measurements."""
+    return {key: value for key, value in state.items() if key != "measurements"}
+
+
+# --- the LR of every step ---
+
+
+def test_no_decay_is_left_out():
+    assert {decay.name for decay in ALL_DECAYS} == set(DECAYS)
+
+
+# batch size, accumulation: with 216 images, 6 and 4 steps an epoch, the last of the 4 with 1 micro-batch of 2
+@pytest.mark.parametrize(("batch_size", "accumulate", "steps_per_epoch"), [(36, 1, 6), (63, 3, 4)])
+@pytest.mark.parametrize("warmup_epochs", [0, 1.3])
+@pytest.mark.parametrize("decay", ALL_DECAYS, ids=lambda decay: decay.name)
+def test_the_lr_used_is_the_schedules(trainer_of, decay, warmup_epochs, batch_size, accumulate, steps_per_epoch):
+    recipe = Recipe(peak_lr=0.05, warmup_epochs=warmup_epochs, decay=decay, final_frac=0.01)
+    trainer = trainer_of(WatchedTrainer, batch_size=batch_size, accumulate=accumulate, parameters=weights_and_biases)
+    measurements, _ = train(trainer, run_of(recipe, epochs=4))
+
+    schedule = build_schedule(recipe, epochs=4, steps_per_epoch=steps_per_epoch)
+    expected = []
+    for m in measurements:
+        expected += [schedule(step) for step in range((m.epoch - 1) * steps_per_epoch, m.epoch * steps_per_epoch)]
+        schedule = schedule.observe(val_loss=m.val_loss, top1=m.top1)
+    assert trainer.lrs == [(0.05 * multiplier, 0.05 * 0.1 * multiplier) for multiplier in expected]
+    assert [m.step for m in measurements] == [steps_per_epoch * epoch for epoch in (1, 2, 3, 4)]
+    assert [(m.lr_first, m.lr_last) for m in measurements] == [
+        (trainer.lrs[(m.epoch - 1) * steps_per_epoch][0], trainer.lrs[m.step - 1][0]) for m in measurements
+    ]
+
+
+# recipe: the LR of each step of 2 epochs of 3 steps, or of 4 such epochs
+WRITTEN_OUT = [
+    (Recipe(peak_lr=0.6, decay=Linear()), [0.6, 0.5, 0.4, 0.3, 0.2, 0.1]),
+    (Recipe(peak_lr=0.6, warmup_epochs=1, decay=Linear()), [0.2, 0.4, 0.6, 0.6, 0.4, 0.2]),
+    (Recipe(peak_lr=0.6, warmup_epochs=1, decay=Constant()), [0.2, 0.4, 0.6, 0.6, 0.6, 0.6]),
+    (Recipe(peak_lr=0.6, decay=Step(every_epochs=1)), [0.6, 0.6, 0.6, 0.06, 0.06, 0.06]),
+    (Recipe(peak_lr=0.6, decay=NEVER_BETTER), [0.6] * 6 + [0.3] * 3 + [0.15] * 3),
+    (Recipe(peak_lr=0.6, warmup_epochs=2, decay=NEVER_BETTER), [0.1, 0.2, 0.3, 0.4, 0.5] + [0.6] * 4 + [0.3] * 3),
+]
+
+
+@pytest.mark.parametrize(("recipe", "expected"), WRITTEN_OUT, ids=lambda value: getattr(value, "label", ""))
+def test_the_lrs_written_out(trainer_of, recipe, expected):
+    trainer = trainer_of(WatchedTrainer, batch_size=72)
+    train(trainer, run_of(recipe, epochs=len(expected) // 3))
+    assert [lr for (lr,) in trainer.lrs] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_step_that_the_scaler_skips_does_not_advance_the_schedule(trainer_of, optimizer):
+    recipe = replace(default_recipe(optimizer), warmup_epochs=0.5, decay=Linear())
+    trainer = trainer_of(WatchedTrainer, precision="fp16", loss=Overflowing(0, 3, 7))  # of 6 steps an epoch
+    measurements, states = train(trainer, run_of(recipe, epochs=2))
+    schedule = build_schedule(recipe, epochs=2, steps_per_epoch=6)
+    assert [m.step for m in measurements] == [4, 9]
+    used = [recipe.peak_lr * schedule(step) for step in range(9)]
+    assert [(m.lr_first, m.lr_last) for m in measurements] == [(used[0], used[3]), (used[4], used[8])]
+    if optimizer not in ("adam", "adamw"):  # these are fused, and their step is entered and does nothing
+        assert [lr for (lr,) in trainer.lrs] == used
+    assert all(weight.isfinite().all() for weight in states[-1]["model"].values())
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_steps_that_are_all_skipped_leave_nothing_behind(trainer_of, identical, optimizer):
+    run = run_of(default_recipe(optimizer), epochs=1)
+    trainer = trainer_of(precision="fp16", loss=Overflowing(*range(6)))
+    (measurement,), (state,) = train(trainer, run)
+    assert measurement.step == 0
+    assert math.isnan(measurement.lr_first)
+    assert math.isnan(measurement.lr_last)
+    assert identical(state["model"], trainer.build_model(run.seed).state_dict())
+    moments = [value for values in state["optimizer"]["state"].values() for value in values.values()]
+    assert all(value.count_nonzero() == 0 for value in moments if value is not None)
+
+
+# --- repeats and resumes ---
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_run_is_the_same_each_time(trainer_of, identical, optimizer):
+    run = run_of(default_recipe(optimizer))
+    torch.manual_seed(1)
+    measurements, states = train(trainer_of(model=lively), run)
+    torch.manual_seed(2)  # what was drawn before is of no account
+    again, states_again = train(trainer_of(model=lively), run)
+    assert timeless(again) == timeless(measurements)
+    assert identical([*map(trained, states_again)], [*map(trained, states)])
+
+    other, other_states = train(trainer_of(model=lively), replace(run, seed=1))
+    assert other[0].train_loss != measurements[0].train_loss
+    assert not identical(other_states[-1]["model"], states[-1]["model"])
+
+
+def test_seeds_differ_in_weights_order_and_dropout(trainer_of, identical):
+    trainer = trainer_of(model=lively)
+    assert identical(trainer.build_model(3).state_dict(), trainer.build_model(3).state_dict())
+    assert not identical(trainer.build_model(3).state_dict(), trainer.build_model(4).state_dict())
+    orders = [[labels.tolist() for _, labels in trainer.batches.epoch(*key)] for key in [(3, 0), (4, 0), (3, 1)]]
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+
+
+RESUMED = [
+    ({"warmup_epochs": 1.5, "decay": Cosine()}, {}),
+    ({"decay": Plateau(patience_epochs=0, threshold=0.05)}, {"accumulate": 3, "clip_norm": 1.0}),
+    ({"decay": NEVER_BETTER}, {"precision": "fp16", "batch_size": 24, "label_smoothing": 0.1}),
+]
+
+
+@pytest.mark.parametrize(("changes", "settings"), RESUMED, ids=["cosine", "plateau", "fp16"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_resumed_run_ends_like_an_unbroken_one(trainer_of, identical, optimizer, changes, settings):
+    run = run_of(replace(default_recipe(optimizer), **changes), epochs=4)
+
+    def fresh_trainer():
+        return trainer_of(model=lively, parameters=weights_and_biases, **settings)
+
+    measurements, states = train(fresh_trainer(), run)
+    assert len(measurements) == 4
+    for epochs_done in (1, 3):
+        rest, rest_states = train(
+            fresh_trainer(), run, history=measurements[:epochs_done], state=states[epochs_done - 1]
+        )
+        assert timeless(rest) == timeless(measurements[epochs_done:])
+        assert identical([*map(trained, rest_states)], [*map(trained, states[epochs_done:])])
+
+
+# epochs in the checkpoint (0: there is none), epochs recorded, epochs trained, epochs yielded
+RECORDED = [
+    (0, 0, [1, 2, 3, 4], [1, 2, 3, 4]),
+    (2, 2, [3, 4], [3, 4]),
+    (3, 2, [4], [3, 4]),  # killed between the checkpoint and the record
+    (4, 3, [], [4]),
+    (1, 3, [2, 3, 4], [4]),
+    (0, 3, [1, 2, 3, 4], [4]),
+    (4, 4, [], []),
+]
+
+
+@pytest.mark.parametrize(("saved", "recorded", "trains", "yields"), RECORDED)
+def test_what_is_recorded_is_not_yielded_again(trainer_of, saved, recorded, trains, yields):
+    run = run_of(Recipe(decay=Plateau(patience_epochs=0)), epochs=4)
+    measurements, states = train(trainer_of(), run)
+    rest, rest_states = train(
+        trainer_of(), run, history=measurements[:recorded], state=states[saved - 1] if saved else None
+    )
+    assert timeless(rest) == timeless(measurements[epoch - 1] for epoch in yields)
+    assert [len(state["measurements"]) for state in rest_states] == trains
+
+
+def test_a_saved_measurement_is_yielded_as_it_was(trainer_of):
+    run = run_of(Recipe())
+    measurements, states = train(trainer_of(), run)
+    assert next(trainer_of().train(run, history=measurements[:1], state=states[1])) == measurements[1]
+
+
+def test_the_state_is_saved_before_its_measurement_is_yielded(trainer_of):
+    saved = []
+    for measurement in trainer_of().train(
+        run_of(Recipe()), save=lambda state: saved.append(len(state["measurements"]))
+    ):
+        assert saved[-1] == measurement.epoch
+    assert saved == [1, 2, 3]
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", state_to_bytes({"model": {}})[:-50]])
+def test_a_damaged_checkpoint_is_refused(content):
+    with pytest.raises(StoreError, match="a checkpoint cannot be read: "):
+        state_from_bytes(content)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused():
+    with pytest.raises(StoreError, match="a checkpoint cannot be read: "):
+        state_from_bytes(state_to_bytes({"model": tiny()}))
+
+
+def test_a_checkpoint_of_another_model_is_refused(trainer_of):
+    run = run_of(Recipe())
+    _, states = train(trainer_of(), run)
+    with pytest.raises(TaskError, match=r"not the one that a checkpoint was saved of: RuntimeError: .*state_dict"):
+        next(trainer_of(model=lively).train(run, state=states[0]))
+
+
+# --- gradients ---
+
+
+def final_weights(trainer, recipe):
+    _, states = train(trainer, run_of(recipe, epochs=2))
+    return states[-1]["model"]
+
+
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(36, 3), (36, 36), (72, 2), (216, 4)])
+def test_micro_batches_add_up_to_the_batch(trainer_of, batch_size, accumulate):
+    recipe = Recipe(peak_lr=0.05, weight_decay=1e-3)
+    whole = final_weights(trainer_of(batch_size=batch_size), recipe)
+    parts = final_weights(trainer_of(batch_size=batch_size, accumulate=accumulate), recipe)
+    torch.testing.assert_close(parts, whole, rtol=0, atol=2e-6)
+
+
+def test_an_incomplete_accumulation_is_a_mean_too(trainer_of):
+    """Of 216 images 10 micro-batches of 21 are made; the 4th step has one of them, and the length of its gradient."""
+    recipe = Recipe(peak_lr=1e-3, momentum=0, decay=Constant())
+    accumulated, plain = (
+        trainer_of(WatchedTrainer, batch_size=63, accumulate=3),
+        trainer_of(WatchedTrainer, batch_size=21),
+    )
+    for trainer in (accumulated, plain):
+        train(trainer, run_of(recipe, epochs=1))
+    assert len(accumulated.gradient_norms) == 4
+    assert accumulated.gradient_norms[3] == pytest.approx(plain.gradient_norms[9], rel=0.05)
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_clipping_bounds_the_gradient(trainer_of, precision, accumulate):
+    plain = Recipe(peak_lr=1.0, momentum=0, decay=Constant())
+    free = trainer_of(WatchedTrainer, precision=precision, accumulate=accumulate)
+    clipped = trainer_of(WatchedTrainer, precision=precision, accumulate=accumulate, clip_norm=0.01)
+    for trainer in (free, clipped):
+        train(trainer, run_of(plain, epochs=1))
+    assert min(free.gradient_norms) > 0.02
+    assert clipped.gradient_norms == pytest.approx([0.01] * 6, rel=1e-3)
+
+
+# --- measurements ---
+
+
+def by_hand(model, images, **kwargs):
+    """Mean loss and Top-1 of resident images, one image at a time."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (images.mean, images.std))
+    losses, right = [], 0
+    for pixels, label in zip(images.images, images.labels, strict=True):
+        logits = model(((pixels / 255 - mean) / std)[None])
+        losses.append(F.cross_entropy(logits, label[None], **kwargs).item())
+        right += int(logits.argmax()) == int(label)
+    return math.fsum(losses) / len(losses), 100 * right / len(losses)
+
+
+@pytest.mark.parametrize("batch_size", [1, 32, 1024])  # 32 leaves a last batch of 4
+def test_evaluation_is_what_one_would_write_by_hand(trainer_of, digits, identical, batch_size):
+    trainer = trainer_of(model=lively, label_smoothing=0.2)
+    _, states = train(trainer, run_of(Recipe(peak_lr=0.2), epochs=4))
+    model = lively()
+    model.load_state_dict(states[-1]["model"])
+    batches = evaluation_batches(digits.validation, batch_size=batch_size, device="cpu")
+    val_loss, top1 = trainer.evaluate(model.train(), batches)
+    expected_loss, expected_top1 = by_hand(model.eval(), digits.validation)
+    assert val_loss == pytest.approx(expected_loss, rel=1e-5)
+    assert top1 == expected_top1
+    assert 20 < top1 < 100
+    assert identical(model.state_dict(), states[-1]["model"])
+
+
+def test_measurements_are_those_of_the_weights(trainer_of, digits):
+    trainer = trainer_of(augment=False, label_smoothing=0.2)
+    frozen = run_of(Recipe(peak_lr=1e-30), epochs=1)
+    (m,), (state,) = train(trainer, frozen)
+    model = trainer.build_model(frozen.seed)
+    assert m.train_loss == pytest.approx(by_hand(model, digits.train, label_smoothing=0.2)[0], rel=1e-5)
+    expected_loss, expected_top1 = by_hand(model, digits.validation)
+    assert (m.val_loss, m.top1) == (pytest.approx(expected_loss, rel=1e-5), expected_top1)
+    assert trainer.test_top1(state) == by_hand(model, digits.test)[1]
+
+
+def test_label_smoothing_is_for_training_alone(trainer_of, digits):
+    plain, smoothed = trainer_of(), trainer_of(label_smoothing=0.1)
+    model = plain.build_model(0)
+    logits, labels = torch.eye(10) * 9, torch.arange(10)
+    assert smoothed.loss(logits, labels) == F.cross_entropy(logits, labels, label_smoothing=0.1)
+    assert plain.loss(logits, labels) == F.cross_entropy(logits, labels)
+    assert smoothed.evaluate(model, smoothed.validation) == plain.evaluate(model, plain.validation)
+
+
+def test_training_learns(trainer_of):
+    measurements, _ = train(trainer_of(), run_of(Recipe(peak_lr=0.1, warmup_epochs=1), epochs=10))
+    assert measurements[-1].train_loss < 0.7 * measurements[0].train_loss
+    assert measurements[-1].top1 > 60  # chance is 10
+    assert all(m.seconds > 0 and m.images_per_s > 0 for m in measurements)
+
+
+# --- runs that cannot go on ---
+
+
+def test_a_run_that_diverges_ends_with_that_epoch(trainer_of):
+    run = run_of(Recipe(peak_lr=1e30, decay=Constant()), epochs=5)
+    measurements, states = train(trainer_of(), run)
+    assert [m.diverged for m in measurements] == [True]
+    assert math.isnan(measurements[-1].val_loss)
+    assert math.isnan(measurements[-1].top1)
+    assert train(trainer_of(), run, history=measurements, state=states[-1]) == ([], [])
+    assert train(trainer_of(), run, history=measurements)[0] == []
+
+
+def test_a_validation_loss_that_is_not_finite_is_divergence_too(trainer_of):
+    def loss(logits, labels):
+        return F.cross_entropy(logits, labels) if logits.requires_grad else torch.tensor(math.inf)
+
+    measurements, _ = train(trainer_of(loss=loss), run_of(Recipe()))
+    assert [(m.diverged, math.isfinite(m.train_loss)) for m in measurements] == [(True, True)]
+
+
+class Raising(nn.Linear):
+    def __init__(self, raises):
+        super().__init__(64, 10)
+        self.raises = raises
+
+    def forward(self, inputs):
+        self.raises()
+        return super().forward(inputs.flatten(1))
+
+
+def raising(error):
+    def throw(*_):
+        raise error
+
+    return throw
+
+
+OUT_OF_MEMORY = {
+    "gpu": raising(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")),
+    "python": raising(MemoryError()),
+    "cpu": lambda: torch.empty(10**15),  # more than a process can address
+}
+
+
+@pytest.mark.parametrize("raises", OUT_OF_MEMORY.values(), ids=OUT_OF_MEMORY)
+def test_out_of_memory_ends_the_trial_and_says_what_to_change(trainer_of, raises):
+    message = r"out of memory on cpu: try a smaller --batch-size, a higher --accumulate \(now 4\), or fewer --jobs"
+    with pytest.raises(TrialError, match=message):
+        next(trainer_of(model=lambda: Raising(raises), accumulate=4).train(run_of(Recipe())))
+    with pytest.raises(TrialError, match=message):
+        next(trainer_of(model=raises, accumulate=4).train(run_of(Recipe())))
+
+
+class Unreadable(Dataset):
+    """A data set of which one image cannot be read."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __len__(self):
+        return 36
+
+    def __getitem__(self, index):
+        if index == 30:
+            raise self.error
+        return torch.zeros(1, 8, 8), 0
+
+
+# what is wrong with the task: what is said
+FAILING = [
+    ({"model": raising(KeyError("depth"))}, "the task's model could not be built: KeyError: 'depth'"),
+    ({"model": lambda: None}, "the task's model could not be built: AttributeError: .* no attribute 'to'"),
+    ({"model": nn.Identity}, "the task's parameters could not be optimized: ValueError: .* empty parameter list"),
+    ({"parameters": raising(ZeroDivisionError("ratio"))}, "could not be optimized: ZeroDivisionError: ratio"),
+    ({"parameters": lambda model: [{"lr_scale": 2.0}]}, "could not be optimized: .*params"),
+    ({"model": lambda: nn.Linear(63, 10)}, "could not be trained: RuntimeError: .*mat1 and mat2 shapes"),
+    (
+        {"model": lambda: Raising(raising(AssertionError("too small")))},
+        "could not be trained: AssertionError: too small",
+    ),
+    ({"loss": raising(NotImplementedError("focal"))}, "could not be trained: NotImplementedError: focal"),
+    ({"loss": lambda logits, labels: 0.5}, "could not be trained: .*'float'"),
+    ({"train": Unreadable(FileNotFoundError("7.png"))}, "could not be trained: FileNotFoundError: 7.png"),
+    ({"model": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 3))}, "could not be trained: IndexError: Target .*"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), FAILING, ids=[message[:40] for _, message in FAILING])
+def test_what_the_task_raises_is_said_as_it_was(trainer_of, changes, message):
+    with pytest.raises(TaskError, match=message) as caught:
+        next(trainer_of(**changes).train(run_of(Recipe())))
+    assert str(caught.value).startswith("the task")
+
+
+def test_an_error_that_speaks_for_itself_is_left_alone(trainer_of):
+    error = DataError("the images in /data are gone")
+    with pytest.raises(DataError) as caught:
+        next(trainer_of(train=Unreadable(error)).train(run_of(Recipe())))
+    assert caught.value is error
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), ValueError("no such run")])
+def test_an_error_of_saving_is_not_blamed_on_the_task(trainer_of, error):
+    with pytest.raises(type(error), match=str(error)) as caught:
+        next(trainer_of().train(run_of(Recipe()), save=raising(error)))
+    assert caught.value is error
+
+
+# --- on a GPU ---
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["auto", "fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_training_learns_on_a_gpu(trainer_of, optimizer, precision):
+    recipe = replace(default_recipe(optimizer), warmup_epochs=1, peak_lr={"sgd": 0.1}.get(optimizer, 0.01))
+    trainer = trainer_of(WatchedTrainer, device="cuda", precision=precision)
+    measurements, states = train(trainer, run_of(recipe, epochs=10))
+    assert measurements[-1].train_loss < 0.8 * measurements[0].train_loss
+    assert all(weight.isfinite().all() for weight in states[-1]["model"].values())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_run_resumed_on_a_gpu_ends_like_an_unbroken_one(trainer_of, optimizer, precision):
+    run = run_of(default_recipe(optimizer), epochs=4)
+
+    def fresh_trainer():
+        return trainer_of(model=lively, device="cuda", precision=precision)
+
+    measurements, states = train(fresh_trainer(), run)
+    rest, rest_states = train(fresh_trainer(), run, history=measurements[:2], state=states[1])
+    assert [m.epoch for m in rest] == [3, 4]
+    assert [m.lr_last for m in rest] == [m.lr_last for m in measurements[2:]]
+    torch.testing.assert_close(rest_states[-1]["model"], states[-1]["model"], rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_step_skipped_on_a_gpu_leaves_nothing_behind(trainer_of, optimizer):
+    run = run_of(default_recipe(optimizer), epochs=1)
+    trainer = trainer_of(precision="fp16", device="cuda", loss=Overflowing(*range(6)))
+    (measurement,), (state,) = train(trainer, run)
+    assert measurement.step == 0
+    before = {name: weight.cpu() for name, weight in trainer.build_model(run.seed).state_dict().items()}
+    torch.testing.assert_close(state["model"], before, rtol=0, atol=0)
