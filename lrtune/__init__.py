@@ -13,20 +13,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lrtune.app import SearchResult, find_lr, resume, search
+    from lrtune.app import find_lr, resume, search
     from lrtune.core.errors import DataError, InputError, LrtuneError, StoreError, TaskError
     from lrtune.core.recipe import Recipe
     from lrtune.core.study import TrainSettings
+    from lrtune.report.result import SearchResult
     from lrtune.schedules import build_schedule
     from lrtune.training.range_test import range_test
     from lrtune.training.task import NamedTask, Task, TaskFile
 
 _HOMES = {
-    "SearchResult": "app", "find_lr": "app", "resume": "app", "search": "app",
+    "find_lr": "app", "resume": "app", "search": "app",
     "DataError": "core.errors", "InputError": "core.errors", "LrtuneError": "core.errors",
     "StoreError": "core.errors", "TaskError": "core.errors",
     "Recipe": "core.recipe", "TrainSettings": "core.study", "build_schedule": "schedules",
-    "range_test": "training.range_test",
+    "SearchResult": "report.result", "range_test": "training.range_test",
     "NamedTask": "training.task", "Task": "training.task", "TaskFile": "training.task",
 }  # fmt: skip
 

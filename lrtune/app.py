@@ -1,14 +1,13 @@
 """The wiring: one function a command. What a command does is decided here, how it is done in the rooms below."""
 
-import hashlib
-import json
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
@@ -17,27 +16,25 @@ from lrtune.core.events import Event, Note, RunEnded
 from lrtune.core.recipe import OPTIMIZERS, OptimizerName, Recipe
 from lrtune.core.space import parse_space
 from lrtune.core.study import Budget, PrunerName, RangeResult, SamplerName, StudyConfig, StudyState
-from lrtune.core.trial import Measurement, Run, RunRecord
-from lrtune.decide.convergence import Convergence
+from lrtune.core.trial import Measurement, Run
 from lrtune.decide.plan import fresh_seeds, is_done
-from lrtune.decide.recommend import Contender, Recommendation, recommend
+from lrtune.decide.recommend import recommend
 from lrtune.report.document import Report
 from lrtune.report.files import write_report
 from lrtune.report.live import LiveDisplay
-from lrtune.schedules import Schedule, build_schedule
+from lrtune.report.result import SearchResult, runs_dataframe
+from lrtune.schedules import build_schedule
 from lrtune.search.local import Emit, Workbench, work, work_side_by_side
 from lrtune.search.sampler import ask, importances, mirror
 from lrtune.store.checkpoints import CheckpointStore
-from lrtune.store.database import StudyDatabase, StudyStore, config_to_json
+from lrtune.store.database import StudyDatabase, StudyStore
+from lrtune.store.encoding import digest
 from lrtune.store.spaces import read_space
 from lrtune.store.workers import this_worker
 from lrtune.training.environment import describe_environment
 from lrtune.training.loop import Trainer, state_from_bytes, state_to_bytes
 from lrtune.training.range_test import for_optimizer, preserved_random_states, task_range_test
 from lrtune.training.task import Task, TaskSource, describe_source, load_task, source_from
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 CHECKPOINT_LIMIT_BYTES = 20 * 2**30
 
@@ -70,55 +67,6 @@ class Places:
     def checkpoints(self, study: str) -> CheckpointStore:
         """The checkpoints of one study."""
         return CheckpointStore(self.home / "checkpoints" / study, limit_bytes=CHECKPOINT_LIMIT_BYTES)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Best:
-    """The recommended recipe, ready to use."""
-
-    recipe: Recipe
-    schedule: Schedule
-    """`schedule(step)` is the multiplier for optimizer step `step`; for a plateau, as its first confirmed run had it."""
-    top1: float
-    """Mean over fresh seeds, percent; of the search's own run while there are none."""
-    convergence: Convergence
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchResult:
-    """A study as far as it has come."""
-
-    state: StudyState
-    recommendation: Recommendation | None
-    folder: Path
-    """Of the report."""
-    report: Report
-
-    @property
-    def best(self) -> Best:
-        """The recommended recipe.
-
-        Raises:
-            LrtuneError: no run has finished.
-        """
-        if self.recommendation is None:
-            raise LrtuneError(f"no run of study {self.state.config.name!r} has finished, so there is no best one.")
-        chosen = self.recommendation.best
-        config = self.state.config
-        schedule = build_schedule(chosen.recipe, epochs=config.epochs, steps_per_epoch=config.steps_per_epoch)
-        for m in next((r.measurements for r in self._runs_of(chosen)), ()):
-            schedule = schedule.observe(val_loss=m.val_loss, top1=m.top1)
-        top1 = chosen.mean if chosen.top1s else chosen.search_top1
-        return Best(recipe=chosen.recipe, schedule=schedule, top1=top1, convergence=chosen.convergence)
-
-    def trials_dataframe(self) -> "pd.DataFrame":
-        """One row a run: what it was for, its recipe, its state, its final Top-1."""
-        return runs_dataframe(self.state)
-
-    def _runs_of(self, contender: Contender) -> Iterator[RunRecord]:
-        kinds = {"confirm": 0, "baseline": 0, "search": 1}
-        records = (r for r in self.state.records if r.run.trial == contender.trial and r.state == "completed")
-        yield from sorted(records, key=lambda r: kinds[r.run.kind])
 
 
 def search(
@@ -200,9 +148,8 @@ def search(
     if budget_asked.unit in ("epochs", "runs"):
         runs = budget_asked.amount / (epochs if budget_asked.unit == "epochs" else 1)
         if runs < num_seeds + 1:
-            problems.append(
-                f"`budget` must cover the baseline's {num_seeds} runs of {epochs} epochs and one trial, but got {budget}."
-            )
+            needed = f"the baseline's {num_seeds} runs of {epochs} epochs and one trial"
+            problems.append(f"`budget` must cover {needed}, but got {budget}.")
     changed = {"threads": max(1, (os.cpu_count() or 1) // jobs)} | dict(settings or {})
     with problems.gather():
         loaded = replace(loaded, settings=replace(loaded.settings, **changed))
@@ -230,10 +177,10 @@ def search(
             num_confirmed=num_confirmed,
             command=command or f"lrtune.search(..., space={space_name!r}, budget={str(budget)!r})",
         )
-        config = replace(config, name=study or f"{loaded.name}-{epochs}ep-{Path(space_name).stem}-{_digest(config)}")
+        config = replace(config, name=study or _default_name(loaded.name, config))
         _check_name(config.name)
         database = places.database()
-        store = _open_study(database, config)
+        store = database.open(config)
         return _run_study(store, task, trainer, places, jobs=jobs, quiet=quiet)
 
 
@@ -346,30 +293,13 @@ def dashboard(
         stopped.set()
 
 
-def runs_dataframe(state: StudyState) -> "pd.DataFrame":
-    """One row a run, in the order in which they were planned."""
-    import pandas as pd
-
-    rows = []
-    for record in state.records:
-        recipe = record.run.recipe.to_dict()
-        decay = recipe.pop("decay")
-        rows.append(
-            {"run": record.run.id, "kind": record.run.kind, "trial": record.run.trial, "seed": record.run.seed}
-            | {"state": record.state, "epochs": record.epochs, "top1": record.top1, "test_top1": record.test_top1}
-            | recipe
-            | {"decay": decay.pop("name")}
-            | {f"decay_{key}": value for key, value in decay.items()}
-            | {"seconds": record.seconds, "reason": record.reason}
-        )
-    return pd.DataFrame(rows)
-
-
 def _run_study(
     store: StudyStore, source: TaskSource, trainer: Trainer, places: Places, *, jobs: int, quiet: bool
 ) -> SearchResult:
     """Range tests, runs, test split, report: each only where it is not recorded yet."""
     config = store.config
+    if trainer.settings != config.settings:  # begun with another number of jobs, and so of threads
+        trainer = Trainer(trainer.task, config.settings)
     console = Console(stderr=True)
     with LiveDisplay(config, store.state(), console, quiet=quiet) as display:
         _range_tests(store, trainer, display)
@@ -428,7 +358,7 @@ def _open_workbench(name: str, source: TaskSource, places: Places, emit: Emit) -
 
 
 def _read_test_split(store: StudyStore, trainer: Trainer, places: Places, emit: Emit) -> None:
-    """Reads the test split once, for the recommended recipe and the baseline; then only the recommended weights are kept."""
+    """Reads the test split once, for the recommended recipe and the baseline; keeps the recommended weights only."""
     state = store.state()
     found = recommend(state)
     if found is None or not found.final:
@@ -465,44 +395,16 @@ def _write_report(state: StudyState, places: Places) -> SearchResult:
     return SearchResult(state=state, recommendation=recommendation, folder=folder, report=made)
 
 
-def _open_study(database: StudyDatabase, config: StudyConfig) -> StudyStore:
-    """The study of this configuration: a new one, or the one that the same command began (its budget may differ).
-
-    Raises:
-        InputError: the study is there with another configuration; every difference is listed.
-    """
-    there = database.config(config.name)
-    if there is None:
-        try:
-            database.create(config)
-        except StoreError:
-            if database.config(config.name) is None:
-                raise  # else another process was faster, with the same command
-        return database.study(config.name)
-    ours, theirs = (_compared(c) for c in (config, there))
-    different = [key for key in ours if ours[key] != theirs.get(key)]
-    if different:
-        raise InputError([
-            f"study {config.name!r} has {key}={theirs.get(key)!r}, but got {ours[key]!r}: choose another study name."
-            for key in different
-        ])  # fmt: skip
-    if there.budget != config.budget:
-        database.update_config(replace(there, budget=config.budget))
-    return database.study(config.name)
+def _existing(places: Places) -> StudyDatabase:
+    if not places.storage and not (places.home / "lrtune.db").exists():
+        raise InputError(f"there are no studies: there is no file {places.home / 'lrtune.db'}.")
+    return places.database()
 
 
-def _compared(config: StudyConfig) -> dict[str, Any]:
-    """What must be the same for results to go together."""
-    values: dict[str, Any] = json.loads(config_to_json(config))
-    settings = values.pop("settings")
-    for key in ("name", "budget", "command"):
-        del values[key]
-    del settings["threads"]
-    return values | settings
-
-
-def _digest(config: StudyConfig) -> str:
-    return hashlib.sha256(json.dumps(_compared(config), sort_keys=True).encode()).hexdigest()[:6]
+def _default_name(task_name: str, config: StudyConfig) -> str:
+    """Readable, and the same for the same command: `digits-small-cnn-20ep-default-b416c0`."""
+    words = f"{task_name}-{config.epochs}ep-{Path(config.space_name).stem}"
+    return f"{re.sub(r'[^A-Za-z0-9_.+]+', '-', words).strip('-.')[-100:]}-{digest(config)}"
 
 
 def _check_name(name: str) -> None:
@@ -511,9 +413,3 @@ def _check_name(name: str) -> None:
         raise InputError(
             f"`study` must consist of letters, digits and -_.+, and not begin with a dot, but got {name!r}."
         )
-
-
-def _existing(places: Places) -> StudyDatabase:
-    if not places.storage and not (places.home / "lrtune.db").exists():
-        raise InputError(f"there are no studies: there is no file {places.home / 'lrtune.db'}.")
-    return places.database()

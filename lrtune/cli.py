@@ -20,7 +20,7 @@ from lrtune.core.recipe import OPTIMIZERS, OptimizerName, Recipe, default_recipe
 from lrtune.core.study import Precision, PrunerName, SamplerName
 
 if TYPE_CHECKING:
-    from lrtune.app import SearchResult
+    from lrtune.report.result import SearchResult
     from lrtune.training.task import TaskSource
 
 

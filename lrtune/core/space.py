@@ -24,10 +24,10 @@ import math
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
-from typing import Any
+from typing import Any, cast
 
 from lrtune.core.errors import InputError
-from lrtune.core.recipe import DECAYS, OPTIMIZERS, Constant, Decay, Recipe, decay_parameters
+from lrtune.core.recipe import DECAYS, OPTIMIZERS, Constant, Decay, OptimizerName, Recipe, decay_parameters
 
 Scalar = float | int | str | bool
 Value = Scalar | tuple[float, ...]
@@ -117,9 +117,10 @@ class Space:
         return found
 
     @property
-    def needs_range_test(self) -> tuple[str, ...]:
+    def needs_range_test(self) -> tuple[OptimizerName, ...]:
         """The optimizers whose peak LR is bounded by a range test."""
-        return tuple(o for o in self.choices("optimizer") if isinstance(self.parameter("peak_lr", o), RangeTest))
+        wanted = (o for o in self.choices("optimizer") if isinstance(self.parameter("peak_lr", o), RangeTest))
+        return cast(tuple[OptimizerName, ...], tuple(wanted))
 
     def fit(self, epochs: int, intervals: Mapping[str, Interval]) -> "Space":
         """The space of a study: percentages become epochs, `range-test` becomes the interval of each optimizer.

@@ -140,7 +140,7 @@ def valley(lrs: Array, losses: Array) -> float | None:
 
 
 def slide(lrs: Array, losses: Array) -> float | None:
-    """Left of the last falling stretch before the loss blows up (fastai's `slide`), its threshold made relative to the drop."""
+    """Steepest point of the last falling stretch before the loss blows up (after fastai's `slide`, made relative)."""
     drop = float(losses[0] - losses.min())
     slope = np.gradient(losses / drop if drop > 0 else losses, np.log(lrs))
     right = len(losses) - 1

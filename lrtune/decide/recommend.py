@@ -135,7 +135,7 @@ def target_of(state: StudyState) -> tuple[float, str]:
     finals = [record.top1 for record in _completed(state.of_kind("baseline"))]
     if not finals:
         return math.nan, "no baseline yet"
-    return median(finals), f"the baseline's median final Top-1 over {len(finals)} seeds"
+    return median(finals), f"the baseline's median final Top-1 over {len(finals)} {'seed' if len(finals) == 1 else 'seeds'}"
 
 
 def _completed(records: tuple[RunRecord, ...]) -> list[RunRecord]:
@@ -167,9 +167,8 @@ def _verdict(best: Contender, baseline: Contender | None, ties: tuple[Contender,
     said = []
     seeds = f"{len(best.top1s)} fresh seeds do" if len(best.top1s) > 1 else "one fresh seed does"
     if best is baseline:
-        said.append(
-            "Nothing that was confirmed beats the baseline: keep it." if final else "Only the baseline was trained."
-        )
+        beaten = "Nothing that was confirmed beats the baseline"
+        said.append(f"{beaten}: keep it." if final else f"{beaten} so far.")
     elif best.difference is not None and len(best.top1s) > 1:
         d = best.difference
         interval = f"{d.mean:+.2f} points of Top-1 against the baseline, 95 % interval [{d.low:+.2f}, {d.high:+.2f}]"

@@ -5,6 +5,7 @@ started them.
 """
 
 import multiprocessing
+import os
 import queue
 import threading
 import time
@@ -86,11 +87,11 @@ def work(bench: Workbench) -> Done:
 
 def work_on(run: Run, bench: Workbench) -> None:
     """Trains one run that this worker has claimed, to whatever end it comes to."""
-    study = bench.study.state()
-    record = next(r for r in study.records if r.run.id == run.id)
-    bench.emit(RunStarted(run, record.epochs))
     ended = False
     try:
+        study = bench.study.state()
+        record = next(r for r in study.records if r.run.id == run.id)
+        bench.emit(RunStarted(run, record.epochs))
         with _heartbeat(bench.study, run):
             state, reason = _outcome(record, study)
             if state == "running":
@@ -147,12 +148,21 @@ def work_side_by_side(open_workbench: OpenWorkbench, num_jobs: int, emit: Emit) 
 
 
 def _job(open_workbench: OpenWorkbench, events: "multiprocessing.Queue[Event | Done | LrtuneError]") -> None:
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     try:
         events.put(work(open_workbench(events.put)))
     except LrtuneError as error:
         events.put(error)
     except KeyboardInterrupt:  # the terminal sends it to every process; the parent reports it
         pass
+
+
+def _leave_with_parent() -> None:
+    """A worker whose parent was killed would go on unseen, and in the end wait for ever for its events to be read."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _train(record: RunRecord, bench: Workbench) -> tuple[RunRecord, RunState, str]:

@@ -8,7 +8,7 @@ process loses nothing committed.
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from typing import Any
@@ -19,9 +19,9 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from lrtune.core.errors import InputError, StoreError
 from lrtune.core.recipe import Recipe
-from lrtune.core.space import Interval
-from lrtune.core.study import Budget, RangeCurve, RangeResult, StudyConfig, StudyState, TrainSettings
+from lrtune.core.study import RangeResult, StudyConfig, StudyState
 from lrtune.core.trial import Measurement, Run, RunRecord, RunState
+from lrtune.store.encoding import compared, config_from_json, config_to_json, ranges_from_json, ranges_to_json
 from lrtune.store.workers import NOBODY, is_gone
 
 BUSY_S = 30.0
@@ -122,6 +122,32 @@ class StudyDatabase:
             raise InputError(f"there is no study {name!r} in {self.url}; there are: {known}.")
         return StudyStore(self, config)
 
+    def open(self, config: StudyConfig) -> "StudyStore":
+        """The study of this configuration: a new one, or the one that the same command began; its budget may differ.
+
+        Raises:
+            InputError: the study is there with another configuration; every difference is listed.
+        """
+        there = self.config(config.name)
+        if there is None:
+            try:
+                self.create(config)
+            except StoreError:
+                if self.config(config.name) is None:
+                    raise  # else another process was faster, with the same command
+            return self.study(config.name)
+        ours, theirs = compared(config), compared(there)
+        different = [key for key in ours if ours[key] != theirs.get(key)]
+        if different:
+            study = f"study {config.name!r} has"
+            raise InputError([
+                f"{study} {key}={theirs.get(key)!r}, but got {ours[key]!r}: choose another study name."
+                for key in different
+            ])  # fmt: skip
+        if there.budget != config.budget:
+            self.update_config(replace(there, budget=config.budget))
+        return self.study(config.name)
+
     def update_config(self, config: StudyConfig) -> None:
         """Replaces a study's configuration, for a larger budget say."""
         with self._begin() as connection:
@@ -163,14 +189,14 @@ class StudyStore:
             measured: dict[str, list[Measurement]] = {run_id: [] for run_id in unread}
             where = sa.and_(_measurements.c.study == name, _measurements.c.run.in_(unread))
             for row in connection.execute(sa.select(_measurements).where(where).order_by(_measurements.c.epoch)):
-                measured[row.run].append(_measurement(row._mapping))
+                measured[row.run].append(_measurement(row))
         ended = self._ended
         records = tuple(
             replace(ended[row.id], test_top1=row.test_top1) if row.id in ended else _record(row, measured[row.id])
             for row in rows
         )
         self._ended = {record.run.id: record for record in records if record.state != "running"}
-        return StudyState(config=self.config, range_results=_ranges_from_json(ranges), records=records)
+        return StudyState(config=self.config, range_results=ranges_from_json(ranges), records=records)
 
     def claim(self, run: Run, worker: str) -> bool:
         """Makes `worker` the owner of a run that nobody has, or whose owner is gone. False where another was faster."""
@@ -236,45 +262,10 @@ class StudyStore:
         """Records the range tests, unless another process has done so: everyone searches within the same bounds."""
         mine = sa.and_(_studies.c.name == self.config.name, _studies.c.range_results == "[]")
         with self._database._begin() as connection:
-            connection.execute(_studies.update().where(mine).values(range_results=_ranges_to_json(results)))
+            connection.execute(_studies.update().where(mine).values(range_results=ranges_to_json(results)))
 
     def _row(self, run_id: str) -> sa.Update:
         return _runs.update().where(_runs.c.study == self.config.name, _runs.c.id == run_id)
-
-
-def config_to_json(config: StudyConfig) -> str:
-    """A configuration as JSON text; equal configurations give equal texts."""
-    values = asdict(config) | {"budget": str(config.budget), "baseline": config.baseline.to_dict()}
-    return json.dumps(values, sort_keys=True)
-
-
-def config_from_json(text: str) -> StudyConfig:
-    """A configuration from `config_to_json`."""
-    values = json.loads(text)
-    return StudyConfig(
-        **values
-        | {
-            "settings": TrainSettings(**values["settings"]),
-            "budget": Budget.parse(values["budget"]),
-            "baseline": Recipe.from_dict(values["baseline"]),
-        }
-    )
-
-
-def _ranges_to_json(results: tuple[RangeResult, ...]) -> str:
-    return json.dumps([asdict(result) for result in results])
-
-
-def _ranges_from_json(text: str) -> tuple[RangeResult, ...]:
-    def result(values: dict[str, Any]) -> RangeResult:
-        interval = Interval(**values["interval"]) if values["interval"] else None
-        curves = tuple(
-            RangeCurve(**curve | {"lrs": tuple(curve["lrs"]), "losses": tuple(curve["losses"])})
-            for curve in values["curves"]
-        )
-        return RangeResult(**values | {"interval": interval, "curves": curves})
-
-    return tuple(result(values) for values in json.loads(text))
 
 
 def _record(row: Any, measurements: list[Measurement]) -> RunRecord:
@@ -296,8 +287,9 @@ def _record(row: Any, measurements: list[Measurement]) -> RunRecord:
     )
 
 
-def _measurement(row: Mapping[str, Any]) -> Measurement:
-    return Measurement(**{name: math.nan if row[name] is None else row[name] for name in _MEASURED})
+def _measurement(row: Any) -> Measurement:
+    values: dict[str, Any] = {name: getattr(row, name) for name in _MEASURED}
+    return Measurement(**values | {name: math.nan for name, value in values.items() if value is None})
 
 
 def _is_nan(value: object) -> bool:

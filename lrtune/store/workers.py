@@ -26,6 +26,6 @@ def is_gone(worker: str, seen_at: float) -> bool:
         return time.time() - seen_at > LEASE_S
     try:
         process = psutil.Process(int(pid))
-        return abs(process.create_time() - float(created)) > 1.0 or process.status() == psutil.STATUS_ZOMBIE
+        return bool(abs(process.create_time() - float(created)) > 1.0 or process.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True

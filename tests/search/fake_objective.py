@@ -6,9 +6,11 @@ Workers in processes of their own import this by name, so what they open is defi
 import math
 import os
 import signal
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lrtune.core.errors import TaskError
 from lrtune.core.recipe import Recipe
 from lrtune.core.space import Interval
 from lrtune.core.study import Budget, RangeResult, StudyConfig, StudyState
@@ -44,7 +46,8 @@ def measurement(run, epoch):
     loss = math.nan if run.recipe.peak_lr > 2.5 and epoch == 3 else 3 - reached / 50
     return Measurement(
         epoch=epoch, step=10 * epoch, lr_first=run.recipe.peak_lr, lr_last=run.recipe.peak_lr, train_loss=loss,
-        val_loss=loss, top1=reached, seconds=1.0, images_per_s=100.0, ended_at=1e9 + 100 * run.seed + epoch,
+        val_loss=loss, top1=reached, seconds=1.0, images_per_s=100.0,
+        ended_at=1e9 + 1000 * run.trial + 100 * run.seed + epoch,
     )  # fmt: skip
 
 
@@ -138,11 +141,22 @@ class KilledWorker(Worker):
 
 
 @dataclass(frozen=True)
+class StuckWorker(Worker):
+    """A worker that says who it is, in a file named by its process, and then trains for ever."""
+
+    folder: Path
+
+    def train(self, run, history):
+        (self.folder / str(os.getpid())).touch()
+        while True:
+            time.sleep(1)
+        yield
+
+
+@dataclass(frozen=True)
 class FailingWorker(Worker):
     """A worker whose task does not work."""
 
     def train(self, run, history):
-        from lrtune.core.errors import TaskError
-
         raise TaskError("the task's model could not be built")
         yield

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import optuna
 import pytest
-from fake_objective import BASELINE, BEST_TOP1, EPOCHS, INTERVAL, final_top1, grow, make_state, measurement, open_store
 
 from lrtune.core.errors import StoreError
 from lrtune.core.recipe import WSD, Cosine, Linear, MultiStep, Recipe, decay_parameters
@@ -16,6 +15,17 @@ from lrtune.search import sampler
 from lrtune.search.sampler import ask, fitted_space, importances, known_good, mirror
 from lrtune.store.spaces import space_names
 from lrtune.store.workers import this_worker
+from tests.search.fake_objective import (
+    BASELINE,
+    BEST_TOP1,
+    EPOCHS,
+    INTERVAL,
+    final_top1,
+    grow,
+    make_state,
+    measurement,
+    open_store,
+)
 
 SAMPLERS = ("tpe", "gp", "random", "qmc")
 

@@ -17,7 +17,8 @@ from lrtune.core.space import Interval
 from lrtune.core.study import Budget, RangeCurve, RangeResult, StudyConfig, TrainSettings
 from lrtune.core.trial import Measurement, Run
 from lrtune.store import database as database_module
-from lrtune.store.database import StudyDatabase, config_from_json, config_to_json
+from lrtune.store.database import StudyDatabase
+from lrtune.store.encoding import config_from_json, config_to_json
 from lrtune.store.workers import this_worker
 
 CLAIM = """

@@ -56,7 +56,7 @@ class Scaled(nn.Module):
         self.scale = nn.Parameter(torch.ones(()))
 
     def forward(self, logits, labels):
-        noise = 1e-3 * (random.random() + np.random.rand() + torch.rand(()))  # noqa: NPY002
+        noise = 1e-3 * (random.random() + np.random.rand() + torch.rand(()))
         return F.cross_entropy(self.scale * logits, labels) + noise
 
 
@@ -95,7 +95,7 @@ LOADERS = [owned_by_the_loader, owned_by_the_sampler, owned_by_the_batch_sampler
 def setting(optimizer="sgd", loader=owned_by_the_loader):
     """A caller in the middle of training: moments in the optimizer, a gradient half accumulated, a module frozen."""
     random.seed(1)
-    np.random.seed(2)  # noqa: NPY002
+    np.random.seed(2)
     torch.manual_seed(3)
     model, loss, generator = Net(), Scaled(), torch.Generator().manual_seed(4)
     groups = [
@@ -138,7 +138,7 @@ def values(caller):
             for state in (caller.optimizer.state[p] for p in caller.optimizer.state)
         ],
         [{key: value for key, value in group.items() if key != "params"} for group in caller.optimizer.param_groups],
-        [torch.get_rng_state(), caller.generator.get_state(), *np.random.get_state()[1:]],  # noqa: NPY002
+        [torch.get_rng_state(), caller.generator.get_state(), *np.random.get_state()[1:]],
         random.getstate(),
     ]
 
@@ -231,22 +231,273 @@ def test_nothing_is_left_behind_when_it_breaks_off(assert_untouched, optimizer, 
 
 def test_nothing_is_left_behind_when_the_data_run_out(assert_untouched):
     def act(caller):
+        once = iter([(INPUTS[:8], DATA.tensors[1][:8])] * 10)
         with pytest.raises(InputError, match=r"data must give batches each time they are read, but epoch 1 had none\."):
-            range_test(caller.model, caller.optimizer, iter(caller.loader), caller.loss)
+            range_test(caller.model, caller.optimizer, once, caller.loss)
 
-    assert_untouched(setting, lambda caller: (caller.generator.get_state(), act(caller), restore_order(caller)))
-
-
-def restore_order(caller):
-    """The caller itself has read its loader once: that draws a seed and an order."""
-    caller.generator.set_state(setting().generator.get_state())
-    torch.set_rng_state(torch_state_of_a_new_setting())
+    assert_untouched(setting, act)
 
 
-def torch_state_of_a_new_setting():
-    state = (random.getstate(), np.random.get_state())  # noqa: NPY002
-    setting()
-    found = torch.get_rng_state()
-    random.setstate(state[0])
-    np.random.set_state(state[1])  # noqa: NPY002
-    return found
+def test_a_range_test_is_the_same_each_time():
+    results = []
+    for seed in (1, 2):
+        caller = setting()
+        torch.manual_seed(seed)  # what the caller has drawn so far is of no account
+        caller.loss = F.cross_entropy
+        results.append(range_test(caller.model, caller.optimizer, caller.loader, caller.loss, num_steps=30))
+    assert results[0] == results[1]
+    assert len({curve.losses for curve in results[0].curves}) == 3  # one order of the data a seed
+
+
+# --- on a task ---
+
+
+def mlp():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10))
+
+
+@pytest.fixture(scope="module")
+def all_digits():
+    from lrtune.training.datasets import load_dataset
+
+    return load_dataset("digits")
+
+
+@pytest.fixture
+def trainer_of(all_digits):
+    def build(model=mlp, loss=None, parameters=None, **settings):
+        task = Task(
+            model=model, train=all_digits.train, validation=all_digits.validation, num_classes=10,
+            loss=loss, parameters=parameters,
+        )  # fmt: skip
+        return Trainer(task, TrainSettings(**{"batch_size": 64, "device": "cpu"} | settings))
+
+    return build
+
+
+def random_states():
+    return numpy_to_torch([random.getstate(), *np.random.get_state()[1:], torch.get_rng_state()])
+
+
+def test_a_task_is_swept_without_touching_the_random_states(trainer_of, identical):
+    before = random_states()
+    results = [task_range_test(trainer_of(loss=Scaled()), Recipe(), seeds=(0, 1), num_steps=20) for _ in range(2)]
+    assert identical(random_states(), before)
+    assert [curve.seed for curve in results[0].curves] == [0, 1]
+    assert results[0].curves[0].losses != results[0].curves[1].losses
+
+
+@pytest.mark.parametrize("error", [ValueError("bad batch"), KeyboardInterrupt()], ids=repr)
+def test_a_task_that_breaks_off_leaves_the_random_states_alone(trainer_of, identical, error):
+    before = random_states()
+    message = "the task could not be trained in the range test: ValueError: bad batch"
+    with pytest.raises((TaskError, KeyboardInterrupt)) as caught:
+        task_range_test(trainer_of(loss=FailingLoss(Scaled(), error, at=7)), Recipe(), seeds=(0,))
+    assert isinstance(caught.value, KeyboardInterrupt) or str(caught.value) == message
+    assert identical(random_states(), before)
+
+
+def test_a_sweep_of_a_task_is_the_same_each_time(trainer_of):
+    results = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        results.append(task_range_test(trainer_of(), Recipe(), seeds=(0,), num_steps=40))
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_answer_on_the_digits_trains_well(trainer_of, optimizer):
+    recipe = replace(for_optimizer(default_recipe("sgd"), optimizer), weight_decay=0.0)
+    trainer = trainer_of()
+    result = task_range_test(trainer, recipe, seeds=(0, 1, 2))
+    assert result.optimizer == optimizer
+    interval = result.interval
+    assert interval is not None
+    assert SWEEPS[optimizer][0] < interval.low < interval.suggestion <= interval.high < SWEEPS[optimizer][1]
+    assert [curve.diverged for curve in result.curves] == [True] * 3
+
+    def top1(peak_lr):
+        found = replace(recipe, peak_lr=peak_lr)
+        run = Run(id="trial-0000", kind="search", trial=0, recipe=found, horizon_epochs=4, seed=7)
+        return [m.top1 for m in trainer.train(run)][-1]
+
+    assert top1(interval.suggestion) > 75  # chance is 10
+    assert top1(interval.low / 30) < top1(interval.suggestion) - 20
+
+
+def test_a_task_that_teaches_nothing_gives_no_signal():
+    inputs, labels = torch.zeros(400, 8), torch.randint(10, (400,), generator=torch.Generator().manual_seed(0))
+    data = TensorDataset(inputs, labels)
+    task = Task(model=lambda: nn.Linear(8, 10), train=data, validation=data, num_classes=10)
+    trainer = Trainer(task, TrainSettings(batch_size=40, device="cpu"))
+    result = task_range_test(trainer, Recipe(momentum=0.0), seeds=(0, 1, 2))
+    assert result.interval is None
+    assert "which its noise" in result.reason
+
+
+# --- the sweep ---
+
+
+def batches_of(num_batches):
+    return ((INPUTS, DATA.tensors[1]) for _ in range(num_batches))
+
+
+def linear_with_base_lr():
+    model = nn.Linear(8, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    optimizer.param_groups[0]["base_lr"] = 1.0
+    return model, optimizer
+
+
+def watch(optimizer):
+    lrs = []
+    optimizer.register_step_pre_hook(lambda used, *_: lrs.append([group["lr"] for group in used.param_groups]))
+    return lrs
+
+
+def test_the_sweep_is_an_exponential_grid():
+    model = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 2))
+    groups = [{"params": model[0].parameters(), "lr": 0.02}, {"params": model[1].parameters(), "lr": 0.1}]
+    optimizer = torch.optim.SGD(groups)
+    used = watch(optimizer)
+    curve = range_test(model, optimizer, DataLoader(DATA, batch_size=8), F.cross_entropy, low=1e-6, high=1e-2,
+                       num_steps=17, num_seeds=1).curves[0]  # fmt: skip
+    grid = [10 ** (-6 + step / 4) for step in range(17)]
+    assert curve.lrs == pytest.approx(grid)
+    assert [lr for _, lr in used] == pytest.approx(grid)  # of the group with the largest LR
+    assert [lr for lr, _ in used] == pytest.approx([lr / 5 for lr in grid])
+    assert not curve.diverged
+
+
+def test_a_task_is_swept_over_its_groups_and_its_range(trainer_of):
+    used = []
+
+    class Watched(Trainer):
+        def build_optimizer(self, run, model):
+            optimizer = super().build_optimizer(run, model)
+            used.append(watch(optimizer))
+            return optimizer
+
+    def two_groups(model):
+        return [{"params": model[1].parameters()}, {"params": model[3].parameters(), "lr_scale": 0.5}]
+
+    plain = trainer_of(parameters=two_groups)
+    curve = task_range_test(
+        Watched(plain.task, plain.settings), Recipe(peak_lr=0.7), seeds=(5,), num_steps=21, low=1e-4, high=1e-2
+    ).curves[0]
+    grid = [10 ** (-4 + step / 10) for step in range(21)]
+    assert curve.lrs == pytest.approx(grid)
+    assert np.array(used[0]) == pytest.approx(np.array([(lr, lr / 2) for lr in grid]))
+
+
+def test_a_loss_is_that_before_the_step_at_its_lr():
+    model, optimizer = linear_with_base_lr()
+    expected = F.cross_entropy(model(INPUTS), DATA.tensors[1]).item()
+    curve = sweep(model, optimizer, batches_of(2), F.cross_entropy, [0.5, 0.6], CPU, 1.0, seed=3)
+    assert curve.losses[0] == expected
+    assert curve.losses[1] < expected
+    assert (curve.seed, curve.lrs, curve.diverged) == (3, (0.5, 0.6), False)
+
+
+# the losses that a sweep of 30 meets: how many are kept, whether it diverged
+STOPPED = [
+    ([1.0] * 30, 30, False),
+    ([1.0] * 9 + [math.nan] + [1.0] * 20, 9, True),
+    ([1.0] * 9 + [math.inf] + [1.0] * 20, 9, True),
+    ([1.0] * 9 + [-math.inf] + [1.0] * 20, 9, True),
+    ([math.nan] * 30, 0, True),
+    ([1.0] * 20 + [2.99] * 9 + [3.01], 29, True),
+    ([1.0, 9.0, 1.0, 9.0, 1.0] + [2.9] * 24 + [3.1], 29, True),  # the median of the first 5 is where it began
+    ([1.0, 1.0, 1.0, 1.0, 50.0] + [1.0] * 25, 30, False),  # among the first 5 only a loss that is not finite ends it
+]
+
+
+@pytest.mark.parametrize(("losses", "kept", "diverged"), STOPPED)
+def test_a_sweep_ends_where_its_loss_does(losses, kept, diverged):
+    model, optimizer = linear_with_base_lr()
+    used, coming = watch(optimizer), iter(losses)
+    curve = sweep(
+        model, optimizer, batches_of(30), lambda logits, labels: 0 * logits.sum() + next(coming),
+        [0.1] * 30, CPU, 1.0, seed=0,
+    )  # fmt: skip
+    assert curve.losses == pytest.approx(losses[:kept])
+    assert len(curve.lrs) == len(used) == kept
+    assert curve.diverged is diverged
+
+
+def test_a_sweep_that_is_not_finite_from_the_start_gives_no_signal():
+    model, optimizer = linear_with_base_lr()
+    result = range_test(model, optimizer, DataLoader(DATA, batch_size=8), lambda logits, _: logits.sum() * math.nan)
+    assert result.interval is None
+    assert "broke off after 0 steps" in result.reason
+
+
+# --- what is refused ---
+
+
+IMPOSSIBLE = [
+    ({"low": 0.0}, ["`0 < low < high` must hold, but got low=0.0, high=1.0."]),
+    ({"low": 1.0}, ["`0 < low < high` must hold, but got low=1.0, high=1.0."]),
+    ({"low": math.nan}, ["`0 < low < high` must hold, but got low=nan, high=1.0."]),
+    ({"high": math.inf}, ["`0 < low < high` must hold, but got low=0.01, high=inf."]),
+    ({"num_steps": 15}, ["`16 <= num_steps` must hold, but got 15."]),
+    ({"num_seeds": 0}, ["`1 <= num_seeds` must hold, but got 0."]),
+    (
+        {"low": 2.0, "num_steps": 0},
+        ["`0 < low < high` must hold, but got low=2.0, high=1.0.", "`16 <= num_steps` must hold, but got 0."],
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "problems"), IMPOSSIBLE)
+def test_impossible_sweeps_are_refused_with_all_that_is_wrong(trainer_of, changes, problems):
+    asked = {"low": 0.01, "high": 1.0, "num_steps": 20, "num_seeds": 1} | changes
+    model, optimizer = linear_with_base_lr()
+    with pytest.raises(InputError) as caught:
+        range_test(model, optimizer, DataLoader(DATA, batch_size=8), F.cross_entropy, **asked)
+    assert list(caught.value.problems) == problems
+    seeds = tuple(range(asked.pop("num_seeds")))
+    with pytest.raises(InputError) as caught:
+        task_range_test(trainer_of(), Recipe(), seeds=seeds, **asked)
+    assert list(caught.value.problems) == problems
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_another_optimizer_is_swept_from_the_middle(optimizer):
+    recipe = Recipe(optimizer="adam", peak_lr=0.02, weight_decay=0.1, decay=Constant())
+    found = for_optimizer(recipe, optimizer)
+    low, high = SWEEPS[optimizer]
+    assert found == recipe if optimizer == "adam" else found.peak_lr == pytest.approx(math.sqrt(low * high))
+    assert replace(found, optimizer="adam", peak_lr=0.02) == recipe
+
+
+# --- on a GPU ---
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_the_answer_on_a_gpu_trains(trainer_of, precision):
+    trainer = trainer_of(device="cuda", precision=precision)
+    before = torch.cuda.get_rng_state()
+    interval = task_range_test(trainer, Recipe(), seeds=(0, 1, 2)).interval
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+    assert interval is not None
+    recipe = Recipe(peak_lr=interval.suggestion)
+    run = Run(id="trial-0000", kind="search", trial=0, recipe=recipe, horizon_epochs=4, seed=7)
+    assert [m.top1 for m in trainer.train(run)][-1] > 75
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_nothing_is_left_behind_on_a_gpu(identical, optimizer):
+    caller = setting(optimizer)
+    caller.model.cuda()
+    caller.loss.cuda()
+    caller.optimizer.zero_grad()
+    caller.optimizer.state.clear()
+    before = numpy_to_torch(values(caller))
+    with suppress(ValueError):
+        range_test(
+            caller.model, caller.optimizer, caller.loader, FailingLoss(caller.loss, ValueError(), at=40), num_steps=30
+        )
+    assert identical(numpy_to_torch(values(caller)), before)

@@ -1,0 +1,86 @@
+"""A study as a value for programs: its best recipe, ready to use, and its runs as a table."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lrtune.core.errors import LrtuneError
+from lrtune.core.recipe import Recipe
+from lrtune.core.study import StudyState
+from lrtune.core.trial import RunRecord
+from lrtune.decide.convergence import Convergence
+from lrtune.decide.recommend import Contender, Recommendation
+from lrtune.report.document import Report
+from lrtune.schedules import Schedule, build_schedule
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """The recommended recipe, ready to use."""
+
+    recipe: Recipe
+    schedule: Schedule
+    """`schedule(step)` is the multiplier for optimizer step `step`; a plateau's is as its first confirmed run had it."""
+    top1: float
+    """Mean over fresh seeds, percent; of the search's own run while there are none."""
+    convergence: Convergence
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchResult:
+    """A study as far as it has come."""
+
+    state: StudyState
+    recommendation: Recommendation | None
+    folder: Path
+    """Of the report."""
+    report: Report
+
+    @property
+    def best(self) -> Best:
+        """The recommended recipe.
+
+        Raises:
+            LrtuneError: no run has finished.
+        """
+        if self.recommendation is None:
+            raise LrtuneError(f"no run of study {self.state.config.name!r} has finished, so there is no best one.")
+        chosen = self.recommendation.best
+        config = self.state.config
+        schedule = build_schedule(chosen.recipe, epochs=config.epochs, steps_per_epoch=config.steps_per_epoch)
+        for m in next((r.measurements for r in self._runs_of(chosen)), ()):
+            schedule = schedule.observe(val_loss=m.val_loss, top1=m.top1)
+        top1 = chosen.mean if chosen.top1s else chosen.search_top1
+        return Best(recipe=chosen.recipe, schedule=schedule, top1=top1, convergence=chosen.convergence)
+
+    def trials_dataframe(self) -> "pd.DataFrame":
+        """One row a run: what it was for, its recipe, its state, its final Top-1."""
+        return runs_dataframe(self.state)
+
+    def _runs_of(self, contender: Contender) -> Iterator[RunRecord]:
+        kinds = {"confirm": 0, "baseline": 0, "search": 1}
+        records = (r for r in self.state.records if r.run.trial == contender.trial and r.state == "completed")
+        yield from sorted(records, key=lambda r: kinds[r.run.kind])
+
+
+def runs_dataframe(state: StudyState) -> "pd.DataFrame":
+    """One row a run, in the order in which they were planned."""
+    import pandas as pd
+
+    rows = []
+    for record in state.records:
+        recipe = record.run.recipe.to_dict()
+        decay = recipe.pop("decay")
+        rows.append(
+            {"run": record.run.id, "kind": record.run.kind, "trial": record.run.trial, "seed": record.run.seed}
+            | {"state": record.state, "epochs": record.epochs, "top1": record.top1, "test_top1": record.test_top1}
+            | recipe
+            | {"decay": decay.pop("name")}
+            | {f"decay_{key}": value for key, value in decay.items()}
+            | {"seconds": record.seconds, "reason": record.reason}
+        )
+    return pd.DataFrame(rows)

@@ -1,0 +1,63 @@
+"""The values of a study as JSON text, and back."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import Any
+
+from lrtune.core.recipe import Recipe
+from lrtune.core.space import Interval
+from lrtune.core.study import Budget, RangeCurve, RangeResult, StudyConfig, TrainSettings
+
+
+def config_to_json(config: StudyConfig) -> str:
+    """A configuration as JSON text; equal configurations give equal texts."""
+    values = asdict(config) | {"budget": str(config.budget), "baseline": config.baseline.to_dict()}
+    return json.dumps(values, sort_keys=True)
+
+
+def config_from_json(text: str) -> StudyConfig:
+    """A configuration from `config_to_json`."""
+    values: dict[str, Any] = json.loads(text)
+    return StudyConfig(
+        **values
+        | {
+            "settings": TrainSettings(**values["settings"]),
+            "budget": Budget.parse(values["budget"]),
+            "baseline": Recipe.from_dict(values["baseline"]),
+        }
+    )
+
+
+def compared(config: StudyConfig) -> dict[str, Any]:
+    """What must be the same for results to go together: all but the name, the budget, the command and the threads."""
+    values: dict[str, Any] = json.loads(config_to_json(config))
+    settings: dict[str, Any] = values.pop("settings")
+    for key in ("name", "budget", "command"):
+        del values[key]
+    del settings["threads"]
+    return values | settings
+
+
+def digest(config: StudyConfig) -> str:
+    """Six hexadecimal digits of what `compared` gives."""
+    return hashlib.sha256(json.dumps(compared(config), sort_keys=True).encode()).hexdigest()[:6]
+
+
+def ranges_to_json(results: tuple[RangeResult, ...]) -> str:
+    """Range tests as JSON text."""
+    return json.dumps([asdict(result) for result in results])
+
+
+def ranges_from_json(text: str) -> tuple[RangeResult, ...]:
+    """Range tests from `ranges_to_json`."""
+
+    def result(values: dict[str, Any]) -> RangeResult:
+        interval = Interval(**values["interval"]) if values["interval"] else None
+        curves = tuple(
+            RangeCurve(**curve | {"lrs": tuple(curve["lrs"]), "losses": tuple(curve["losses"])})
+            for curve in values["curves"]
+        )
+        return RangeResult(**values | {"interval": interval, "curves": curves})
+
+    return tuple(result(values) for values in json.loads(text))

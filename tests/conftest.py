@@ -1,0 +1,82 @@
+"""The command line as a function, and a small study that it has finished."""
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+from lrtune.cli import main
+
+TINY = (
+    "search", "--model", "mlp", "--budget", "3", "--epochs", "2", "--seeds", "1", "--confirm", "1",
+    "--train-size", "200", "--val-size", "100", "--pruner", "none", "--study", "tiny",
+)  # fmt: skip
+"""Six runs at most of two epochs of four steps."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command line came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """A search that takes a second."""
+    return TINY
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """`call("search", "--budget", "3")` as `lrtune search --budget 3`, in this process."""
+    monkeypatch.setattr(
+        os, "cpu_count", lambda: 1
+    )  # one thread a run: faster for tasks as small, on a busy machine too
+
+    def call_with(*words):
+        monkeypatch.setattr(sys, "argv", ["lrtune", *map(str, words)])
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as done:
+            code = done.code or 0
+        return Outcome(code, *capsys.readouterr())
+
+    return call_with
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def finished_folder(tmp_path_factory):
+    """The folder in which `TINY` was run to its end, and what it printed."""
+    import contextlib
+    import io
+
+    folder = tmp_path_factory.mktemp("finished")
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.chdir(folder)
+        patch.setattr(os, "cpu_count", lambda: 1)
+        patch.setattr(sys, "argv", ["lrtune", *TINY])
+        main()
+    return folder, Outcome(0, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture
+def finished(finished_folder, here):
+    """A copy of that study in the working directory; what it printed."""
+    folder, outcome = finished_folder
+    shutil.copytree(folder, here, dirs_exist_ok=True)
+    return outcome

@@ -1,0 +1,253 @@
+"""The recommendation: which recipe is named, how sure, and against what."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from lrtune.core.study import Budget
+from lrtune.decide.convergence import Convergence
+from lrtune.decide.noise import paired_difference
+from lrtune.decide.recommend import recommend, target_of
+from tests.studies import BASELINE, record, state_of
+
+
+def final(top1):
+    """Four epochs that end at this Top-1."""
+    return [top1 - 30, top1 - 20, top1 - 10, top1]
+
+
+def runs(kind, *finals, trial=0, states=None):
+    """Runs of seeds 1, 2, ...; `None`: this seed was not trained."""
+    states = states or ["completed"] * len(finals)
+    return [
+        record(final(top1), kind, trial=trial, seed=seed, state=state)
+        for seed, (top1, state) in enumerate(zip(finals, states, strict=True), start=1)
+        if top1 is not None
+    ]
+
+
+def trials(*finals):
+    return [record(final(top1), trial=trial) for trial, top1 in enumerate(finals)]
+
+
+def finished_study(*records, **changes):
+    """A study of as many trials as there are, which confirms one of them."""
+    num_trials = sum(r.run.kind == "search" for r in records)
+    return state_of(*records, **{"budget": Budget(num_trials, "trials"), "num_confirmed": 1} | changes)
+
+
+UNCONFIRMED = "Best of the search so far, not confirmed with fresh seeds: expect less than its Top-1."
+KEEP = "Nothing that was confirmed beats the baseline: keep it."
+NOT_FINISHED = "The study is not finished."
+
+
+def test_of_nothing_nothing_is_recommended():
+    assert recommend(state_of()) is None
+    assert recommend(state_of(record([50], "baseline", seed=1, state="running"))) is None
+    assert recommend(state_of(record(final(50), state="pruned"), record([50], trial=1, state="running"))) is None
+
+
+def test_the_baseline_alone():
+    found = recommend(state_of(*runs("baseline", 80, 82)))
+    assert (found.best, found.baseline.name) == (found.baseline, "baseline")
+    assert found.best.recipe == BASELINE
+    assert found.best.top1s == (80, 82)
+    assert (found.best.mean, found.best.spread) == (81, pytest.approx(math.sqrt(2)))
+    assert found.best.difference is None
+    assert math.isnan(found.best.search_top1)
+    assert (found.final, found.ties) == (False, ())
+    assert found.verdict == f"Nothing that was confirmed beats the baseline so far. {NOT_FINISHED}"
+
+
+def test_the_best_of_the_search_until_one_is_confirmed():
+    found = recommend(state_of(*runs("baseline", 80, 82, 84), *trials(70, 85, 75)))
+    assert (found.best.name, found.best.search_top1, found.best.top1s) == ("trial 1", 85, ())
+    assert math.isnan(found.best.mean)
+    assert found.best.difference is None
+    assert str(found.best.convergence) == "not measured"
+    assert math.isnan(found.best.settling_epoch)
+    assert (found.final, found.ties, found.verdict) == (False, (), UNCONFIRMED)
+    assert [c.name for c in found.contenders] == ["baseline"]
+
+
+def test_what_was_not_confirmed_is_never_final():
+    found = recommend(finished_study(*runs("baseline", 80, 82, 84), *trials(85), num_confirmed=0))
+    assert (found.best.name, found.final, found.verdict) == ("trial 0", False, UNCONFIRMED)
+
+
+def test_the_confirmed_mean_decides_and_not_the_search():
+    found = recommend(
+        finished_study(
+            *runs("baseline", 80, 81, 82),
+            *trials(95, 90),
+            *runs("confirm", 85, 86, 87, trial=0),
+            *runs("confirm", 88, 89, 90, trial=1),
+            num_confirmed=2,
+        )
+    )
+    assert [c.name for c in found.contenders] == ["trial 1", "trial 0", "baseline"]
+    assert (found.best.name, found.best.search_top1, found.best.mean) == ("trial 1", 90, 89)
+    assert (found.baseline.name, found.final, found.ties) == ("baseline", True, ())
+    # by 8 points with every seed: the spread is that of one image of 1,000
+    difference = paired_difference([88, 89, 90], [80, 81, 82], num_images=1000)
+    assert found.best.difference == difference
+    assert (difference.mean, round(difference.low, 2), round(difference.high, 2)) == (8, 7.75, 8.25)
+    assert found.verdict == "+8.00 points of Top-1 against the baseline, 95 % interval [+7.75, +8.25]: better."
+
+
+def test_a_gain_that_chance_explains_is_a_tie():
+    found = recommend(finished_study(*runs("baseline", 80, 81, 82), *trials(95), *runs("confirm", 86, 79, 84)))
+    # differences of 6, -2 and 2: 2 +- 4.3027 * 4 / sqrt(3)
+    assert (found.best.name, [c.name for c in found.ties]) == ("trial 0", ["baseline"])
+    assert found.verdict == (
+        "+2.00 points of Top-1 against the baseline, 95 % interval [-7.94, +11.94]: no gain is proved. "
+        "Trial 0 is a tie with baseline: 3 fresh seeds do not tell them apart."
+    )
+
+
+def test_two_good_recipes_are_a_tie_and_the_baseline_is_none():
+    found = recommend(
+        finished_study(
+            *runs("baseline", 60, 61, 62),
+            *trials(95, 90),
+            *runs("confirm", 85, 86, 90, trial=0),
+            *runs("confirm", 86, 85, 88, trial=1),
+            num_confirmed=2,
+        )
+    )
+    assert (found.best.name, [c.name for c in found.ties]) == ("trial 0", ["trial 1"])
+    assert "Trial 0 is a tie with trial 1" in found.verdict
+
+
+def test_the_baseline_is_named_where_a_new_recipe_only_equals_it():
+    found = recommend(finished_study(*runs("baseline", 80, 81, 82), *trials(95), *runs("confirm", 82, 80, 81)))
+    assert found.best is found.baseline
+    assert [c.name for c in found.ties] == ["trial 0"]
+    assert found.verdict == f"{KEEP} Baseline is a tie with trial 0: 3 fresh seeds do not tell them apart."
+
+
+def test_a_baseline_that_nothing_beats_is_kept():
+    found = recommend(finished_study(*runs("baseline", 80, 81, 82), *trials(95), *runs("confirm", 70, 71, 72)))
+    assert (found.best, found.ties, found.verdict) == (found.baseline, (), KEEP)
+    assert found.contenders[1].difference.mean == -10
+
+
+def test_a_trial_of_the_baselines_own_recipe_stands_for_the_baseline():
+    own = record(final(85), recipe=BASELINE)
+    found = recommend(finished_study(*runs("baseline", 80, 81, 82), own))
+    assert (found.best, found.final, found.verdict) == (found.baseline, True, KEEP)
+    better = record(final(86), trial=1)
+    assert recommend(finished_study(*runs("baseline", 80, 81, 82), own, better)).best.name == "trial 1"
+
+
+def test_a_diverged_confirmation_counts_as_nothing_right():
+    found = recommend(
+        finished_study(
+            *runs("baseline", 80, 81, 82),
+            *trials(95),
+            *runs("confirm", 90, 91, 92, states=["completed", "diverged", "completed"]),
+        )
+    )
+    assert found.best is found.baseline
+    assert found.contenders[1].top1s == (90, 0, 92)
+    assert found.contenders[1].mean == pytest.approx(182 / 3)
+
+
+def test_a_failed_confirmation_says_nothing_of_its_recipe():
+    found = recommend(
+        finished_study(
+            *runs("baseline", 60, 70, 80),
+            *trials(95),
+            *runs("confirm", 70, 75, 90, states=["completed", "failed", "completed"]),
+        )
+    )
+    assert (found.best.seeds, found.best.top1s) == ((1, 3), (70, 90))
+    assert found.best.difference.mean == 10  # against seeds 1 and 3 of the baseline, and not against 1 and 2
+
+
+def test_a_tie_is_judged_over_the_seeds_that_both_have():
+    found = recommend(
+        finished_study(
+            *runs("baseline", 10, 20, 30),
+            *trials(95, 90),
+            *runs("confirm", 60, 70, 80, trial=0),
+            *runs("confirm", 50, None, 70, trial=1),
+            num_confirmed=2,
+        )
+    )
+    # 10 points lower with seeds 1 and 3; paired by place, seed 2 would meet seed 3, and spread the differences
+    assert (found.best.name, found.ties) == ("trial 0", ())
+
+
+def test_a_single_seed_is_a_tie_with_everything():
+    found = recommend(
+        state_of(
+            *runs("baseline", 60, 61, 62), *trials(95), *runs("confirm", 90), budget=Budget(1, "trials"), num_confirmed=1
+        )
+    )
+    assert (found.best.name, [c.name for c in found.ties], found.final) == ("trial 0", ["baseline"], False)
+    assert (found.best.difference.low, found.best.difference.high) == (-math.inf, math.inf)
+    assert found.verdict == f"Trial 0 is a tie with baseline: one fresh seed does not tell them apart. {NOT_FINISHED}"
+
+
+def test_without_a_baseline_nothing_is_compared():
+    state = finished_study(
+        *runs("baseline", 80, 80, 80, states=["failed", "completed", "failed"]), *trials(95), *runs("confirm", 90, 91, 92)
+    )
+    alone = replace(state, records=tuple(r for r in state.records if r.run.kind != "baseline"))
+    found = recommend(alone)
+    assert (found.best.name, found.baseline, found.best.difference) == ("trial 0", None, None)
+    assert (found.target_source, found.best.convergence.num_reached) == ("no baseline yet", 0)
+
+
+def test_test_images_are_those_of_the_same_runs():
+    confirmed = [replace(r, test_top1=80.0 + r.run.seed) for r in runs("confirm", 90, 91, 92)]
+    baseline = [replace(r, test_top1=70.0 + r.run.seed) for r in runs("baseline", 80, 81, 82)]
+    found = recommend(finished_study(*baseline, *trials(95), *confirmed))
+    assert (found.best.test_top1s, found.baseline.test_top1s) == ((81, 82, 83), (71, 72, 73))
+
+
+@pytest.mark.parametrize(
+    ("finals", "states", "target", "expected", "source"),
+    [
+        ((80, 84, 81), None, None, 81, "the baseline's median final Top-1 over 3 seeds"),
+        ((80, 84), None, None, 82, "the baseline's median final Top-1 over 2 seeds"),
+        (
+            (80, 84, 20),
+            ["completed", "completed", "failed"],
+            None,
+            82,
+            "the baseline's median final Top-1 over 2 seeds",
+        ),
+        ((80, 84, 81), None, 90.5, 90.5, "asked for"),
+        ((), None, 90.5, 90.5, "asked for"),
+        ((), None, None, math.nan, "no baseline yet"),
+    ],
+)
+def test_target(finals, states, target, expected, source):
+    state = state_of(*runs("baseline", *finals, states=states), target=target)
+    assert target_of(state) == (pytest.approx(expected, nan_ok=True), source)
+
+
+@pytest.mark.parametrize(
+    ("target", "epochs", "text"),
+    [
+        (None, (3, 4, 3), "3 [3, 4] of 4"),  # the baseline's median, 81
+        (75.0, (3, 3, 3), "3 [3, 3] of 4"),
+        (62.0, (1, 2, 2), "2 [1, 2] of 4"),
+        (91.5, (4, None, 4), "4 [4, not reached] of 4"),
+        (99.0, (None, None, None), "not reached in 4"),
+    ],
+)
+def test_convergence_is_measured_on_fresh_seeds_against_the_target(target, epochs, text):
+    state = finished_study(*runs("baseline", 80, 81, 82), *trials(99), *runs("confirm", 92, 87, 91.5), target=target)
+    convergence = recommend(state).best.convergence
+    assert convergence == Convergence(epochs=epochs, horizon_epochs=4)
+    assert str(convergence) == text
+
+
+def test_settling_is_the_median_over_fresh_seeds():
+    confirmed = [record([90] * 4, "confirm", seed=1), *runs("confirm", None, 91, 92)]
+    found = recommend(finished_study(*runs("baseline", 80, 81, 82), *trials(95), *confirmed))
+    assert found.best.settling_epoch == 4  # of 1, 4 and 4

@@ -1,0 +1,66 @@
+"""The rooms and the wheel: rules that no function can check."""
+
+import ast
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from importlinter.cli import lint_imports
+
+from lrtune.store.spaces import space_names
+
+ROOT = Path(__file__).parent.parent
+PYPROJECT = ROOT / "pyproject.toml"
+
+
+def test_imports_obey_the_rooms(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    broken = lint_imports(config_filename=str(PYPROJECT), no_cache=True)
+    assert broken == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "library", ["click", "matplotlib", "optuna", "optuna_dashboard", "pandas", "psutil", "sklearn", "sqlalchemy"]
+)
+def test_a_library_is_imported_in_one_file(library):
+    assert len([path.name for path in modules() if library in imported(path)]) == 1
+
+
+def modules():
+    return sorted((ROOT / "lrtune").rglob("*.py"))
+
+
+def imported(path):
+    """Top-level packages that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add((node.module or "").split(".")[0])
+    return found
+
+
+def test_every_module_says_what_it_is_for():
+    assert [str(path) for path in modules() if not ast.get_docstring(ast.parse(path.read_text()))] == []
+
+
+def test_the_wheel_is_told_to_take_the_spaces_along():
+    wheel = tomllib.loads(PYPROJECT.read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel["packages"] == ["lrtune"]
+    (source,) = (source for source, target in wheel["force-include"].items() if target == "lrtune/search_spaces")
+    assert sorted(path.stem for path in (ROOT / source).glob("*.toml")) == space_names()
+
+
+@pytest.mark.slow
+def test_the_wheel_has_the_spaces_and_the_templates(tmp_path):
+    builder = pytest.importorskip("hatchling.builders.wheel").WheelBuilder(str(ROOT))
+    (wheel,) = builder.build(directory=str(tmp_path), versions=["standard"])
+    names = set(zipfile.ZipFile(wheel).namelist())
+    spaces = {f"lrtune/search_spaces/{name}.toml" for name in space_names()}
+    package = {
+        str(path.relative_to(ROOT)) for path in (ROOT / "lrtune").rglob("*") if path.suffix in (".py", ".j2", ".css")
+    }
+    assert spaces | package <= names
+    assert not {name for name in names if name.startswith("tests/")}

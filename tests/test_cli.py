@@ -1,0 +1,331 @@
+"""The command line: its surface, what it prints where, and that it answers at once."""
+
+import json
+import re
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+
+import click
+import pytest
+
+from lrtune.cli import lrtune
+from lrtune.store.spaces import space_names
+
+HEAVY = ("torch", "torchvision", "optuna", "matplotlib", "pandas", "sklearn", "scipy", "sqlalchemy")
+
+TASK = (
+    "--accumulate", "--augment", "--batch-size", "--clip-norm", "--data", "--data-dir", "--device", "--image-size",
+    "--label-smoothing", "--model", "--no-augment", "--precision", "--task", "--train-size", "--val-size",
+)  # fmt: skip
+PLACES = ("--home", "--storage")
+
+# Every command, its arguments and its options: what users' scripts rely on.
+SURFACE = {
+    "dashboard": {"STUDY", *PLACES, "--host", "--port"},
+    "find": {*TASK, "--high", "--json", "--low", "--optimizer", "--out", "--seed", "--seeds", "--steps"},
+    "list": {*PLACES},
+    "report": {"STUDY", *PLACES, "--json", "--out"},
+    "resume": {"STUDY", *PLACES, "--budget", "--jobs", "--json", "--out", "--quiet"},
+    "search": {
+        *TASK, *PLACES, "--baseline", "--budget", "--confirm", "--epochs", "--jobs", "--json", "--optimizer", "--out",
+        "--pruner", "--quiet", "--sampler", "--seed", "--seeds", "--space", "--study", "--target",
+    },
+    "spaces": set(),
+}  # fmt: skip
+
+# What the words of an option may be.
+CHOICES = {
+    "--optimizer": ["sgd", "adagrad", "rmsprop", "adam", "adamw", "lamb", "adabound"],
+    "--sampler": ["tpe", "gp", "random", "qmc"],
+    "--pruner": ["hopeless", "median", "halving", "none"],
+    "--precision": ["auto", "fp32", "bf16", "fp16"],
+}
+
+DEFAULTS = {
+    "--data": "digits", "--model": "small-cnn", "--space": "default", "--budget": "50", "--sampler": "tpe",
+    "--pruner": "hopeless", "--seeds": 3, "--confirm": 3, "--seed": 0, "--jobs": 1, "--home": ".lrtune",
+    "--out": "reports", "--storage": "",
+}  # fmt: skip
+
+
+def names_of(parameter):
+    return (
+        [*parameter.opts, *parameter.secondary_opts]
+        if isinstance(parameter, click.Option)
+        else [parameter.human_readable_name]
+    )
+
+
+def test_the_commands_and_their_options():
+    surface = {name: {n for p in command.params for n in names_of(p)} for name, command in lrtune.commands.items()}
+    assert surface == SURFACE
+
+
+def test_the_words_that_options_take_and_their_defaults():
+    parameters = {name: p for p in lrtune.commands["search"].params for name in names_of(p)}
+    assert {name: list(parameters[name].type.choices) for name in CHOICES} == CHOICES
+    assert {name: parameters[name].default for name in DEFAULTS} == DEFAULTS
+
+
+@pytest.mark.parametrize("command", ["", *SURFACE])
+def test_help_shows_every_option(call, command):
+    outcome = call(*command.split(), "--help")
+    assert (outcome.code, outcome.err) == (0, "")
+    for word in SURFACE.get(command, SURFACE):
+        assert re.search(rf"(^|[\s/,]){re.escape(word)}\b", outcome.out), word
+
+
+def test_the_version_is_the_packages(call):
+    outcome = call("--version")
+    assert outcome.code == 0
+    assert re.fullmatch(r"lrtune, version \d+\.\d+\.\d+\S*\n", outcome.out)
+
+
+@pytest.mark.parametrize(
+    "words", ["--help", "search --help", "find --help", "resume --help", "--version", "spaces", "search --budget"]
+)
+def test_what_trains_nothing_imports_nothing_heavy(words):
+    program = (
+        f"import sys; sys.argv = ['lrtune', *{words.split()!r}]\n"
+        "from lrtune.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        f"print('imported:', sorted(set({HEAVY!r}) & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "imported: []"
+
+
+def test_spaces_are_listed_with_whom_they_are_for(call):
+    outcome = call("spaces")
+    assert [line.split()[0] for line in outcome.out.splitlines()] == space_names()
+    assert all(len(line.split()) > 3 for line in outcome.out.splitlines())
+
+
+# --- a search
+
+PLOTS = ("learning_curves", "lr_curve", "range_test", "trials")
+FILES = {"report.md", "report.html", "report.json", "trials.csv"}
+FILES |= {f"plots/{name}.{kind}" for name in PLOTS for kind in ("png", "svg")}
+
+
+def files_of(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def names_in(folder):
+    """Without what SQLite keeps beside an open database."""
+    return {path.name for path in folder.iterdir() if not path.name.endswith(("-wal", "-shm"))}
+
+
+def num_measurements(here):
+    with closing(sqlite3.connect(here / ".lrtune" / "lrtune.db")) as connection:
+        return connection.execute("SELECT count(*) FROM lrtune_measurements").fetchone()[0]
+
+
+def runs_in(here):
+    with closing(sqlite3.connect(here / ".lrtune" / "lrtune.db")) as connection:
+        return dict(connection.execute("SELECT id, state FROM lrtune_runs ORDER BY position"))
+
+
+def test_a_search_prints_the_recommendation_and_keeps_progress_apart(finished, here):
+    assert "Report: reports/tiny/report.html" in finished.out
+    assert "Fresh seeds, %" in finished.out
+    assert "completed: 2 of 2 epochs" not in finished.out
+    assert "range test of sgd" in finished.err
+    assert len(re.findall(r"^trial-000\d completed: 2 of 2 epochs, Top-1", finished.err, re.MULTILINE)) == 3
+
+
+def test_a_search_writes_its_files_and_nothing_else(finished, here):
+    assert files_of(here / "reports" / "tiny") == FILES
+    assert names_in(here) == {".lrtune", "reports"}
+    assert names_in(here / ".lrtune") == {"lrtune.db", "checkpoints"}
+    for path in (here / "reports" / "tiny").rglob("*.*"):
+        assert path.stat().st_size > 100
+
+
+def test_the_same_command_again_trains_nothing(finished, here, call, tiny):
+    before = num_measurements(here)
+    outcome = call(*tiny)
+    assert outcome.code == 0
+    assert outcome.out == finished.out
+    assert outcome.err == ""
+    assert num_measurements(here) == before
+
+
+def test_the_name_of_a_study_is_made_from_its_command(here, call, tiny):
+    words = [word for word in tiny if word not in ("--study", "tiny")]
+    names = set()
+    for changed in ([], ["--seed", "1"], []):
+        assert call(*words, *changed, "--budget", "1").code == 0
+        names.add(tuple(sorted(path.name for path in (here / "reports").iterdir())))
+    assert len(names) == 2
+    assert all(name.startswith("digits-mlp-2ep-default-") for found in names for name in found)
+    assert max(map(len, names)) == 2
+
+
+@pytest.mark.parametrize("how", ["resume", "search"])
+def test_a_larger_budget_trains_only_what_is_new(finished, here, call, tiny, how):
+    before = runs_in(here)
+    words = ("resume", "tiny", "--budget", "5") if how == "resume" else (*tiny, "--budget", "5")
+    outcome = call(*words)
+    assert outcome.code == 0
+    after = runs_in(here)
+    assert {key: after[key] for key in before} == before
+    new = set(after) - set(before)
+    assert {"trial-0003", "trial-0004"} <= new
+    assert all("confirm" in name for name in new - {"trial-0003", "trial-0004"})
+    assert not re.search(r"^(baseline-0|trial-000[012]) ", outcome.err, re.MULTILINE)
+
+
+def test_json_is_all_that_is_printed(finished, call):
+    outcome = call("resume", "tiny", "--json")
+    printed = json.loads(outcome.out)
+    assert printed["study"]["name"] == "tiny"
+    assert printed["recommendation"]["final"] is True
+    assert printed == json.loads(call("report", "tiny", "--json").out)
+
+
+def test_quiet_prints_no_progress(here, call, tiny):
+    outcome = call(*tiny, "--budget", "1", "--quiet")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "Report:" in outcome.out
+
+
+def test_json_and_quiet_together(here, call, tiny):
+    outcome = call(*tiny, "--budget", "1", "--quiet", "--json")
+    assert outcome.err == ""
+    assert json.loads(outcome.out)["study"]["budget"] == "1"
+
+
+def test_list_shows_how_far_studies_are(finished, call):
+    outcome = call("list")
+    assert outcome.code == 0
+    assert re.search(r"^tiny .* done *$", outcome.out, re.MULTILINE)
+
+
+def test_list_without_studies_says_so_and_makes_nothing(here, call):
+    outcome = call("list")
+    assert (outcome.code, outcome.out.strip()) == (0, "There are no studies yet.")
+    assert list(here.iterdir()) == []
+
+
+def test_report_writes_it_again(finished, here, call):
+    text = (here / "reports" / "tiny" / "report.md").read_text()
+    for path in (here / "reports").rglob("*.*"):
+        if path.is_file():
+            path.unlink()
+    before = num_measurements(here)
+    outcome = call("report", "tiny")
+    assert outcome.code == 0
+    assert files_of(here / "reports" / "tiny") == FILES
+    assert (here / "reports" / "tiny" / "report.md").read_text() == text
+    assert num_measurements(here) == before
+
+
+def test_reports_and_database_go_where_they_are_told(here, call, tiny):
+    outcome = call(
+        *tiny, "--budget", "1", "--home", "state/here", "--out", "out", "--storage", f"sqlite:///{here}/other.db"
+    )
+    assert outcome.code == 0
+    assert names_in(here) == {"state", "out", "other.db"}
+    assert "tiny" in call("list", "--storage", f"sqlite:///{here}/other.db").out
+    assert files_of(here / "out" / "tiny") == FILES
+
+
+def test_an_optimizer_or_a_recipe_of_ones_own_is_the_baseline(here, call, tiny):
+    (here / "mine.toml").write_text('optimizer = "adamw"\npeak_lr = 0.002\n[decay]\nname = "step"\nevery_epochs = 1\n')
+    for name, words in (("flag", ["--optimizer", "adamw"]), ("file", ["--baseline", "mine.toml"])):
+        outcome = call(*tiny, "--budget", "1", "--study", name, *words, "--json")
+        assert outcome.code == 0, outcome.err
+        runs = {run["id"]: run["recipe"] for run in json.loads(outcome.out)["runs"]}
+        assert runs["baseline-0"]["optimizer"] == runs["trial-0000"]["optimizer"] == "adamw"
+        assert runs["baseline-0"]["peak_lr"] == {"flag": 1e-3, "file": 2e-3}[name]
+        assert runs["baseline-0"]["decay"]["name"] == {"flag": "cosine", "file": "step"}[name]
+
+
+TASK_FILE = """
+import torch
+from torch.utils.data import TensorDataset
+import lrtune
+
+def images(num, seed):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(num) % 2
+    return TensorDataset(torch.randn(num, 3, generator=generator) + labels[:, None], labels)
+
+def task():
+    return lrtune.Task(
+        model=lambda: torch.nn.Linear(3, 2), train=images(64, 0), validation=images(64, 1), test=images(64, 2),
+        num_classes=2, epochs=2, name="blobs",
+    )
+"""
+
+
+def test_a_task_file_is_searched_and_resumed(here, call):
+    (here / "blobs.py").write_text(TASK_FILE)
+    outcome = call(
+        "search", "--task", "blobs.py", "--budget", "2", "--seeds", "1", "--confirm", "1", "--study", "blobs"
+    )
+    assert outcome.code == 0, outcome.err
+    assert call("resume", "blobs", "--budget", "3").code == 0
+    assert "trial-0002" in runs_in(here)
+    (here / "blobs.py").write_text(TASK_FILE.replace("Linear(3, 2)", "Linear(3, 2, bias=False)"))
+    outcome = call("resume", "blobs", "--budget", "4")
+    assert outcome.code == 2
+    assert "blobs.py has changed since the study began" in outcome.err
+    assert "trial-0003" not in runs_in(here)
+
+
+@pytest.mark.parametrize(("low", "high", "code"), [("1e-5", "10", 0), ("1e-9", "1e-8", 1)], ids=["signal", "no signal"])
+def test_find_says_what_it_saw(here, call, low, high, code):
+    words = (
+        "find",
+        "--model",
+        "mlp",
+        "--steps",
+        "60",
+        "--seeds",
+        "2",
+        "--train-size",
+        "400",
+        "--low",
+        low,
+        "--high",
+        high,
+    )
+    outcome = call(*words)
+    assert outcome.code == code, outcome.err
+    (folder,) = (here / "reports").iterdir()
+    assert folder.name == "find-digits-mlp-sgd"
+    assert files_of(folder) == {"range_test.png", "range_test.svg", "range_test.csv", "range_test.json"}
+    assert str(folder.relative_to(here)) in outcome.out
+    found = json.loads(call(*words, "--json").out)
+    assert found["optimizer"] == "sgd"
+    assert (found["interval"] is None) == bool(found["reason"]) == bool(code)
+
+
+def test_an_interrupt_says_that_nothing_is_lost(here, call, tiny, monkeypatch):
+    from lrtune.store.database import StudyStore
+
+    record = StudyStore.record
+
+    def record_and_stop(self, run, measurement):
+        record(self, run, measurement)
+        if run.id == "trial-0001":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StudyStore, "record", record_and_stop)
+        outcome = call(*tiny)
+    assert outcome.code == 130
+    assert outcome.err.splitlines()[-1].startswith("lrtune: stopped; what was finished is kept")
+    assert runs_in(here) == {"baseline-0": "completed", "trial-0000": "completed", "trial-0001": "running"}
+    assert re.search(r"^tiny .* done *$", call("list").out, re.MULTILINE) is None
+    assert call("report", "tiny").code == 0
+    assert files_of(here / "reports" / "tiny") >= {"report.md", "trials.csv"}
+    resumed = call("resume", "tiny")
+    assert resumed.code == 0
+    assert "trial-0001 goes on after epoch 1 of 2" in resumed.err

@@ -1,0 +1,120 @@
+"""Optimizers: each is what its name says, at the recipe's settings and at its peak LR."""
+
+from importlib.metadata import version
+
+import pytest
+import torch
+from pytorch_optimizer import AdaBound, Lamb
+from torch import nn
+
+from lrtune.core.recipe import OPTIMIZERS, Recipe
+from lrtune.training.optimizers import build_optimizer, library_of, set_lr
+
+# recipe: class, and settings of its group
+BUILT = [
+    (
+        Recipe(optimizer="sgd", peak_lr=0.3, momentum=0.8, nesterov=True, weight_decay=1e-3),
+        torch.optim.SGD,
+        {"lr": 0.3, "momentum": 0.8, "nesterov": True, "weight_decay": 1e-3, "fused": True, "dampening": 0},
+    ),
+    (Recipe(momentum=0.9, nesterov=False), torch.optim.SGD, {"momentum": 0.9, "nesterov": False}),
+    (Recipe(momentum=0.0, nesterov=True), torch.optim.SGD, {"momentum": 0.0, "nesterov": False}),
+    (
+        Recipe(optimizer="adagrad", peak_lr=0.02, weight_decay=1e-3),
+        torch.optim.Adagrad,
+        {"lr": 0.02, "weight_decay": 1e-3, "lr_decay": 0, "initial_accumulator_value": 0},
+    ),
+    (
+        Recipe(optimizer="rmsprop", peak_lr=0.02, weight_decay=1e-3),
+        torch.optim.RMSprop,
+        {"lr": 0.02, "weight_decay": 1e-3, "momentum": 0, "alpha": 0.99},
+    ),
+    (
+        Recipe(optimizer="adam", peak_lr=0.02, weight_decay=1e-3),
+        torch.optim.Adam,
+        {"lr": 0.02, "weight_decay": 1e-3, "betas": (0.9, 0.999), "fused": True, "decoupled_weight_decay": False},
+    ),
+    (
+        Recipe(optimizer="adamw", peak_lr=0.02, weight_decay=1e-3),
+        torch.optim.AdamW,
+        {"lr": 0.02, "weight_decay": 1e-3, "betas": (0.9, 0.999), "fused": True, "decoupled_weight_decay": True},
+    ),
+    (Recipe(optimizer="lamb", peak_lr=0.02, weight_decay=1e-3), Lamb, {"lr": 0.02, "weight_decay": 1e-3}),
+    (Recipe(optimizer="adabound", peak_lr=0.02, weight_decay=1e-3), AdaBound, {"lr": 0.02, "weight_decay": 1e-3}),
+]
+
+
+def model_of_two():
+    return nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 1))
+
+
+def test_no_optimizer_is_left_out():
+    assert {recipe.optimizer for recipe, _, _ in BUILT} == set(OPTIMIZERS)
+
+
+@pytest.mark.parametrize(("recipe", "kind", "settings"), BUILT, ids=lambda value: getattr(value, "optimizer", ""))
+def test_each_is_what_it_should_be(recipe, kind, settings):
+    model = model_of_two()
+    optimizer = build_optimizer(recipe, model.parameters())
+    assert type(optimizer) is kind
+    (group,) = optimizer.param_groups
+    assert {key: group[key] for key in settings} == settings
+    assert group["base_lr"] == recipe.peak_lr
+    assert [*map(id, group["params"])] == [*map(id, model.parameters())]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_groups_keep_their_ratio_and_their_own_settings(name):
+    model = model_of_two()
+    given = [
+        {"params": [*model[0].parameters()], "lr_scale": 0.25, "weight_decay": 0.5},
+        {"params": [*model[1].parameters()]},
+    ]
+    before = [dict(group) for group in given]
+    optimizer = build_optimizer(Recipe(optimizer=name, peak_lr=0.08), given)
+
+    def lrs(key="lr"):
+        return [group[key] for group in optimizer.param_groups]
+
+    assert lrs() == lrs("base_lr") == [0.02, 0.08]
+    assert lrs("weight_decay") == [0.5, 0.0]
+    for multiplier in (0.5, 1e-6, 1.0):
+        set_lr(optimizer, multiplier)
+        assert lrs() == [0.02 * multiplier, 0.08 * multiplier]
+    assert lrs("base_lr") == [0.02, 0.08]
+    assert given == before  # the task's own dictionaries are not written to
+
+
+def test_a_scaler_gets_an_sgd_that_it_can_skip():
+    (group,) = build_optimizer(Recipe(), model_of_two().parameters(), scaled=True).param_groups
+    assert group["fused"] is False
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_sweep_of_the_multiplier_stays_finite(name):
+    """A warmup from a millionth of the peak: AdaBound built at its first LR, and not at the peak, gives NaN here."""
+    torch.manual_seed(0)
+    model = model_of_two()
+    inputs = torch.randn(32, 4)
+    targets = inputs.sum(1, keepdim=True)
+    optimizer = build_optimizer(Recipe(optimizer=name, peak_lr=0.01), model.parameters())
+    losses = []
+    for step in range(300):
+        set_lr(optimizer, min(1.0, 10 ** (step / 25 - 6)))
+        loss = nn.functional.mse_loss(model(inputs), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [(name, "pytorch-optimizer" if name in ("lamb", "adabound") else "torch") for name in OPTIMIZERS],
+)
+def test_the_library_is_the_one_that_the_class_comes_from(name, package):
+    assert library_of(Recipe(optimizer=name)) == {package: version(package)}
+    module = type(build_optimizer(Recipe(optimizer=name), model_of_two().parameters())).__module__
+    assert module.startswith(package.replace("-", "_"))

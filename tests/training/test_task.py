@@ -1,0 +1,292 @@
+"""Tasks: by name, from a file, from Python; what is refused; and that a user's own data train like ours."""
+
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
+
+from lrtune.core.errors import InputError, TaskError
+from lrtune.core.recipe import Recipe
+from lrtune.core.study import TrainSettings
+from lrtune.core.trial import Run
+from lrtune.training.loop import Trainer, state_from_bytes, state_to_bytes
+from lrtune.training.task import (
+    NamedTask,
+    Task,
+    TaskFile,
+    build_named_task,
+    describe_source,
+    load_task,
+    load_task_file,
+    source_from,
+)
+
+INPUTS = torch.randn(130, 6, generator=torch.Generator().manual_seed(0))
+LABELS = (INPUTS[:, :3].sum(1) > 0).long() + (INPUTS[:, 3:].sum(1) > 0).long()
+VALIDATION = TensorDataset(INPUTS[90:], LABELS[90:])
+
+
+class Noisy(Dataset):
+    """A map-style data set whose transform draws from torch's generator, as torchvision's do."""
+
+    def __len__(self):
+        return 90
+
+    def __getitem__(self, index):
+        return INPUTS[index] + 0.05 * torch.randn(6), int(LABELS[index])
+
+
+def net():
+    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, 3))
+
+
+def a_task(**changes):
+    return Task(**({"model": net, "train": Noisy(), "validation": VALIDATION, "num_classes": 3} | changes))
+
+
+# --- a task's own rules ---
+
+
+@pytest.mark.parametrize(
+    ("changes", "problems"),
+    [
+        ({"model": 3}, ["`task.model` must be given as a function that returns a model, but got 3."]),
+        ({"num_classes": 1}, ["`task.num_classes` must be given as a whole number from 2, but got 1."]),
+        ({"num_classes": "10"}, ["`task.num_classes` must be given as a whole number from 2, but got '10'."]),
+        ({"num_classes": 2.5}, ["`task.num_classes` must be given as a whole number from 2, but got 2.5."]),
+        ({"epochs": 0}, ["`task.epochs` must be given as a whole number from 1, but got 0."]),
+        ({"epochs": None}, ["`task.epochs` must be given as a whole number from 1, but got None."]),
+        (
+            {"model": None, "num_classes": 0, "epochs": -1},
+            [
+                "`task.model` must be given as a function that returns a model, but got None.",
+                "`task.num_classes` must be given as a whole number from 2, but got 0.",
+                "`task.epochs` must be given as a whole number from 1, but got -1.",
+            ],
+        ),
+    ],
+)
+def test_impossible_tasks_are_refused_with_all_that_is_wrong(changes, problems):
+    with pytest.raises(InputError) as caught:
+        a_task(**changes)
+    assert list(caught.value.problems) == problems
+
+
+def test_a_count_of_numpy_is_a_count():
+    assert a_task(num_classes=np.int64(3)).num_classes == 3
+
+
+# --- by name ---
+
+
+def test_a_named_task():
+    task = build_named_task(NamedTask(model="mlp", train_size=200, val_size=50))
+    assert (task.name, task.num_classes, task.epochs) == ("digits-mlp", 10, 20)
+    assert (len(task.train), len(task.validation)) == (200, 50)
+    assert task.test is not None
+    assert task.settings.batch_size == 64
+    torch.manual_seed(0)
+    assert task.model()(task.train.images[:2].float()).shape == (2, 10)
+
+
+def test_the_images_of_a_named_task_can_be_scaled():
+    task = build_named_task(NamedTask(image_size=12, train_size=200, val_size=50))
+    assert task.train.images.shape[2:] == (12, 12)
+    assert task.model()(task.train.images[:2].float()).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [(NamedTask(data="mnust"), "mnist"), (NamedTask(model="small-cmn"), "small-cnn"), (NamedTask(train_size=0), "0")],
+)
+def test_unknown_names_are_refused(named, message):
+    with pytest.raises(InputError, match=message):
+        build_named_task(named)
+
+
+# --- from a file ---
+
+TASK = """
+    import torch
+    from torch import nn
+    from torch.utils.data import TensorDataset
+    import lrtune
+    data = TensorDataset(torch.zeros(8, 4), torch.zeros(8, dtype=torch.int64))
+"""
+BUILD = "lrtune.Task(model=lambda: nn.Linear(4, 2), train=data, validation=data, num_classes=2, name='mine')"
+
+
+def written(folder, text, name="my_task.py"):
+    path = folder / name
+    path.write_text(textwrap.dedent(text))
+    return path
+
+
+@pytest.mark.parametrize(
+    "definition", [f"task = {BUILD}", f"def task():\n    return {BUILD}", f"task = lambda: {BUILD}"]
+)
+def test_a_file_gives_its_task(tmp_path, definition):
+    path = written(tmp_path, textwrap.dedent(TASK) + definition)
+    task = load_task_file(path)
+    assert isinstance(task, Task)
+    assert (task.name, task.num_classes) == ("mine", 2)
+    assert load_task(TaskFile(path=path)).name == "mine"
+
+
+def test_a_file_may_hold_what_looks_for_its_own_module(tmp_path):
+    """Dataclasses with postponed annotations, and pickle, look the module up by its name."""
+    text = """
+        from __future__ import annotations
+        import pickle
+        from dataclasses import dataclass
+        @dataclass
+        class Config:
+            width: int = 4
+        assert pickle.loads(pickle.dumps(Config(5))) == Config(5)
+    """
+    path = written(tmp_path, textwrap.dedent(text) + textwrap.dedent(TASK) + f"task = {BUILD}")
+    assert load_task_file(path).name == "mine"
+
+
+# the file: what is said of it
+NO_TASK = [
+    ("", "must define `task`, an lrtune.Task or a function that returns one, but it has no `task`."),
+    ("task = 3", "must define `task`, an lrtune.Task or a function that returns one, but it has a `task` that is a int."),
+    ("def task(): return 'x'", "must define `task`, .*, but it has a `task` that is a str."),
+    ("def task(): pass", "must define `task`, .*, but it has no `task`."),
+    ("def task(size): return size", "raised TypeError while it was read: .*missing 1 required .*'size'"),
+    ("x = 1\n\nraise KeyError('lr')\n", r"raised KeyError while it was read \(line 3\): 'lr'"),
+    ("def task():\n    return inner()\n\ndef inner():\n    return 1 / 0\n",
+     r"raised ZeroDivisionError while it was read \(line 5\): division by zero"),
+    ("import json\n\njson.loads('{')", r"raised JSONDecodeError while it was read \(line 3\): "),  # deeper in the library
+    ("import no_such_module_at_all", r"raised ModuleNotFoundError while it was read \(line 1\): No module named"),
+    ("x = 1\nx = (\n", r"raised SyntaxError while it was read: .*line 2\)"),
+    ("import lrtune\ntask = lrtune.Task(model=1, train=[], validation=[], num_classes=1)",
+     r"raised InputError while it was read \(line 2\): `task.model` must .*\n`task.num_classes` must "),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "message"), NO_TASK)
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_file_without_a_task_is_refused(tmp_path, monkeypatch, relative, text, message):
+    monkeypatch.chdir(tmp_path)
+    path = written(tmp_path, text)
+    given = Path(path.name) if relative else path
+    with pytest.raises(TaskError, match=message) as caught:
+        load_task_file(given)
+    assert str(caught.value).startswith(f"{given}: ")
+
+
+def test_what_is_no_python_file_is_refused(tmp_path):
+    missing, folder, text = tmp_path / "missing.py", tmp_path, written(tmp_path, TASK, name="task.txt")
+    for path in (missing, folder):
+        with pytest.raises(InputError) as caught:
+            load_task_file(path)
+        assert str(caught.value) == f"`task` must be a Python file, but there is no file {path}."
+    with pytest.raises(InputError) as caught:
+        load_task_file(text)
+    assert str(caught.value) == f"`task` must be a Python file (.py), but got {text}."
+
+
+# --- a source and its description ---
+
+
+@pytest.mark.parametrize(
+    ("source", "described"),
+    [
+        (NamedTask(), {"data": "digits", "model": "small-cnn"}),
+        (
+            NamedTask(data="cifar10", model="resnet18", data_dir="/data", train_size=100, val_size=10, image_size=16),
+            {
+                "data": "cifar10", "model": "resnet18", "data_dir": "/data", "train_size": 100, "val_size": 10,
+                "image_size": 16,
+            },
+        ),
+    ],
+)  # fmt: skip
+def test_names_are_described_and_read_back(source, described):
+    assert describe_source(source) == described
+    assert source_from(described) == source
+
+
+def test_a_file_is_described_and_read_back_from_anywhere(tmp_path, monkeypatch):
+    path = written(tmp_path, TASK)
+    monkeypatch.chdir(tmp_path)
+    described = describe_source(TaskFile(path=Path("my_task.py")))
+    monkeypatch.chdir("/")
+    assert source_from(described) == TaskFile(path=path)
+
+
+def test_a_changed_file_is_refused(tmp_path):
+    path = written(tmp_path, TASK)
+    described = describe_source(TaskFile(path=path))
+    written(tmp_path, TASK + "# another\n")
+    with pytest.raises(InputError) as caught:
+        source_from(described)
+    assert str(caught.value) == (
+        f"{path} has changed since the study began: its new results would not go with the old ones."
+    )
+
+
+def test_a_lost_file_is_missed_when_it_is_loaded(tmp_path):
+    path = written(tmp_path, TASK)
+    described = describe_source(TaskFile(path=path))
+    path.unlink()
+    with pytest.raises(InputError, match="there is no file"):
+        load_task(source_from(described))
+
+
+def test_a_python_object_cannot_be_read_back():
+    task = a_task(name="mine")
+    assert load_task(task) is task
+    with pytest.raises(InputError, match=r"this study's task, 'mine', is a Python object: call lrtune\.search with it"):
+        source_from(describe_source(task))
+
+
+# --- a user's own data train like ours ---
+
+SOURCES = {
+    "dataset": Noisy,
+    "loader": lambda: DataLoader(Noisy(), batch_size=15, shuffle=True),
+    "loader with a generator": lambda: DataLoader(Noisy(), batch_size=15, shuffle=True, generator=torch.Generator()),
+    "loader with a sampler": lambda: DataLoader(
+        Noisy(), batch_size=15, sampler=RandomSampler(Noisy(), generator=torch.Generator())
+    ),
+}
+
+
+@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
+def test_own_data_train_repeat_and_resume(identical, source):
+    recipe = Recipe(peak_lr=0.2, warmup_epochs=0.5)
+    run = Run(id="trial-0000", kind="search", trial=0, recipe=recipe, horizon_epochs=6, seed=3)
+
+    def train(**kwargs):
+        trainer = Trainer(a_task(train=source()), TrainSettings(batch_size=15, device="cpu"))
+        assert trainer.steps_per_epoch == 6
+        files = []
+        measurements = list(trainer.train(run, save=lambda state: files.append(state_to_bytes(state)), **kwargs))
+        states = [state_from_bytes(content) for content in files]
+        return [replace(m, seconds=0, images_per_s=0, ended_at=0) for m in measurements], states
+
+    torch.manual_seed(1)
+    measurements, states = train()
+    torch.manual_seed(2)
+    again, states_again = train()
+    rest, rest_states = train(history=measurements[:4], state=states[3])
+    assert again == measurements
+    assert rest == measurements[4:]
+    for other in (states_again[-1], rest_states[-1]):
+        assert identical(other["model"], states[-1]["model"])
+        assert identical(other["optimizer"], states[-1]["optimizer"])
+    assert measurements[-1].top1 > 60  # chance is 50: half of the labels are 1
+    assert measurements[-1].train_loss < measurements[0].train_loss
+
+
+def test_a_loader_of_another_batch_size_counts_its_own_steps():
+    trainer = Trainer(a_task(train=SOURCES["loader"]()), TrainSettings(batch_size=60, accumulate=4, device="cpu"))
+    assert trainer.steps_per_epoch == 2  # 6 batches of 15: one step of 4, one of 2
