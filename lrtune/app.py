@@ -132,6 +132,9 @@ def search(
         problems.append(f"`0 <= num_confirmed` must hold, but got {num_confirmed}.")
     if target is not None and not 0 < target <= 100:
         problems.append(f"`0 < target <= 100` must hold, in percent, but got {target}.")
+    if study is not None:
+        with problems.gather():
+            _check_name(study)
     loaded: Task | None = None
     with problems.gather():
         loaded = load_task(task)
@@ -200,6 +203,8 @@ def resume(
         InputError: there is no such study, or its task is a Python object that only its program has.
     """
     places = Places(home=Path(home), out=Path(out), storage=storage)
+    if jobs < 1:
+        raise InputError(f"`1 <= jobs` must hold, but got {jobs}.")
     database = _existing(places)
     store = database.study(name)
     source = source_from(store.config.task)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from lrtune.core.errors import InputError, LrtuneError
+from lrtune.core.errors import InputError, LrtuneError, StoreError
 from lrtune.core.recipe import OPTIMIZERS, OptimizerName, Recipe, default_recipe
 from lrtune.core.study import Precision, PrunerName, SamplerName
 
@@ -190,7 +190,10 @@ def find(
     names = (str(task_flags["data"]).replace(":", "-").replace("/", "-"), task_flags["model"])
     what = task_flags["task_file"].stem if task_flags["task_file"] else "-".join(names)
     folder = Path(out) / f"find-{what}-{result.optimizer}"
-    write_range_result(result, folder)
+    try:
+        write_range_result(result, folder)
+    except OSError as error:
+        raise StoreError(f"the range test cannot be written to {folder}: {error.strerror}.") from None
     print_range_result(result, folder, as_json=as_json)
     sys.exit(0 if result.interval else 1)
 

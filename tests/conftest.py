@@ -52,6 +52,17 @@ def call(monkeypatch, capsys):
 
 
 @pytest.fixture
+def command():
+    """`command("search", "--budget", "3")`: the words that start it in a process of its own, `first` going before."""
+
+    def words_of(*words, first=""):
+        program = f"{first}\nimport os, sys; os.cpu_count = lambda: 1; sys.argv[0] = 'lrtune'\n"
+        return [sys.executable, "-c", program + "from lrtune.cli import main; main()", *words]
+
+    return words_of
+
+
+@pytest.fixture
 def here(tmp_path, monkeypatch):
     """An empty working directory."""
     monkeypatch.chdir(tmp_path)

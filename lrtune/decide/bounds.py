@@ -24,6 +24,7 @@ MIN_SIGMAS = 6.0
 """The drop must exceed the smoothed curve's noise by this factor: the lowest of 200 noisy values is about 3 below."""
 LOW_DROP, SUGGESTED_DROP, HIGH_RISE = 0.2, 0.9, 0.25
 """Shares of the drop: reached where the interval begins, reached at the suggestion, lost again where it ends."""
+SLIDE_DECADES, SLIDE_THRESHOLD = 1.2, 0.03
 RULE = (
     "from the LR at which a fifth of the drop in loss is reached to the one past the minimum at which a quarter of it "
     "is lost again; first try: nine tenths of the drop"
@@ -47,11 +48,12 @@ def range_result(optimizer: str, curves: Sequence[RangeCurve]) -> RangeResult:
             f"the sweep broke off after {num_points} steps, and {MIN_POINTS} are needed: it begins at too high an LR"
         )
     lrs, losses, noise = combine(curves)
-    start = float(np.mean(losses[: max(3, len(losses) // 10)]))
+    tenth = max(3, len(losses) // 10)
     lowest = int(np.argmin(losses))
+    start = float(np.mean(losses[: max(1, min(tenth, lowest))]))  # before the lowest: a rise is nothing to fall from
     drop = start - float(losses[lowest])
     if drop <= MIN_SIGMAS * noise[lowest]:
-        if float(np.median((losses - start - MIN_SIGMAS * noise)[-max(3, len(losses) // 10) :])) > 0:
+        if float(np.median((losses - start - MIN_SIGMAS * noise)[-tenth:])) > 0:
             return nothing("the loss only rises: there is no LR in the sweep from which it falls first")
         return nothing(f"the loss falls by {drop:.3g}, which its noise ({noise[lowest]:.2g} after smoothing) explains")
 
@@ -79,7 +81,7 @@ def combine(curves: Sequence[RangeCurve]) -> tuple[Array, Array, Array]:
     num_points = min(len(curve.lrs) for curve in curves)
     lrs = np.asarray(curves[0].lrs[:num_points])
     raw = np.asarray([curve.losses[:num_points] for curve in curves])  # (seeds, n)
-    weights = _smoothing(lrs)
+    weights = smoothing(lrs)
     # Differences of neighbours cancel the trend; for white noise their standard deviation is sqrt(2) times the noise's.
     calm = np.diff(raw[:, : max(MIN_POINTS, num_points // 2)], axis=1)
     sigma = float(1.4826 * np.median(np.abs(calm))) / math.sqrt(2)
@@ -89,14 +91,12 @@ def combine(curves: Sequence[RangeCurve]) -> tuple[Array, Array, Array]:
     return lrs, np.median(raw @ weights.T, axis=0), errors
 
 
-def smooth(lrs: Array, losses: Array) -> Array:
-    """Local linear fit in log LR, triangular weights over `WINDOW_DECADES`: unbiased at the ends too. Shapes (n,)."""
-    fitted: Array = _smoothing(lrs) @ losses
-    return fitted
+def smoothing(lrs: Array) -> Array:
+    """A local linear fit in log LR with triangular weights over `WINDOW_DECADES`: centred, unbiased at the ends too.
 
-
-def _smoothing(lrs: Array) -> Array:
-    """The weights of each loss (columns) in each smoothed loss (rows), shape (n, n)."""
+    Returns:
+        The weights of each loss (columns) in each smoothed loss (rows), shape (n, n): `smoothing(lrs) @ losses`.
+    """
     x = np.log10(lrs)
     offsets = x[None, :] - x[:, None]  # (n, n): row i holds the distances from point i
     weights = np.clip(1 - np.abs(offsets) / (WINDOW_DECADES / 2), 0, None)
@@ -122,35 +122,31 @@ def steep(lrs: Array, losses: Array) -> float | None:
 
 
 def valley(lrs: Array, losses: Array) -> float | None:
-    """Two thirds along the longest falling subsequence (fastai's `valley`, by ESRI)."""
-    lengths = np.ones(len(losses), dtype=int)
-    previous = np.arange(len(losses))
+    """The middle of the valley that the longest falling subsequence ends (fastai's `valley`, by ESRI)."""
+    lengths = np.ones(len(losses), dtype=int)  # of the longest falling subsequence that ends at each point
     for i in range(1, len(losses)):
-        falling = np.flatnonzero(losses[:i] > losses[i])
-        if len(falling):
-            before = falling[int(np.argmax(lengths[falling]))]
-            lengths[i], previous[i] = lengths[before] + 1, before
-    end = start = int(np.argmax(lengths))
-    while previous[start] != start:
-        start = int(previous[start])
-    if end - start < 3:
-        return None
-    third = (end - start) // 3
-    return float(lrs[start + 2 * third])
+        lengths[i] = 1 + max(lengths[:i][losses[:i] > losses[i]], default=0)
+    end = int(np.argmax(lengths))
+    start = max(0, end - int(lengths[end]))
+    third = (end - start) / 3
+    return float(lrs[start + int(third) + int(third / 2)]) if third >= 1 else None
 
 
 def slide(lrs: Array, losses: Array) -> float | None:
-    """Steepest point of the last falling stretch before the loss blows up (after fastai's `slide`, made relative)."""
+    """The left end of an interval slid down from the right while the slope differs between its ends (fastai's `slide`).
+
+    fastai's interval of 15 points and threshold of 0.005 a point, at its 100 points over 8 decades and a drop of about
+    2, are 1.2 decades and 0.03 drops a decade here.
+    """
     drop = float(losses[0] - losses.min())
-    slope = np.gradient(losses / drop if drop > 0 else losses, np.log(lrs))
-    right = len(losses) - 1
-    falling = np.flatnonzero(slope[:right] < 0)
-    if not len(falling) or drop <= 0:
+    width = max(1, int(np.sum(np.log10(lrs / lrs[0]) <= SLIDE_DECADES)) - 1)
+    if drop <= 0 or width >= len(lrs):
         return None
-    last = int(falling[-1])
-    while last > 0 and slope[last - 1] < 0:
-        last -= 1
-    return float(lrs[last + int(np.argmin(slope[last : int(falling[-1]) + 1]))])
+    slope = np.gradient(losses / drop, np.log10(lrs))
+    different = np.abs(slope[width:] - slope[:-width]) > SLIDE_THRESHOLD  # by the left end of the interval
+    if not different[-1] or different.all():
+        return None
+    return float(lrs[int(np.flatnonzero(~different)[-1]) + 1])
 
 
 Rule = Callable[[Array, Array], float | None]

@@ -135,7 +135,9 @@ def target_of(state: StudyState) -> tuple[float, str]:
     finals = [record.top1 for record in _completed(state.of_kind("baseline"))]
     if not finals:
         return math.nan, "no baseline yet"
-    return median(finals), f"the baseline's median final Top-1 over {len(finals)} {'seed' if len(finals) == 1 else 'seeds'}"
+    return median(
+        finals
+    ), f"the baseline's median final Top-1 over {len(finals)} {'seed' if len(finals) == 1 else 'seeds'}"
 
 
 def _completed(records: tuple[RunRecord, ...]) -> list[RunRecord]:

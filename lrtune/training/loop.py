@@ -165,9 +165,8 @@ class Trainer:
     ) -> Measurement:
         """Trains and measures one epoch, counted from 0, that begins with optimizer step `step`."""
         start = time.perf_counter()
-        torch.manual_seed(
-            derive_seed(run.seed, "epoch", epoch)
-        )  # dropout, and loaders without a generator of their own
+        # Of dropout, and of loaders without a generator of their own.
+        torch.manual_seed(derive_seed(run.seed, "epoch", epoch))
         model.train()
         accumulate, num_batches = self.settings.accumulate, self.batches.num_batches
         total = torch.zeros((), device=self.device)
@@ -176,7 +175,7 @@ class Trainer:
             in_step = min(accumulate, num_batches - index // accumulate * accumulate)
             with self.arithmetic.autocast():
                 loss = self.loss(model(inputs), labels)
-            scaler.scale(loss / in_step).backward()
+            scaler.scale(loss / in_step).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
             if (index + 1) % accumulate and index + 1 < num_batches:
                 continue

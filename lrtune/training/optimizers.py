@@ -24,11 +24,11 @@ def build_optimizer(recipe: Recipe, parameters: Groups, *, scaled: bool = False)
         scaled: whether a gradient scaler will skip steps. Fused SGD takes part in a skipped step all the same, and if
             that is its first, its momentum is uninitialised memory from then on.
     """
-    groups = [dict(p) if isinstance(p, dict) else p for p in parameters]
-    if groups and not isinstance(groups[0], dict):
-        groups = [{"params": groups}]
+    given = list(parameters)
+    groups: list[dict[str, Any]] = [dict(group) for group in given if isinstance(group, dict)]
+    if given and not groups:
+        groups = [{"params": given}]
     for group in groups:
-        assert isinstance(group, dict)
         group["base_lr"] = group["lr"] = recipe.peak_lr * group.get("lr_scale", 1.0)
     lr, decay = recipe.peak_lr, recipe.weight_decay
     match recipe.optimizer:

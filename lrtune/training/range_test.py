@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -86,7 +87,7 @@ def task_range_test(
             )  # a name for what is swept; it is never recorded
             optimizer = trainer.build_optimizer(run, model)
             torch.manual_seed(derive_seed(seed, "range test"))
-            batches = _endless(lambda epoch, seed=seed: trainer.batches.epoch(seed, epoch))
+            batches = _endless(partial(trainer.batches.epoch, seed))
             lrs = _exponential(low, high, num_steps)
             curves.append(
                 sweep(model, optimizer, batches, trainer.loss, lrs, trainer.arithmetic, recipe.peak_lr, seed=seed)
@@ -178,7 +179,7 @@ def sweep(
         losses.append(raw)
         set_lr(optimizer, lr / peak_lr)
         optimizer.zero_grad()
-        scaler.scale(value).backward()
+        scaler.scale(value).backward()  # type: ignore[no-untyped-call]
         scaler.step(optimizer)
         scaler.update()
     return RangeCurve(seed=seed, lrs=tuple(lrs[: len(losses)]), losses=tuple(losses), diverged=diverged)
@@ -253,7 +254,7 @@ def _endless(epoch: Callable[[int], Iterable[Batch]]) -> Iterator[Batch]:
 
 
 def _exponential(low: float, high: float, num_steps: int) -> list[float]:
-    return np.geomspace(low, high, num_steps).tolist()
+    return [float(lr) for lr in np.geomspace(low, high, num_steps)]
 
 
 def _check_sweep(low: float, high: float, num_steps: int, num_seeds: int) -> None:
@@ -268,8 +269,11 @@ def _check_sweep(low: float, high: float, num_steps: int, num_seeds: int) -> Non
 
 
 def for_optimizer(recipe: Recipe, optimizer: OptimizerName) -> Recipe:
-    """The recipe's settings with another optimizer, at a mid-sweep LR (AdaBound bounds its steps by the LR it was built with)."""
+    """The recipe's settings with another optimizer, at the LR in the middle of its sweep.
+
+    AdaBound bounds its steps by the LR that it was built with.
+    """
+    if recipe.optimizer == optimizer:
+        return recipe
     low, high = SWEEPS[optimizer]
-    return (
-        recipe if recipe.optimizer == optimizer else replace(recipe, optimizer=optimizer, peak_lr=math.sqrt(low * high))
-    )
+    return replace(recipe, optimizer=optimizer, peak_lr=math.sqrt(low * high))

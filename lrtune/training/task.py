@@ -181,7 +181,8 @@ def source_from(described: Mapping[str, Any]) -> TaskSource:
     """
     if "python" in described:
         raise InputError(
-            f"this study's task, {described['python']!r}, is a Python object: call lrtune.search with it and the study's name again."
+            f"this study's task, {described['python']!r}, is a Python object: call lrtune.search with it and the "
+            "study's name again."
         )
     if "file" in described:
         source = TaskFile(path=Path(described["file"]))

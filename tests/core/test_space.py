@@ -435,7 +435,7 @@ UNFIT = [
         "[parameters] warmup_epochs: `low <= high` must hold, but got low=3, high=1.",
     ),
     (
-        'warmup_epochs = { low = 3, high = "10%", step = 0.5 }',
+        'warmup_epochs = { low = 3, high = "10%", step = 0.3 }',
         "",
         "[parameters] warmup_epochs: `low <= high` must hold, but got low=3, high=1.",
     ),

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 from random import Random
 
 import pytest
@@ -155,12 +156,16 @@ SHARES = st.floats(0, 0.4)
 
 @settings(deadline=None, max_examples=40)
 @given(
-    amount=st.integers(16, 120), jobs=st.integers(1, 5), early=SHARES, kill=SHARES, rng=st.randoms(use_true_random=False)
+    amount=st.integers(16, 120),
+    jobs=st.integers(1, 5),
+    early=SHARES,
+    kill=SHARES,
+    rng=st.randoms(use_true_random=False),
 )
 @pytest.mark.parametrize("unit", ["ep", "runs"])
 def test_a_budget_is_not_overspent(unit, amount, jobs, early, kill, rng):
     budget = f"{amount}ep" if unit == "ep" else f"{amount / 4}runs"
-    state, started = study(budget, jobs=jobs, early_end_share=early, kill_share=kill, rng=rng)
+    state, _ = study(budget, jobs=jobs, early_end_share=early, kill_share=kill, rng=rng)
     assert state.epochs_trained <= amount
     wanted = 3 * min(3, len({r.run.recipe for r in finished_trials(state)} - {BASELINE}))
     assert len(state.of_kind("confirm")) == wanted or amount - state.epochs_trained < 4  # nor left lying
@@ -179,7 +184,7 @@ def test_a_third_of_the_budget_is_kept_for_the_confirmation():
     assert Counter(r.run.kind for r in state.records) == {"baseline": 3, "search": 48, "confirm": 9}
 
 
-# 12 epochs for the baseline, 4 for the run that is being trained, 4 for the next; with a confirmation, a third of the budget
+# 12 epochs for the baseline, 4 for the run that is being trained, 4 for the next, and what is kept for the confirmation
 @pytest.mark.parametrize(("num_confirmed", "enough"), [(0, 20), (1, 30)])
 @pytest.mark.parametrize("epochs", [0, 1, 3])
 def test_a_run_that_is_being_trained_is_counted_in_full(epochs, num_confirmed, enough):
@@ -189,12 +194,15 @@ def test_a_run_that_is_being_trained_is_counted_in_full(epochs, num_confirmed, e
         assert isinstance(next_run(state, ask), expected)
 
 
-@settings(deadline=None, max_examples=40)
+unbroken_study = cache(study)
+
+
+@settings(deadline=None, max_examples=30)
 @given(kill=st.floats(0, 0.7), rng=st.randoms(use_true_random=False))
 @pytest.mark.parametrize("budget", ["9", "100ep", "25runs"])
 def test_a_study_that_was_killed_ends_as_an_unbroken_one(budget, kill, rng):
     broken, broken_order = study(budget, kill_share=kill, rng=rng)
-    unbroken, order = study(budget)
+    unbroken, order = unbroken_study(budget)
     assert broken_order == order
     finals = [[(r.run, r.state, r.epochs, r.top1) for r in state.records] for state in (broken, unbroken)]
     assert finals[0] == finals[1]

@@ -73,23 +73,24 @@ def test_hopeless_knows_what_chance_is(num_classes, num_validation, last_ended):
     assert not hopeless(curve([last_ended + 1] * 2), state).prune
 
 
-# The better half of [70, 80, 90, 95] makes 10 % errors and less, at an epoch before the last (gain 10) 20 %; three times these is
-# far behind. Top-1 at epoch 4, finished runs, warmup epochs, reason or "".
+# The better half of these makes 10 % errors and less, or 20 % at epoch 4 with a gain of 10; three times is far behind.
 FOUR = finished(70, 95, 80, 90)
+BETTER = "at epoch 4, where the better half of cosine runs had"
+# Top-1 at epoch 4, finished runs, warmup epochs, reason or ""
 BEHIND = [
-    (69.9, FOUR, 0, "Top-1 69.90 at epoch 4, where the better half of cosine runs had 90.00 and more"),
+    (69.9, FOUR, 0, f"Top-1 69.90 {BETTER} 90.00 and more"),
     (70, FOUR, 0, ""),
     (69.9, FOUR, 1, ""),
     (69.9, FOUR[1:], 0, ""),
     (69.9, finished(70, 95, 80, 90, decay=Linear()), 0, ""),
     (69.9, [*FOUR[1:], *finished(70, decay=Linear())], 0, ""),
     (69.9, [*FOUR[1:], replace(FOUR[0], state="pruned")], 0, ""),
-    (39.9, finished(70, 95, 80, 90, gain=10), 0, "Top-1 39.90 at epoch 4, where the better half of cosine runs had 80.00 and more"),
+    (39.9, finished(70, 95, 80, 90, gain=10), 0, f"Top-1 39.90 {BETTER} 80.00 and more"),
     (40.1, finished(70, 95, 80, 90, gain=10), 0, ""),
     # what one image of 1,000 is worth is the least that is told apart
-    (99.6, finished(100, 100, 100, 100), 0, "Top-1 99.60 at epoch 4, where the better half of cosine runs had 100.00 and more"),
+    (99.6, finished(100, 100, 100, 100), 0, f"Top-1 99.60 {BETTER} 100.00 and more"),
     (99.8, finished(100, 100, 100, 100), 0, ""),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("top1", "others", "warmup", "reason"), BEHIND)
@@ -103,25 +104,26 @@ def test_hopeless_compares_in_the_second_half_only():
 
 
 # Top-1 of each epoch, finished runs, warmup epochs, reason or ""
+BELOW = "is below the median 70.00 of 5 finished trials"
 FIVE = finished(50, 60, 70, 80, 90)
 MEDIAN = [
-    ([69.9], FIVE, 0, "best Top-1 69.90 up to epoch 1 is below the median 70.00 of 5 finished trials"),
+    ([69.9], FIVE, 0, f"best Top-1 69.90 up to epoch 1 {BELOW}"),
     ([70], FIVE, 0, ""),
     ([75, 20], FIVE, 0, ""),  # by its best epoch
     ([20, 75, 20], FIVE, 0, ""),
-    ([60, 65, 20], FIVE, 0, "best Top-1 65.00 up to epoch 3 is below the median 70.00 of 5 finished trials"),
+    ([60, 65, 20], FIVE, 0, f"best Top-1 65.00 up to epoch 3 {BELOW}"),
     ([20], FIVE[1:], 0, ""),
     ([20], [*FIVE[1:], curve([50] * 7, state="pruned")], 0, ""),
     ([20], FIVE, 1, ""),
-    ([20, 20], FIVE, 1, "best Top-1 20.00 up to epoch 2 is below the median 70.00 of 5 finished trials"),
+    ([20, 20], FIVE, 1, f"best Top-1 20.00 up to epoch 2 {BELOW}"),
     ([20], finished(50, 60, 70, 80, 90, gain=55), 0, ""),  # compared with where the others were then
-    ([NAN], FIVE, 0, "best Top-1 0.00 up to epoch 1 is below the median 70.00 of 5 finished trials"),
+    ([NAN], FIVE, 0, f"best Top-1 0.00 up to epoch 1 {BELOW}"),
     ([NAN, 75], FIVE, 0, ""),
     ([75, NAN], FIVE, 0, ""),
-    ([65], finished(NAN, 60, 70, 80, 90), 0, "best Top-1 65.00 up to epoch 1 is below the median 70.00 of 5 finished trials"),
-    ([65], finished(60, 70, 80, 90, NAN), 0, "best Top-1 65.00 up to epoch 1 is below the median 70.00 of 5 finished trials"),
+    ([65], finished(NAN, 60, 70, 80, 90), 0, f"best Top-1 65.00 up to epoch 1 {BELOW}"),
+    ([65], finished(60, 70, 80, 90, NAN), 0, f"best Top-1 65.00 up to epoch 1 {BELOW}"),
     ([0], finished(NAN, NAN, NAN, NAN, NAN), 0, ""),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("top1s", "others", "warmup", "reason"), MEDIAN)
@@ -169,8 +171,9 @@ def test_successive_halving(top1s, others, warmup, reason):
 
 
 def test_a_run_is_not_its_own_rival():
-    run = curve([10, 50])
-    assert successive_halving(run, state_of(run, epochs=EPOCHS)) == GO_ON
+    run, state = curve([10, 50]), study_of(at_the_rung(60, 40, 40, 40))
+    with_itself = replace(state, records=(*state.records, run))
+    assert successive_halving(run, with_itself) == successive_halving(run, state)
 
 
 BAD = [5, 5]

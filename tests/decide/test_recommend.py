@@ -183,7 +183,11 @@ def test_a_tie_is_judged_over_the_seeds_that_both_have():
 def test_a_single_seed_is_a_tie_with_everything():
     found = recommend(
         state_of(
-            *runs("baseline", 60, 61, 62), *trials(95), *runs("confirm", 90), budget=Budget(1, "trials"), num_confirmed=1
+            *runs("baseline", 60, 61, 62),
+            *trials(95),
+            *runs("confirm", 90),
+            budget=Budget(1, "trials"),
+            num_confirmed=1,
         )
     )
     assert (found.best.name, [c.name for c in found.ties], found.final) == ("trial 0", ["baseline"], False)
@@ -193,7 +197,9 @@ def test_a_single_seed_is_a_tie_with_everything():
 
 def test_without_a_baseline_nothing_is_compared():
     state = finished_study(
-        *runs("baseline", 80, 80, 80, states=["failed", "completed", "failed"]), *trials(95), *runs("confirm", 90, 91, 92)
+        *runs("baseline", 80, 80, 80, states=["failed", "completed", "failed"]),
+        *trials(95),
+        *runs("confirm", 90, 91, 92),
     )
     alone = replace(state, records=tuple(r for r in state.records if r.run.kind != "baseline"))
     found = recommend(alone)

@@ -222,6 +222,36 @@ def test_seeds_differ_in_weights_order_and_dropout(trainer_of, identical):
     assert orders[0] != orders[1] != orders[2] != orders[0]
 
 
+class Chance(nn.Module):
+    """Keeps a dropout mask for each training batch, and the images that it was shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = tiny()
+        self.masks, self.images = [], []
+
+    def forward(self, inputs):
+        if self.training:
+            self.masks.append(F.dropout(torch.ones(64)).tolist())
+            self.images.append(inputs.flatten().tolist())
+        return self.body(inputs)
+
+
+def test_order_and_dropout_are_drawn_anew_for_each_epoch_of_each_seed(trainer_of):
+    def drawn(seed):
+        """Of each of 3 epochs of 6 batches: its images, and its masks."""
+        models = []
+        trainer = trainer_of(model=lambda: models.append(Chance()) or models[-1], augment=False)
+        train(trainer, run_of(Recipe(), seed=seed))
+        (model,) = models
+        return [values[first : first + 6] for values in (model.images, model.masks) for first in (0, 6, 12)]
+
+    first = drawn(0)
+    assert drawn(0) == first
+    draws = [*first, *drawn(1)]
+    assert all(one != other for i, one in enumerate(draws) for other in draws[:i])
+
+
 RESUMED = [
     ({"warmup_epochs": 1.5, "decay": Cosine()}, {}),
     ({"decay": Plateau(patience_epochs=0, threshold=0.05)}, {"accumulate": 3, "clip_norm": 1.0}),

@@ -1,0 +1,257 @@
+"""From Python, and with several processes: the whole of lrtune, on tasks that take a second."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+
+import lrtune
+from lrtune.core.recipe import Cosine, Plateau
+from lrtune.schedules import build_schedule
+from lrtune.training.loop import Trainer
+
+NAMED = lrtune.NamedTask(model="mlp", train_size=200, val_size=100)
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+
+
+def blobs(num_images, seed):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(num_images) % 2
+    return TensorDataset(torch.randn(num_images, 3, generator=generator) + labels[:, None], labels)
+
+
+def make_task(**changes):
+    values = {
+        "model": lambda: torch.nn.Linear(3, 2), "train": blobs(64, 0), "validation": blobs(100, 1),
+        "test": blobs(100, 2), "num_classes": 2, "epochs": 3, "name": "blobs",
+        "settings": lrtune.TrainSettings(batch_size=16),
+    }  # fmt: skip
+    return lrtune.Task(**values | changes)
+
+
+def search(task=None, **changes):
+    values = {"budget": 3, "num_seeds": 2, "num_confirmed": 1, "pruner": "none", "quiet": True}
+    return lrtune.search(task or make_task(), **values | changes)
+
+
+def rows(here, table):
+    with closing(sqlite3.connect(here / ".lrtune" / "lrtune.db")) as connection:
+        return connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2, 3").fetchall()
+
+
+# --- from Python
+
+
+def test_search_is_the_function_although_a_subpackage_has_its_name():
+    import lrtune.search.sampler  # which would otherwise be what `lrtune.search` is from now on
+    from lrtune import search as imported
+
+    assert lrtune.search is imported is lrtune.app.search
+    assert sys.modules["lrtune.search"].__path__
+
+
+def test_every_public_name_is_there():
+    assert [name for name in lrtune.__all__ if getattr(lrtune, name, None) is None] == []
+    assert dir(lrtune) == sorted(lrtune.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'serch'"):
+        lrtune.serch  # noqa: B018
+
+
+def test_the_best_schedule_of_a_task_is_ready_to_use(here):
+    result = search()
+    best = result.best
+    config = result.state.config
+    assert best.recipe == result.recommendation.best.recipe
+    assert best.top1 == result.recommendation.best.mean
+    assert best.convergence == result.recommendation.best.convergence
+    used = [best.schedule(step) for step in range(config.epochs * config.steps_per_epoch)]
+    (run, *_) = [r for r in result.state.records if r.run.recipe == best.recipe and r.run.kind != "search"]
+    for m in run.measurements:
+        assert m.lr_first == best.recipe.peak_lr * used[m.step - config.steps_per_epoch]
+        assert m.lr_last == best.recipe.peak_lr * used[m.step - 1]
+    assert (result.folder / "report.html").is_file()
+
+
+def test_a_plateau_schedule_is_as_its_run_had_it(here):
+    plateau = lrtune.Recipe(
+        peak_lr=0.5, decay=Plateau(patience_epochs=0, factor=0.5, threshold=0.9, threshold_mode="abs")
+    )
+    (here / "x.toml").write_text("[parameters]\npeak_lr = 0.5\ndecay = 'cosine'")
+    result = search(space="x.toml", budget=1, baseline=plateau, epochs=5, num_confirmed=0)
+    run = result.state.of_kind("baseline")[0]
+    assert run.measurements[0].lr_first > run.measurements[-1].lr_last
+    result = replace(result, recommendation=replace(result.recommendation, best=result.recommendation.baseline))
+    steps = result.state.config.steps_per_epoch
+    assert [0.5 * result.best.schedule(m.step - steps) for m in run.measurements] == [
+        m.lr_first for m in run.measurements
+    ]
+
+
+def test_the_runs_as_a_data_frame(here):
+    result = search()
+    table = result.trials_dataframe()
+    assert list(table["run"]) == [record.run.id for record in result.state.records]
+    assert list(table["kind"].unique()) == ["baseline", "search", "confirm"]
+    assert list(table["top1"]) == [record.top1 for record in result.state.records]
+    assert set(table["state"]) == {"completed"}
+    assert set(table.columns) >= {
+        "trial",
+        "seed",
+        "optimizer",
+        "peak_lr",
+        "warmup_epochs",
+        "decay",
+        "test_top1",
+        "reason",
+    }
+
+
+def test_a_python_task_goes_on_with_search_and_not_with_resume(here):
+    first = search(study="mine")
+    with pytest.raises(lrtune.InputError, match=r"is a Python object: call lrtune\.search with it"):
+        lrtune.resume("mine", budget=4, quiet=True)
+    again = search(study="mine", budget=4)
+    assert again.state.records[: 2 + 3] == first.state.records[: 2 + 3]
+    assert len(again.state.of_kind("search")) == 4
+
+
+def test_the_same_arguments_give_the_same_study(here, tmp_path_factory):
+    def recorded(home, **changes):
+        state = search(home=home, out=home / "out", **changes).state
+        return [(r.run, r.state, [(m.top1, m.train_loss) for m in r.measurements], r.test_top1) for r in state.records]
+
+    one, same, other = (tmp_path_factory.mktemp("home") for _ in range(3))
+    assert recorded(one) == recorded(same)
+    assert recorded(one) != recorded(other, seed=1)
+
+
+def test_the_callers_random_numbers_are_left_alone(here):
+    torch.manual_seed(7)
+    wanted = torch.rand(3)
+    torch.manual_seed(7)
+    search(budget=1)
+    assert torch.equal(torch.rand(3), wanted)
+
+
+def test_a_study_without_a_finished_run_has_no_best(here):
+    result = search(budget=1)
+    empty = replace(result, state=replace(result.state, records=()), recommendation=None)
+    with pytest.raises(lrtune.LrtuneError, match=r"no run of study .* has finished"):
+        _ = empty.best
+
+
+def test_find_lr_gives_an_interval_or_says_why_not(here):
+    found = lrtune.find_lr(NAMED, num_steps=80)
+    assert found.interval.low < found.interval.suggestion < found.interval.high
+    assert [curve.seed for curve in found.curves] == [0, 1, 2]
+    flat = lrtune.find_lr(NAMED, num_steps=80, low=1e-9, high=1e-8)
+    assert flat.interval is None
+    assert flat.reason
+    assert list(here.iterdir()) == []
+
+
+def test_a_task_that_cannot_be_trained_is_said_before_anything_is_recorded_of_it(here):
+    with pytest.raises(lrtune.TaskError, match="could not be trained"):
+        search(make_task(model=lambda: torch.nn.Linear(5, 2)))
+    assert not (here / ".lrtune" / "lrtune.db").exists() or rows(here, "lrtune_measurements") == []
+
+
+def test_a_task_whose_loss_is_never_finite_ends_in_words(here):
+    def nan_loss(logits, labels):
+        return logits.sum() * float("nan")
+
+    (here / "x.toml").write_text("[parameters]\npeak_lr = 0.1\ndecay = 'cosine'")
+    result = search(make_task(loss=nan_loss), space="x.toml", budget=2)
+    assert {record.state for record in result.state.records} == {"diverged"}
+    assert (result.folder / "report.html").is_file()
+
+
+# --- the test split
+
+
+def test_the_test_split_is_read_once_and_only_for_the_recommended_recipe_and_the_baseline(here, monkeypatch):
+    read = []
+    test_top1 = Trainer.test_top1
+
+    def counted(self, state):
+        read.append(test_top1(self, state))
+        return read[-1]
+
+    monkeypatch.setattr(Trainer, "test_top1", counted)
+    result = search(num_confirmed=2, budget=5)
+    best = result.recommendation.best.trial
+    entitled = {r.run.id for r in result.state.records if r.run.kind != "search" and r.run.trial in (best, -1)}
+    assert {r.run.id for r in result.state.records if r.test_top1 is not None} == entitled
+    assert len(read) == len(entitled)
+    again = search(num_confirmed=2, budget=5)
+    assert again.state == result.state
+    assert len(read) == len(entitled)
+
+
+def test_a_task_without_a_test_split_is_not_tested(here):
+    result = search(make_task(test=None))
+    assert {record.test_top1 for record in result.state.records} == {None}
+
+
+# --- several processes
+
+
+@pytest.mark.slow
+def test_two_commands_at_once_share_one_study(here, tiny, command):
+    both = [
+        subprocess.Popen(command(*tiny, "--budget", "12"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    runs = rows(here, "lrtune_runs")
+    assert sum(row[3] == "search" for row in runs) == 12
+    assert {row[8] for row in runs} == {"completed"}
+    epochs = [row[1:3] for row in rows(here, "lrtune_measurements")]
+    assert len(epochs) == len(set(epochs)) == 2 * len(runs)
+    ended = [line for _, err in said for line in err.splitlines() if " completed: " in line]
+    assert len(ended) == len(runs)  # each was trained by one of them
+
+
+@pytest.mark.slow
+def test_jobs_share_one_study_and_the_same_command_goes_on_with_it(here, call, tiny):
+    outcome = call(*tiny, "--budget", "6", "--jobs", "2")
+    assert outcome.code == 0, outcome.err
+    runs = rows(here, "lrtune_runs")
+    assert sum(row[3] == "search" for row in runs) == 6
+    before = rows(here, "lrtune_measurements")
+    assert call(*tiny, "--budget", "6").out == outcome.out  # however many jobs
+    assert rows(here, "lrtune_measurements") == before
+
+
+def test_a_report_of_a_study_that_is_being_trained(here, call, tiny, monkeypatch):
+    from lrtune.store.database import StudyStore
+
+    record, said = StudyStore.record, []
+
+    def record_and_report(self, run, measurement):
+        record(self, run, measurement)
+        said.append(lrtune.app.report("tiny"))
+
+    monkeypatch.setattr(StudyStore, "record", record_and_report)
+    assert call(*tiny, "--budget", "1").code == 0
+    assert [result.state.epochs_trained for result in said] == list(range(1, len(said) + 1))
+    assert said[0].recommendation is None
+    assert not any(result.recommendation.final for result in said[2:-1])
+
+
+def test_schedules_of_a_recipe_are_public(here):
+    schedule = lrtune.build_schedule(lrtune.Recipe(decay=Cosine()), epochs=2, steps_per_epoch=10)
+    assert [schedule(step) for step in range(20)] == [
+        build_schedule(lrtune.Recipe(), epochs=2, steps_per_epoch=10)(step) for step in range(20)
+    ]

@@ -1,0 +1,279 @@
+"""Bad input: one clear message, exit code 2, no traceback, and nothing written."""
+
+import re
+import sqlite3
+from contextlib import closing, contextmanager
+
+import pytest
+
+from lrtune.store import database as database_module
+from lrtune.store.database import StudyStore
+
+SPACE = """
+[parameters]
+peak_lr = {{ low = {low}, high = {high} }}
+{more}
+"""
+
+
+def space(low=0.01, high=1.0, more=""):
+    return {"x.toml": SPACE.format(low=low, high=high, more=more)}
+
+
+def baseline(text):
+    return {"mine.toml": text}
+
+
+def task(text):
+    return {"my_task.py": text}
+
+
+DIARY = {"diary.db": "Dear diary! " * 99}
+
+# the command line, the files that are there, and what the message says (each a regular expression)
+BAD = {
+    # names
+    "model": ("search --model resnet19", {}, ["`model` must be", "got 'resnet19'", "resnet18"]),
+    "data set": ("search --data imagenet", {}, ["`data` must be one of digits, mnist", "got 'imagenet'"]),
+    "optimizer": ("search --optimizer lion", {}, ["--optimizer", "'lion' is not one of 'sgd', 'adagrad'"]),
+    "sampler": ("search --sampler cmaes", {}, ["--sampler", "'cmaes' is not one of 'tpe', 'gp'"]),
+    "pruner": ("search --pruner asha", {}, ["--pruner", "'asha' is not one of 'hopeless', 'median'"]),
+    "precision": ("search --precision fp8", {}, ["--precision", "'fp8' is not one of"]),
+    "device": ("search --device abacus", {}, ["abacus"]),
+    "space": ("search --space wide", {}, ["`space` must be a TOML file or one of default, fine-tuning", "got 'wide'"]),
+    "option": ("search --learning-rate 1", {}, ["No such option", "--learning-rate"]),
+    "command": ("seek", {}, ["No such command", "seek"]),
+    "argument": ("resume", {}, ["Missing argument", "STUDY"]),
+    # numbers
+    "budget of 0": ("search --budget 0", {}, ["`0 < budget` must hold, but got '0'"]),
+    "negative budget": ("search --budget -3", {}, ["`budget` must look like 50, 300ep", "got '-3'"]),
+    "budget of words": ("search --budget banana", {}, ["`budget` must look like 50, 300ep", "got 'banana'"]),
+    "half a trial": ("search --budget 2.5", {}, ["`budget` in trials must be whole", "got '2.5'"]),
+    "budget below baseline": ("search --budget 3runs", {}, ["`budget` must cover the baseline's 3 runs", "got 3runs"]),
+    "epochs": ("search --epochs 0", {}, ["`1 <= epochs` must hold, but got 0"]),
+    "seeds": ("search --seeds 0", {}, ["`1 <= num_seeds` must hold, but got 0"]),
+    "confirmations": ("search --confirm -1", {}, ["`0 <= num_confirmed` must hold, but got -1"]),
+    "jobs": ("search --jobs 0", {}, ["`1 <= jobs` must hold, but got 0"]),
+    "target": ("search --target 150", {}, ["`0 < target <= 100` must hold, in percent, but got 150"]),
+    "no number": ("search --epochs many", {}, ["--epochs", "'many' is not a valid integer"]),
+    "batch size": ("search --batch-size 0", {}, ["`1 <= batch_size` must hold, but got 0"]),
+    "accumulation": ("search --batch-size 10 --accumulate 3", {}, ["`batch_size` must be a multiple of `accumulate`"]),
+    "clipping": ("search --clip-norm 0", {}, ["`0 < clip_norm` must hold, but got 0.0"]),
+    "smoothing": ("search --label-smoothing 1", {}, ["`0 <= label_smoothing < 1` must hold, but got 1.0"]),
+    "train size": ("search --train-size 99999", {}, [r"`1 <= train_size <= 1197` must hold for digits", "got 99999"]),
+    "validation size": ("search --val-size 0", {}, [r"`1 <= val_size <= \d+` must hold for digits", "got 0"]),
+    "image size": ("search --image-size 0", {}, ["`1 <= image_size` must hold, but got 0"]),
+    "image too small": ("search --model densenet121 --image-size 1", {}, ["'densenet121' cannot take 1x1 images"]),
+    "steps of a sweep": ("find --steps 1", {}, ["num_steps", "got 1"]),
+    "ends of a sweep": ("find --low 1 --high 0.1", {}, ["low", "high", "1.0", "0.1"]),
+    "seeds of a sweep": ("find --seeds 0", {}, ["`1 <= num_seeds` must hold, but got 0"]),
+    # files of spaces
+    "impossible range": ("search --space x.toml", space(1.0, 0.1), ["x.toml", "peak_lr", "`low <= high` must hold"]),
+    "unknown key": ("search --space x.toml", space(more="peek = 1"), ["x.toml", "peek", "unknown key"]),
+    "unknown decay": ("search --space x.toml", space(more='decay = "kosine"'), ["decay", "got 'kosine'"]),
+    "unknown optimizer": ("search --space x.toml", space(more='optimizer = "lion"'), ["optimizer", "got 'lion'"]),
+    "patience without plateau": (
+        "search --space x.toml", space(more='decay = "cosine"\n[decay.plateau]\npatience_epochs = 2'),
+        [r"x.toml: \[decay.plateau\]", "not among the choices"],
+    ),
+    "patience of another decay": (
+        "search --space x.toml", space(more='decay = "cosine"\n[decay.cosine]\npatience_epochs = 2'),
+        ["patience_epochs", "unknown key"],
+    ),
+    "patience of a recipe": ("search --space x.toml", space(more="patience_epochs = 2"), ["patience", "unknown key"]),
+    "warmup longer than training": (
+        "search --epochs 4 --space x.toml", space(more="warmup_epochs = { low = 0, high = 6 }"),
+        ["`warmup_epochs < epochs` must hold, but got warmup_epochs=6 with 4 epochs"],
+    ),
+    "no TOML": ("search --space x.toml", {"x.toml": "[parameters"}, ["x.toml: is no TOML"]),
+    "no LR": ("search --space x.toml", {"x.toml": "[parameters]\n"}, ["peak_lr", "is missing"]),
+    # files of baselines
+    "baseline's warmup": (
+        "search --epochs 4 --baseline mine.toml", baseline("warmup_epochs = 5.0"), ["warmup_epochs", "5", "4"],
+    ),
+    "baseline's decay": ("search --baseline mine.toml", baseline('decay = "kosine"'), ["mine.toml", "got 'kosine'"]),
+    "baseline's key": ("search --baseline mine.toml", baseline("lr = 0.1"), ["mine.toml", "unknown key 'lr'"]),
+    "baseline's LR": ("search --baseline mine.toml", baseline("peak_lr = -1.0"), ["mine.toml", "`0 < peak_lr` must"]),
+    "baseline's type": ("search --baseline mine.toml", baseline('peak_lr = "high"'), ["mine.toml", "must be numbers"]),
+    "baseline of a number": ("search --baseline mine.toml", baseline("decay = 3"), ["mine.toml"]),
+    "baseline missing": ("search --baseline mine.toml", {}, ["mine.toml: cannot be read as a recipe"]),
+    "two baselines": ("search --baseline mine.toml --optimizer sgd", {}, ["`--optimizer` and `--baseline`.*give one"]),
+    # tasks
+    "task missing": ("search --task my_task.py", {}, ["there is no file my_task.py"]),
+    "file without a task": ("search --task my_task.py", task("x = 1"), ["must define `task`", "has no `task`"]),
+    "task of another kind": ("search --task my_task.py", task("task = 1"), ["must define `task`", "is a int"]),
+    "task that raises": ("search --task my_task.py", task("\n1 / 0"), ["raised ZeroDivisionError", "line 2"]),
+    "task with a mistake": ("search --task my_task.py", task("def f(:"), ["my_task.py", "raised SyntaxError"]),
+    "task for find": ("find --task my_task.py", task("x = 1"), ["must define `task`"]),
+    # data
+    "no data": ("search --data cifar10 --data-dir d", {"d/x": ""}, ["cifar10 was not found", "data_batch_1.bin", "/d"]),
+    "no folder": ("search --data folder:pictures", {}, ["pictures must be a folder of images"]),
+    "folder of nothing": ("search --data folder:d", {"d/x": ""}, ["d must hold a folder for each of 2 classes"]),
+    "data for find": ("find --data cifar10", {}, ["cifar10 was not found", "data_batch_1.bin"]),
+    # studies
+    "slash": ("search --study a/b", {}, ["`study` must consist of letters, digits", "got 'a/b'"]),
+    "hidden": ("search --study .a", {}, ["`study` must consist of letters, digits", "got '.a'"]),
+    "nameless": ("search --study=", {}, ["`study` must consist of letters, digits", "got ''"]),
+    "resume without studies": ("resume tiny", {}, ["there are no studies", "lrtune.db"]),
+    "report without studies": ("report tiny", {}, ["there are no studies", "lrtune.db"]),
+    "dashboard without studies": ("dashboard tiny", {}, ["there are no studies", "lrtune.db"]),
+    # places
+    "home in the way": ("search", {".lrtune": "a file"}, [".lrtune cannot be made"]),
+    "database missing": ("search --storage sqlite:///no/where.db", {}, ["its folder is missing"]),
+    "no database": ("search --storage sqlite:///diary.db", DIARY, ["is not a database"]),
+    "no URL": ("search --storage banana", {}, ["banana cannot be used as a database"]),
+    "list of no database": ("list --storage sqlite:///diary.db", DIARY, ["is not a database"]),
+    # several at once
+    "options together": (
+        "search --epochs many --sampler cmaes --budget banana --optimizer lion", {},
+        ["'many' is not a valid integer", "'cmaes' is not one of", "'lion' is not one of"],
+    ),
+    "values together": (
+        "search --budget banana --space wide --seeds 0 --target 150 --model resnet19", {},
+        ["got 'banana'", "got 'wide'", "`1 <= num_seeds`", "`0 < target <= 100`", "got 'resnet19'"],
+    ),
+    "space and settings together": (
+        "search --epochs 4 --batch-size 0 --space x.toml", space(more="warmup_epochs = 9"),
+        ["`warmup_epochs < epochs` must hold", "`1 <= batch_size` must hold"],
+    ),
+    "lines of a space together": (
+        "search --space x.toml", space(2, 1, more='peek = 1\ndecay = "kosine"'),
+        ["`low <= high`", "peek", "got 'kosine'"],
+    ),
+}  # fmt: skip
+
+
+def contents(folder):
+    """Every file there, a database as what it holds; without what SQLite keeps beside an open one."""
+    found = {}
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.name.endswith(("-wal", "-shm")):
+            found[path.relative_to(folder)] = dump(path) if path.name == "lrtune.db" else path.read_bytes()
+    return found
+
+
+def dump(path):
+    with closing(sqlite3.connect(path)) as connection:
+        return list(connection.iterdump())
+
+
+def check_refused(outcome, words):
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert "Traceback" not in outcome.err
+    assert outcome.err.strip()
+    for word in words:
+        assert re.search(word, outcome.err), outcome.err
+
+
+@pytest.fixture
+def nowhere(here, monkeypatch):
+    """No data set is on this machine, and no network."""
+    monkeypatch.setenv("HOME", str(here / "home"))
+    monkeypatch.setenv("TORCH_HOME", str(here / "home"))
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
+
+
+@pytest.mark.parametrize(("words", "files", "said"), BAD.values(), ids=BAD.keys())
+def test_bad_input_is_refused_in_words(call, here, nowhere, words, files, said):
+    for name, text in files.items():
+        (here / name).parent.mkdir(exist_ok=True)
+        (here / name).write_text(text)
+    before = contents(here)
+    check_refused(call(*words.split()), said)
+    assert contents(here) == before
+    assert not {".lrtune", "reports"} & ({path.name for path in here.iterdir()} - set(files))
+
+
+# --- with a study that is there
+
+# what to do with the study `tiny`, and what the message says
+BAD_FOR_A_STUDY = {
+    "another study": ("resume small", ["no study 'small'", "there are: tiny"]),
+    "report of another": ("report small", ["no study 'small'", "there are: tiny"]),
+    "dashboard of another": ("dashboard small", ["no study 'small'", "there are: tiny"]),
+    "budget": ("resume tiny --budget banana", ["`budget` must look like", "got 'banana'"]),
+    "jobs": ("resume tiny --jobs 0", ["`1 <= jobs` must hold, but got 0"]),
+    "reports in the way": ("report tiny --out in-the-way", ["the report cannot be written to in-the-way/tiny"]),
+    "find in the way": ("find --model mlp --steps 60 --out in-the-way", ["cannot be written", "in-the-way"]),
+}
+
+
+@pytest.mark.parametrize(("words", "said"), BAD_FOR_A_STUDY.values(), ids=BAD_FOR_A_STUDY.keys())
+def test_bad_input_for_a_study_is_refused_in_words(call, finished, here, words, said):
+    (here / "in-the-way").write_text("a file")
+    before = contents(here)
+    check_refused(call(*words.split()), said)
+    assert contents(here) == before
+
+
+# what a second command for the same study changes, and what the message says
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (["--seed", "1"], ["'tiny' has seed=0, but got 1"]),
+        (["--epochs", "3"], ["'tiny' has epochs=2, but got 3"]),
+        (["--space", "quick"], ["'tiny' has space_name='default', but got 'quick'"]),
+        (["--sampler", "gp", "--pruner", "median"], ["sampler='tpe', but got 'gp'", "pruner='none', but got 'median'"]),
+        (["--label-smoothing", "0.1"], ["'tiny' has label_smoothing=0.0, but got 0.1"]),
+        (["--model", "small-cnn"], ["'tiny' has task=.*'mlp'.*, but got .*'small-cnn'"]),
+    ],
+)
+def test_a_study_with_other_settings_is_refused_with_every_difference(call, finished, here, tiny, changed, said):
+    before = contents(here)
+    check_refused(call(*tiny, *changed), ["choose another study name", *said])
+    assert contents(here) == before
+
+
+@contextmanager
+def held(path):
+    """Another program that writes to the database and does not come to an end."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        yield
+
+
+def test_a_database_that_is_locked(call, finished, here, tiny, monkeypatch):
+    monkeypatch.setattr(database_module, "BUSY_S", 0.05)
+    before = contents(here)
+    with held(here / ".lrtune" / "lrtune.db"):
+        check_refused(call("resume", "tiny", "--budget", "4"), ["lrtune.db: the database is locked by another program"])
+        check_refused(call(*tiny, "--study", "other"), ["lrtune.db: the database is locked by another program"])
+    assert contents(here) == before
+    assert call("resume", "tiny", "--budget", "4").code == 0
+
+
+def test_a_database_that_is_read_only(call, finished, here, tiny):
+    url = f"sqlite:///file:{here / '.lrtune' / 'lrtune.db'}?mode=ro&uri=true"
+    before = contents(here)
+    said = ["the database cannot be written: it, or its folder, is read-only"]
+    check_refused(call("resume", "tiny", "--budget", "4", "--storage", url), said)
+    check_refused(call(*tiny, "--study", "other", "--storage", url), said)
+    assert contents(here) == before
+    assert call("report", "tiny", "--storage", url).code == 0  # whoever only reads may
+
+
+def test_a_damaged_checkpoint_is_named_and_nothing_is_lost_with_it(call, here, tiny, monkeypatch):
+    record = StudyStore.record
+
+    def record_and_stop(self, run, measurement):
+        record(self, run, measurement)
+        if run.id == "trial-0001":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StudyStore, "record", record_and_stop)
+        assert call(*tiny).code == 130
+    checkpoint = here / ".lrtune" / "checkpoints" / "tiny" / "trial-0001.ckpt"
+    content = bytearray(checkpoint.read_bytes())
+    content[len(content) // 2] ^= 1
+    checkpoint.write_bytes(content)
+    with closing(sqlite3.connect(here / ".lrtune" / "lrtune.db")) as connection:
+        measured = connection.execute("SELECT * FROM lrtune_measurements").fetchall()
+        for _ in range(2):
+            check_refused(call("resume", "tiny"), [r"checkpoint \S*trial-0001.ckpt is damaged", "Delete it"])
+            assert connection.execute("SELECT * FROM lrtune_measurements").fetchall() == measured
+        checkpoint.unlink()
+        assert call("resume", "tiny").code == 0
+        assert set(measured) < set(connection.execute("SELECT * FROM lrtune_measurements").fetchall())

@@ -1,0 +1,100 @@
+"""`kill -9` at ten random moments of a search: nothing that was finished is lost, or trained again, and the end is the same."""
+
+import random
+import sqlite3
+import subprocess
+import time
+from collections import Counter
+from contextlib import closing
+
+import pytest
+
+SEARCH = (
+    "search", "--model", "mlp", "--budget", "24", "--epochs", "10", "--seeds", "2", "--confirm", "2", "--seed", "4",
+    "--study", "killed", "--quiet",
+)  # fmt: skip
+NUM_KILLS = 10
+
+COUNT_SAVES = """
+from lrtune.store.checkpoints import CheckpointStore
+save = CheckpointStore.save
+def counted(self, run_id, payload):
+    save(self, run_id, payload)
+    with open("saves.log", "a") as file:
+        print(run_id, file=file)
+CheckpointStore.save = counted
+"""
+"""A checkpoint is saved once an epoch that is trained, so this tells what a process trained."""
+
+UNTIMED = "study, run, epoch, step, lr_first, lr_last, train_loss, val_loss, top1"
+
+
+def rows(folder, what):
+    """What a query gives; nothing while there is no database, or no table in it."""
+    path = folder / ".lrtune" / "lrtune.db"
+    if not path.exists():
+        return []
+    with closing(sqlite3.connect(path, timeout=60)) as connection:
+        try:
+            return connection.execute(f"SELECT {what} ORDER BY 1, 2, 3").fetchall()
+        except sqlite3.OperationalError as error:
+            assert "no such table" in str(error)
+            return []
+
+
+def measured(folder):
+    return set(rows(folder, "* FROM lrtune_measurements"))
+
+
+def saves(folder):
+    path = folder / "saves.log"
+    return Counter(path.read_text().split()) if path.exists() else Counter()
+
+
+def outcome(folder):
+    """All that a study says in the end, but for how long it took."""
+    runs = rows(folder, "id, kind, trial, recipe, seed, state, reason, test_top1 FROM lrtune_runs")
+    return (
+        runs,
+        rows(folder, f"{UNTIMED} FROM lrtune_measurements"),
+        rows(folder, "range_results, 0, 0 FROM lrtune_studies"),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("seed", [0])
+def test_a_search_that_is_killed_ten_times_ends_as_an_unbroken_one(tmp_path, command, seed):
+    unbroken, killed = tmp_path / "unbroken", tmp_path / "killed"
+    for folder in (unbroken, killed):
+        folder.mkdir()
+    subprocess.run(command(*SEARCH), cwd=unbroken, check=True, stdout=subprocess.DEVNULL)
+    num_epochs = len(measured(unbroken))
+
+    rng = random.Random(seed)
+    kept = set()
+    # The first kill comes while nothing may be there yet, the others when so many epochs are recorded, and a little later.
+    for num_recorded in [0, *sorted(rng.sample(range(1, num_epochs), NUM_KILLS - 1))]:
+        began = rows(killed, "name, 0, 0 FROM lrtune_studies")
+        words = ("resume", "killed", "--quiet") if began else SEARCH
+        saved_before = saves(killed)
+        process = subprocess.Popen(command(*words, first=COUNT_SAVES), cwd=killed, stdout=subprocess.DEVNULL)
+        while num_recorded and len(measured(killed)) < num_recorded:
+            assert process.poll() is None
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.1) if num_recorded else rng.uniform(0, 5))
+        process.kill()
+        process.wait()
+        left = measured(killed)
+        assert kept <= left  # every column of every row, the time at which it ended too
+        assert len(left) >= num_recorded
+        new = Counter(row[1] for row in left - kept)
+        trained = saves(killed) - saved_before
+        # One more at most: a kill between a checkpoint and its measurement, which is then taken from the checkpoint.
+        assert {run: n for run, n in trained.items() if n > new[run] + 1} == {}
+        kept = left
+
+    subprocess.run(command("resume", "killed", "--quiet"), cwd=killed, check=True, stdout=subprocess.DEVNULL)
+    assert kept <= measured(killed)
+    assert outcome(killed) == outcome(unbroken)
+    assert (killed / "reports" / "killed" / "report.html").is_file()
