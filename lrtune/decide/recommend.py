@@ -77,14 +77,12 @@ def recommend(state: StudyState) -> Recommendation | None:
     """
     num_images = state.config.num_validation
     target, source = target_of(state)
-    baseline_runs = _completed(state.of_kind("baseline"))
+    baseline_runs = _counted(state.of_kind("baseline"))
     baseline_by_seed = {r.run.seed: _final(r) for r in baseline_runs}
     searched = finished_trials(state)
     confirmed: dict[int, list[RunRecord]] = {}
-    for record in state.of_kind("confirm"):
-        # One that diverged counts as a loss: leaving it out would flatter its recipe. A failure says nothing of it.
-        if record.state in ("completed", "diverged"):
-            confirmed.setdefault(record.run.trial, []).append(record)
+    for record in _counted(state.of_kind("confirm")):
+        confirmed.setdefault(record.run.trial, []).append(record)
 
     def contender(trial: int, recipe: Recipe, search_top1: float, runs: list[RunRecord]) -> Contender:
         by_seed = {r.run.seed: _final(r) for r in runs}
@@ -132,16 +130,16 @@ def target_of(state: StudyState) -> tuple[float, str]:
     """The Top-1 that convergence is measured against, and where it comes from; nan while there is none."""
     if state.config.target is not None:
         return state.config.target, "asked for"
-    finals = [record.top1 for record in _completed(state.of_kind("baseline"))]
+    finals = [_final(record) for record in _counted(state.of_kind("baseline"))]
     if not finals:
         return math.nan, "no baseline yet"
-    return median(
-        finals
-    ), f"the baseline's median final Top-1 over {len(finals)} {'seed' if len(finals) == 1 else 'seeds'}"
+    seeds = "1 seed" if len(finals) == 1 else f"{len(finals)} seeds"
+    return median(finals), f"the baseline's median final Top-1 over {seeds}"
 
 
-def _completed(records: tuple[RunRecord, ...]) -> list[RunRecord]:
-    return [record for record in records if record.state == "completed"]
+def _counted(records: tuple[RunRecord, ...]) -> list[RunRecord]:
+    """The runs that say something of their recipe; leaving out those that diverged would flatter it."""
+    return [record for record in records if record.state in ("completed", "diverged")]
 
 
 def _final(record: RunRecord) -> float:
