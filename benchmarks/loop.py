@@ -1,5 +1,4 @@
-"""Images per second of our trial loop against the loop of torchvision's classification reference, side by side in one
-run.
+"""Images per second of our trial loop against the loop of torchvision's classification reference, side by side.
 
     python benchmarks/loop.py --rounds 5 --json benchmarks/results/loop.json
 
@@ -106,9 +105,8 @@ def main() -> None:
     ratios = [ours / theirs for ours, theirs in zip(measured["lrtune"], measured[best_reference], strict=True)]
     for key, value in environment.items():
         print(f"{key}: {value}")
-    print(
-        f"\nsmall-cnn on 10,000 Fashion-MNIST images, batch 128, n = {arguments.rounds} rounds; images/s, median [least, largest]"
-    )
+    print(f"\nsmall-cnn on 10,000 Fashion-MNIST images, batch 128, n = {arguments.rounds} rounds")
+    print("images per second, median [least, largest]:")
     for name, values in measured.items():
         print(f"  {name:22} {median(values):8.0f}  [{min(values):.0f}, {max(values):.0f}]")
     print(f"  ratio to {best_reference}: {median(ratios):.2f}  [{min(ratios):.2f}, {max(ratios):.2f}]")

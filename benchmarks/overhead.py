@@ -29,6 +29,7 @@ class Clock(LiveDisplay):
     num_epochs = 0
 
     def __call__(self, event: Event) -> None:
+        """Shows the event, and notes when it came."""
         super().__call__(event)
         now = time.perf_counter()
         match event:
@@ -78,9 +79,8 @@ def main() -> None:
     print(f"\n{result['trials']} trials, {result['epochs']} epochs, one search (n = 1)")
     print(f"  training and evaluation  {result['training_s']:8.1f} s")
     print(f"  search, first to last    {result['search_s']:8.1f} s")
-    print(
-        f"  overhead                 {result['overhead_percent']:8.2f} %  ({result['overhead_ms_per_epoch']:.1f} ms an epoch)"
-    )
+    per_epoch = f"{result['overhead_ms_per_epoch']:.1f} ms an epoch"
+    print(f"  overhead                 {result['overhead_percent']:8.2f} %  ({per_epoch})")
     print(f"  once: loading, range test, report  {result['range_test_loading_report_s']:.1f} s")
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)

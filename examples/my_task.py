@@ -1,4 +1,7 @@
-"""A task of one's own: any model, any data, any loss. Try it: lrtune search --task examples/my_task.py --budget 10 --epochs 5."""
+"""A task of one's own: any model, any data, any loss.
+
+lrtune search --task examples/my_task.py --budget 10 --epochs 5
+"""
 
 import torch
 from sklearn.datasets import load_digits

@@ -1,4 +1,4 @@
-"""`kill -9` at ten random moments of a search: nothing that was finished is lost, or trained again, and the end is the same."""
+"""`kill -9` at ten random moments of a search: nothing finished is lost or trained again, and the end is the same."""
 
 import random
 import sqlite3
@@ -30,16 +30,13 @@ UNTIMED = "study, run, epoch, step, lr_first, lr_last, train_loss, val_loss, top
 
 
 def rows(folder, what):
-    """What a query gives; nothing while there is no database, or no table in it."""
+    """What a query gives; nothing while the database, or its tables, are not there."""
     path = folder / ".lrtune" / "lrtune.db"
     if not path.exists():
         return []
     with closing(sqlite3.connect(path, timeout=60)) as connection:
-        try:
-            return connection.execute(f"SELECT {what} ORDER BY 1, 2, 3").fetchall()
-        except sqlite3.OperationalError as error:
-            assert "no such table" in str(error)
-            return []
+        made = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'lrtune_measurements'").fetchone()
+        return connection.execute(f"SELECT {what} ORDER BY 1, 2, 3").fetchall() if made[0] else []
 
 
 def measured(folder):
@@ -73,7 +70,7 @@ def test_a_search_that_is_killed_ten_times_ends_as_an_unbroken_one(tmp_path, com
 
     rng = random.Random(seed)
     kept = set()
-    # The first kill comes while nothing may be there yet, the others when so many epochs are recorded, and a little later.
+    # The first kill comes when there may be nothing yet, the others soon after so many epochs are recorded.
     for num_recorded in [0, *sorted(rng.sample(range(1, num_epochs), NUM_KILLS - 1))]:
         began = rows(killed, "name, 0, 0 FROM lrtune_studies")
         words = ("resume", "killed", "--quiet") if began else SEARCH

@@ -24,7 +24,7 @@ class Best:
 
     recipe: Recipe
     schedule: Schedule
-    """`schedule(step)` is the multiplier for optimizer step `step`; a plateau's is as its first confirmed run had it."""
+    """`schedule(step)` is the multiplier for optimizer step `step`; a plateau's as its first confirmed run had it."""
     top1: float
     """Mean over fresh seeds, percent; of the search's own run while there are none."""
     convergence: Convergence

@@ -83,8 +83,9 @@ class StudyDatabase:
             raise StoreError(f"{url} cannot be used as a database: {_first_line(error)}") from None
         if self.engine.dialect.name == "sqlite":
             sa.event.listen(self.engine, "connect", _tune_sqlite)
-        with self._errors():
-            _metadata.create_all(self.engine)
+        with self._begin() as connection:
+            for table in _metadata.sorted_tables:  # not create_all(): it looks first, and of two processes one fails
+                connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
 
     def create(self, config: StudyConfig) -> None:
         """Records a new study.

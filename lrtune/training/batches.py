@@ -207,8 +207,7 @@ class LoaderBatches:
         Raises:
             TaskError: a batch that is no pair of tensors.
         """
-        own = (self.loader.generator, getattr(self.loader.sampler, "generator", None))
-        for generator in {id(each): each for each in own if each is not None}.values():
+        for generator in generators_of(self.loader):
             generator.manual_seed(derive_seed(seed, "batches", epoch))
         for batch in self.loader:
             if not isinstance(batch, list | tuple) or [isinstance(part, Tensor) for part in batch] != [True, True]:
@@ -217,6 +216,14 @@ class LoaderBatches:
                 )
             inputs, labels = (part.to(self.device, non_blocking=True) for part in batch)
             yield inputs, labels
+
+
+def generators_of(loader: object) -> list[torch.Generator]:
+    """The random generators that a loader and its samplers own; none where they draw from torch's global one."""
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    owners = (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
+    found = [getattr(owner, "generator", None) for owner in owners]
+    return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
 
 
 Source = Images | Dataset[Any] | DataLoader[Any]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lrtune.core.errors import LrtuneError, StoreError, TaskError, TrialError
+from lrtune.core.recipe import Recipe
 from lrtune.core.study import TrainSettings
 from lrtune.core.trial import Measurement, Run
 from lrtune.schedules.build import Schedule, build_schedule
@@ -74,7 +75,7 @@ class Trainer:
         with self.guard("the task's model could not be built"):
             return self.task.model().to(self.device)
 
-    def build_optimizer(self, run: Run, model: nn.Module) -> torch.optim.Optimizer:
+    def build_optimizer(self, recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
         """The recipe's optimizer over the task's parameter groups.
 
         Raises:
@@ -82,7 +83,7 @@ class Trainer:
         """
         with self.guard("the task's parameters could not be optimized"):
             groups = self.task.parameters(model) if self.task.parameters else model.parameters()
-            return build_optimizer(run.recipe, groups, scaled=self.arithmetic.scaler().is_enabled())
+            return build_optimizer(recipe, groups, scaled=self.arithmetic.scaler().is_enabled())
 
     @contextmanager
     def guard(self, failure: str) -> Iterator[None]:
@@ -125,7 +126,7 @@ class Trainer:
         """
         schedule = build_schedule(run.recipe, epochs=run.horizon_epochs, steps_per_epoch=self.steps_per_epoch)
         model = self.build_model(run.seed)
-        optimizer = self.build_optimizer(run, model)
+        optimizer = self.build_optimizer(run.recipe, model)
         scaler = self.arithmetic.scaler()
         done: list[Measurement] = []
         if state is not None:

@@ -24,10 +24,10 @@ def build_optimizer(recipe: Recipe, parameters: Groups, *, scaled: bool = False)
         scaled: whether a gradient scaler will skip steps. Fused SGD takes part in a skipped step all the same, and if
             that is its first, its momentum is uninitialised memory from then on.
     """
-    given = list(parameters)
-    groups: list[dict[str, Any]] = [dict(group) for group in given if isinstance(group, dict)]
-    if given and not groups:
-        groups = [{"params": given}]
+    given: list[Any] = list(parameters)
+    if given and not isinstance(given[0], dict):
+        given = [{"params": given}]
+    groups: list[dict[str, Any]] = [dict(group) for group in given]
     for group in groups:
         group["base_lr"] = group["lr"] = recipe.peak_lr * group.get("lr_scale", 1.0)
     lr, decay = recipe.peak_lr, recipe.weight_decay

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from itertools import count
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from lrtune.core.errors import InputError
 from lrtune.core.recipe import OptimizerName, Recipe
 from lrtune.core.study import RangeCurve, RangeResult
-from lrtune.core.trial import Run
 from lrtune.decide.bounds import MIN_POINTS, range_result
-from lrtune.training.batches import derive_seed
+from lrtune.training.batches import derive_seed, generators_of
 from lrtune.training.loop import Trainer
 from lrtune.training.optimizers import set_lr
 from lrtune.training.precision import Arithmetic, choose_arithmetic
@@ -82,16 +81,14 @@ def task_range_test(
     with preserved_random_states(), trainer.guard("the task could not be trained in the range test"):
         for seed in seeds:
             model = trainer.build_model(seed)
-            run = Run(
-                id=f"range-test-{seed}", kind="search", trial=-1, recipe=recipe, horizon_epochs=1, seed=seed
-            )  # a name for what is swept; it is never recorded
-            optimizer = trainer.build_optimizer(run, model)
+            optimizer = trainer.build_optimizer(recipe, model)
             torch.manual_seed(derive_seed(seed, "range test"))
             batches = _endless(partial(trainer.batches.epoch, seed))
-            lrs = _exponential(low, high, num_steps)
-            curves.append(
-                sweep(model, optimizer, batches, trainer.loss, lrs, trainer.arithmetic, recipe.peak_lr, seed=seed)
-            )
+            curve = sweep(
+                model, optimizer, batches, trainer.loss, _exponential(low, high, num_steps), trainer.arithmetic,
+                recipe.peak_lr, seed=seed, accumulate=trainer.settings.accumulate, clip_norm=trainer.settings.clip_norm,
+            )  # fmt: skip
+            curves.append(curve)
     return range_result(recipe.optimizer, curves)
 
 
@@ -137,7 +134,7 @@ def range_test(
     for seed in range(num_seeds):
         with preserved_random_states(loader), preserved(model, optimizer):
             torch.manual_seed(derive_seed(seed, "range test"))
-            for generator in _generators(loader):
+            for generator in generators_of(loader):
                 generator.manual_seed(derive_seed(seed, "range test"))
             model.train()
             largest = max(float(group["lr"]) for group in optimizer.param_groups)
@@ -159,27 +156,38 @@ def sweep(
     peak_lr: float,
     *,
     seed: int,
+    accumulate: int = 1,
+    clip_norm: float = math.inf,
 ) -> RangeCurve:
     """One step at each LR, until the raw loss is not finite or `DIVERGED` times where it began. Trains `model`.
 
-    The loss at an LR is that of the batch before the step at this LR: it shows what the steps up to there did.
+    The loss at an LR is that of the batches before the step at this LR: it shows what the steps up to there did. As in
+    training, a step takes `accumulate` batches, and its gradient is clipped to `clip_norm`.
     """
     scaler = arithmetic.scaler()
     losses: list[float] = []
     diverged = False
     model.train()
-    for lr, (inputs, labels) in zip(lrs, batches, strict=False):
-        with arithmetic.autocast():
-            value = loss(model(inputs), labels)
-        raw = value.item()
+    for lr in lrs:
+        micro_batches = list(islice(batches, accumulate))
+        if not micro_batches:
+            break
+        optimizer.zero_grad()
+        raw = 0.0
+        for inputs, labels in micro_batches:
+            with arithmetic.autocast():
+                value = loss(model(inputs), labels) / len(micro_batches)
+            raw += value.item()
+            scaler.scale(value).backward()  # type: ignore[no-untyped-call]
         began = float(np.median(losses[:NUM_FIRST])) if len(losses) >= NUM_FIRST else math.inf
         if not math.isfinite(raw) or raw > DIVERGED * began:
             diverged = True
             break
         losses.append(raw)
         set_lr(optimizer, lr / peak_lr)
-        optimizer.zero_grad()
-        scaler.scale(value).backward()  # type: ignore[no-untyped-call]
+        if math.isfinite(clip_norm):
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
         scaler.step(optimizer)
         scaler.update()
     return RangeCurve(seed=seed, lrs=tuple(lrs[: len(losses)]), losses=tuple(losses), diverged=diverged)
@@ -220,7 +228,7 @@ def preserved(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[No
 def preserved_random_states(loader: object = None) -> Iterator[None]:
     """Gives the random states of Python, NumPy, torch (CPU and GPU) and a loader back as they were."""
     python, numpy = random.getstate(), np.random.get_state()
-    generators = [(generator, generator.get_state()) for generator in _generators(loader)]
+    generators = [(generator, generator.get_state()) for generator in generators_of(loader)]
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         try:
             yield
@@ -229,13 +237,6 @@ def preserved_random_states(loader: object = None) -> Iterator[None]:
             np.random.set_state(numpy)
             for generator, state in generators:
                 generator.set_state(state)
-
-
-def _generators(loader: object) -> list[torch.Generator]:
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    owners = (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
-    found = [getattr(owner, "generator", None) for owner in owners]
-    return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
 
 
 def _copied(state: dict[str, Any]) -> dict[str, Any]:

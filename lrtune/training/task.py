@@ -134,6 +134,8 @@ def load_task_file(path: Path) -> Task:
     spec = importlib.util.spec_from_file_location(f"lrtune_task_{_digest(path)[:8]}", path)
     if spec is None or spec.loader is None:
         raise InputError(f"`task` must be a Python file (.py), but got {path}.")
+    if str(path.parent.resolve()) not in sys.path:  # for the modules beside it, as if it were run itself
+        sys.path.insert(0, str(path.parent.resolve()))
     # Dataclasses and pickle look for the module there.
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     try:

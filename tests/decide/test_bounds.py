@@ -258,7 +258,7 @@ def test_the_classic_rules(losses, minimum, steep, valley, slide, scale):
 
 
 def test_slide_stops_below_the_blow_up():
-    """A steady fall of 1 a decade up to 0.1, then a rise: the interval of 1.2 decades begins just below 0.1 / 10^1.2."""
+    """A steady fall of 1 a decade up to 0.1, then a rise: the interval of 1.2 decades begins near 0.1 / 10^1.2."""
     lrs = np.geomspace(1e-6, 10, 141)  # 20 a decade
     x = np.log10(lrs)
     losses = np.where(x < -1, -x, 1 + 10 * (x + 1) ** 2)

@@ -4,8 +4,10 @@ import math
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import astuple, replace
+from threading import Barrier
 
 import pytest
 from hypothesis import given
@@ -261,6 +263,18 @@ def test_of_two_processes_that_race_exactly_one_gets_each_run(store, tmp_path):
     assert [racer.returncode for racer in racers] == [0, 0]
     assert sorted(got[0] + got[1]) == [f"trial-{i:04d}" for i in range(num_runs)]
     assert [record.run.trial for record in store.state().records] == list(range(num_runs))
+
+
+def test_several_may_open_a_new_database_at_the_same_moment(tmp_path):
+    barrier = Barrier(4)
+
+    def open_one(number):
+        barrier.wait()
+        return StudyDatabase(f"sqlite:///{tmp_path / f'{number}.db'}").names()
+
+    with ThreadPoolExecutor(4) as pool:
+        for number in range(20):
+            assert list(pool.map(open_one, [number] * 4)) == [[]] * 4
 
 
 # --- reading while others write

@@ -73,8 +73,8 @@ class Overflowing:
 class WatchedTrainer(Trainer):
     """Keeps the LRs, one a group, and the length of the update over the LR, of each call of `optimizer.step()`."""
 
-    def build_optimizer(self, run, model):
-        optimizer = super().build_optimizer(run, model)
+    def build_optimizer(self, recipe, model):
+        optimizer = super().build_optimizer(recipe, model)
         self.lrs, self.gradient_norms = [], []
 
         def before(optimizer, *_):
@@ -506,6 +506,7 @@ FAILING = [
     ({"model": nn.Identity}, "the task's parameters could not be optimized: ValueError: .* empty parameter list"),
     ({"parameters": raising(ZeroDivisionError("ratio"))}, "could not be optimized: ZeroDivisionError: ratio"),
     ({"parameters": lambda model: [{"lr_scale": 2.0}]}, "could not be optimized: .*params"),
+    ({"parameters": lambda model: [{"params": [model[1].weight]}, model[1].bias]}, "could not be optimized: TypeError"),
     ({"model": lambda: nn.Linear(63, 10)}, "could not be trained: RuntimeError: .*mat1 and mat2 shapes"),
     (
         {"model": lambda: Raising(raising(AssertionError("too small")))},

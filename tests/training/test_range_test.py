@@ -4,6 +4,7 @@ import math
 import random
 from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 from types import SimpleNamespace
 
 import numpy as np
@@ -374,8 +375,8 @@ def test_a_task_is_swept_over_its_groups_and_its_range(trainer_of):
     used = []
 
     class Watched(Trainer):
-        def build_optimizer(self, run, model):
-            optimizer = super().build_optimizer(run, model)
+        def build_optimizer(self, recipe, model):
+            optimizer = super().build_optimizer(recipe, model)
             used.append(watch(optimizer))
             return optimizer
 
@@ -424,6 +425,23 @@ def test_a_sweep_ends_where_its_loss_does(losses, kept, diverged):
     assert curve.losses == pytest.approx(losses[:kept])
     assert len(curve.lrs) == len(used) == kept
     assert curve.diverged is diverged
+
+
+def test_a_step_of_a_sweep_takes_accumulated_batches():
+    model, optimizer = linear_with_base_lr()
+    losses = [F.cross_entropy(model(inputs), labels).item() for inputs, labels in islice(batches_of(6), 3)]
+    used = watch(optimizer)
+    curve = sweep(model, optimizer, batches_of(6), F.cross_entropy, [0.1, 0.2, 0.3], CPU, 1.0, seed=0, accumulate=3)
+    assert curve.losses[0] == pytest.approx(sum(losses) / 3)
+    assert len(curve.losses) == len(used) == 2  # of six batches
+
+
+def test_the_gradient_of_a_sweep_is_clipped():
+    model, optimizer = linear_with_base_lr()
+    before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
+    sweep(model, optimizer, batches_of(1), F.cross_entropy, [0.5], CPU, 1.0, seed=0, clip_norm=1e-3)
+    moved = torch.cat([p.detach().flatten() for p in model.parameters()]) - before
+    assert moved.norm().item() == pytest.approx(0.5e-3, rel=1e-2)
 
 
 def test_a_sweep_that_is_not_finite_from_the_start_gives_no_signal():

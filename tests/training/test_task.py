@@ -290,3 +290,13 @@ def test_own_data_train_repeat_and_resume(identical, source):
 def test_a_loader_of_another_batch_size_counts_its_own_steps():
     trainer = Trainer(a_task(train=SOURCES["loader"]()), TrainSettings(batch_size=60, accumulate=4, device="cpu"))
     assert trainer.steps_per_epoch == 2  # 6 batches of 15: one step of 4, one of 2
+
+
+def test_a_task_file_may_import_what_lies_beside_it(tmp_path):
+    (tmp_path / "net_beside_it.py").write_text("from torch import nn\n\nbuild = lambda: nn.Linear(4, 2)\n")
+    (tmp_path / "t.py").write_text(
+        "import torch, lrtune\nfrom torch.utils.data import TensorDataset\nfrom net_beside_it import build\n"
+        "data = TensorDataset(torch.zeros(8, 4), torch.zeros(8, dtype=torch.long))\n"
+        "task = lrtune.Task(model=build, train=data, validation=data, num_classes=2)\n"
+    )
+    assert load_task_file(tmp_path / "t.py").model().out_features == 2
