@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from sqlalchemy import make_url
 
 from lrtune.core.errors import InputError, LrtuneError, Problems, StoreError
 from lrtune.core.events import Event, Note, RunEnded
@@ -401,8 +402,14 @@ def _write_report(state: StudyState, places: Places) -> SearchResult:
 
 
 def _existing(places: Places) -> StudyDatabase:
-    if not places.storage and not (places.home / "lrtune.db").exists():
-        raise InputError(f"there are no studies: there is no file {places.home / 'lrtune.db'}.")
+    """The database, which must be there.
+
+    Raises:
+        InputError: it is a file that is not there; opening it would make it.
+    """
+    url = make_url(places.url)
+    if url.drivername == "sqlite" and url.database and not url.query and not Path(url.database).exists():
+        raise InputError(f"there are no studies: there is no file {url.database}.")
     return places.database()
 
 

@@ -105,7 +105,7 @@ def recommend(state: StudyState) -> Recommendation | None:
     # The baseline comes first, so that it keeps its place where a new recipe only equals it.
     proven = ([baseline] if baseline else []) + [c for c in candidates if c.top1s]
     ranked = sorted(proven, key=lambda c: c.mean, reverse=True)
-    if any(c.top1s and c.trial >= 0 for c in ranked) or (ranked and not candidates):
+    if any(c.top1s and c.trial >= 0 for c in ranked) or (baseline and baseline.mean > 0 and not candidates):
         best = ranked[0]
     elif candidates:
         # The baseline's own recipe is often among the trials; it has its fresh seeds already.

@@ -192,11 +192,16 @@ def _learning_figure(doc: Document) -> Figure:
     return figure
 
 
-def _interesting_from(curves: tuple[Curve, ...]) -> float:
-    """Lower end of the axis: the first sixth of the training would otherwise squeeze the differences that matter."""
-    rest = [min(curve.lows[len(curve.ys) // 6 :]) for curve in curves]
-    top = max(max(curve.highs) for curve in curves)
-    return min(rest) - 0.05 * (top - min(rest)) - 0.1
+def _interesting_from(curves: tuple[Curve, ...]) -> float | None:
+    """Lower end of the axis: the first sixth of the training would otherwise squeeze the differences that matter.
+
+    Epochs that diverged (nan) do not count; `None` where there are no others.
+    """
+    lows = [low for curve in curves for low in curve.lows[len(curve.ys) // 6 :] if math.isfinite(low)]
+    if not lows:
+        return None
+    top = max(high for curve in curves for high in curve.highs if math.isfinite(high))
+    return min(lows) - 0.05 * (top - min(lows)) - 0.1
 
 
 def _range_plot(results: tuple[RangeResult, ...]) -> Plot:

@@ -33,8 +33,8 @@ def print_recommendation(report: Report, console: Console, folder: Path | None =
         console.print()
         console.print(_table(document, wide=console.width >= NUM_COLUMNS_FOR_ALL))
         console.print()
-        if any(row.tie for row in document.contenders):
-            console.print(Text("> recommended   = a tie with it, by fresh seeds", style="dim"))
+        legend = "> recommended   = a tie with it   " * any(row.tie for row in document.contenders)
+        console.print(Text(f"{legend}Top-1 in percent", style="dim"))
         console.print(Text(document.target, style="dim"))
     console.print(Text(str(document.cost), style="dim"))
     if folder is not None:
@@ -68,14 +68,18 @@ def _table(document: Document, *, wide: bool) -> Table:
     search = wide or not document.tested
     table = _plain_table(gap=2 if wide else 1)
     table.add_column("", no_wrap=True)
-    headings = ["Search"] * search + ["Fresh seeds, %", "To baseline", "Convergence"] + ["Test, %"] * document.tested
+    horizon = f" of {document.report.state.config.epochs}"  # once in the heading, where a line of 80 is short
+    headings = (
+        ["Search"] * search + ["Fresh seeds", "To baseline", f"Convergence{horizon}"] + ["Test"] * document.tested
+    )
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     if wide:
         table.add_column("Recipe", overflow="fold")
     for row in document.contenders:
         mark = ">" if row.recommended else "=" if row.tie else " "
-        cells = [f"{mark} {row.name}"] + [row.search_top1] * search + [row.top1, row.difference, row.convergence]
+        cells = [f"{mark} {row.name}"] + [row.search_top1] * search + [row.top1, row.difference]
+        cells.append(row.convergence.removesuffix(horizon))
         cells += [row.test_top1] * document.tested + [row.recipe] * wide
         table.add_row(*map(Text, cells), style="bold" if row.recommended else "")
     return table

@@ -121,7 +121,7 @@ def _decay(recipe: Recipe, epochs: int) -> str:
         case Linear():
             return f"go down in a straight line to {end}"
         case Polynomial():
-            return f"go down as (1 − p)^{decay.power:.3g} to {end}"
+            return f"go down to {end} by a polynomial of power {decay.power:.3g}"
         case Exponential():
             return f"decay exponentially to {100 * (floor + (1 - floor) * decay.end_frac):.3g} % of the peak"
         case WSD():
@@ -129,8 +129,8 @@ def _decay(recipe: Recipe, epochs: int) -> str:
             return f"hold it, and cool down by 1 − √x over the last {cooldown} to {end}"
         case HoldPower():
             held = decay.hold_frac * decay_epochs
-            power = "in a straight line" if decay.power == 1 else f"as (1 − x)^{decay.power:.3g}"
-            return (f"hold it for {count(held, 'epoch')}, and " if held else "") + f"go down {power} to {end}"
+            power = "in a straight line" if decay.power == 1 else f"by a polynomial of power {decay.power:.3g}"
+            return (f"hold it for {count(held, 'epoch')}, and " if held else "") + f"go down to {end} {power}"
         case Plateau():
             watched = "validation loss" if decay.monitor == "val_loss" else "Top-1"
             patience = count(decay.patience_epochs, "epoch")

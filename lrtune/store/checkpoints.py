@@ -33,7 +33,7 @@ class CheckpointStore:
             StoreError: the disk is full or cannot be written.
         """
         path = self._path(run_id)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary = path.with_suffix(".tmp")  # a run has one worker, so a killed one's is overwritten by the next
         try:
             with temporary.open("wb") as file:
                 file.write(hashlib.sha256(payload).digest())
@@ -69,7 +69,8 @@ class CheckpointStore:
 
     def drop(self, run_id: str) -> None:
         """Forgets the run's checkpoint, if it has one."""
-        self._path(run_id).unlink(missing_ok=True)
+        for suffix in (SUFFIX, ".tmp"):
+            self._path(run_id).with_suffix(suffix).unlink(missing_ok=True)
 
     def _path(self, run_id: str) -> Path:
         return self.folder / f"{run_id}{SUFFIX}"

@@ -7,6 +7,7 @@ process loses nothing committed.
 
 import json
 import math
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -300,9 +301,23 @@ def _is_nan(value: object) -> bool:
 def _tune_sqlite(connection: Any, _record: object) -> None:
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_S * 1000)}")
-    cursor.execute("PRAGMA journal_mode = WAL")
+    _turn_on_wal(cursor)
     cursor.execute("PRAGMA synchronous = NORMAL")
     cursor.close()
+
+
+def _turn_on_wal(cursor: Any) -> None:
+    """Of several processes that turn it on in a new database at once, SQLite refuses all but one without waiting."""
+    deadline = time.monotonic() + BUSY_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _in_words(error: SQLAlchemyError) -> str:
