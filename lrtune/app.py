@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from sqlalchemy import make_url
 
 from lrtune.core.errors import InputError, LrtuneError, Problems, StoreError
 from lrtune.core.events import Event, Note, RunEnded
@@ -28,7 +27,7 @@ from lrtune.schedules import build_schedule
 from lrtune.search.local import Emit, Workbench, work, work_side_by_side
 from lrtune.search.sampler import ask, importances, mirror
 from lrtune.store.checkpoints import CheckpointStore
-from lrtune.store.database import StudyDatabase, StudyStore
+from lrtune.store.database import StudyDatabase, StudyStore, missing_file
 from lrtune.store.encoding import digest
 from lrtune.store.spaces import read_space
 from lrtune.store.workers import this_worker
@@ -265,7 +264,7 @@ def find_lr(
 def studies(*, home: str | Path = ".lrtune", storage: str = "") -> list[StudyState]:
     """All studies, oldest first; empty where there is no database."""
     places = Places(home=Path(home), storage=storage)
-    if not storage and not (places.home / "lrtune.db").exists():
+    if missing_file(places.url):
         return []
     database = places.database()
     return [database.study(name).state() for name in database.names()]
@@ -407,9 +406,8 @@ def _existing(places: Places) -> StudyDatabase:
     Raises:
         InputError: it is a file that is not there; opening it would make it.
     """
-    url = make_url(places.url)
-    if url.drivername == "sqlite" and url.database and not url.query and not Path(url.database).exists():
-        raise InputError(f"there are no studies: there is no file {url.database}.")
+    if missing := missing_file(places.url):
+        raise InputError(f"there are no studies: there is no file {missing}.")
     return places.database()
 
 

@@ -1,4 +1,4 @@
-"""The command line as a function, and a small study that it has finished."""
+"""The command line as a function, a small study that it has finished, and how long an example of a law may take."""
 
 import os
 import shutil
@@ -6,8 +6,13 @@ import sys
 from dataclasses import dataclass
 
 import pytest
+from hypothesis import settings
 
 from lrtune.cli import main
+
+# Nothing is asserted about the clock: the first optimizer of a process takes seconds, and machines are noisy.
+settings.register_profile("lrtune", deadline=None)
+settings.load_profile("lrtune")
 
 TINY = (
     "search", "--model", "mlp", "--budget", "3", "--epochs", "2", "--seeds", "1", "--confirm", "1",

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -65,6 +66,16 @@ _measurements = sa.Table(
     # NULL stands for nan, which not every database takes.
     *(sa.Column(name, sa.Float) for name in _MEASURED if name not in ("epoch", "step")),
 )
+
+
+def missing_file(url: str) -> str:
+    """The file that opening a SQLite URL would make; empty where it is there, or the URL is another database's."""
+    try:
+        parsed = sa.make_url(url)
+    except SQLAlchemyError:
+        return ""  # opening it says what is wrong
+    is_file = parsed.get_backend_name() == "sqlite" and parsed.database and not parsed.query
+    return str(parsed.database) if is_file and not Path(str(parsed.database)).exists() else ""
 
 
 class StudyDatabase:

@@ -154,7 +154,7 @@ def test_only_finished_trials_are_confirmed():
 SHARES = st.floats(0, 0.4)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     amount=st.integers(16, 120),
     jobs=st.integers(1, 5),
@@ -197,7 +197,7 @@ def test_a_run_that_is_being_trained_is_counted_in_full(epochs, num_confirmed, e
 unbroken_study = cache(study)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(kill=st.floats(0, 0.7), rng=st.randoms(use_true_random=False))
 @pytest.mark.parametrize("budget", ["9", "100ep", "25runs"])
 def test_a_study_that_was_killed_ends_as_an_unbroken_one(budget, kill, rng):
@@ -208,7 +208,7 @@ def test_a_study_that_was_killed_ends_as_an_unbroken_one(budget, kill, rng):
     assert finals[0] == finals[1]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(jobs=st.integers(1, 6), early=SHARES, kill=SHARES, rng=st.randoms(use_true_random=False))
 def test_side_by_side_every_trial_is_trained_once(jobs, early, kill, rng):
     state, started = study("12", jobs=jobs, early_end_share=early, kill_share=kill, rng=rng)

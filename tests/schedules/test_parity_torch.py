@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler as lrs
 
@@ -22,7 +22,6 @@ from lrtune.core.recipe import (
 from lrtune.schedules import build_schedule
 from lrtune.schedules.plateau import observe, start
 
-NO_DEADLINE = settings(deadline=None)  # the first optimizer of a process takes seconds
 PEAK_LR = 0.3
 EPOCHS, STEPS_PER_EPOCH = 10, 61
 TOTAL_STEPS = EPOCHS * STEPS_PER_EPOCH
@@ -127,7 +126,6 @@ def reduce_on_plateau(optimizer, rule, floor, **kwargs):
     )
 
 
-@NO_DEADLINE
 @given(RULES, FLOORS, METRICS)
 def test_plateau_rule(rule, floor, metrics):
     optimizer, state = sgd(), start(rule)
@@ -144,7 +142,6 @@ def test_plateau_rule(rule, floor, metrics):
         )
 
 
-@NO_DEADLINE
 @given(RULES, FLOORS, METRICS)
 def test_plateau_rule_without_the_eps_of_torch(rule, floor, metrics):
     optimizer, state = sgd(), start(rule)
@@ -156,7 +153,6 @@ def test_plateau_rule_without_the_eps_of_torch(rule, floor, metrics):
         assert -1e-15 <= above <= 1e-8 / (1 - rule.factor) + 1e-15
 
 
-@NO_DEADLINE
 @given(RULES, FLOORS, st.lists(st.tuples(st.floats(0, 3), st.integers(0, 12)), min_size=12, max_size=12))
 def test_plateau_schedule_in_a_training_loop(rule, floor, metrics):
     schedule = build_schedule(Recipe(decay=rule, final_frac=floor), epochs=len(metrics), steps_per_epoch=3)

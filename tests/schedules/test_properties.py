@@ -4,7 +4,7 @@ import math
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lrtune.core.recipe import (
@@ -22,7 +22,6 @@ from lrtune.core.recipe import (
 )
 from lrtune.schedules import Schedule, build_schedule
 
-NO_DEADLINE = settings(deadline=None)
 FRACTIONS = st.floats(0, 1)
 FACTORS = st.floats(0.01, 0.99)
 POWERS = st.floats(0.1, 5)
@@ -70,7 +69,6 @@ def values(schedule: Schedule) -> list[float]:
     return [schedule(step) for step in range(schedule.total_steps)]
 
 
-@NO_DEADLINE
 @given(schedules())
 def test_warmup_rises_strictly_from_above_zero_to_exactly_one(schedule):
     rise = values(schedule)[: schedule.warmup_steps]
@@ -78,7 +76,6 @@ def test_warmup_rises_strictly_from_above_zero_to_exactly_one(schedule):
     assert rise[-1:] in ([], [1.0])
 
 
-@NO_DEADLINE
 @given(schedules())
 def test_after_warmup_it_never_rises_and_stays_between_the_floor_and_one(schedule):
     fall = values(schedule)[schedule.warmup_steps :]
@@ -87,19 +84,16 @@ def test_after_warmup_it_never_rises_and_stays_between_the_floor_and_one(schedul
     assert fall[-1] >= schedule.recipe.final_frac
 
 
-@NO_DEADLINE
 @given(schedules())
 def test_no_step_is_spent_at_a_multiplier_of_zero(schedule):
     assert min(values(schedule)) > 0
 
 
-@NO_DEADLINE
 @given(schedules(st.sampled_from([Constant(), Cosine(), Linear(), Polynomial(), Exponential(), WSD(), HoldPower()])))
 def test_the_decay_begins_at_exactly_the_peak(schedule):
     assert schedule(schedule.warmup_steps) == 1.0
 
 
-@NO_DEADLINE
 @given(schedules(), st.integers())
 def test_every_step_of_the_run_has_a_value_and_no_other_has(schedule, step):
     if 0 <= step < schedule.total_steps:
@@ -114,7 +108,6 @@ def with_decay(schedule: Schedule, decay) -> list[float]:
     return values(build_schedule(recipe, epochs=schedule.epochs, steps_per_epoch=schedule.steps_per_epoch))
 
 
-@NO_DEADLINE
 @given(schedules(), POWERS)
 def test_hold_power_contains_linear_polynomial_and_constant(schedule, power):
     assert with_decay(schedule, HoldPower(hold_frac=0, power=1)) == with_decay(schedule, Linear())
@@ -122,7 +115,6 @@ def test_hold_power_contains_linear_polynomial_and_constant(schedule, power):
     assert with_decay(schedule, HoldPower(hold_frac=0.9999, power=power)) == with_decay(schedule, Constant())
 
 
-@NO_DEADLINE
 @given(schedules(), st.floats(1, 15), FACTORS)
 def test_step_is_multistep_at_regular_milestones(schedule, every_epochs, factor):
     milestones = tuple(n * every_epochs for n in range(1, 16))
@@ -131,7 +123,6 @@ def test_step_is_multistep_at_regular_milestones(schedule, every_epochs, factor)
     )
 
 
-@NO_DEADLINE
 @given(schedules(PLATEAUS), METRICS)
 def test_observing_is_pure_and_leaves_the_past_alone(schedule, metrics):
     shorter = Schedule(
