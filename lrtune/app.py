@@ -305,8 +305,8 @@ def _run_study(
     config = store.config
     if trainer.settings != config.settings:  # begun with another number of jobs, and so of threads
         trainer = Trainer(trainer.task, config.settings)
-    console = Console(stderr=True)
-    with LiveDisplay(config, store.state(), console, quiet=quiet) as display:
+    console, device = Console(stderr=True), f"{trainer.device}, {trainer.arithmetic.name}"
+    with LiveDisplay(store.state(), console, device=device, quiet=quiet) as display:
         _range_tests(store, trainer, display)
         if jobs == 1 or is_done(store.state()):
             done = work(_workbench(config, store, trainer, places, display))

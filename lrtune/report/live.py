@@ -119,17 +119,18 @@ class LiveDisplay:
     """Shows events; call it with each of them, from any thread, between `with` and its end.
 
     Args:
-        config: the study.
-        state: what was recorded of it before; a resumed study goes on from there.
+        state: the study, and what was recorded of it before; a resumed one goes on from there.
         console: where to; by custom on stderr, so that results alone go to stdout.
+        device: what it trains on, in words.
         quiet: show nothing.
 
     Example:
-        >>> with LiveDisplay(config, state, Console(stderr=True)) as show:
+        >>> with LiveDisplay(state, Console(stderr=True), device="cpu, fp32") as show:
         ...     show(Note("the range test begins"))
     """
 
-    def __init__(self, config: StudyConfig, state: StudyState, console: Console, quiet: bool = False):
+    def __init__(self, state: StudyState, console: Console, *, device: str, quiet: bool = False):
+        self._device = device
         self._progress = _Progress.of(state)
         self._done_before = self._progress.spent(0.0)[0]
         self._console = console
@@ -193,7 +194,7 @@ class LiveDisplay:
 
     def _header(self) -> Text:
         config = self._progress.config
-        words = f" · {wording.task(config.task)} · {config.settings.device}"
+        words = f" · {wording.task(config.task)} · {self._device}"
         return Text.assemble((config.name, "bold"), (words, "dim"), no_wrap=True, overflow="ellipsis")
 
     def _overall(self, wide: bool) -> Table:

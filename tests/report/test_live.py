@@ -24,7 +24,7 @@ def events_of(record):
 def shown(config, state, events, *, terminal=False, width=80, quiet=False):
     """What was written, and for a terminal the last thing rendered."""
     console = Console(file=io.StringIO(), force_terminal=terminal, width=width, color_system=None)
-    with LiveDisplay(config, state, console, quiet=quiet) as show:
+    with LiveDisplay(state, console, device="cpu, fp32", quiet=quiet) as show:
         for event in events:
             show(event)
         rendered = Console(file=io.StringIO(), width=width)
@@ -66,7 +66,7 @@ def test_terminal_shows_the_running_and_the_best(config, empty):
     running = list(events_of(search_records()[1]))[:4]
     _, text = shown(config, empty, [*events_of(baseline), *events_of(best), *events_of(pruned), *running], width=120)
     header, overall, run, best_line, note = text.splitlines()
-    assert header.startswith("digits-<first> · small-cnn on digits · auto")
+    assert header.startswith("digits-<first> · small-cnn on digits · cpu, fp32")
     assert overall.startswith("search")
     assert "3 of 23 runs" in overall
     assert "ETA" in overall
@@ -109,7 +109,7 @@ def test_diverged_and_failed_runs_do_not_break_it(config, empty):
 def test_events_of_several_threads_and_a_real_terminal(config, empty):
     console = Console(file=io.StringIO(), force_terminal=True, width=80)
     records = (*baseline_records(), *search_records())
-    with LiveDisplay(config, empty, console) as show, ThreadPoolExecutor(8) as pool:
+    with LiveDisplay(empty, console, device="cpu, fp32") as show, ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda record: [show(event) for event in events_of(record)], records))
         assert len(show._progress.records) == len(records)
         assert show._progress.epochs_trained == sum(record.epochs for record in records)
