@@ -73,7 +73,7 @@ def _table(document: Document, *, wide: bool) -> Table:
         ["Search"] * search + ["Fresh seeds", "To baseline", f"Convergence{horizon}"] + ["Test"] * document.tested
     )
     for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right")  # wraps where a line is too short, and loses nothing
     if wide:
         table.add_column("Recipe", overflow="fold")
     for row in document.contenders:

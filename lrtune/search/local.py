@@ -6,13 +6,14 @@ started them.
 
 import multiprocessing
 import os
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Protocol
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Protocol, cast
 
 from lrtune.core.errors import LrtuneError, TaskError, TrialError
 from lrtune.core.events import EpochEnded, Event, Note, RunEnded, RunStarted
@@ -107,52 +108,58 @@ def work_on(run: Run, bench: Workbench) -> None:
 def work_side_by_side(open_workbench: OpenWorkbench, num_jobs: int, emit: Emit) -> Done:
     """Works in `num_jobs` new processes, and hands their events to `emit`.
 
-    A process that dies leaves its run to the others.
+    A process that dies leaves its run to the others. Each has a pipe of its own: a queue has one lock for all writers,
+    and a worker that is killed while it holds it would silence the others for ever.
 
     Raises:
         LrtuneError: what a worker raised; or all of them died before the study was done.
     """
     context = multiprocessing.get_context("spawn")
-    events: multiprocessing.Queue[Event | Done | LrtuneError] = context.Queue()
-    jobs = [context.Process(target=_job, args=(open_workbench, events), daemon=True) for _ in range(num_jobs)]
-    for job in jobs:
-        job.start()
-    results: list[Done] = []
+    jobs: dict[Connection, BaseProcess] = {}
+    done: Done | None = None
     try:
-        while len(results) < num_jobs:
-            try:
-                event = events.get(timeout=POLL_S)
-            except queue.Empty:
-                if not any(job.is_alive() for job in jobs) and events.empty():
-                    break
-                continue
-            if isinstance(event, LrtuneError):
-                raise event
-            if isinstance(event, Done):
-                results.append(event)
-            else:
-                emit(event)
+        for _ in range(num_jobs):
+            events, sending = context.Pipe(duplex=False)
+            jobs[events] = context.Process(target=_job, args=(open_workbench, sending), daemon=True)
+            jobs[events].start()
+            sending.close()  # the worker has the only other end, so its death ends the events
+        reading = set(jobs)
+        while reading:
+            for ready in wait(reading):
+                events = cast(Connection, ready)
+                try:
+                    event = events.recv()
+                except (EOFError, OSError):  # between two events, or in the middle of one
+                    reading.remove(events)
+                    jobs[events].join()
+                    if jobs[events].exitcode != 0:
+                        code = jobs[events].exitcode
+                        emit(Note(f"a worker process died with exit code {code}; the others take over its run"))
+                    continue
+                if isinstance(event, LrtuneError):
+                    raise event
+                if isinstance(event, Done):
+                    done = event
+                else:
+                    emit(event)
     finally:
-        for job in jobs:
+        for job in jobs.values():
             job.terminate()
             job.join()
-    for job in jobs:
-        if job.exitcode not in (0, -15):
-            emit(Note(f"a worker process died with exit code {job.exitcode}; the others took over its run"))
-    if not results:
-        codes = ", ".join(str(job.exitcode) for job in jobs)
+    if done is None:
+        codes = ", ".join(str(job.exitcode) for job in jobs.values())
         raise LrtuneError(
             f"all worker processes died (exit codes {codes}); `lrtune resume` goes on from what is recorded."
         )
-    return results[0]
+    return done
 
 
-def _job(open_workbench: OpenWorkbench, events: "multiprocessing.Queue[Event | Done | LrtuneError]") -> None:
+def _job(open_workbench: OpenWorkbench, events: "Connection[Event | Done | LrtuneError, None]") -> None:
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     try:
-        events.put(work(open_workbench(events.put)))
+        events.send(work(open_workbench(events.send)))
     except LrtuneError as error:
-        events.put(error)
+        events.send(error)
     except KeyboardInterrupt:  # the terminal sends it to every process; the parent reports it
         pass
 

@@ -314,7 +314,7 @@ def test_a_killed_worker_leaves_its_run_to_the_others(url, tmp_path):
     assert len(store.state().of_kind("search")) == 10
     assert not runs_of(store, "running")
     assert [e.text for e in events if isinstance(e, Note)] == [
-        "a worker process died with exit code -9; the others took over its run"
+        "a worker process died with exit code -9; the others take over its run"
     ]
 
 
