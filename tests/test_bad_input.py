@@ -144,10 +144,10 @@ BAD = {
 
 
 def contents(folder):
-    """Every file there, a database as what it holds; without what SQLite keeps beside an open one."""
+    """Every file there, a database as what it holds; without what SQLite keeps beside an open one, and bytecode."""
     found = {}
     for path in folder.rglob("*"):
-        if path.is_file() and not path.name.endswith(("-wal", "-shm")):
+        if path.is_file() and not path.name.endswith(("-wal", "-shm", ".pyc")):
             found[path.relative_to(folder)] = dump(path) if path.name == "lrtune.db" else path.read_bytes()
     return found
 
