@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 
@@ -128,6 +128,9 @@ def search(
     for name, value in (("jobs", jobs), ("num_seeds", num_seeds), ("epochs", 1 if epochs is None else epochs)):
         if value < 1:
             problems.append(f"`1 <= {name}` must hold, but got {value}.")
+    for name, word, known in (("sampler", sampler, get_args(SamplerName)), ("pruner", pruner, get_args(PrunerName))):
+        if word not in known:
+            problems.append(f"`{name}` must be one of {', '.join(known)}, but got {word!r}.")
     if num_confirmed < 0:
         problems.append(f"`0 <= num_confirmed` must hold, but got {num_confirmed}.")
     if target is not None and not 0 < target <= 100:

@@ -255,3 +255,11 @@ def test_schedules_of_a_recipe_are_public(here):
     assert [schedule(step) for step in range(20)] == [
         build_schedule(lrtune.Recipe(), epochs=2, steps_per_epoch=10)(step) for step in range(20)
     ]
+
+
+def test_all_bad_arguments_are_shown_together(here):
+    with pytest.raises(lrtune.InputError) as caught:
+        lrtune.search(make_task(), sampler="cmaes", pruner="asha", budget="banana", jobs=0)
+    said = [problem.split(" must")[0].strip("`") for problem in caught.value.problems]
+    assert said == ["budget", "1 <= jobs", "sampler", "pruner"]
+    assert not list(here.iterdir())
