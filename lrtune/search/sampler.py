@@ -174,9 +174,15 @@ def _suggest(trial: optuna.Trial, space: Space, baseline: Recipe) -> Recipe:
 
 
 def _asked(trial: optuna.Trial, name: str, parameter: Parameter) -> Value:
-    distribution = _distribution(parameter)
-    value = trial._suggest(name, distribution)  # what suggest_float, suggest_int and suggest_categorical call
-    return next(c for c in parameter.choices if _to_optuna(c) == value) if isinstance(parameter, Choice) else value
+    match parameter:
+        case Choice(choices=choices):
+            word = trial.suggest_categorical(name, [_to_optuna(choice) for choice in choices])
+            return next(choice for choice in choices if _to_optuna(choice) == word)
+        case Range(low=low, high=high, step=step) if _whole(parameter):
+            return trial.suggest_int(name, int(low), int(high), step=int(step or 1))
+        case Range(low=low, high=high, log=log, step=step):
+            return trial.suggest_float(name, low, high, log=log, step=step)
+    raise AssertionError(f"{parameter!r} does not vary")
 
 
 def _branch(space: Space, optimizer: str, decay: str) -> Branch:
