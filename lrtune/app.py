@@ -317,7 +317,7 @@ def _run_study(
             done = work_side_by_side(partial(_open_workbench, config.name, source, places), jobs, display)
         if done.failed:
             raise LrtuneError(f"study {config.name!r} was given up: {done.reason}.")
-        _read_test_split(store, trainer, places, display)
+        _read_test_split(store, trainer, places)
     return _write_report(store.state(), places)
 
 
@@ -365,7 +365,7 @@ def _open_workbench(name: str, source: TaskSource, places: Places, emit: Emit) -
     return _workbench(store.config, store, trainer, places, emit)
 
 
-def _read_test_split(store: StudyStore, trainer: Trainer, places: Places, emit: Emit) -> None:
+def _read_test_split(store: StudyStore, trainer: Trainer, places: Places) -> None:
     """Reads the test split once, for the recommended recipe and the baseline; keeps the recommended weights only."""
     state = store.state()
     found = recommend(state)
