@@ -3,7 +3,7 @@
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,15 +15,17 @@ from lrtune.core.errors import InputError, LrtuneError, Problems, StoreError
 from lrtune.core.events import Event, Note, RunEnded
 from lrtune.core.recipe import OPTIMIZERS, OptimizerName, Recipe
 from lrtune.core.space import parse_space
-from lrtune.core.study import Budget, PrunerName, RangeResult, SamplerName, StudyConfig, StudyState
+from lrtune.core.study import Budget, PrunerName, RangeResult, Rung, SamplerName, Signal, StudyConfig, StudyState
 from lrtune.core.trial import Measurement, Run
 from lrtune.decide.plan import fresh_seeds, is_done
 from lrtune.decide.recommend import recommend
+from lrtune.decide.rungs import automatic_rungs, check_rungs
 from lrtune.report.document import Report
 from lrtune.report.files import write_report
 from lrtune.report.live import LiveDisplay
 from lrtune.report.result import SearchResult, runs_dataframe
 from lrtune.schedules import build_schedule
+from lrtune.search import reuse
 from lrtune.search.local import Emit, Workbench, work, work_side_by_side
 from lrtune.search.sampler import ask, importances, mirror
 from lrtune.store.checkpoints import CheckpointStore
@@ -31,8 +33,8 @@ from lrtune.store.database import StudyDatabase, StudyStore, missing_file
 from lrtune.store.encoding import digest
 from lrtune.store.spaces import read_space
 from lrtune.store.workers import this_worker
-from lrtune.training.environment import describe_environment
-from lrtune.training.loop import Trainer, state_from_bytes, state_to_bytes
+from lrtune.training.environment import describe_environment, shaping_environment
+from lrtune.training.loop import State, Trainer, state_from_bytes, state_to_bytes
 from lrtune.training.range_test import for_optimizer, preserved_random_states, task_range_test
 from lrtune.training.task import Task, TaskSource, describe_source, load_task, source_from
 
@@ -79,7 +81,10 @@ def search(
     seed: int = 0,
     jobs: int = 1,
     sampler: SamplerName = "tpe",
-    pruner: PrunerName = "hopeless",
+    pruner: PrunerName = "fair",
+    rungs: str = "auto",
+    reduction_factor: int = 3,
+    signal: Signal = "averaged",
     target: float | None = None,
     baseline: Recipe | None = None,
     num_seeds: int = 3,
@@ -102,7 +107,12 @@ def search(
         seed: of everything random.
         jobs: trials side by side, each in a process of its own.
         sampler: `tpe`, `gp`, `random` or `qmc`.
-        pruner: `hopeless`, `median`, `halving` or `none`.
+        pruner: `fair` (successive halving on fair signals), `halving`, `hyperband` (both on the first epochs of the
+            full run), `hopeless`, `median`, `patient` or `none`.
+        rungs: the looks at a recipe before its full run, `c1,c3,9` say: the whole schedule compressed to 1 epoch and
+            to 3, and the first 9 epochs of the full run. `auto`: by the pruner, the epochs and the size of the data.
+        reduction_factor: of this many trials on a rung one goes up.
+        signal: what an unfinished run is judged by: the Top-1 of its `averaged` weights, or `raw`.
         target: Top-1, percent, that convergence is measured against; by default the baseline's median.
         baseline: what the user has today; by default the task's.
         num_seeds: runs of the baseline, and of each recipe that is confirmed.
@@ -128,11 +138,16 @@ def search(
     for name, value in (("jobs", jobs), ("num_seeds", num_seeds), ("epochs", 1 if epochs is None else epochs)):
         if value < 1:
             problems.append(f"`1 <= {name}` must hold, but got {value}.")
-    for name, word, known in (("sampler", sampler, get_args(SamplerName)), ("pruner", pruner, get_args(PrunerName))):
+    for name, word, known in (
+        ("sampler", sampler, get_args(SamplerName)), ("pruner", pruner, get_args(PrunerName)),
+        ("signal", signal, get_args(Signal)),
+    ):  # fmt: skip
         if word not in known:
             problems.append(f"`{name}` must be one of {', '.join(known)}, but got {word!r}.")
     if num_confirmed < 0:
         problems.append(f"`0 <= num_confirmed` must hold, but got {num_confirmed}.")
+    if reduction_factor < 2:
+        problems.append(f"`2 <= reduction_factor` must hold, but got {reduction_factor}.")
     if target is not None and not 0 < target <= 100:
         problems.append(f"`0 < target <= 100` must hold, in percent, but got {target}.")
     if study is not None:
@@ -159,6 +174,11 @@ def search(
     changed = {"threads": max(1, (os.cpu_count() or 1) // jobs)} | dict(settings or {})
     with problems.gather():
         loaded = replace(loaded, settings=replace(loaded.settings, **changed))
+    given_rungs: tuple[Rung, ...] | None = None
+    if rungs != "auto":
+        with problems.gather():
+            given_rungs = Rung.parse(rungs)
+            check_rungs(given_rungs, pruner, epochs)
     problems.raise_any()
 
     with preserved_random_states():
@@ -177,10 +197,16 @@ def search(
             budget=budget_asked,
             sampler=sampler,
             pruner=pruner,
+            rungs=given_rungs
+            if given_rungs is not None
+            else automatic_rungs(pruner, epochs, trainer.steps_per_epoch, reduction_factor),
+            reduction_factor=reduction_factor,
+            signal=signal,
             baseline=baseline,
             target=target,
             num_seeds=num_seeds,
             num_confirmed=num_confirmed,
+            environment=describe_environment(loaded.settings, baseline),
             command=command or f"lrtune.search(..., space={space_name!r}, budget={str(budget)!r})",
         )
         config = replace(config, name=study or _default_name(loaded.name, config))
@@ -342,20 +368,36 @@ def _range_tests(store: StudyStore, trainer: Trainer, emit: Emit) -> None:
 
 
 def _workbench(config: StudyConfig, store: StudyStore, trainer: Trainer, places: Places, emit: Emit) -> Workbench:
-    checkpoints = places.checkpoints(config.name)
+    states = _States(places.checkpoints(config.name))
 
-    def train(run: Run, history: Sequence[Measurement]) -> Iterator[Measurement]:
-        content = checkpoints.load(run.id)
-        state = state_from_bytes(content) if content is not None else None
-        save = lambda state: checkpoints.save(run.id, state_to_bytes(state))  # noqa: E731
-        return trainer.train(run, history=history, state=state, save=save)
+    def train(run: Run, study: StudyState) -> Iterator[Measurement]:
+        environment = shaping_environment(config.settings, run.recipe)
+        ground = reuse.ground_of(run, {"task": config.task, "settings": config.settings, "environment": environment})
+        return reuse.train(run, ground, reuse.known_measurements(study), trainer, states)
 
     def emit_and_tidy(event: Event) -> None:
-        if isinstance(event, RunEnded) and event.record.run.kind == "search":
-            checkpoints.drop(event.record.run.id)
+        if isinstance(event, RunEnded) and event.record.run.kind == "search" and event.record.measurements:
+            states.drop(event.record.measurements[-1].prefix)  # nothing goes on where a full run ends
         emit(event)
 
     return Workbench(study=store, worker=this_worker(), train=train, ask=ask, emit=emit_and_tidy)
+
+
+@dataclass(frozen=True)
+class _States:
+    """States of training, in files."""
+
+    files: CheckpointStore
+
+    def load(self, key: str) -> State | None:
+        content = self.files.load(key)
+        return state_from_bytes(content) if content is not None else None
+
+    def save(self, key: str, state: State, epochs: int) -> None:
+        self.files.save(key, state_to_bytes(state), epochs)
+
+    def drop(self, key: str) -> None:
+        self.files.drop(key)
 
 
 def _open_workbench(name: str, source: TaskSource, places: Places, emit: Emit) -> Workbench:
@@ -371,25 +413,26 @@ def _read_test_split(store: StudyStore, trainer: Trainer, places: Places) -> Non
     found = recommend(state)
     if found is None or not found.final:
         return
-    checkpoints = places.checkpoints(state.config.name)
-    wanted = {found.best.trial, -1}
+    states = _States(places.checkpoints(state.config.name))
+    best = set()
     for record in (*state.of_kind("baseline"), *state.of_kind("confirm")):
-        if record.run.trial in wanted and record.state == "completed" and record.test_top1 is None:
-            content = checkpoints.load(record.run.id)
-            if trainer.task.test is not None and content is not None:
-                store.record_test(record.run.id, trainer.test_top1(state_from_bytes(content)))
-        if record.run.trial != found.best.trial:
-            checkpoints.drop(record.run.id)
+        if record.state == "completed" and record.run.trial in (found.best.trial, -1):
+            key = record.measurements[-1].prefix
+            content = states.load(key) if record.test_top1 is None and trainer.task.test is not None else None
+            if content is not None:
+                store.record_test(record.run.id, trainer.test_top1(content))
+            if record.run.trial == found.best.trial:
+                best.add(key)
+    states.files.keep_only(best)
 
 
 def _write_report(state: StudyState, places: Places) -> SearchResult:
     recommendation = recommend(state)
-    described = describe_environment(state.config.settings, state.config.baseline)
     made = Report(
         state=state,
         recommendation=recommendation,
         importances=importances(state),
-        environment=described,
+        environment=state.config.environment,
         command=state.config.command,
     )
     folder = places.out / state.config.name

@@ -17,7 +17,7 @@ import click
 
 from lrtune.core.errors import InputError, LrtuneError, StoreError
 from lrtune.core.recipe import OPTIMIZERS, OptimizerName, Recipe, default_recipe
-from lrtune.core.study import Precision, PrunerName, SamplerName
+from lrtune.core.study import Precision, PrunerName, SamplerName, Signal
 
 if TYPE_CHECKING:
     from lrtune.report.result import SearchResult
@@ -87,9 +87,20 @@ task_options = options(
     option("--clip-norm", type=float, metavar="X", help="Clip the gradient's norm."),
     option("--label-smoothing", type=float, metavar="X"),
     option("--augment/--no-augment", default=None, help="Random crops and flips."),
+    option("--ema-half-life", "ema_half_life_epochs", type=float, metavar="EPOCHS",
+           help="Of the averaged weights that are measured beside the raw ones; 0: none."),
     option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, ..."),
 )  # fmt: skip
-SETTINGS = ("batch_size", "accumulate", "precision", "clip_norm", "label_smoothing", "augment", "device")
+SETTINGS = (
+    "batch_size",
+    "accumulate",
+    "precision",
+    "clip_norm",
+    "label_smoothing",
+    "augment",
+    "ema_half_life_epochs",
+    "device",
+)
 NAMES = ("data", "model", "data_dir", "train_size", "val_size", "image_size")
 
 home_option = option("--home", default=".lrtune", show_default=True, metavar="DIR", help="Database and checkpoints.")
@@ -117,7 +128,10 @@ def lrtune() -> None:
 @option("--baseline", type=click.Path(path_type=Path), metavar="FILE", help="TOML of the recipe you use today.")
 @option("--target", type=float, metavar="TOP1", help="Top-1 that convergence is measured against.")
 @option("--sampler", default="tpe", show_default=True, type=click.Choice(get_args(SamplerName)))
-@option("--pruner", default="hopeless", show_default=True, type=click.Choice(get_args(PrunerName)))
+@option("--pruner", default="fair", show_default=True, type=click.Choice(get_args(PrunerName)))
+@option("--rungs", default="auto", show_default=True, metavar="R", help="c1,c3,9: compressed runs, then epochs.")
+@option("--reduction", "reduction_factor", default=3, show_default=True, metavar="N", help="Of N, one goes up.")
+@option("--signal", default="averaged", show_default=True, type=click.Choice(get_args(Signal)), help="Of a run.")
 @option("--seeds", "num_seeds", default=3, show_default=True, metavar="N", help="Of baseline and confirmations.")
 @option("--confirm", "num_confirmed", default=3, show_default=True, metavar="N", help="Recipes to confirm.")
 @option("--study", metavar="NAME", help="By default made from the other options.")
@@ -130,7 +144,8 @@ def lrtune() -> None:
 def search(
     optimizer: OptimizerName | None, baseline: Path | None, as_json: bool, home: str, storage: str, out: str,
     space: str, budget: str, epochs: int | None, target: float | None, sampler: SamplerName, pruner: PrunerName,
-    num_seeds: int, num_confirmed: int, study: str | None, seed: int, jobs: int, quiet: bool, **task_flags: Any,
+    rungs: str, reduction_factor: int, signal: Signal, num_seeds: int, num_confirmed: int, study: str | None,
+    seed: int, jobs: int, quiet: bool, **task_flags: Any,
 ) -> None:  # fmt: skip
     """Search for the best schedule; the same command again goes on with the same study."""
     from lrtune import app
@@ -139,7 +154,8 @@ def search(
         raise InputError("`--optimizer` and `--baseline` both say what the baseline is: give one.")
     result = app.search(
         _source(task_flags), space=space, budget=budget, epochs=epochs, study=study, seed=seed, jobs=jobs,
-        sampler=sampler, pruner=pruner, target=target, num_seeds=num_seeds, num_confirmed=num_confirmed,
+        sampler=sampler, pruner=pruner, rungs=rungs, reduction_factor=reduction_factor, signal=signal,
+        target=target, num_seeds=num_seeds, num_confirmed=num_confirmed,
         baseline=_read_recipe(baseline) if baseline else default_recipe(optimizer) if optimizer else None,
         settings=_settings(task_flags), home=home, out=out, storage=storage, quiet=quiet,
         command=f"lrtune {shlex.join(sys.argv[1:])}",

@@ -25,8 +25,17 @@ def config_of(**changes):
     return StudyConfig(**values | changes)
 
 
-def measurement(epoch, top1, *, loss=1.0, seconds=1.0, ended_at=None):
-    """By default a run that began at 0 and trains an epoch a second."""
+def full_run(recipe, epochs, **changes):
+    """The full run of a trial whose recipe is meant for so many epochs."""
+    values = {
+        "id": "trial-0000", "kind": "search", "trial": 0, "recipe": recipe, "recipe_epochs": epochs,
+        "horizon_epochs": epochs, "stop_epochs": epochs, "seed": 0,
+    }  # fmt: skip
+    return Run(**values | changes)
+
+
+def measurement(epoch, top1, *, averaged=None, loss=1.0, seconds=1.0, ended_at=None, **others):
+    """By default a run that began at 0, trains an epoch a second, and whose averaged weights are as good as the raw."""
     return Measurement(
         epoch=epoch,
         step=10 * epoch,
@@ -35,30 +44,52 @@ def measurement(epoch, top1, *, loss=1.0, seconds=1.0, ended_at=None):
         train_loss=loss,
         val_loss=loss,
         top1=top1,
+        averaged_val_loss=loss,
+        averaged_top1=top1 if averaged is None else averaged,
         seconds=seconds,
         images_per_s=1000.0,
         ended_at=epoch * seconds if ended_at is None else ended_at,
+        **others,
     )
 
 
-def record(top1s, kind="search", *, trial=0, seed=0, recipe=None, state="completed", horizon_epochs=4, **others):
-    """A run with these Top-1s, one an epoch; a diverged one's last loss is NaN."""
+def record(
+    top1s, kind="search", *, trial=0, seed=0, recipe=None, state="completed", horizon_epochs=4, rung=None,
+    averaged=None, **others,
+):  # fmt: skip
+    """A run with these Top-1s, one an epoch; a diverged one's last loss is NaN.
+
+    Args:
+        top1s: by the raw weights.
+        kind: `rung` is said by `rung` alone.
+        trial: its number.
+        seed: of the run.
+        recipe: by default one that only this trial has.
+        state: how it ended.
+        horizon_epochs: of a full run, for which the recipe is meant.
+        rung: that the run is for, where it is no full one.
+        averaged: Top-1s of the averaged weights, where they differ.
+        others: fields of the record.
+    """
     name = "baseline" if kind == "baseline" else f"trial-{trial:04d}"
-    suffix = "" if kind == "search" else f"-{seed - 1}" if kind == "baseline" else f"-confirm-{seed - 1}"
+    suffix = {"search": f"-rung-{rung}" if rung else "", "confirm": f"-confirm-{seed - 1}", "baseline": f"-{seed - 1}"}
     losses = [1.0] * (len(top1s) - 1) + [math.nan if state == "diverged" else 1.0]
+    averaged = averaged or [None] * len(top1s)
     return RunRecord(
         run=Run(
-            id=name + suffix,
-            kind=kind,
+            id=name + suffix[kind],
+            kind="rung" if rung else kind,
             trial=-1 if kind == "baseline" else trial,
             recipe=recipe or (BASELINE if kind == "baseline" else Recipe(peak_lr=0.01 * (trial + 1), decay=Cosine())),
-            horizon_epochs=horizon_epochs,
+            recipe_epochs=horizon_epochs,
+            horizon_epochs=rung.epochs if rung and rung.compressed else horizon_epochs,
+            stop_epochs=rung.epochs if rung else horizon_epochs,
             seed=seed,
         ),
         state=state,
         measurements=tuple(
-            measurement(epoch, top1, loss=loss)
-            for epoch, (top1, loss) in enumerate(zip(top1s, losses, strict=False), 1)
+            measurement(epoch, top1, averaged=mean, loss=loss)
+            for epoch, (top1, mean, loss) in enumerate(zip(top1s, averaged, losses, strict=False), 1)
         ),
         **others,
     )

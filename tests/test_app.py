@@ -44,9 +44,9 @@ def search(task=None, **changes):
     return lrtune.search(task or make_task(), **values | changes)
 
 
-def rows(here, table):
+def rows(here, table, columns="*"):
     with closing(sqlite3.connect(here / ".lrtune" / "lrtune.db")) as connection:
-        return connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2, 3").fetchall()
+        return connection.execute(f"SELECT {columns} FROM {table} ORDER BY 1, 2, 3").fetchall()
 
 
 # --- from Python
@@ -176,6 +176,53 @@ def test_a_task_whose_loss_is_never_finite_ends_in_words(here):
     assert (result.folder / "report.html").is_file()
 
 
+# --- rungs and reuse
+
+
+def numbers(record):
+    """What of a run does not depend on what was known before it, nor on the clock."""
+    untimed = {"seconds": 0, "images_per_s": 0, "ended_at": 0, "reused": False, "again_epochs": 0}
+    return [replace(m, **untimed) for m in record.measurements]
+
+
+def test_a_search_over_rungs_trains_nothing_twice_and_nobody_can_tell(here, tmp_path_factory):
+    """Against the same task trained run by run, each from its start."""
+    changes = {"epochs": 6, "budget": 8, "rungs": "c2,4", "reduction_factor": 2, "pruner": "fair", "num_confirmed": 2}
+    result = search(**changes)
+    records = result.state.records
+    assert {record.run.kind for record in records} == {"baseline", "rung", "search", "confirm"}
+    assert {record.run.stop_epochs for record in records} == {2, 4, 6}
+    task, settings = make_task(), result.state.config.settings
+    for record in records:
+        alone = Trainer(task, settings).train(record.run)
+        assert [replace(m, prefix="") for m in numbers(record)] == numbers(replace(record, measurements=tuple(alone)))
+    keys = [m.prefix for record in records for m in record.measurements if not m.reused]
+    assert len(keys) == len(set(keys)) == result.state.epochs_trained
+    assert any(m.reused for record in records for m in record.measurements)
+
+
+def test_after_a_study_only_the_recommended_weights_are_kept(here):
+    result = search(epochs=4, budget=4, rungs="c2,3", reduction_factor=2, pruner="fair", num_seeds=2)
+    best = result.recommendation.best.trial
+    (folder,) = (here / ".lrtune" / "checkpoints").iterdir()
+    kept = {record.measurements[-1].prefix for record in result.state.records
+            if record.run.trial == best and record.run.kind in ("baseline", "confirm")}  # fmt: skip
+    assert {path.name for path in folder.iterdir()} == {f"{key}.4.ckpt" for key in kept}
+    assert len(kept) == 2
+
+
+def test_lost_checkpoints_cost_epochs_and_no_number(here):
+    changes = {"study": "lost", "pruner": "none", "epochs": 4}
+    first = search(**changes, budget=3)
+    for path in (here / ".lrtune" / "checkpoints" / "lost").iterdir():
+        path.unlink()
+    again = search(**changes, budget=6)
+    whole = search(**changes | {"study": "whole"}, budget=6)
+    assert again.state.records[: len(first.state.records)] == first.state.records
+    ours, theirs = ({r.run.id: numbers(r) for r in result.state.of_kind("search")} for result in (again, whole))
+    assert ours == theirs
+
+
 # --- the test split
 
 
@@ -214,10 +261,10 @@ def test_two_commands_at_once_share_one_study(here, tiny, command):
     ]
     said = [process.communicate() for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    runs = rows(here, "lrtune_runs")
-    assert sum(row[3] == "search" for row in runs) == 12
-    assert {row[8] for row in runs} == {"completed"}
-    epochs = [row[1:3] for row in rows(here, "lrtune_measurements")]
+    runs = rows(here, "lrtune_runs", "id, kind, state")
+    assert sum(kind == "search" for _, kind, _ in runs) == 12
+    assert {state for *_, state in runs} == {"completed"}
+    epochs = rows(here, "lrtune_measurements", "run, epoch, study")
     assert len(epochs) == len(set(epochs)) == 2 * len(runs)
     ended = [line for _, err in said for line in err.splitlines() if " completed: " in line]
     assert len(ended) == len(runs)  # each was trained by one of them
@@ -227,8 +274,8 @@ def test_two_commands_at_once_share_one_study(here, tiny, command):
 def test_jobs_share_one_study_and_the_same_command_goes_on_with_it(here, call, tiny):
     outcome = call(*tiny, "--budget", "6", "--jobs", "2")
     assert outcome.code == 0, outcome.err
-    runs = rows(here, "lrtune_runs")
-    assert sum(row[3] == "search" for row in runs) == 6
+    runs = rows(here, "lrtune_runs", "id, kind, state")
+    assert sum(kind == "search" for _, kind, _ in runs) == 6
     before = rows(here, "lrtune_measurements")
     assert call(*tiny, "--budget", "6").out == outcome.out  # however many jobs
     assert rows(here, "lrtune_measurements") == before

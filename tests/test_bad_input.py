@@ -37,7 +37,8 @@ BAD = {
     "data set": ("search --data imagenet", {}, ["`data` must be one of digits, mnist", "got 'imagenet'"]),
     "optimizer": ("search --optimizer lion", {}, ["--optimizer", "'lion' is not one of 'sgd', 'adagrad'"]),
     "sampler": ("search --sampler cmaes", {}, ["--sampler", "'cmaes' is not one of 'tpe', 'gp'"]),
-    "pruner": ("search --pruner asha", {}, ["--pruner", "'asha' is not one of 'hopeless', 'median'"]),
+    "pruner": ("search --pruner asha", {}, ["--pruner", "'asha' is not one of 'fair', 'halving'"]),
+    "signal": ("search --signal smoothed", {}, ["--signal", "'smoothed' is not one of 'averaged', 'raw'"]),
     "precision": ("search --precision fp8", {}, ["--precision", "'fp8' is not one of"]),
     "device": ("search --device abacus", {}, ["abacus"]),
     "space": ("search --space wide", {}, ["`space` must be a TOML file or one of default, fine-tuning", "got 'wide'"]),
@@ -67,6 +68,18 @@ BAD = {
     "steps of a sweep": ("find --steps 1", {}, ["num_steps", "got 1"]),
     "ends of a sweep": ("find --low 1 --high 0.1", {}, ["low", "high", "1.0", "0.1"]),
     "seeds of a sweep": ("find --seeds 0", {}, ["`1 <= num_seeds` must hold, but got 0"]),
+    # rungs
+    "rungs": ("search --rungs 3,banana", {}, ["`rungs` must look like c1,c3,9", "got '3,banana'"]),
+    "falling rungs": ("search --rungs 3,1", {}, ["`rungs` must look like c1,c3,9", "got '3,1'"]),
+    "rungs that are too long": (
+        "search --epochs 4 --rungs c2,4,9", {},
+        ["shorter than the full run of 4 epochs, but got 4", "shorter than the full run of 4 epochs, but got 9"],
+    ),
+    "rungs without a ladder": (
+        "search --pruner median --rungs c1", {}, ["`rungs` go with `pruner` fair, halving, hyperband, but got median"],
+    ),
+    "reduction of 1": ("search --reduction 1", {}, ["`2 <= reduction_factor` must hold, but got 1"]),
+    "half-life": ("search --ema-half-life -1", {}, ["`0 <= ema_half_life_epochs` must hold, but got -1"]),
     # files of spaces
     "impossible range": ("search --space x.toml", space(1.0, 0.1), ["x.toml", "peak_lr", "`low <= high` must hold"]),
     "unknown key": ("search --space x.toml", space(more="peek = 1"), ["x.toml", "peek", "unknown key"]),
@@ -265,14 +278,17 @@ def test_a_damaged_checkpoint_is_named_and_nothing_is_lost_with_it(call, here, t
     with monkeypatch.context() as patch:
         patch.setattr(StudyStore, "record", record_and_stop)
         assert call(*tiny).code == 130
-    checkpoint = here / ".lrtune" / "checkpoints" / "tiny" / "trial-0001.ckpt"
+    last = "SELECT prefix FROM lrtune_measurements WHERE run = 'trial-0001'"
+    with closing(sqlite3.connect(here / ".lrtune" / "lrtune.db")) as connection:
+        ((key,),) = connection.execute(last).fetchall()
+    checkpoint = here / ".lrtune" / "checkpoints" / "tiny" / f"{key}.1.ckpt"
     content = bytearray(checkpoint.read_bytes())
     content[len(content) // 2] ^= 1
     checkpoint.write_bytes(content)
     with closing(sqlite3.connect(here / ".lrtune" / "lrtune.db")) as connection:
         measured = connection.execute("SELECT * FROM lrtune_measurements").fetchall()
         for _ in range(2):
-            check_refused(call("resume", "tiny"), [r"checkpoint \S*trial-0001.ckpt is damaged", "Delete it"])
+            check_refused(call("resume", "tiny"), [rf"checkpoint \S*{key}.1.ckpt is damaged", "Delete it"])
             assert connection.execute("SELECT * FROM lrtune_measurements").fetchall() == measured
         checkpoint.unlink()
         assert call("resume", "tiny").code == 0

@@ -16,8 +16,9 @@ from lrtune.store.spaces import space_names
 HEAVY = ("torch", "torchvision", "optuna", "matplotlib", "pandas", "sklearn", "scipy", "sqlalchemy")
 
 TASK = (
-    "--accumulate", "--augment", "--batch-size", "--clip-norm", "--data", "--data-dir", "--device", "--image-size",
-    "--label-smoothing", "--model", "--no-augment", "--precision", "--task", "--train-size", "--val-size",
+    "--accumulate", "--augment", "--batch-size", "--clip-norm", "--data", "--data-dir", "--device", "--ema-half-life",
+    "--image-size", "--label-smoothing", "--model", "--no-augment", "--precision", "--task", "--train-size",
+    "--val-size",
 )  # fmt: skip
 PLACES = ("--home", "--storage")
 
@@ -30,7 +31,8 @@ SURFACE = {
     "resume": {"STUDY", *PLACES, "--budget", "--jobs", "--json", "--out", "--quiet"},
     "search": {
         *TASK, *PLACES, "--baseline", "--budget", "--confirm", "--epochs", "--jobs", "--json", "--optimizer", "--out",
-        "--pruner", "--quiet", "--sampler", "--seed", "--seeds", "--space", "--study", "--target",
+        "--pruner", "--quiet", "--reduction", "--rungs", "--sampler", "--seed", "--seeds", "--signal", "--space",
+        "--study", "--target",
     },
     "spaces": set(),
 }  # fmt: skip
@@ -39,14 +41,15 @@ SURFACE = {
 CHOICES = {
     "--optimizer": ["sgd", "adagrad", "rmsprop", "adam", "adamw", "lamb", "adabound"],
     "--sampler": ["tpe", "gp", "random", "qmc"],
-    "--pruner": ["hopeless", "median", "halving", "none"],
+    "--pruner": ["fair", "halving", "hyperband", "hopeless", "median", "patient", "none"],
+    "--signal": ["averaged", "raw"],
     "--precision": ["auto", "fp32", "bf16", "fp16"],
 }
 
 DEFAULTS = {
     "--data": "digits", "--model": "small-cnn", "--space": "default", "--budget": "50", "--sampler": "tpe",
-    "--pruner": "hopeless", "--seeds": 3, "--confirm": 3, "--seed": 0, "--jobs": 1, "--home": ".lrtune",
-    "--out": "reports", "--storage": "",
+    "--pruner": "fair", "--rungs": "auto", "--reduction": 3, "--signal": "averaged", "--seeds": 3, "--confirm": 3,
+    "--seed": 0, "--jobs": 1, "--home": ".lrtune", "--out": "reports", "--storage": "",
 }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 from lrtune.core.errors import InputError
@@ -14,7 +15,9 @@ from lrtune.core.trial import RunRecord
 BudgetUnit = Literal["trials", "epochs", "runs", "seconds"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 SamplerName = Literal["tpe", "gp", "random", "qmc"]
-PrunerName = Literal["hopeless", "median", "halving", "none"]
+PrunerName = Literal["fair", "halving", "hyperband", "hopeless", "median", "patient", "none"]
+Signal = Literal["averaged", "raw"]
+"""What an unfinished run is judged by: the Top-1 of its averaged weights, or of its weights as they are."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,39 @@ class Budget:
         return f"{self.amount:.12g}" + {"trials": "", "epochs": "ep", "runs": "runs", "seconds": "s"}[self.unit]
 
 
+@dataclass(frozen=True)
+class Rung:
+    """A cheaper look at a recipe than its full run."""
+
+    epochs: int
+    """Epochs that it takes."""
+    compressed: bool = False
+    """Whether the whole schedule is compressed to them; else they are the first ones of the full run."""
+
+    @staticmethod
+    def parse(text: str) -> tuple["Rung", ...]:
+        """Rungs from what people write: `c1,c3,9` is two compressed runs, and the first 9 epochs of the full one.
+
+        Raises:
+            InputError: it is none, or they do not rise.
+        """
+        found = [re.fullmatch(r"\s*(c?)([1-9]\d*)\s*", part) for part in text.split(",")]
+        rungs = tuple(Rung(int(match[2]), match[1] == "c") for match in found if match)
+        in_order = all((not a.compressed, a.epochs) < (not b.compressed, b.epochs) for a, b in pairwise(rungs))
+        if len(rungs) < len(found) or not in_order:
+            wanted = "must look like c1,c3,9, compressed ones first and each kind rising"
+            raise InputError(f"`rungs` {wanted}, but got {text!r}.")
+        return rungs
+
+    def __str__(self) -> str:
+        return f"{'c' if self.compressed else ''}{self.epochs}"
+
+    @property
+    def label(self) -> str:
+        """`3 epochs, compressed`."""
+        return f"{self.epochs} epoch{'' if self.epochs == 1 else 's'}{', compressed' if self.compressed else ''}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """How every run of a study is trained, whatever its recipe."""
@@ -73,6 +109,8 @@ class TrainSettings:
     label_smoothing: float = 0.0
     augment: bool = True
     """Random crops and, where left and right mean the same, flips."""
+    ema_half_life_epochs: float = 0.5
+    """Of the averaged weights that are measured beside the raw ones; 0: there are none."""
     device: str = "auto"
     threads: int = 0
     """CPU threads of a run; 0: all cores, divided among the jobs. A setting, since it moves the last bits."""
@@ -86,6 +124,10 @@ class TrainSettings:
                 f"`batch_size` must be a multiple of `accumulate`, but got {self.batch_size} and {self.accumulate}.",
             ),
             (self.clip_norm > 0, f"`0 < clip_norm` must hold, but got {self.clip_norm}."),
+            (
+                0 <= self.ema_half_life_epochs < math.inf,
+                f"`0 <= ema_half_life_epochs` must hold, but got {self.ema_half_life_epochs}.",
+            ),
             (0 <= self.label_smoothing < 1, f"`0 <= label_smoothing < 1` must hold, but got {self.label_smoothing}."),
         ]
         problems = [message for holds, message in rules if not holds]
@@ -113,7 +155,13 @@ class StudyConfig:
     seed: int = 0
     budget: Budget = field(default_factory=lambda: Budget(50, "trials"))
     sampler: SamplerName = "tpe"
-    pruner: PrunerName = "hopeless"
+    pruner: PrunerName = "fair"
+    rungs: tuple[Rung, ...] = ()
+    """Looks at a recipe before its full run, the cheapest first."""
+    reduction_factor: int = 3
+    """Of this many trials on a rung one goes up."""
+    signal: Signal = "averaged"
+    """What unfinished runs are judged by."""
     baseline: Recipe
     """What the user has today."""
     target: float | None = None
@@ -124,6 +172,8 @@ class StudyConfig:
     """Recipes that are retrained with fresh seeds at the end."""
     command: str = ""
     """What its user typed to begin it."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Hardware and versions that it was begun on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,13 +217,14 @@ class StudyState:
 
     @property
     def epochs_trained(self) -> int:
-        """Epochs of all runs."""
-        return sum(record.epochs for record in self.records)
+        """Epochs that all runs cost."""
+        return sum(record.epochs_trained for record in self.records)
 
     @property
     def busy_seconds(self) -> float:
         """Time in which at least one run was training; pauses between sessions do not count."""
-        spans = sorted((m.ended_at - m.seconds, m.ended_at) for record in self.records for m in record.measurements)
+        measured = (m for record in self.records for m in record.measurements if not m.reused)
+        spans = sorted((m.ended_at - m.seconds, m.ended_at) for m in measured)
         total, end = 0.0, -math.inf
         for start, stop in spans:
             total += max(0.0, stop - max(start, end))
@@ -184,7 +235,7 @@ class StudyState:
         """How much of a budget in `unit` is gone."""
         match unit:
             case "trials":
-                return len(self.of_kind("search"))
+                return len({r.run.trial for r in self.records if r.run.kind in ("rung", "search")})
             case "epochs":
                 return self.epochs_trained
             case "runs":

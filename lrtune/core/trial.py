@@ -6,7 +6,8 @@ from typing import Literal
 
 from lrtune.core.recipe import Recipe
 
-RunKind = Literal["baseline", "search", "confirm"]
+RunKind = Literal["baseline", "rung", "search", "confirm"]
+"""`rung`: a cheaper look at a recipe, before the full run that is its trial's `search`."""
 RunState = Literal["running", "completed", "pruned", "diverged", "failed"]
 
 
@@ -14,7 +15,7 @@ RunState = Literal["running", "completed", "pruned", "diverged", "failed"]
 class Run:
     """One training of one recipe: what has to be known to do it again.
 
-    `id` is unique in its study and derived from what the run is for (`baseline-0`, `trial-0007`,
+    `id` is unique in its study and derived from what the run is for (`baseline-0`, `trial-0007-rung-0`, `trial-0007`,
     `trial-0007-confirm-1`), so that two processes that plan the same run collide instead of training it twice.
     """
 
@@ -23,7 +24,12 @@ class Run:
     trial: int
     """Number of the trial that this run belongs to; -1 for the baseline."""
     recipe: Recipe
+    recipe_epochs: int
+    """Epochs that the lengths in `recipe` are meant for."""
     horizon_epochs: int
+    """Epochs that the schedule is fitted to; where they are fewer than `recipe_epochs`, it is compressed."""
+    stop_epochs: int
+    """Epochs that are trained: all of the horizon, or fewer of a run that is left at a rung."""
     seed: int
 
 
@@ -43,12 +49,22 @@ class Measurement:
     val_loss: float
     top1: float
     """Percent of the validation images right, by the raw weights."""
+    averaged_val_loss: float = math.nan
+    """Validation loss of the averaged weights; nan where there are none."""
+    averaged_top1: float = math.nan
+    """Percent of the validation images right, by the averaged weights. No finished run is ranked by it."""
     seconds: float
     """Training and evaluation of this epoch."""
     images_per_s: float
     """Training images a second, evaluation not counted."""
     ended_at: float
     """Seconds since 1970, UTC."""
+    prefix: str = ""
+    """Key of the training up to here: equal for runs that agree in everything that shapes them, to this epoch."""
+    reused: bool = False
+    """Taken over from another run with the same prefix, and not trained by this one."""
+    again_epochs: int = 0
+    """Epochs before this one that were trained a second time for it, because their checkpoint was gone."""
 
     @property
     def diverged(self) -> bool:
@@ -72,8 +88,18 @@ class RunRecord:
 
     @property
     def epochs(self) -> int:
-        """Epochs finished."""
+        """Epochs finished, trained by this run or taken over."""
         return len(self.measurements)
+
+    @property
+    def epochs_trained(self) -> int:
+        """Epochs that this run cost."""
+        return sum((not m.reused) + m.again_epochs for m in self.measurements)
+
+    @property
+    def epochs_reused(self) -> int:
+        """Epochs that this run took over from others."""
+        return sum(m.reused for m in self.measurements)
 
     @property
     def top1(self) -> float:
@@ -82,8 +108,8 @@ class RunRecord:
 
     @property
     def seconds(self) -> float:
-        """Training time so far."""
-        return sum(m.seconds for m in self.measurements)
+        """Training time so far; of epochs that were taken over none."""
+        return sum(m.seconds for m in self.measurements if not m.reused)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,21 +1,26 @@
 """What to train next: a pure function of the study's state.
 
-Orphans first (a run whose process is gone goes on from its last epoch), then the baseline's seeds, then recipes from
-the sampler while the budget lasts, then the best of them again with fresh seeds. An engine asks, trains, records and
-asks again; kill it at any time, and the plan goes on from what was recorded.
+Orphans first (a run whose process is gone goes on from its last epoch), then the baseline's seeds, then promotions and
+recipes from the sampler while the budget lasts, then the best of them again with fresh seeds. An engine asks, trains,
+records and asks again; kill it at any time, and the plan goes on from what was recorded.
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from lrtune.core.recipe import Recipe
 from lrtune.core.study import StudyState
-from lrtune.core.trial import Run, RunKind, RunRecord
+from lrtune.core.trial import Run, RunKind
+from lrtune.decide.rungs import first_run, promotion
+from lrtune.decide.trials import best_first, trials_of
 
 Ask = Callable[[StudyState, int], Recipe]
 """The sampler: the recipe of trial number n, given the study so far."""
 
+MAX_REPEATS = 10
+"""Trials in a row with recipes that were tried before, after which the space is taken to hold nothing else."""
 MAX_FAILURES = 3
 """Runs that fail one after another before the study is given up: the fault is then not in a recipe."""
 
@@ -47,28 +52,37 @@ def next_run(state: StudyState, ask: Ask) -> Run | Wait | Done:
     for run in _baseline_runs(state):
         if run.id not in known:
             return run
-    if _search_goes_on(state):
-        number = len(state.of_kind("search"))
-        return _run(state, "search", number, ask(state, number), state.config.seed, f"trial-{number:04d}")
-    if any(record.state == "running" for record in state.of_kind("search")):
-        return Wait()  # the best few are known only when every trial has ended
+    searching = _next_of_search(state, ask)
+    if searching is not None:
+        return searching
     for run in _confirmation_runs(state):
         if run.id not in known:
-            if not _affordable(state, reserve=0.0):
+            if not _affordable(state, run, reserve_epochs=0):
                 break
             return run
     return Wait() if running else Done("the budget is spent and the best recipes are confirmed")
 
 
+def _next_of_search(state: StudyState, ask: Ask) -> Run | Wait | None:
+    """A promotion, or else a new trial while the budget lasts, then what may still go up; `None` after all that."""
+    reserve = _reserve_epochs(state)
+    promoted = promotion(state)
+    if promoted is not None and _affordable(state, promoted, reserve_epochs=reserve):
+        return promoted
+    if promoted is None and state.spent("trials") < _max_trials(state) and not _is_exhausted(state):
+        number = int(state.spent("trials"))
+        run = first_run(state, number, state.config.baseline)
+        if _affordable(state, run, reserve_epochs=reserve):
+            return replace(run, recipe=ask(state, number))
+    if any(record.state == "running" for record in state.records if record.run.kind in ("rung", "search")):
+        return Wait()  # what goes up, and which are the best, is known only when they have ended
+    promoted = promotion(state, settled=True)
+    return promoted if promoted is not None and _affordable(state, promoted, reserve_epochs=0) else None
+
+
 def is_done(state: StudyState) -> bool:
     """Whether nothing is left to train."""
     return isinstance(next_run(state, lambda _state, _number: state.config.baseline), Done)
-
-
-def finished_trials(state: StudyState) -> list[RunRecord]:
-    """Search runs that went to their end, best Top-1 first; the earlier one first where they are equal."""
-    finished = (record for record in state.of_kind("search") if record.state == "completed")
-    return sorted(finished, key=lambda record: record.top1, reverse=True)
 
 
 def fresh_seeds(state: StudyState) -> range:
@@ -85,50 +99,67 @@ def _confirmation_runs(state: StudyState) -> list[Run]:
     """The best few that differ from one another and the baseline, each with every fresh seed; the best one first."""
     seen = {state.config.baseline}
     runs = []
-    for record in finished_trials(state):
+    for trial in best_first(trials_of(state)):
         if len(seen) > state.config.num_confirmed:
             break
-        if record.run.recipe not in seen:
-            seen.add(record.run.recipe)
-            trial, recipe = record.run.trial, record.run.recipe
+        if trial.recipe not in seen:
+            seen.add(trial.recipe)
             runs += [
-                _run(state, "confirm", trial, recipe, seed, f"trial-{trial:04d}-confirm-{i}")
+                _run(state, "confirm", trial.number, trial.recipe, seed, f"trial-{trial.number:04d}-confirm-{i}")
                 for i, seed in enumerate(fresh_seeds(state))
             ]
     return runs
 
 
-def _search_goes_on(state: StudyState) -> bool:
+def _is_exhausted(state: StudyState) -> bool:
+    """Whether the sampler finds nothing new: what was tried before costs nothing, and would be tried for ever."""
+    recipes = [trial.recipe for trial in trials_of(state)]
+    return len(recipes) > MAX_REPEATS and set(recipes[-MAX_REPEATS:]) <= set(recipes[:-MAX_REPEATS])
+
+
+def _max_trials(state: StudyState) -> float:
     budget = state.config.budget
-    if budget.unit == "trials":
-        return state.spent("trials") < budget.amount
-    wanted = state.config.num_confirmed * state.config.num_seeds * _full_run_cost(state)
-    return _affordable(state, reserve=min(wanted, budget.amount / 3))
+    return budget.amount if budget.unit == "trials" else math.inf
 
 
-def _affordable(state: StudyState, *, reserve: float) -> bool:
-    """Whether one more full run fits into the budget, with what is running now and `reserve` set aside."""
-    budget = state.config.budget
-    if budget.unit == "trials":
+def _reserve_epochs(state: StudyState) -> float:
+    """What the search leaves untouched: a full run of its best recipe, and the confirmations; at most a third."""
+    config = state.config
+    wanted = (config.num_confirmed * config.num_seeds + bool(config.rungs)) * config.epochs
+    epoch = _epoch_cost(state)
+    return min(wanted, config.budget.amount / 3 / epoch) if epoch else 0.0
+
+
+def _affordable(state: StudyState, run: Run, *, reserve_epochs: float) -> bool:
+    """Whether a run fits into the budget, with what is running now and `reserve_epochs` set aside."""
+    budget, epoch = state.config.budget, _epoch_cost(state)
+    if budget.unit == "trials" or not epoch:
         return True
-    cost = _full_run_cost(state)
-    if budget.unit == "seconds" and not cost:  # nothing was measured yet
-        return True
-    running = (record for record in state.records if record.state == "running")
-    committed = sum(cost * (1 - record.epochs / record.run.horizon_epochs) for record in running)
-    return state.spent(budget.unit) + committed + cost + reserve <= budget.amount + 1e-9
+    behind = [r for r in state.records if r.run.trial == run.trial and _is_prefix(r.run, run)]
+    known = max((r.run.stop_epochs for r in behind), default=0)
+    running = sum(r.run.stop_epochs - r.epochs for r in state.records if r.state == "running")
+    wanted = running + run.stop_epochs - known + reserve_epochs
+    return state.spent(budget.unit) + epoch * wanted <= budget.amount + 1e-9
 
 
-def _full_run_cost(state: StudyState) -> float:
-    """One full run, in the unit of the budget."""
+def _is_prefix(first: Run, run: Run) -> bool:
+    """Whether a run goes on where another one stopped."""
+    same = (first.recipe, first.horizon_epochs, first.seed) == (run.recipe, run.horizon_epochs, run.seed)
+    return same and first.stop_epochs < run.stop_epochs
+
+
+def _epoch_cost(state: StudyState) -> float:
+    """One epoch, in the unit of the budget; 0 where that is not known, or nothing is spent by epochs."""
     match state.config.budget.unit:
         case "epochs":
-            return state.config.epochs
-        case "runs" | "trials":
             return 1.0
+        case "runs":
+            return 1 / state.config.epochs
+        case "trials":
+            return 0.0
         case "seconds":
-            seconds = [m.seconds for record in state.records for m in record.measurements]
-            return state.config.epochs * fmean(seconds) if seconds else 0.0
+            seconds = [m.seconds for record in state.records for m in record.measurements if not m.reused]
+            return fmean(seconds) if seconds else 0.0
 
 
 def _hopeless_failure(state: StudyState) -> str:
@@ -140,4 +171,8 @@ def _hopeless_failure(state: StudyState) -> str:
 
 
 def _run(state: StudyState, kind: RunKind, trial: int, recipe: Recipe, seed: int, run_id: str) -> Run:
-    return Run(id=run_id, kind=kind, trial=trial, recipe=recipe, horizon_epochs=state.config.epochs, seed=seed)
+    epochs = state.config.epochs
+    return Run(
+        id=run_id, kind=kind, trial=trial, recipe=recipe, recipe_epochs=epochs, horizon_epochs=epochs,
+        stop_epochs=epochs, seed=seed,
+    )  # fmt: skip

@@ -10,7 +10,8 @@ from lrtune.core.study import StudyState
 from lrtune.core.trial import RunRecord
 from lrtune.decide.convergence import Convergence, convergence_epoch, settling_epoch
 from lrtune.decide.noise import Difference, paired_difference
-from lrtune.decide.plan import finished_trials, is_done
+from lrtune.decide.plan import is_done
+from lrtune.decide.trials import best_first, trials_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,7 @@ class Contender:
     """-1: the baseline."""
     recipe: Recipe
     search_top1: float
-    """Percent, of the run that the search saw; nan for the baseline, which the search did not see."""
+    """Percent, of the full run that the search saw; nan where it saw none, and for the baseline."""
     seeds: tuple[int, ...]
     """The fresh seeds that it was trained with."""
     top1s: tuple[float, ...]
@@ -79,7 +80,7 @@ def recommend(state: StudyState) -> Recommendation | None:
     target, source = target_of(state)
     baseline_runs = _counted(state.of_kind("baseline"))
     baseline_by_seed = {r.run.seed: _final(r) for r in baseline_runs}
-    searched = finished_trials(state)
+    searched = best_first(trials_of(state))
     confirmed: dict[int, list[RunRecord]] = {}
     for record in _counted(state.of_kind("confirm")):
         confirmed.setdefault(record.run.trial, []).append(record)
@@ -101,7 +102,7 @@ def recommend(state: StudyState) -> Recommendation | None:
         )
 
     baseline = contender(-1, state.config.baseline, math.nan, baseline_runs) if baseline_runs else None
-    candidates = [contender(r.run.trial, r.run.recipe, r.top1, confirmed.get(r.run.trial, [])) for r in searched]
+    candidates = [contender(t.number, t.recipe, t.top1, confirmed.get(t.number, [])) for t in searched]
     # The baseline comes first, so that it keeps its place where a new recipe only equals it.
     proven = ([baseline] if baseline else []) + [c for c in candidates if c.top1s]
     ranked = sorted(proven, key=lambda c: c.mean, reverse=True)

@@ -1,18 +1,31 @@
 """Everything that a report says, worked out once: Markdown, HTML, JSON, plots and terminal only set it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple
 
 from lrtune.core.recipe import Recipe
-from lrtune.core.study import StudyState
+from lrtune.core.study import StudyConfig, StudyState
 from lrtune.core.trial import Measurement, RunRecord
-from lrtune.decide.plan import finished_trials
 from lrtune.decide.recommend import Contender, Recommendation
+from lrtune.decide.spending import Spending, spending_of
+from lrtune.decide.trials import trials_of
 from lrtune.report import wording
 from lrtune.report.code import torch_code
+from lrtune.report.trials import (
+    LeftRow,
+    Point,
+    RungRow,
+    RunRow,
+    finished_trials,
+    left_rows,
+    points_of,
+    run_row,
+    rung_note,
+    rung_rows,
+)
 from lrtune.schedules import build_schedule
 
 NUM_LEARNING_CURVES = 4  # more lines than this are not told apart in one plot
@@ -62,26 +75,6 @@ class ContenderRow(NamedTuple):
     """Whether fresh seeds do not tell it from the recommended one."""
 
 
-class RunRow(NamedTuple):
-    """One run of the search, in words."""
-
-    id: str
-    recipe: str
-    state: str
-    epochs: str
-    top1: str
-    reason: str
-
-
-class Point(NamedTuple):
-    """One run of the search in the plot of peak LR against Top-1."""
-
-    peak_lr: float
-    top1: float
-    decay: str
-    state: str
-
-
 @dataclass(frozen=True, kw_only=True)
 class Curve:
     """A line of a plot: `xs`, `ys` and, over several seeds, the band `lows` to `highs`, all of one length."""
@@ -97,20 +90,34 @@ class Curve:
 class Cost:
     """What the study has spent so far, and what it has not."""
 
-    epochs_trained: int
-    epochs_avoided: int
-    """Left of the horizons of the search's runs that were pruned or diverged."""
+    spending: Spending
+    epochs_again: int
+    """Trained a second time; counted in `spending.trained`."""
     seconds: float
     """Time in which at least one run was training."""
+    num_trials: int
+    num_finished: int
+    """Trials that were trained in full."""
     num_runs: Mapping[str, int]
     """State to number of runs, of every kind of run."""
 
     def __str__(self) -> str:
         """One sentence."""
-        runs = ", ".join(f"{number} {state}" for state, number in self.num_runs.items()) or "no runs"
-        trained = f"{wording.count(self.epochs_trained, 'epoch')} trained in {wording.duration(self.seconds)}"
-        avoided = f"{wording.count(self.epochs_avoided, 'epoch')} avoided by stopping early"
-        return f"{trained}; {avoided}; {runs}."
+        if not self.num_runs:
+            return "Nothing has been trained yet."
+        spent = self.spending
+        again = f" ({self.epochs_again:,} of them a second time, their checkpoint gone)" if self.epochs_again else ""
+        avoided = f"{spent.avoided:,} avoided"
+        if spent.avoided < 0:  # a few trials on rungs can cost more than training each in full
+            avoided = f"none avoided, {-spent.avoided:,} added on rungs"
+        (state, amount), *others = self.num_runs.items()
+        runs = [f"{wording.count(amount, 'run')} {state}", *(f"{amount:,} {state}" for state, amount in others)]
+        return (
+            f"{wording.count(spent.asked, 'epoch')} asked for: {spent.trained:,} trained in "
+            f"{wording.duration(self.seconds)}{again}, {spent.reused:,} reused, {avoided}; "
+            f"{wording.count(self.num_trials, 'trial')}, {self.num_finished:,} of them in full; "
+            f"{', '.join(runs)}."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +131,14 @@ class Document:
     facts: tuple[Fact, ...]
     target: str
     contenders: tuple[ContenderRow, ...]
+    rungs: tuple[RungRow, ...]
+    """Lowest first; empty where the study has none."""
+    rung_note: str
+    """What the rungs are for, and what their table says."""
     finished: tuple[RunRow, ...]
-    """Runs of the search that ran to their end, best first."""
+    """Full runs of the search that ran to their end, best first."""
+    left: tuple[LeftRow, ...]
+    """Trials that went no further than a rung, those from the highest one first."""
     stopped: tuple[RunRow, ...]
     """Runs of any kind that were pruned, diverged or failed, in the order of their planning."""
     points: tuple[Point, ...]
@@ -154,10 +167,20 @@ class Document:
         return found is not None and found.best.recipe.decay.name == "plateau"
 
     @property
+    def cost_note(self) -> str:
+        """What the words of the cost mean."""
+        return (
+            "Asked for: if every recipe had been trained in full, from its start. Reused: taken over from runs that "
+            "agree up to there. Avoided: of recipes that were not worth a full run."
+        )
+
+    @property
     def table_note(self) -> str:
         """What the columns of the comparison mean."""
+        left = any(row.search_top1 == wording.UNKNOWN and row.name != "baseline" for row in self.contenders)
         note = (
-            "Top-1 in percent. Search: the one run that the search saw, the best of many and so flattering. "
+            "Top-1 in percent. Search: the one run that the search saw, the best of many and so flattering"
+            f"{'; of a trial that was left on a rung there is none' if left else ''}. "
             "Fresh seeds: mean ± standard deviation over seeds that the search did not use. "
             "To baseline: points, seed by seed, with the 95 % interval. "
             "Convergence: epoch, median [min, max] over the fresh seeds. "
@@ -174,16 +197,15 @@ def compose(report: Report) -> Document:
         task=wording.task(state.config.task),
         headline=_headline(state, found),
         verdict=found.verdict if found else "No run has finished: there is nothing to recommend yet.",
-        facts=_facts(found),
+        facts=_facts(state, found),
         target=_target(found),
         contenders=_contender_rows(found),
-        finished=tuple(_run_row(record) for record in finished_trials(state)),
-        stopped=tuple(_run_row(r) for r in state.records if r.state in ("pruned", "diverged", "failed")),
-        points=tuple(
-            Point(r.run.recipe.peak_lr, r.top1, r.run.recipe.decay.name, r.state)
-            for r in state.of_kind("search")
-            if r.measurements
-        ),
+        rungs=rung_rows(state) if state.config.rungs else (),
+        rung_note=rung_note(state),
+        finished=tuple(run_row(trial.runs[-1]) for trial in finished_trials(state)),
+        left=left_rows(state),
+        stopped=tuple(run_row(r) for r in state.records if r.state in ("pruned", "diverged", "failed")),
+        points=points_of(state),
         range_tests=tuple(map(wording.range_result, state.range_results)),
         cost=_cost(state),
         settings=_settings(report),
@@ -211,12 +233,16 @@ def _headline(state: StudyState, found: Recommendation | None) -> str:
     return f"{'Keep the baseline' if finished_trials(state) else 'Only the baseline so far'}: t{sentence[1:]}"
 
 
-def _facts(found: Recommendation | None) -> tuple[Fact, ...]:
+def _facts(state: StudyState, found: Recommendation | None) -> tuple[Fact, ...]:
     if found is None:
         return ()
     best, baseline = found.best, found.baseline
     if best.top1s:
         top1 = Fact("Top-1, %", wording.mean_and_spread(best.top1s), _seeds(best))
+    elif math.isnan(best.search_top1):
+        trial = next(trial for trial in trials_of(state) if trial.number == best.trial)
+        rung = trial.ladder[trial.level - 1].label
+        top1 = Fact("Top-1, %", wording.UNKNOWN, f"not trained in full yet: {trial.score:.2f} at the rung of {rung}")
     else:
         top1 = Fact("Top-1, %", wording.number(best.search_top1), "one run of the search, not confirmed")
     facts = [
@@ -271,30 +297,20 @@ def _contender_rows(found: Recommendation | None) -> tuple[ContenderRow, ...]:
     )
 
 
-def _run_row(record: RunRecord) -> RunRow:
-    return RunRow(
-        id=record.run.id,
-        recipe=record.run.recipe.label,
-        state=record.state,
-        epochs=f"{record.epochs} of {record.run.horizon_epochs}",
-        top1=wording.number(record.top1),
-        reason=record.reason,
-    )
-
-
 def _best_first(records: Sequence[RunRecord]) -> list[RunRecord]:
     """By Top-1 after the last finished epoch; runs without any come last."""
     return sorted(records, key=lambda record: -math.inf if math.isnan(record.top1) else record.top1, reverse=True)
 
 
 def _cost(state: StudyState) -> Cost:
-    cut_short = [r for r in state.of_kind("search") if r.state in ("pruned", "diverged")]
     states = ("completed", "pruned", "diverged", "failed", "running")
     numbers = {name: sum(record.state == name for record in state.records) for name in states}
     return Cost(
-        epochs_trained=state.epochs_trained,
-        epochs_avoided=sum(record.run.horizon_epochs - record.epochs for record in cut_short),
+        spending=spending_of(state),
+        epochs_again=sum(m.again_epochs for record in state.records for m in record.measurements),
         seconds=state.busy_seconds,
+        num_trials=int(state.spent("trials")),
+        num_finished=len(finished_trials(state)),
         num_runs={name: number for name, number in numbers.items() if number},
     )
 
@@ -313,9 +329,21 @@ def _settings(report: Report) -> tuple[tuple[str, str], ...]:
         ("Validation images", str(config.num_validation)),
         ("Space, budget", f"{config.space_name}, {config.budget}"),
         ("Sampler, pruner", f"{config.sampler}, {config.pruner}"),
+        *_rung_settings(config),
         ("Seed", str(config.seed)),
         *report.environment.items(),
     )
+
+
+def _rung_settings(config: StudyConfig) -> Iterator[tuple[str, str]]:
+    """Only of pruners that they mean something to."""
+    if config.rungs:
+        yield "Rungs", f"{', '.join(map(str, config.rungs))}; of {config.reduction_factor} trials one goes up"
+    if config.rungs or config.pruner in ("median", "patient"):
+        half_life_epochs = config.settings.ema_half_life_epochs
+        averaged = config.signal == "averaged" and half_life_epochs
+        half_life = f"averaged weights, half-life {wording.count(half_life_epochs, 'epoch')}"
+        yield "Signal of unfinished runs", half_life if averaged else "raw weights"
 
 
 def _lr_curves(state: StudyState, found: Recommendation | None) -> tuple[Curve, ...]:
@@ -364,8 +392,9 @@ def lr_curve(
 
 def _full_runs(state: StudyState, trial: int) -> list[RunRecord]:
     """The runs of a trial with something measured: those with fresh seeds, or the search's own where there are none."""
-    runs = [r for r in state.records if r.run.trial == trial and r.measurements and r.state != "failed"]
-    fresh = [r for r in runs if r.run.kind != "search"]
+    whole = (r for r in state.records if r.run.trial == trial and r.run.kind != "rung")
+    runs = [r for r in whole if r.measurements and r.state != "failed"]
+    fresh = [r for r in runs if r.run.kind in ("baseline", "confirm")]
     return fresh or runs
 
 
@@ -374,8 +403,7 @@ def _learning_curves(state: StudyState, found: Recommendation | None) -> tuple[C
     shown = [(c.name, _full_runs(state, c.trial)) for c in compared(found)]
     known = {contender.trial for contender in compared(found)}
     if found is not None and not any(c.top1s and c.trial >= 0 for c in found.contenders):
-        runs = (record for record in finished_trials(state) if record.run.trial not in known)
-        shown += [(f"trial {record.run.trial}", [record]) for record in runs]
+        shown += [(f"trial {t.number}", [t.runs[-1]]) for t in finished_trials(state) if t.number not in known]
     others = [(name, runs) for name, runs in shown if name != "baseline"][:NUM_LEARNING_CURVES]
     baseline = [(name, runs) for name, runs in shown if name == "baseline"]
     return tuple(_learning_curve(name, runs) for name, runs in others + baseline if runs)

@@ -2,9 +2,7 @@
 
 import math
 import time
-from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from threading import RLock
 from types import TracebackType
 from typing import Self
@@ -16,103 +14,15 @@ from rich.table import Table
 from rich.text import Text
 
 from lrtune.core.events import EpochEnded, Event, Note, RunEnded, RunStarted
-from lrtune.core.study import StudyConfig, StudyState
-from lrtune.core.trial import Measurement, Run, RunRecord
+from lrtune.core.study import StudyState
+from lrtune.core.trial import RunRecord
+from lrtune.decide.trials import signal_of
 from lrtune.report import wording
+from lrtune.report.progress import Progress
 
 REFRESHES_PER_S = 4
-NUM_NOTES = 4
 SLOW_EPOCH_S = 10.0
 """Where no display moves, epochs that take longer than this get a line each, to show that something goes on."""
-
-_PHASES = {"baseline": "baseline", "search": "search", "confirm": "confirmation"}
-
-
-@dataclass(frozen=True)
-class _Running:
-    """A run that is under way."""
-
-    run: Run
-    epochs: int
-    """Finished."""
-    last: Measurement | None = None
-    """Of this session."""
-
-
-@dataclass
-class _Progress:
-    """What the events so far come to. The one thing here that changes; `LiveDisplay` guards it with a lock."""
-
-    config: StudyConfig
-    records: dict[str, RunRecord]
-    """Runs that are over."""
-    epochs_trained: int
-    busy_s: float
-    phase: str = "range test"
-    running: dict[str, "_Running"] = field(default_factory=dict)
-    notes: deque[str] = field(default_factory=lambda: deque(maxlen=NUM_NOTES))
-    num_ended_here: int = 0
-    """Runs that ended in this session."""
-
-    @staticmethod
-    def of(state: StudyState) -> "_Progress":
-        """Where a study stands when it is begun or taken up again."""
-        over = {record.run.id: record for record in state.records if record.state != "running"}
-        return _Progress(
-            config=state.config,
-            records=over,
-            epochs_trained=state.epochs_trained,
-            busy_s=state.busy_seconds,
-            phase=_PHASES[state.records[-1].run.kind] if state.records else "range test",
-        )
-
-    def take(self, event: Event) -> None:
-        """Counts an event in."""
-        match event:
-            case RunStarted(run=run, epochs_done=epochs_done):
-                self.running[run.id] = _Running(run, epochs_done)
-                self.phase = _PHASES[run.kind]
-            case EpochEnded(run=run, measurement=measurement):
-                self.running[run.id] = _Running(run, measurement.epoch, measurement)
-                self.epochs_trained += 1
-            case RunEnded(record=record):
-                self.running.pop(record.run.id, None)
-                self.records[record.run.id] = record
-                self.num_ended_here += 1
-                if record.reason:
-                    self.notes.append(f"{record.run.id} {record.state}: {record.reason}")
-            case Note(text=text):
-                self.notes.append(text)
-
-    @property
-    def best(self) -> RunRecord | None:
-        """The completed run of the search with the highest Top-1."""
-        finished = (r for r in self.records.values() if r.run.kind == "search" and r.state == "completed")
-        return max(finished, key=lambda record: record.top1, default=None)
-
-    @property
-    def baseline_top1s(self) -> list[float]:
-        """Final Top-1 of the baseline's runs."""
-        return [r.top1 for r in self.records.values() if r.run.kind == "baseline" and r.state == "completed"]
-
-    def spent(self, elapsed_s: float) -> tuple[float, float]:
-        """How much of the study is done, and all of it, in the unit of its budget; runs where that is trials.
-
-        Args:
-            elapsed_s: of this session.
-        """
-        budget, config = self.config.budget, self.config
-        match budget.unit:
-            case "trials":
-                confirmed = config.num_confirmed * config.num_seeds
-                under_way = sum(one.epochs / one.run.horizon_epochs for one in self.running.values())
-                return len(self.records) + under_way, config.num_seeds + budget.amount + confirmed
-            case "epochs":
-                return self.epochs_trained, budget.amount
-            case "runs":
-                return self.epochs_trained / config.epochs, budget.amount
-            case "seconds":
-                return self.busy_s + elapsed_s, budget.amount
 
 
 class LiveDisplay:
@@ -131,7 +41,7 @@ class LiveDisplay:
 
     def __init__(self, state: StudyState, console: Console, *, device: str, quiet: bool = False):
         self._device = device
-        self._progress = _Progress.of(state)
+        self._progress = Progress.of(state)
         self._done_before = self._progress.spent(0.0)[0]
         self._console = console
         self._quiet = quiet
@@ -170,16 +80,29 @@ class LiveDisplay:
         """The plain lines that an event is worth."""
         match event:
             case RunStarted(run=run, epochs_done=epochs_done) if epochs_done:
-                yield f"{run.id} goes on after epoch {epochs_done} of {run.horizon_epochs}: {run.recipe.label}"
-            case EpochEnded(run=run, measurement=m) if m.seconds > SLOW_EPOCH_S:
+                name = wording.run_name(run)
+                yield f"{name} goes on after epoch {epochs_done} of {run.stop_epochs}: {run.recipe.label}"
+            case EpochEnded(run=run, measurement=m) if m.seconds > SLOW_EPOCH_S and not m.reused:
                 losses = f"train loss {wording.number(m.train_loss, 3)}, Top-1 {wording.number(m.top1)} %"
-                yield f"{run.id} epoch {m.epoch} of {run.horizon_epochs}: LR {wording.lr(m.lr_last)}, {losses}"
+                name = wording.run_name(run)
+                yield f"{name} epoch {m.epoch} of {run.stop_epochs}: LR {wording.lr(m.lr_last)}, {losses}"
             case RunEnded(record=record):
-                done = f"{record.epochs} of {record.run.horizon_epochs} epochs, Top-1 {wording.number(record.top1)} %"
                 why = f" ({record.reason})" if record.reason else ""
-                yield f"{record.run.id} {record.state}{why}: {done}, {record.run.recipe.label}"
+                done = f"{record.epochs} of {record.run.stop_epochs} epochs"
+                name, top1 = wording.run_name(record.run), self._top1(record)
+                if record.epochs_reused:
+                    done += f", {record.epochs_reused} of them reused"
+                yield f"{name} {record.state}{why}: {done}, {top1}, {record.run.recipe.label}"
             case Note(text=text):
                 yield text
+
+    def _top1(self, record: RunRecord) -> str:
+        """Top-1, and of an unfinished schedule what it is judged by."""
+        said = f"Top-1 {wording.number(record.top1)} %"
+        config, run = self._progress.config, record.run
+        if run.stop_epochs < run.horizon_epochs and config.signal == "averaged" and record.measurements:
+            said += f" ({wording.number(signal_of(config, record.measurements[-1]))} % averaged)"
+        return said
 
     def _render(self) -> Group:
         with self._lock:
@@ -205,8 +128,10 @@ class LiveDisplay:
                 words = f"{wording.duration(done)} of {wording.duration(total)}"
             case "epochs":
                 words = f"{done:.0f} of {total:.0f} epochs"
-            case "trials" | "runs":
+            case "runs":
                 words = f"{math.floor(done)} of {total:g} runs"
+            case "trials":
+                words = self._counted()
         row = Table.grid(padding=(0, 2, 0, 0))
         row.add_row(
             Text(self._progress.phase, style="bold"),
@@ -216,6 +141,17 @@ class LiveDisplay:
             Text(f"ETA {wording.duration(self._eta_s(done, total, elapsed_s))}"),
         )
         return row
+
+    def _counted(self) -> str:
+        """What can be counted of the phase, as promotions are not known beforehand."""
+        progress, config = self._progress, self._progress.config
+        match progress.phase:
+            case "search":
+                return f"trial {progress.num_trials} of {config.budget.amount:g}"
+            case "confirmation":
+                return f"{progress.num_ended('confirm')} of {config.num_confirmed * config.num_seeds} runs"
+            case _:
+                return f"{progress.num_ended('baseline')} of {config.num_seeds} runs"
 
     def _eta_s(self, done: float, total: float, elapsed_s: float) -> float:
         """By the pace of this session; nan before a run has ended in it."""
@@ -233,7 +169,7 @@ class LiveDisplay:
             table.add_column(no_wrap=True)
         for one in self._progress.running.values():
             run, m = one.run, one.last
-            bar: list[RenderableType] = [ProgressBar(total=run.horizon_epochs, completed=one.epochs, width=12)]
+            bar: list[RenderableType] = [ProgressBar(total=run.stop_epochs, completed=one.epochs, width=12)]
             measured = ("",) * 5
             if m is not None:
                 measured = (
@@ -241,18 +177,19 @@ class LiveDisplay:
                     f"loss {wording.number(m.train_loss, 3)}",
                     f"{wording.number(m.top1)} %",
                     f"{m.images_per_s:,.0f} img/s",
-                    f"{wording.duration((run.horizon_epochs - one.epochs) * m.seconds)} left",
+                    f"{wording.duration((run.stop_epochs - one.epochs) * m.seconds)} left",
                 )
             label = Text(run.recipe.label, style="dim", overflow="ellipsis", no_wrap=True)
-            epochs = Text(f"{one.epochs}/{run.horizon_epochs}")
-            table.add_row(Text(run.id), *bar * wide, epochs, *map(Text, measured), label)
+            epochs = Text(f"{one.epochs}/{run.stop_epochs}")
+            table.add_row(Text(wording.run_name(run)), *bar * wide, epochs, *map(Text, measured), label)
         return table
 
     def _best(self) -> Text | None:
         best, baseline = self._progress.best, self._progress.baseline_top1s
         said = []
         if best is not None:
-            said.append(f"best so far {best.top1:.2f} % ({best.run.id}: {best.run.recipe.label})")
+            name = wording.run_name(best.runs[best.level - 1].run)
+            said.append(f"best so far {best.score:.2f} % ({name}: {best.recipe.label})")
         if baseline:
             said.append(f"baseline {wording.mean_and_spread(baseline)} %")
         return Text("; ".join(said), style="green", overflow="ellipsis", no_wrap=True) if said else None

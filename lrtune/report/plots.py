@@ -13,11 +13,12 @@ from markupsafe import escape
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from lrtune.core.study import RangeResult
 from lrtune.report import wording
 from lrtune.report.document import Curve, Document
+from lrtune.report.trials import Point
 
 # On a page each of these becomes a CSS variable, `--plot-ink` and so on, so that dark mode reaches into the plots. They
 # must differ from each other, and from whatever else matplotlib may write.
@@ -135,10 +136,12 @@ def _plots(doc: Document) -> Iterator[Plot]:
         shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in doc.importances)
         yield Plot("importance", "Importance of the parameters", f"{shares}.", _importance_figure(doc))
     if any(math.isfinite(point.top1) for point in doc.points):
-        description = (
-            f"{len(doc.points)} runs of the search, coloured by decay; hollow where unfinished, a cross where diverged."
-        )
-        yield Plot("trials", "Peak learning rate against Top-1", description, _trials_figure(doc))
+        trials = wording.count(sum(not point.level for point in doc.points), "full run")
+        rungs = sum(point.level > 0 for point in doc.points)
+        trials += f", and {wording.count(rungs, 'trial')} with no more than a rung's score" if rungs else ""
+        marks = "hollow where left or unfinished, a cross where diverged"
+        said = f"{trials}, coloured by decay; {marks}."
+        yield Plot("trials", "Peak learning rate against Top-1", said, _trials_figure(doc))
 
 
 def _figure(height: float, *, num_axes: int = 1) -> tuple[Figure, list[Axes]]:
@@ -248,25 +251,41 @@ def _importance_figure(doc: Document) -> Figure:
 
 
 def _trials_figure(doc: Document) -> Figure:
-    figure, [axes] = _figure(3.0)
+    """Full runs and, below them, since their scores are not comparable, those that ended on a rung."""
     points = [point for point in doc.points if math.isfinite(point.top1)]
-    floor = _floor([point.top1 for point in points if point.state == "completed"] or [point.top1 for point in points])
-    for decay, colour in DECAY_COLOURS.items():
-        mine = [point for point in points if point.decay == decay]
-        if mine:
-            axes.plot([], [], "o", color=colour, markersize=4, label=decay)
-        for point in mine:
-            # What lies far below goes to the lower edge, or it would squeeze the rest.
-            marker = "x" if point.state == "diverged" else "v" if point.top1 < floor else "o"
-            axes.plot(
-                point.peak_lr, max(point.top1, floor), marker, color=colour, markersize=4.5, clip_on=False,
-                fillstyle="full" if point.state == "completed" else "none",
-            )  # fmt: skip
-    axes.set(xscale="log", xlabel="peak learning rate", ylabel="validation Top-1, %")
-    axes.set_ylim(floor, None)
-    _plain_log(axes)
-    _legend_above(axes, ncols=6)
+    groups = {
+        "Top-1 of the full run, %": [point for point in points if not point.level],
+        "score on its rung, %": [point for point in points if point.level],
+    }
+    shown = {label: group for label, group in groups.items() if group}
+    figure, panels = _figure(3.0 if len(shown) == 1 else 4.6, num_axes=len(shown))
+    for decay in dict.fromkeys(decay for decay in DECAY_COLOURS if any(point.decay == decay for point in points)):
+        panels[0].plot([], [], "o", color=DECAY_COLOURS[decay], markersize=4, label=decay)
+    for axes, (label, group) in zip(panels, shown.items(), strict=True):
+        axes.sharex(panels[-1])
+        _trials_panel(axes, group)
+        axes.set(xscale="log", ylabel=label)
+        axes.tick_params(labelbottom=axes is panels[-1])
+        _plain_log(axes)
+    panels[-1].set_xlabel("peak learning rate")
+    _legend_above(panels[0], ncols=6)
     return figure
+
+
+def _trials_panel(axes: Axes, points: list[Point]) -> None:
+    ended = [point.top1 for point in points if point.state in ("completed", "left")]
+    floor = _floor(ended or [point.top1 for point in points])
+    for point in points:
+        # What lies far below goes to the lower edge, or it would squeeze the rest.
+        marker = "x" if point.state == "diverged" else "v" if point.top1 < floor else "o"
+        left = point.state == "left"
+        axes.plot(
+            point.peak_lr, max(point.top1, floor), marker, color=DECAY_COLOURS[point.decay], clip_on=False,
+            fillstyle="full" if point.state == "completed" else "none",
+            markersize=min(2 + 1.2 * point.level, 7) if left else 4.5, markeredgewidth=0.8 if left else 1,
+        )  # fmt: skip
+    best = max(point.top1 for point in points)
+    axes.set_ylim(floor, best + max(0.05 * (best - floor), 0.1))
 
 
 def _floor(top1s: list[float]) -> float:
@@ -283,5 +302,8 @@ def _legend_above(axes: Axes, ncols: int) -> None:
 
 def _plain_log(axes: Axes) -> None:
     """`0.01` and `1e-05` as tick labels; powers in superscript cannot stay text in an SVG."""
+    low, high = axes.get_xlim()
+    if high / low < 100:  # few powers of ten, or none
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))

@@ -1,5 +1,6 @@
 """A study as a value for programs: its best recipe, ready to use, and its runs as a table."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ class Best:
     schedule: Schedule
     """`schedule(step)` is the multiplier for optimizer step `step`; a plateau's as its first confirmed run had it."""
     top1: float
-    """Mean over fresh seeds, percent; of the search's own run while there are none."""
+    """Mean over fresh seeds, percent; of the search's own full run while there are none, and nan without that too."""
     convergence: Convergence
 
 
@@ -63,7 +64,8 @@ class SearchResult:
 
     def _runs_of(self, contender: Contender) -> Iterator[RunRecord]:
         kinds = {"confirm": 0, "baseline": 0, "search": 1}
-        records = (r for r in self.state.records if r.run.trial == contender.trial and r.state == "completed")
+        of_trial = (r for r in self.state.records if r.run.trial == contender.trial and r.run.kind in kinds)
+        records = (r for r in of_trial if r.state == "completed")
         yield from sorted(records, key=lambda r: kinds[r.run.kind])
 
 
@@ -77,7 +79,10 @@ def runs_dataframe(state: StudyState) -> "pd.DataFrame":
         decay = recipe.pop("decay")
         rows.append(
             {"run": record.run.id, "kind": record.run.kind, "trial": record.run.trial, "seed": record.run.seed}
-            | {"state": record.state, "epochs": record.epochs, "top1": record.top1, "test_top1": record.test_top1}
+            | {"horizon": record.run.horizon_epochs, "stop": record.run.stop_epochs, "reused": record.epochs_reused}
+            | {"state": record.state, "epochs": record.epochs, "top1": record.top1}
+            | {"averaged_top1": record.measurements[-1].averaged_top1 if record.measurements else math.nan}
+            | {"test_top1": record.test_top1}
             | recipe
             | {"decay": decay.pop("name")}
             | {f"decay_{key}": value for key, value in decay.items()}

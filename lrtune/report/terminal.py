@@ -37,6 +37,10 @@ def print_recommendation(report: Report, console: Console, folder: Path | None =
         console.print(Text(f"{legend}Top-1 in percent", style="dim"))
         console.print(Text(document.target, style="dim"))
     console.print(Text(str(document.cost), style="dim"))
+    if document.rungs:
+        console.print()
+        console.print(_rung_table(document))
+        console.print()
     if folder is not None:
         console.print(Text(f"Report: {folder / 'report.html'}"), soft_wrap=True)
 
@@ -82,6 +86,15 @@ def _table(document: Document, *, wide: bool) -> Table:
         cells.append(row.convergence.removesuffix(horizon))
         cells += [row.test_top1] * document.tested + [row.recipe] * wide
         table.add_row(*map(Text, cells), style="bold" if row.recommended else "")
+    return table
+
+
+def _rung_table(document: Document) -> Table:
+    table = _plain_table()
+    for heading in ("Rung", "Trials", "Promoted on score", "Regardless of it", "Kendall's tau"):
+        table.add_column(heading, justify="left" if heading == "Rung" else "right")
+    for row in document.rungs:
+        table.add_row(*(Text(str(cell)) for cell in row), style="dim")
     return table
 
 

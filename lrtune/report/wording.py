@@ -18,7 +18,8 @@ from lrtune.core.recipe import (
     Recipe,
     Step,
 )
-from lrtune.core.study import RangeResult
+from lrtune.core.study import RangeResult, Rung
+from lrtune.core.trial import Run
 from lrtune.decide.noise import Difference
 
 UNKNOWN = "–"
@@ -45,7 +46,7 @@ def lr(value: float) -> str:
 
 def mean_and_spread(top1s: Sequence[float]) -> str:
     """`93.12 ± 0.08`: mean and standard deviation; the mean alone where one value has no spread."""
-    if not top1s:
+    if not top1s or any(map(math.isnan, top1s)):
         return UNKNOWN
     return f"{fmean(top1s):.2f}" + (f" ± {stdev(top1s):.2f}" if len(top1s) > 1 else "")
 
@@ -60,8 +61,17 @@ def difference(found: Difference | None) -> str:
 
 
 def count(amount: float, noun: str) -> str:
-    """`1 epoch`, `1.5 epochs`."""
-    return f"{amount:.4g} {noun}" + ("" if amount == 1 else "s")
+    """`1 epoch`, `1.5 epochs`, `12,400 epochs`."""
+    digits = f"{amount:,.0f}" if float(amount).is_integer() else f"{amount:.4g}"
+    return f"{digits} {noun}" + ("" if amount == 1 else "s")
+
+
+def run_name(run: Run) -> str:
+    """`trial-0007 on rung c3`; of any other run its id."""
+    if run.kind != "rung":
+        return run.id
+    rung = Rung(run.stop_epochs, compressed=run.horizon_epochs < run.recipe_epochs)
+    return f"trial-{run.trial:04d} on rung {rung}"
 
 
 def duration(seconds: float) -> str:

@@ -53,12 +53,17 @@ def build_schedule(recipe: Recipe, *, epochs: int, steps_per_epoch: int) -> "Sch
         >>> [schedule(step) for step in range(schedule.total_steps)]
         [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
     """
-    decay = recipe.decay
-    states = (plateau.start(decay),) if isinstance(decay, Plateau) else ()
-    schedule = Schedule(recipe=recipe, epochs=epochs, steps_per_epoch=steps_per_epoch, states=states)
+    schedule = fit_schedule(recipe, epochs=epochs, steps_per_epoch=steps_per_epoch)
     if problems := _problems(schedule):
         raise InputError(problems)
     return schedule
+
+
+def fit_schedule(recipe: Recipe, *, epochs: int, steps_per_epoch: int) -> "Schedule":
+    """As `build_schedule`, without its checks: of a compressed recipe a part may well be shorter than a step."""
+    decay = recipe.decay
+    states = (plateau.start(decay),) if isinstance(decay, Plateau) else ()
+    return Schedule(recipe=recipe, epochs=epochs, steps_per_epoch=steps_per_epoch, states=states)
 
 
 @dataclass(frozen=True, kw_only=True)

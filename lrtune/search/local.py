@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
@@ -27,8 +27,8 @@ POLL_S = 0.3
 HEARTBEAT_S = 20.0
 
 Emit = Callable[[Event], None]
-Train = Callable[[Run, Sequence[Measurement]], Iterator[Measurement]]
-"""Trains a run on from the measurements that are recorded, and yields the others."""
+Train = Callable[[Run, StudyState], Iterator[Measurement]]
+"""The measurements of a run from its first epoch on; what the study knows of them already is not trained again."""
 
 
 class Study(Protocol):
@@ -96,7 +96,7 @@ def work_on(run: Run, bench: Workbench) -> None:
         with _heartbeat(bench.study, run):
             state, reason = _outcome(record, study)
             if state == "running":
-                record, state, reason = _train(record, bench)
+                record, state, reason = _train(record, study, bench)
         bench.study.finish(run, state, reason)
         ended = True
     finally:
@@ -172,10 +172,12 @@ def _leave_with_parent() -> None:
     os._exit(1)
 
 
-def _train(record: RunRecord, bench: Workbench) -> tuple[RunRecord, RunState, str]:
+def _train(record: RunRecord, study: StudyState, bench: Workbench) -> tuple[RunRecord, RunState, str]:
     """Draws measurements until the run is over; every one is recorded before it is shown or judged."""
     try:
-        for measurement in bench.train(record.run, record.measurements):
+        for measurement in bench.train(record.run, study):
+            if measurement.epoch <= record.epochs:
+                continue  # recorded before its process was killed
             bench.study.record(record.run, measurement)
             record = replace(record, measurements=(*record.measurements, measurement))
             bench.emit(EpochEnded(record.run, measurement))
@@ -188,7 +190,7 @@ def _train(record: RunRecord, bench: Workbench) -> tuple[RunRecord, RunState, st
         if not any(r.measurements for r in bench.study.state().records):
             raise  # not one epoch of this task was ever trained: the fault is the task's
         return record, "failed", str(error)
-    return record, "failed", "the training ended before its horizon"
+    return record, "failed", "the training ended before its last epoch"
 
 
 def _outcome(record: RunRecord, study: StudyState) -> tuple[RunState, str]:
@@ -196,7 +198,7 @@ def _outcome(record: RunRecord, study: StudyState) -> tuple[RunState, str]:
     if record.measurements and record.measurements[-1].diverged:
         last = record.measurements[-1]
         return "diverged", f"the loss was not finite in epoch {last.epoch}, at an LR of {last.lr_last:.3g}"
-    if record.epochs >= record.run.horizon_epochs:
+    if record.epochs >= record.run.stop_epochs:
         return "completed", ""
     decision = prune(record, study)
     return ("pruned", decision.reason) if decision.prune else ("running", "")

@@ -18,24 +18,21 @@ from lrtune.core.errors import StoreError
 from lrtune.core.recipe import Recipe, decay_from_dict
 from lrtune.core.space import Choice, Parameter, Range, Space, Value, parse_space
 from lrtune.core.study import StudyState
-from lrtune.core.trial import RunRecord
-from lrtune.decide.plan import finished_trials
+from lrtune.decide.trials import Trial, best_first, ladder_of, trials_of
+from lrtune.search.grid import cheapest_nearby, nearest_on_grid, on_grid
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
+MAX_SEEN = 250
+"""Trials that the sampler is shown: half of them the latest, the others the best. TPE tells at most the best 25 from
+the rest (`default_gamma`), which are the same 25 so, and each question costs what it copies."""
+NUM_CANDIDATES = 5
+"""Suggestions for one trial, where the cheapest of them is taken, or the first that was not tried yet."""
 MIN_TRIALS_FOR_IMPORTANCES = 8
 """Finished trials; of one or two, PED-ANOVA gives every parameter the same share, whatever they did."""
 
 Branch = dict[str, tuple[str, Parameter]]
 """Parameter name, as Optuna sees it -> (key of the recipe or of its decay, what it may be)."""
-
-_STATES = {
-    "running": TrialState.RUNNING,
-    "completed": TrialState.COMPLETE,
-    "pruned": TrialState.PRUNED,
-    "diverged": TrialState.PRUNED,  # so that the region is learnt as bad; FAIL would be ignored
-    "failed": TrialState.FAIL,
-}
 
 
 def ask(state: StudyState, number: int) -> Recipe:
@@ -48,7 +45,14 @@ def ask(state: StudyState, number: int) -> Recipe:
     if state.config.sampler == "qmc":  # its sequence is walked from the start; the others have no position
         for _ in range(number - len(known)):
             _suggest(study.ask(), space, state.config.baseline)
-    return _suggest(study.ask(), space, state.config.baseline)
+    suggested = [on_grid(_suggest(study.ask(), space, state.config.baseline), space)]
+    tried = {trial.recipe for trial in trials_of(state)}
+    compressed = any(rung.compressed for rung in ladder_of(state, number))  # hardly an epoch of it could be shared
+    while len(suggested) < NUM_CANDIDATES and (not compressed or suggested[-1] in tried):
+        suggested.append(on_grid(_suggest(study.ask(), space, state.config.baseline), space))
+    if compressed:
+        return suggested[-1]
+    return cheapest_nearby(suggested, state, space, but=tried)
 
 
 def fitted_space(state: StudyState) -> Space:
@@ -70,7 +74,7 @@ def known_good(state: StudyState, space: Space) -> list[Recipe]:
     if baseline.optimizer in space.choices("optimizer"):
         decay = {f"{baseline.decay.name}.{key}": value for key, value in _plain(baseline.decay).items()}
         wanted.append((baseline.optimizer, _plain(baseline) | decay | {"decay": baseline.decay.name}))
-    suggestions = {r.optimizer: r.interval.suggestion for r in state.range_results if r.interval}
+    suggestions = {r.optimizer: nearest_on_grid(r.interval.suggestion) for r in state.range_results if r.interval}
     for optimizer in space.choices("optimizer"):
         first = {"peak_lr": suggestions[optimizer]} if optimizer in suggestions else {}
         wanted += [
@@ -88,9 +92,12 @@ def known_good(state: StudyState, space: Space) -> list[Recipe]:
 
 def importances(state: StudyState) -> dict[str, float]:
     """Each parameter's share in the Top-1 of finished trials (PED-ANOVA, arXiv 2304.10255); empty for too few."""
-    if len(finished_trials(state)) < MIN_TRIALS_FOR_IMPORTANCES:
+    trials = trials_of(state)
+    if sum(trial.finished for trial in trials) < MIN_TRIALS_FOR_IMPORTANCES:
         return {}
-    study = _in_memory(state, fitted_space(state), number=0)
+    space = fitted_space(state)
+    study = optuna.create_study(direction="maximize")
+    study.add_trials([_frozen(trial, space, state.config.baseline) for trial in trials if trial.finished])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -111,17 +118,25 @@ def mirror(state: StudyState, url: str) -> None:
         study = optuna.create_study(
             study_name=state.config.name, storage=url, direction="maximize", load_if_exists=True
         )
-        there = {trial.user_attrs.get("lrtune_run") for trial in study.get_trials(deepcopy=False)}
-        for record in state.of_kind("search"):
-            if record.state != "running" and record.run.id not in there:
-                study.add_trial(_frozen(record, space, state.config.baseline))
+        there = {trial.user_attrs.get("lrtune_trial") for trial in study.get_trials(deepcopy=False)}
+        for trial in trials_of(state):
+            if not trial.running and f"{trial.number}/{trial.level}" not in there:
+                study.add_trial(_frozen(trial, space, state.config.baseline))
     except Exception as error:  # Optuna raises SQLAlchemy's errors, its own and built-in ones
         raise StoreError(f"{url}: Optuna cannot use this database: {error}") from error
 
 
 def _in_memory(state: StudyState, space: Space, number: int) -> optuna.Study:
+    """The trials with what is known of them: to the sampler a trial is as good as the rung it reached, then its score.
+
+    So what was learnt on short runs is a prior, and what was learnt on longer ones overrules it. A trial that waits for
+    promotion is a result like any other; as RUNNING, the constant liar would be repelled by it.
+    """
     study = optuna.create_study(direction="maximize", sampler=_sampler(state, number))
-    study.add_trials([_frozen(record, space, state.config.baseline) for record in state.of_kind("search")])
+    trials, baseline = trials_of(state), state.config.baseline
+    best, known = best_first(trials), {trial.number for trial in trials[-MAX_SEEN // 2 :]}
+    known |= {trial.number for trial in best[: MAX_SEEN - len(known)]}
+    study.add_trials([_frozen(trial, space, baseline, for_sampler=True) for trial in trials if trial.number in known])
     return study
 
 
@@ -143,22 +158,34 @@ def _sampler(state: StudyState, number: int) -> optuna.samplers.BaseSampler:
                 return optuna.samplers.QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False)
 
 
-def _frozen(record: RunRecord, space: Space, baseline: Recipe) -> FrozenTrial:
-    """A record as Optuna sees it. Its parameters are read back from the recipe, so they are stored once."""
-    recipe = record.run.recipe
-    branch = _branch(space, recipe.optimizer, recipe.decay.name)
-    distributions = {name: _distribution(parameter) for name, (_, parameter) in branch.items()}
-    params = {name: _to_optuna(_value_of(recipe, name, key)) for name, (key, _) in branch.items()}
-    state = _STATES[record.state]
-    last = record.epochs
-    top1 = record.top1 if record.top1 == record.top1 else 0.0
+def _frozen(trial: Trial, space: Space, baseline: Recipe, *, for_sampler: bool = False) -> FrozenTrial:
+    """A trial as Optuna sees it. Its parameters are read back from the recipe, so they are stored once.
+
+    Its own tools see a Top-1 where there is one, and else a pruned trial. The sampler sees `level + score / 100`.
+    """
+    branch = _branch(space, trial.recipe.optimizer, trial.recipe.decay.name)
+    value: float | None = None
+    if for_sampler:
+        seen = TrialState.COMPLETE if trial.level else TrialState.RUNNING
+        value = trial.level + trial.score / 100 if trial.alive else 0.0
+    else:
+        seen = TrialState.COMPLETE if trial.finished else TrialState.PRUNED
+        value = trial.top1
+    if trial.runs[-1].state == "failed":
+        seen = TrialState.FAIL
+    last = trial.runs[-1]
     return create_trial(
-        state=state,
-        value=top1 if state is TrialState.COMPLETE else None,
-        params=params,
-        distributions=distributions,
-        intermediate_values={last: top1} if last and state is TrialState.PRUNED else {},
-        user_attrs={"lrtune_run": record.run.id, "recipe": recipe.label, "epochs": last, "reason": record.reason},
+        state=seen,
+        value=value if seen is TrialState.COMPLETE else None,
+        params={name: _to_optuna(_value_of(trial.recipe, name, key)) for name, (key, _) in branch.items()},
+        distributions={name: _distribution(parameter) for name, (_, parameter) in branch.items()},
+        intermediate_values={last.epochs: last.top1} if seen is TrialState.PRUNED and last.top1 == last.top1 else {},
+        user_attrs={
+            "lrtune_trial": f"{trial.number}/{trial.level}",
+            "recipe": trial.recipe.label,
+            "epochs": last.epochs,
+            "reason": last.reason,
+        },
     )
 
 

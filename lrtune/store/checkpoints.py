@@ -1,11 +1,12 @@
-"""Checkpoints: one file a run, replaced whole after each epoch, with its own checksum, under a size limit.
+"""Checkpoints: one file a state of training, under its key, with its own checksum, and all of them under a size limit.
 
 A file is the SHA-256 of its payload (32 bytes) and the payload. What the payload is, is the business of whoever saves
-it: this room neither knows torch nor unpickles anything.
+it: this room neither knows torch nor unpickles anything. Any file may go at any time: that costs epochs, no result.
 """
 
 import hashlib
 import os
+from collections.abc import Container
 from pathlib import Path
 
 from lrtune.core.errors import StoreError
@@ -18,7 +19,7 @@ class CheckpointStore:
     """The checkpoints of one study."""
 
     def __init__(self, folder: Path, *, limit_bytes: int = 20 * 2**30):
-        """Checkpoints in `folder`, which is made; over `limit_bytes` the least recently written go first."""
+        """Checkpoints in `folder`, which is made; over `limit_bytes` those that took the fewest epochs go first."""
         self.folder = folder
         self.limit_bytes = limit_bytes
         try:
@@ -26,14 +27,14 @@ class CheckpointStore:
         except OSError as error:
             raise StoreError(f"checkpoints cannot be written to {folder}: {error.strerror}.") from None
 
-    def save(self, run_id: str, payload: bytes) -> None:
-        """Replaces the run's checkpoint; a kill at any moment leaves the old one or the new one.
+    def save(self, key: str, payload: bytes, epochs: int) -> None:
+        """Keeps a state that took `epochs` epochs; a kill at any moment leaves all of it or nothing.
 
         Raises:
             StoreError: the disk is full or cannot be written.
         """
-        path = self._path(run_id)
-        temporary = path.with_suffix(".tmp")  # a run has one worker, so a killed one's is overwritten by the next
+        path = self.folder / f"{key}.{epochs}{SUFFIX}"
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")  # two processes may come to the same state at once
         try:
             with temporary.open("wb") as file:
                 file.write(hashlib.sha256(payload).digest())
@@ -46,46 +47,53 @@ class CheckpointStore:
             raise StoreError(f"checkpoint {path} cannot be written: {error.strerror}.") from None
         self._evict(keep=path)
 
-    def load(self, run_id: str) -> bytes | None:
-        """The run's checkpoint; `None` where it has none.
+    def load(self, key: str) -> bytes | None:
+        """The state under `key`; `None` where there is none.
 
         Raises:
             StoreError: it is damaged.
         """
-        path = self._path(run_id)
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise StoreError(f"checkpoint {path} cannot be read: {error.strerror}.") from None
-        digest, payload = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-        if hashlib.sha256(payload).digest() != digest:
-            raise StoreError(
-                f"checkpoint {path} is damaged: its content does not match its checksum. "
-                "Delete it, and the run is trained again from its start; what was measured is kept."
-            )
-        return payload
+        for path in self._paths(key):
+            try:
+                content = path.read_bytes()
+            except FileNotFoundError:  # another process was faster
+                return None
+            except OSError as error:
+                raise StoreError(f"checkpoint {path} cannot be read: {error.strerror}.") from None
+            digest, payload = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+            if hashlib.sha256(payload).digest() != digest:
+                raise StoreError(
+                    f"checkpoint {path} is damaged: its content does not match its checksum. "
+                    "Delete it, and its epochs are trained again; what was measured is kept."
+                )
+            return payload
+        return None
 
-    def drop(self, run_id: str) -> None:
-        """Forgets the run's checkpoint, if it has one."""
-        for suffix in (SUFFIX, ".tmp"):
-            self._path(run_id).with_suffix(suffix).unlink(missing_ok=True)
+    def drop(self, key: str) -> None:
+        """Forgets the state under `key`, if there is one."""
+        for path in self._paths(key):
+            path.unlink(missing_ok=True)
 
-    def _path(self, run_id: str) -> Path:
-        return self.folder / f"{run_id}{SUFFIX}"
+    def keep_only(self, keys: Container[str]) -> None:
+        """Forgets all other states, and what killed processes left half-written."""
+        for path in self.folder.iterdir():
+            if path.name.split(".")[0] not in keys or not path.name.endswith(SUFFIX):
+                path.unlink(missing_ok=True)
+
+    def _paths(self, key: str) -> list[Path]:
+        return list(self.folder.glob(f"{key}.*{SUFFIX}"))
 
     def _evict(self, keep: Path) -> None:
-        """Drops the least recently written files but `keep`. A lost checkpoint costs time, never a result."""
+        """Drops what took the fewest epochs, of equals the oldest, until the rest fits; never `keep`."""
         entries = []
         for path in self.folder.glob(f"*{SUFFIX}"):
             try:
                 stat = path.stat()
             except FileNotFoundError:  # another process was faster
                 continue
-            entries.append((stat.st_mtime, stat.st_size, path))
-        total = sum(size for _, size, _ in entries)
-        for _, size, path in sorted(entries):
+            entries.append((int(path.name.split(".")[1]), stat.st_mtime, stat.st_size, path))
+        total = sum(size for _, _, size, _ in entries)
+        for _, _, size, path in sorted(entries):
             if total <= self.limit_bytes:
                 break
             if path != keep:

@@ -47,7 +47,9 @@ _runs = sa.Table(
     sa.Column("kind", sa.String(20), nullable=False),
     sa.Column("trial", sa.Integer, nullable=False),
     sa.Column("recipe", sa.Text, nullable=False),
+    sa.Column("recipe_epochs", sa.Integer, nullable=False),
     sa.Column("horizon_epochs", sa.Integer, nullable=False),
+    sa.Column("stop_epochs", sa.Integer, nullable=False),
     sa.Column("seed", sa.BigInteger, nullable=False),
     sa.Column("state", sa.String(20), nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
@@ -63,8 +65,11 @@ _measurements = sa.Table(
     sa.Column("run", sa.String(100), primary_key=True),
     sa.Column("epoch", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("step", sa.Integer, nullable=False),
+    sa.Column("prefix", sa.String(40), nullable=False),
+    sa.Column("reused", sa.Boolean, nullable=False),
+    sa.Column("again_epochs", sa.Integer, nullable=False),
     # NULL stands for nan, which not every database takes.
-    *(sa.Column(name, sa.Float) for name in _MEASURED if name not in ("epoch", "step")),
+    *(sa.Column(field.name, sa.Float) for field in fields(Measurement) if field.type is float),
 )
 
 
@@ -98,6 +103,10 @@ class StudyDatabase:
         with self._begin() as connection:
             for table in _metadata.sorted_tables:  # not create_all(): it looks first, and of two processes one fails
                 connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
+            there = sa.inspect(connection)
+            for table in _metadata.sorted_tables:
+                if {column["name"] for column in there.get_columns(table.name)} != set(table.columns.keys()):
+                    raise StoreError(f"{url} holds studies of another version of lrtune: use another place.")
 
     def create(self, config: StudyConfig) -> None:
         """Records a new study.
@@ -226,7 +235,9 @@ class StudyStore:
             "kind": run.kind,
             "trial": run.trial,
             "recipe": json.dumps(run.recipe.to_dict()),
+            "recipe_epochs": run.recipe_epochs,
             "horizon_epochs": run.horizon_epochs,
+            "stop_epochs": run.stop_epochs,
             "seed": run.seed,
             "state": "running",
             "reason": "",
@@ -287,7 +298,9 @@ def _record(row: Any, measurements: list[Measurement]) -> RunRecord:
         kind=row.kind,
         trial=row.trial,
         recipe=Recipe.from_dict(json.loads(row.recipe)),
+        recipe_epochs=row.recipe_epochs,
         horizon_epochs=row.horizon_epochs,
+        stop_epochs=row.stop_epochs,
         seed=row.seed,
     )
     return RunRecord(

@@ -7,7 +7,7 @@ from typing import Any
 
 from lrtune.core.recipe import Recipe
 from lrtune.core.space import Interval
-from lrtune.core.study import Budget, RangeCurve, RangeResult, StudyConfig, TrainSettings
+from lrtune.core.study import Budget, RangeCurve, RangeResult, Rung, StudyConfig, TrainSettings
 
 
 def config_to_json(config: StudyConfig) -> str:
@@ -24,16 +24,17 @@ def config_from_json(text: str) -> StudyConfig:
         | {
             "settings": TrainSettings(**values["settings"]),
             "budget": Budget.parse(values["budget"]),
+            "rungs": tuple(Rung(**rung) for rung in values["rungs"]),
             "baseline": Recipe.from_dict(values["baseline"]),
         }
     )
 
 
 def compared(config: StudyConfig) -> dict[str, Any]:
-    """What must be the same for results to go together: all but the name, the budget, the command and the threads."""
+    """What must be the same for results to go together: all but name, budget, command, threads and machine."""
     values: dict[str, Any] = json.loads(config_to_json(config))
     settings: dict[str, Any] = values.pop("settings")
-    for key in ("name", "budget", "command"):
+    for key in ("name", "budget", "command", "environment"):
         del values[key]
     del settings["threads"]
     return values | settings

@@ -28,6 +28,12 @@ def describe_environment(settings: TrainSettings, recipe: Recipe) -> Mapping[str
     return described | {package: version(package) for package in dict.fromkeys(packages)}
 
 
+def shaping_environment(settings: TrainSettings, recipe: Recipe) -> Mapping[str, str]:
+    """The part of the environment that a run's numbers depend on to the last bit."""
+    described = describe_environment(settings, recipe)
+    return {name: value for name, value in described.items() if name not in ("System", "Python", "optuna")}
+
+
 def _processor() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:

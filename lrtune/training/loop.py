@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,7 +21,9 @@ from lrtune.core.errors import LrtuneError, StoreError, TaskError, TrialError
 from lrtune.core.recipe import Recipe
 from lrtune.core.study import TrainSettings
 from lrtune.core.trial import Measurement, Run
-from lrtune.schedules.build import Schedule, build_schedule
+from lrtune.schedules.build import Schedule
+from lrtune.schedules.compress import schedule_of
+from lrtune.training.averaging import AveragedWeights
 from lrtune.training.batches import Batches, derive_seed, evaluation_batches, training_batches
 from lrtune.training.optimizers import build_optimizer, set_lr
 from lrtune.training.precision import choose_arithmetic, choose_device
@@ -29,7 +31,7 @@ from lrtune.training.task import Task
 
 State = dict[str, Any]
 """Tensors and plain values: all that a run needs to go on after an epoch."""
-Save = Callable[[State], None]
+Save = Callable[[Measurement, State], None]
 
 
 class Trainer:
@@ -113,9 +115,9 @@ class Trainer:
 
         Args:
             run: what to train.
-            history: measurements that are already recorded; they are not yielded again.
-            state: what `save` was given after an epoch, to go on from; `None` trains from the start.
-            save: is given the state after each epoch, before its measurement is yielded.
+            history: measurements of the epochs that are behind `state`; they are not yielded again.
+            state: what `save` was given after the last of them, to go on from; `None` trains from the start.
+            save: is given each measurement, and the state after its epoch, before it is yielded.
 
         Yields:
             A measurement an epoch. A diverged one, with losses that are not finite, is the last.
@@ -124,47 +126,40 @@ class Trainer:
             TrialError: out of memory.
             TaskError: the task's model, data or loss failed.
         """
-        schedule = build_schedule(run.recipe, epochs=run.horizon_epochs, steps_per_epoch=self.steps_per_epoch)
-        model = self.build_model(run.seed)
-        optimizer = self.build_optimizer(run.recipe, model)
-        scaler = self.arithmetic.scaler()
-        done: list[Measurement] = []
+        assert bool(history) == (state is not None)
+        schedule = schedule_of(run, self.steps_per_epoch)
+        learner = self._learner(run)
         if state is not None:
             with self.guard("the task is not the one that a checkpoint was saved of"):
-                model.load_state_dict(state["model"])
-                optimizer.load_state_dict(state["optimizer"])
-            scaler.load_state_dict(state["scaler"])
-            done = [Measurement(**values) for values in state["measurements"]]
-            for measurement in done:
-                schedule = schedule.observe(val_loss=measurement.val_loss, top1=measurement.top1)
-            yield from done[len(history) :]  # finished and saved, but the process was killed before it was recorded
-        while len(done) < run.horizon_epochs and not (done and done[-1].diverged):
+                learner.restore(state)
+        done = list(history)
+        for measurement in done:
+            schedule = schedule.observe(val_loss=measurement.val_loss, top1=measurement.top1)
+        while len(done) < run.stop_epochs and not (done and done[-1].diverged):
             step = done[-1].step if done else 0
             with self.guard("the task could not be trained"):
-                measurement = self._epoch(run, len(done), step, model, optimizer, scaler, schedule)
+                measurement = self._epoch(run, len(done), step, learner, schedule)
             done.append(measurement)
             schedule = schedule.observe(val_loss=measurement.val_loss, top1=measurement.top1)
             if save is not None:
-                save({
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "scaler": scaler.state_dict(),
-                    "measurements": [asdict(m) for m in done],
-                })  # fmt: skip
-            if len(done) > len(history):
-                yield measurement
+                save(measurement, learner.state())
+            yield measurement
 
-    def _epoch(
-        self,
-        run: Run,
-        epoch: int,
-        step: int,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        scaler: torch.amp.GradScaler,
-        schedule: Schedule,
-    ) -> Measurement:
+    def _learner(self, run: Run) -> "Learner":
+        model = self.build_model(run.seed)
+        half_life_steps = self.settings.ema_half_life_epochs * self.steps_per_epoch
+        with self.guard("the task's model could not be copied, which averaged weights need"):
+            averaged = AveragedWeights(model, half_life_steps) if half_life_steps else None
+        return Learner(
+            model=model,
+            averaged=averaged,
+            optimizer=self.build_optimizer(run.recipe, model),
+            scaler=self.arithmetic.scaler(),
+        )
+
+    def _epoch(self, run: Run, epoch: int, step: int, learner: "Learner", schedule: Schedule) -> Measurement:
         """Trains and measures one epoch, counted from 0, that begins with optimizer step `step`."""
+        model, optimizer, scaler = learner.model, learner.optimizer, learner.scaler
         start = time.perf_counter()
         # Of dropout, and of loaders without a generator of their own.
         torch.manual_seed(derive_seed(run.seed, "epoch", epoch))
@@ -192,9 +187,15 @@ class Trainer:
             if not scaler.is_enabled() or scaler.get_scale() >= scale:  # a skipped step does not advance the schedule
                 lrs.append(run.recipe.peak_lr * multiplier)
                 step += 1
+                if learner.averaged is not None:
+                    learner.averaged.update(model)
         train_loss = total.item() / num_batches
         trained = time.perf_counter() - start
-        val_loss, top1 = self.evaluate(model, self.validation) if math.isfinite(train_loss) else (math.nan, math.nan)
+        val_loss, top1 = averaged_val_loss, averaged_top1 = math.nan, math.nan
+        if math.isfinite(train_loss):
+            val_loss, top1 = self.evaluate(model, self.validation)
+            if learner.averaged is not None:
+                averaged_val_loss, averaged_top1 = self.evaluate(learner.averaged.model, self.validation)
         return Measurement(
             epoch=epoch + 1,
             step=step,
@@ -203,6 +204,8 @@ class Trainer:
             train_loss=train_loss,
             val_loss=val_loss,
             top1=top1,
+            averaged_val_loss=averaged_val_loss,
+            averaged_top1=averaged_top1,
             seconds=time.perf_counter() - start,
             images_per_s=self.batches.num_images / trained,
             ended_at=time.time(),
@@ -230,6 +233,33 @@ class Trainer:
         model = self.task.model().to(self.device)
         model.load_state_dict(state["model"])
         return self.evaluate(model, evaluation_batches(self.task.test, batch_size=1024, device=self.device))[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learner:
+    """All that training changes."""
+
+    model: nn.Module
+    averaged: AveragedWeights | None
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+
+    def state(self) -> State:
+        """Tensors and plain values, for `restore`; they go on changing with the learner."""
+        return {
+            "model": self.model.state_dict(),
+            "averaged": self.averaged.state() if self.averaged is not None else {},
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes back to a `state`."""
+        self.model.load_state_dict(state["model"])
+        if self.averaged is not None:
+            self.averaged.restore(state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -2,13 +2,14 @@
 
 import math
 import pickle
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lrtune.core.errors import InputError
-from lrtune.core.study import Budget, StudyState, TrainSettings
+from lrtune.core.study import Budget, Rung, StudyState, TrainSettings
 from lrtune.core.trial import RunRecord
 from tests.studies import config_of, measurement, record, state_of
 
@@ -78,12 +79,68 @@ def test_a_budget_is_read_back_as_it_was(amount, suffix):
     assert Budget.parse(str(budget)) == budget
 
 
+# what people write, the rungs, how they are written back
+RUNGS = [
+    ("c1,c3,9", (Rung(1, compressed=True), Rung(3, compressed=True), Rung(9)), "c1,c3,9"),
+    (" c1 , 9 ", (Rung(1, compressed=True), Rung(9)), "c1,9"),
+    ("1,3,10", (Rung(1), Rung(3), Rung(10)), "1,3,10"),
+    ("c10", (Rung(10, compressed=True),), "c10"),
+    ("c3,3", (Rung(3, compressed=True), Rung(3)), "c3,3"),
+    ("c9,1", (Rung(9, compressed=True), Rung(1)), "c9,1"),
+]
+
+
+@pytest.mark.parametrize(("text", "rungs", "written"), RUNGS)
+def test_rungs(text, rungs, written):
+    assert Rung.parse(text) == rungs
+    assert ",".join(map(str, rungs)) == written
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "banana",
+        "c",
+        "0",
+        "c0",
+        "-1",
+        "01",
+        "1.5",
+        "c1,",
+        ",1",
+        "c1;c3",
+        "C1",
+        "1,c3",
+        "3,1",
+        "c3,c1",
+        "3,3",
+        "c1,c1",
+    ],
+)
+def test_what_are_no_rungs(text):
+    with pytest.raises(InputError) as caught:
+        Rung.parse(text)
+    wanted = "must look like c1,c3,9, compressed ones first and each kind rising"
+    assert caught.value.problems == (f"`rungs` {wanted}, but got {text!r}.",)
+
+
+@pytest.mark.parametrize(
+    ("rung", "label"),
+    [(Rung(1), "1 epoch"), (Rung(9), "9 epochs"), (Rung(1, compressed=True), "1 epoch, compressed"),
+     (Rung(3, compressed=True), "3 epochs, compressed")],
+)  # fmt: skip
+def test_a_rung_in_words(rung, label):
+    assert rung.label == label
+
+
 def test_settings_break_their_rules_together():
     with pytest.raises(InputError) as caught:
-        TrainSettings(batch_size=10, accumulate=3, clip_norm=0, label_smoothing=1)
+        TrainSettings(batch_size=10, accumulate=3, clip_norm=0, label_smoothing=1, ema_half_life_epochs=-1)
     assert caught.value.problems == (
         "`batch_size` must be a multiple of `accumulate`, but got 10 and 3.",
         "`0 < clip_norm` must hold, but got 0.",
+        "`0 <= ema_half_life_epochs` must hold, but got -1.",
         "`0 <= label_smoothing < 1` must hold, but got 1.",
     )
 
@@ -95,6 +152,8 @@ def test_settings_break_their_rules_together():
         ({"accumulate": 0}, "`1 <= accumulate` must hold, but got 0."),
         ({"clip_norm": math.nan}, "`0 < clip_norm` must hold, but got nan."),
         ({"label_smoothing": -0.1}, "`0 <= label_smoothing < 1` must hold, but got -0.1."),
+        ({"ema_half_life_epochs": math.inf}, "`0 <= ema_half_life_epochs` must hold, but got inf."),
+        ({"ema_half_life_epochs": math.nan}, "`0 <= ema_half_life_epochs` must hold, but got nan."),
     ],
 )
 def test_a_setting_that_breaks_its_rule(values, problem):
@@ -142,6 +201,30 @@ def test_spent():
     assert state.spent("epochs") == state.epochs_trained == 14
     assert state.spent("runs") == 14 / 4
     assert [r.run.trial for r in state.of_kind("search")] == [0, 1, 2, 3]
+
+
+def test_a_trial_of_several_runs_is_one_trial():
+    rungs = [record([50], rung=Rung(1, compressed=True), trial=trial) for trial in (0, 1)]
+    state = state_of(*rungs, record([50] * 2, rung=Rung(2), trial=1), record([50] * 4, trial=1))
+    assert state.spent("trials") == 2
+    assert state.spent("epochs") == 1 + 1 + 2 + 4
+
+
+def with_last(record, **changes):
+    return replace(record, measurements=(*record.measurements[:-1], replace(record.measurements[-1], **changes)))
+
+
+# what is said of the last of four epochs that took a second each: epochs trained, epochs reused, seconds
+@pytest.mark.parametrize(
+    ("changes", "trained", "reused", "seconds"),
+    [({}, 4, 0, 4), ({"reused": True}, 3, 1, 3), ({"again_epochs": 2, "seconds": 3}, 6, 0, 6)],
+)
+def test_what_was_taken_over_costs_nothing_and_what_was_trained_again_costs_twice(changes, trained, reused, seconds):
+    changed = with_last(record([50] * 4), **changes)
+    assert (changed.epochs, changed.epochs_trained, changed.epochs_reused) == (4, trained, reused)
+    assert changed.seconds == seconds
+    state = state_of(changed)
+    assert (state.spent("epochs"), state.spent("runs")) == (trained, trained / 4)
 
 
 def test_a_record_before_its_first_epoch_and_after():

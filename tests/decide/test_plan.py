@@ -10,15 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrtune.core.recipe import Recipe
-from lrtune.core.study import Budget, StudyState
+from lrtune.core.study import Budget, Rung, StudyState
 from lrtune.core.trial import Run, RunRecord
-from lrtune.decide.plan import MAX_FAILURES, Done, Wait, finished_trials, fresh_seeds, is_done, next_run
+from lrtune.decide.plan import MAX_FAILURES, Done, Wait, fresh_seeds, is_done, next_run
+from lrtune.decide.trials import best_first, trials_of
 from tests.studies import BASELINE, config_of, measurement, record, state_of
 
 
 def ask(state, number):
-    """Seven recipes and the baseline in turn, so that a search of some length has duplicates."""
-    return BASELINE if number % 8 == 0 else Recipe(peak_lr=0.05 * (number % 8))
+    """Seven peak LRs and the baseline in turn, each recipe twice, so that a search of some length has duplicates."""
+    return BASELINE if number % 8 == 0 else Recipe(peak_lr=0.05 * (number % 8), weight_decay=1e-4 * (number // 16))
 
 
 def top1_of(run):
@@ -45,7 +46,7 @@ def study(budget, *, jobs=1, kill_share=0.0, early_end_share=0.0, rng=None, **co
     Returns:
         The state at the end, and the ids of the runs in the order of their first start.
     """
-    rng = rng or Random(0)
+    rng, trained = rng or Random(0), set()
     state, started, now = StudyState(config=config_of(budget=Budget.parse(budget), **config)), [], 0.0
     while True:
         working = [r for r in state.records if r.state == "running" and not r.orphaned]
@@ -64,17 +65,21 @@ def study(budget, *, jobs=1, kill_share=0.0, early_end_share=0.0, rng=None, **co
                 assert step.id not in started
                 started.append(step.id)
                 if step.kind == "confirm":  # the best few are known
-                    assert all(r.state != "running" for r in state.of_kind("search"))
+                    assert all(r.state != "running" for r in state.records if r.run.kind in ("rung", "search"))
                 state = replace(state, records=(*state.records, RunRecord(run=step, state="running")))
             continue
         assert working  # a wait ends only with a run
-        record, now = rng.choice(working), now + 1
+        record = rng.choice(working)
         if rng.random() < kill_share:
             state = changed(state, record.run, orphaned=True)
             continue
-        measured = measurement(record.epochs + 1, top1_of(record.run), ended_at=now)
+        epoch = (record.run.trial, record.run.horizon_epochs, record.run.seed, record.epochs + 1)
+        reused = epoch in trained  # a promoted run goes on where its rung ended; what trials share is not reckoned with
+        trained.add(epoch)
+        now += not reused
+        measured = measurement(record.epochs + 1, top1_of(record.run), ended_at=now, reused=reused)
         state = changed(state, record.run, measurements=(*record.measurements, measured))
-        if record.epochs + 1 == record.run.horizon_epochs:
+        if record.epochs + 1 == record.run.stop_epochs:
             state = changed(state, record.run, state="completed")
         elif record.run.kind != "baseline" and rng.random() < early_end_share:
             state = changed(state, record.run, state="diverged" if record.run.kind == "confirm" else "pruned")
@@ -102,6 +107,45 @@ def test_the_order_of_a_study():
     assert [r.run.seed for r in state.of_kind("confirm")] == [1, 2, 3] * 2
     assert {r.run.trial for r in state.of_kind("baseline")} == {-1}
     assert all(r.run.horizon_epochs == 4 for r in state.records)
+
+
+def test_the_order_of_a_study_with_rungs():
+    """Of four trials one goes up from the compressed run, which a full one outweighs by so much, as soon as it may."""
+    state, started = study("9", num_confirmed=1, rungs=Rung.parse("c1"))
+    assert started == [
+        *("baseline-0", "baseline-1", "baseline-2"),
+        *(f"trial-{i:04d}-rung-c1" for i in range(4)),
+        "trial-0003",  # peak LR 0.15
+        *(f"trial-{i:04d}-rung-c1" for i in range(4, 8)),
+        "trial-0004",  # 0.2
+        "trial-0008-rung-c1",
+        *(f"trial-0004-confirm-{i}" for i in range(3)),
+    ]
+    assert state.spent("trials") == 9
+    assert state.epochs_trained == 12 + 9 + 2 * 4 + 12
+
+
+def test_the_best_of_a_few_goes_up_when_no_trial_is_left():
+    _, started = study("2", num_confirmed=0, rungs=Rung.parse("c1,2"))
+    assert started[3:] == ["trial-0000-rung-c1", "trial-0001-rung-c1", "trial-0000-rung-2", "trial-0000"]
+
+
+# recipes by a letter: whether another trial is begun
+@pytest.mark.parametrize(
+    ("tried", "goes_on"),
+    [
+        ("ab" * 6, False),
+        ("ab" + "a" * 9, True),
+        ("ab" + "a" * 10, False),
+        ("ab" * 5 + "c", True),
+        ("abcdefghijkl", True),
+    ],
+)
+def test_a_space_in_which_everything_was_tried_ends_the_search(tried, goes_on):
+    """Repeats cost nothing, so a budget of epochs would never come to its end."""
+    trials = (record([50] * 4, trial=i, recipe=Recipe(peak_lr=ord(letter) / 1000)) for i, letter in enumerate(tried))
+    step = next_run(baseline_done(*trials, budget=Budget(1000, "epochs")), ask)
+    assert step.kind == ("search" if goes_on else "confirm")
 
 
 def test_fresh_seeds_are_none_of_the_search():
@@ -146,7 +190,7 @@ def test_only_finished_trials_are_confirmed():
         record([60, 70, 80, 85], trial=5),
     ]
     state = state_of(*records, budget=Budget(6, "trials"), num_seeds=1, num_confirmed=2)
-    assert [r.run.trial for r in finished_trials(state)] == [3, 5, 4]  # by the last epoch; the earlier of equals first
+    assert [t.number for t in best_first(trials_of(state))] == [3, 5, 4]  # by the last epoch; of equals the earlier
     first = next_run(state, ask)
     assert (first.id, first.recipe, first.seed) == ("trial-0003-confirm-0", records[4].run.recipe, 1)
 
@@ -167,8 +211,28 @@ def test_a_budget_is_not_overspent(unit, amount, jobs, early, kill, rng):
     budget = f"{amount}ep" if unit == "ep" else f"{amount / 4}runs"
     state, _ = study(budget, jobs=jobs, early_end_share=early, kill_share=kill, rng=rng)
     assert state.epochs_trained <= amount
-    wanted = 3 * min(3, len({r.run.recipe for r in finished_trials(state)} - {BASELINE}))
+    wanted = 3 * min(3, len({trial.recipe for trial in best_first(trials_of(state))} - {BASELINE}))
     assert len(state.of_kind("confirm")) == wanted or amount - state.epochs_trained < 4  # nor left lying
+
+
+@settings(max_examples=60)
+@given(
+    amount=st.integers(16, 120),
+    jobs=st.integers(1, 5),
+    early=SHARES,
+    kill=SHARES,
+    rungs=st.sampled_from(["c1", "c1,c2", "c2,1", "1,2,3"]),
+    pruner=st.sampled_from(["fair", "hyperband"]),
+    rng=st.randoms(use_true_random=False),
+)
+@pytest.mark.parametrize("unit", ["ep", "runs"])
+def test_with_rungs_a_budget_is_not_overspent_either(unit, amount, jobs, early, kill, rungs, pruner, rng):
+    budget = f"{amount}ep" if unit == "ep" else f"{amount / 4}runs"
+    changes = {"rungs": Rung.parse(rungs), "pruner": pruner}
+    state, started = study(budget, jobs=jobs, early_end_share=early, kill_share=kill, rng=rng, **changes)
+    assert state.epochs_trained <= amount
+    assert len(started) == len(set(started)) == len(state.records)
+    assert all(r.state != "running" for r in state.records)
 
 
 @pytest.mark.parametrize(("budget", "epochs"), [("60s", 60), ("1min", 60), ("61s", 60), ("37s", 36)])
@@ -199,10 +263,11 @@ unbroken_study = cache(study)
 
 @settings(max_examples=30)
 @given(kill=st.floats(0, 0.7), rng=st.randoms(use_true_random=False))
-@pytest.mark.parametrize("budget", ["9", "100ep", "25runs"])
-def test_a_study_that_was_killed_ends_as_an_unbroken_one(budget, kill, rng):
-    broken, broken_order = study(budget, kill_share=kill, rng=rng)
-    unbroken, order = unbroken_study(budget)
+@pytest.mark.parametrize(("budget", "rungs"), [("9", ""), ("100ep", ""), ("25runs", ""), ("80ep", "c1,2")])
+def test_a_study_that_was_killed_ends_as_an_unbroken_one(budget, rungs, kill, rng):
+    ladder = Rung.parse(rungs) if rungs else ()
+    broken, broken_order = study(budget, kill_share=kill, rng=rng, rungs=ladder)
+    unbroken, order = unbroken_study(budget, rungs=ladder)
     assert broken_order == order
     finals = [[(r.run, r.state, r.epochs, r.top1) for r in state.records] for state in (broken, unbroken)]
     assert finals[0] == finals[1]

@@ -6,22 +6,22 @@ from dataclasses import replace
 import pytest
 
 from lrtune.core.recipe import Cosine, Linear, Recipe
-from lrtune.core.study import PrunerName
+from lrtune.core.study import PrunerName, Rung, TrainSettings
 from lrtune.core.trial import GO_ON, PruneDecision
 from lrtune.decide.prune import PRUNERS, never, prune
-from lrtune.decide.prune.halving import rungs, successive_halving
 from lrtune.decide.prune.hopeless import hopeless
 from lrtune.decide.prune.median import median_rule
+from lrtune.decide.prune.patient import patient
 from tests.studies import record, state_of
 
 EPOCHS = 8
 NAN = math.nan
 
 
-def curve(top1s, *, trial=99, kind="search", warmup=0.0, decay=None, state="running"):
+def curve(top1s, *, trial=99, kind="search", warmup=0.0, decay=None, state="running", **others):
     """A run of eight epochs that has got so far."""
     recipe = Recipe(warmup_epochs=warmup, decay=decay or Cosine())
-    return record(top1s, kind, trial=trial, seed=1, recipe=recipe, state=state, horizon_epochs=EPOCHS)
+    return record(top1s, kind, trial=trial, seed=1, recipe=recipe, state=state, horizon_epochs=EPOCHS, **others)
 
 
 def study_of(others, **changes):
@@ -131,69 +131,110 @@ def test_median_rule(top1s, others, warmup, reason):
     assert median_rule(curve(top1s, warmup=warmup), study_of(others)) == decision(reason)
 
 
-@pytest.mark.parametrize(
-    ("horizon", "expected"),
-    [(1, ()), (2, ()), (3, (1,)), (8, (2,)), (9, (1, 3)), (12, (1, 4)), (30, (1, 3, 10)), (90, (1, 3, 10, 30))],
-)
-def test_rungs(horizon, expected):
-    assert rungs(horizon) == expected
-
-
-def at_the_rung(*top1s):
-    """Runs that have reached epoch 2, the rung of eight epochs, whatever became of them."""
-    states = ["running", "pruned", "completed", "diverged"]
-    return [curve([99, top1], state=states[i % 4]) for i, top1 in enumerate(top1s)]
-
-
-# Top-1 of each epoch, other runs, warmup epochs, reason or ""
-HALVING = [
-    ([10, 50], [], 0, ""),  # the first to come
-    ([10, 50], at_the_rung(40), 0, ""),
-    ([10, 50], at_the_rung(60), 0, "Top-1 50.00 is not among the best 1 of 2 at the rung of epoch 2"),
-    ([10, 50], at_the_rung(50, 50, 50), 0, ""),  # equal is as good
-    ([10, 50], at_the_rung(60, 40, 40, 40), 0, "Top-1 50.00 is not among the best 1 of 5 at the rung of epoch 2"),
-    ([10, 50], at_the_rung(60, 40, 40, 40, 40), 0, ""),  # the second of six
-    ([10, 50], at_the_rung(60, 60, 40, 40, 40), 0, "Top-1 50.00 is not among the best 2 of 6 at the rung of epoch 2"),
-    ([10, 50], [curve([99]), curve([99, 40, 99])], 0, ""),  # one is not there yet, one was worse when it was
-    ([10], [curve([99])], 0, ""),  # not at a rung
-    ([10, 10, 10], at_the_rung(60), 0, ""),
-    ([10, 50], at_the_rung(60), 2, ""),  # warming up
-    ([10, 50], at_the_rung(60), 1.5, "Top-1 50.00 is not among the best 1 of 2 at the rung of epoch 2"),
-    ([10, NAN], [], 0, "Top-1 nan is not among the best 1 of 1 at the rung of epoch 2"),
-    ([10, NAN], at_the_rung(40), 0, "Top-1 nan is not among the best 1 of 2 at the rung of epoch 2"),
-    ([10, 50], at_the_rung(NAN), 0, ""),
+# Top-1s by the raw weights, by averaged ones, what the study says, reason or ""
+SIGNALS = [
+    ([20], [75], {}, ""),
+    ([75], [20], {}, f"best Top-1 20.00 up to epoch 1 {BELOW}"),
+    ([20], [75], {"signal": "raw"}, f"best Top-1 20.00 up to epoch 1 {BELOW}"),
+    ([75], [20], {"signal": "raw"}, ""),
+    ([75], [NAN], {"settings": TrainSettings(ema_half_life_epochs=0)}, ""),  # there are no averaged weights
 ]
 
 
-@pytest.mark.parametrize(("top1s", "others", "warmup", "reason"), HALVING)
-def test_successive_halving(top1s, others, warmup, reason):
-    assert successive_halving(curve(top1s, warmup=warmup), study_of(others)) == decision(reason)
+@pytest.mark.parametrize(("top1s", "averaged", "changes", "reason"), SIGNALS)
+def test_median_rule_judges_by_the_signal_of_the_study(top1s, averaged, changes, reason):
+    assert median_rule(curve(top1s, averaged=averaged), study_of(FIVE, **changes)) == decision(reason)
 
 
-def test_a_run_is_not_its_own_rival():
-    run, state = curve([10, 50]), study_of(at_the_rung(60, 40, 40, 40))
-    with_itself = replace(state, records=(*state.records, run))
-    assert successive_halving(run, with_itself) == successive_halving(run, state)
+# Top-1 of each epoch, warmup epochs, reason or ""; of eight epochs two may pass without progress
+PATIENT = [
+    ([50], 0, ""),
+    ([50, 40, 40], 0, ""),
+    ([50, 40, 40, 40], 0, "no Top-1 above 50.00 for 3 epochs"),
+    ([50, 50, 50, 50], 0, "no Top-1 above 50.00 for 3 epochs"),  # equal is no progress
+    ([50, 40, 40, 50.1], 0, ""),
+    ([50, 60, 40, 40, 40], 0, "no Top-1 above 60.00 for 3 epochs"),
+    ([50, 60, 40, 40, 61, 40, 40], 0, ""),
+    ([50, NAN, NAN, NAN], 0, "no Top-1 above 50.00 for 3 epochs"),
+    ([NAN, NAN, NAN, 5], 0, ""),
+    ([50, 40, 40, 40], 4, ""),  # warming up
+    ([50, 40, 40, 40], 3.5, "no Top-1 above 50.00 for 3 epochs"),
+]
 
 
-BAD = [5, 5]
-OTHERS = [*finished(90, 90, 90, 90, 90), *at_the_rung(90, 90, 90)]
-"""After them, every rule but `never` ends a run with 5 % at epoch 2."""
+@pytest.mark.parametrize(("top1s", "warmup", "reason"), PATIENT)
+def test_patient(top1s, warmup, reason):
+    assert patient(curve(top1s, warmup=warmup), study_of([])) == decision(reason)
+
+
+@pytest.mark.parametrize(("signal", "reason"), [("averaged", ""), ("raw", "no Top-1 above 50.00 for 3 epochs")])
+def test_patient_waits_for_the_signal_of_the_study(signal, reason):
+    run = curve([50, 40, 40, 40], averaged=[30, 40, 50, 60])
+    assert patient(run, study_of([], signal=signal)) == decision(reason)
+
+
+# horizon, epochs without progress that are borne
+@pytest.mark.parametrize(("horizon", "borne"), [(1, 1), (3, 1), (5, 2), (10, 3), (30, 9)])
+def test_patience_is_a_share_of_the_run(horizon, borne):
+    run = record([50] + [40] * borne, state="running", horizon_epochs=horizon)
+    assert not patient(run, study_of([])).prune
+    run = record([50] + [40] * (borne + 1), state="running", horizon_epochs=horizon)
+    assert patient(run, study_of([])).prune
+
+
+C4, FIRST_4 = Rung(4, compressed=True), Rung(4)
+
+
+@pytest.mark.parametrize(
+    ("rung", "top1s", "warmup", "reason"),
+    [
+        (C4, [5], 0, "Top-1 5.00 is at chance (10.0) after 1 epochs"),  # a quarter of the compressed run
+        (FIRST_4, [5], 0, ""),  # an eighth of the full one
+        (FIRST_4, [5, 5], 0, "Top-1 5.00 is at chance (10.0) after 2 epochs"),
+        (C4, [5], 1, ""),  # of the full run, so half an epoch here
+        (C4, [5, 5], 1, "Top-1 5.00 is at chance (10.0) after 2 epochs"),
+        (FIRST_4, [5, 5], 1, ""),
+    ],
+)
+def test_hopeless_reckons_in_the_epochs_of_the_schedule(rung, top1s, warmup, reason):
+    assert hopeless(curve(top1s, rung=rung, warmup=warmup), study_of([])) == decision(reason)
+
+
+@pytest.mark.parametrize("rung", [None, C4, FIRST_4])
+@pytest.mark.parametrize("of_others", [None, C4, FIRST_4])
+def test_hopeless_compares_runs_of_the_same_length_alone(rung, of_others):
+    """At three quarters of the compressed run, and at the same epoch of the others, which is too early there."""
+    epochs = 7 if rung is None else 3
+    others = [curve([95] * (8 if of_others is None else 4), rung=of_others, state="completed") for _ in range(4)]
+    run = curve([20] * epochs, rung=rung)
+    assert hopeless(run, study_of(others)).prune == (rung == of_others and rung != FIRST_4)
+
+
+BAD = [5, 5, 5, 5]
+OTHERS = finished(90, 90, 90, 90, 90)
+"""After them, every rule but `never` ends a run with 5 % at epoch 4."""
 
 
 def test_every_rule_has_its_name():
     assert set(PRUNERS) == set(PrunerName.__args__)
 
 
-@pytest.mark.parametrize("pruner", ["hopeless", "median", "halving"])
-def test_a_bad_run_of_the_search_is_ended(pruner):
+@pytest.mark.parametrize(
+    ("pruner", "rule"), [("fair", hopeless), ("hopeless", hopeless), ("median", median_rule), ("patient", patient)]
+)
+def test_a_bad_run_of_the_search_is_ended(pruner, rule):
     state = study_of(OTHERS, pruner=pruner)
-    assert prune(curve(BAD), state) == PRUNERS[pruner](curve(BAD), state)
+    assert prune(curve(BAD), state) == rule(curve(BAD), state)
     assert prune(curve(BAD), state).prune
 
 
-def test_without_pruning_no_run_is_ended():
-    assert prune(curve(BAD), study_of(OTHERS, pruner="none")) == GO_ON
+def test_a_rung_is_a_run_of_the_search_too():
+    assert prune(curve([5, 5, 5], rung=C4), study_of([], pruner="fair")).prune
+
+
+@pytest.mark.parametrize("pruner", ["none", "halving", "hyperband"])  # on the rungs of the last two nothing is ended
+def test_without_pruning_no_run_is_ended(pruner):
+    assert prune(curve(BAD), study_of(OTHERS, pruner=pruner)) == GO_ON
 
 
 @pytest.mark.parametrize("pruner", PRUNERS)
@@ -204,9 +245,10 @@ def test_without_pruning_no_run_is_ended():
         curve(BAD, kind="confirm"),
         curve([]),
         curve([5] * EPOCHS),
-        replace(curve(BAD), run=replace(curve(BAD).run, horizon_epochs=2)),
+        curve(BAD, rung=C4),
+        curve(BAD, rung=FIRST_4),
     ],
-    ids=["baseline", "confirmation", "not begun", "last epoch", "last epoch of a short run"],
+    ids=["baseline", "confirmation", "not begun", "last epoch", "last of a compressed run", "last of a rung"],
 )
 def test_what_no_rule_ends(run, pruner):
     assert prune(run, study_of(OTHERS, pruner=pruner)) == GO_ON

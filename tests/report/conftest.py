@@ -7,11 +7,11 @@ import pytest
 
 from lrtune.core.recipe import WSD, Constant, Cosine, HoldPower, Linear, Plateau, Recipe, Step
 from lrtune.core.space import Interval
-from lrtune.core.study import Budget, RangeCurve, RangeResult, StudyConfig, StudyState
+from lrtune.core.study import Budget, RangeCurve, RangeResult, Rung, StudyConfig, StudyState
 from lrtune.core.trial import Measurement, Run, RunRecord
 from lrtune.decide.recommend import recommend
 from lrtune.report.document import Report
-from lrtune.schedules import build_schedule
+from lrtune.schedules.compress import schedule_of
 
 EPOCHS, STEPS_PER_EPOCH = 12, 20
 BASELINE = Recipe(peak_lr=0.1, decay=Step(every_epochs=4))
@@ -28,9 +28,9 @@ RECIPES = [  # with the Top-1 that each comes to
 START = 1_700_000_000.0
 
 
-def measurements(recipe: Recipe, top1: float, *, seed: int, epochs: int, start: float) -> tuple[Measurement, ...]:
-    """A saturating curve that wiggles with the seed."""
-    schedule = build_schedule(recipe, epochs=EPOCHS, steps_per_epoch=STEPS_PER_EPOCH)
+def measurements(run: Run, top1: float, *, epochs: int, start: float, reused: int = 0) -> tuple[Measurement, ...]:
+    """A saturating curve that wiggles with the seed; its first `reused` epochs are taken over."""
+    schedule, recipe, seed = schedule_of(run, STEPS_PER_EPOCH), run.recipe, run.seed
     found = []
     for epoch in range(1, epochs + 1):
         reached = top1 - 30 * math.exp(-epoch / 2.2) + 0.25 * math.sin(7 * seed + 1.7 * epoch)
@@ -45,19 +45,30 @@ def measurements(recipe: Recipe, top1: float, *, seed: int, epochs: int, start: 
                 train_loss=val_loss * 0.9,
                 val_loss=val_loss,
                 top1=round(reached, 2),
+                averaged_val_loss=val_loss - 0.01,
+                averaged_top1=round(reached + 0.4, 2),
                 seconds=2.5,
                 images_per_s=1040.0 + epoch,
                 ended_at=start + 2.5 * epoch,
+                prefix=f"{recipe.label} {run.horizon_epochs} {seed} {epoch}",
+                reused=epoch <= reused,
             )
         )
         schedule = schedule.observe(val_loss=val_loss, top1=reached)
     return tuple(found)
 
 
-def record(run_id, kind, trial, recipe, seed, top1, *, epochs=EPOCHS, state="completed", reason="", test_top1=None):
-    run = Run(id=run_id, kind=kind, trial=trial, recipe=recipe, horizon_epochs=EPOCHS, seed=seed)
-    start = START + 40 * trial + 1000 * seed
-    measured = measurements(recipe, top1, seed=seed, epochs=epochs, start=start)
+def record(
+    run_id, kind, trial, recipe, seed, top1, *, epochs=None, state="completed", reason="", test_top1=None, rung=None,
+    reused=0,
+):  # fmt: skip
+    stop = rung.epochs if rung else EPOCHS
+    run = Run(
+        id=run_id, kind=kind, trial=trial, recipe=recipe, recipe_epochs=EPOCHS, stop_epochs=stop, seed=seed,
+        horizon_epochs=stop if rung and rung.compressed else EPOCHS,
+    )  # fmt: skip
+    start = START + 40 * trial + 1000 * seed + 500 * (rung is not None)
+    measured = measurements(run, top1, epochs=stop if epochs is None else epochs, start=start, reused=reused)
     if state == "diverged":
         measured = (*measured[:-1], replace(measured[-1], train_loss=math.nan, val_loss=math.nan, top1=10.0))
     return RunRecord(run=run, state=state, reason=reason, measurements=measured, test_top1=test_top1)
@@ -103,6 +114,33 @@ def confirmation_records(trials=(1, 2, 5), test_top1=None):
     )  # fmt: skip
 
 
+RUNGS = Rung.parse("c2,4")
+
+
+def climbing_records():
+    """Twelve trials on two rungs: trial 10 goes up regardless of its score, 5 likewise from the second rung."""
+    recipes = [recipe for recipe, _ in RECIPES]
+    recipes += [replace(recipe, peak_lr=recipe.peak_lr / 3) for recipe in recipes[:4]]
+    first_scores = [86.0, 88.5, 88.0, 71.0, 82.0, 87.5, 80.0, 85.0, 78.0, 84.0, 74.0, 0.0]
+    second_scores = {0: 90.0, 1: 91.0, 2: 90.5, 5: 89.5, 10: 80.0}
+
+    def run(trial, top1, rung=None, **changes):
+        name = f"trial-{trial:04d}"
+        if rung is None:
+            return record(name, "search", trial, recipes[trial], 0, top1, **changes)
+        return record(f"{name}-rung-{rung}", "rung", trial, recipes[trial], 0, top1, rung=rung, **changes)
+
+    # What the curve lacks after two epochs and four is put on top, so that these are about the scores.
+    first = [run(trial, score + 12, RUNGS[0]) for trial, score in enumerate(first_scores[:-1])]
+    wild = run(11, 40.0, RUNGS[0], state="diverged", reason="the loss of epoch 2 is not finite")
+    second = [run(trial, score + 4.9, RUNGS[1]) for trial, score in second_scores.items()]
+    second[2] = run(2, second_scores[2] + 4.9, RUNGS[1], reused=3)  # of a trunk that another recipe trained
+    full = [run(1, 91.9, reused=4), run(5, 91.4, reused=4)]
+    lost = full[1].measurements
+    again = (*lost[:4], replace(lost[4], again_epochs=4), *lost[5:])  # its checkpoint was gone
+    return (*first, wild, *second, full[0], replace(full[1], measurements=again))
+
+
 def range_result(optimizer="sgd", *, signal=True):
     lrs = tuple(10 ** (-5 + 6 * i / 80) for i in range(81))
     curves = tuple(
@@ -138,6 +176,7 @@ def config():
         num_validation=2000,
         num_classes=10,
         budget=Budget(11, "trials"),
+        pruner="hopeless",
         baseline=BASELINE,
     )
 
@@ -160,11 +199,25 @@ def done(config):
     return report_of(StudyState(config=config, range_results=(range_result(),), records=records))
 
 
+@pytest.fixture
+def climbing_config(config):
+    return replace(config, pruner="fair", rungs=RUNGS, budget=Budget(12, "trials"))
+
+
+@pytest.fixture
+def climbed(climbing_config):
+    """A finished study on rungs."""
+    records = baseline_records() + climbing_records() + confirmation_records(trials=(1, 2, 5))
+    return report_of(StudyState(config=climbing_config, range_results=(range_result(),), records=records))
+
+
 def stages(config):
     """Every stage that a study can be at, by name."""
     plateau = replace(config, num_confirmed=1)
     best_plateau = tuple(r for r in search_records() if r.run.recipe.decay.name == "plateau")
     everything = baseline_records() + search_records()
+    climbing = replace(config, pruner="fair", rungs=RUNGS, budget=Budget(12, "trials"))
+    lowest = climbing_records()[:3]
     worse = record("trial-0000", "search", 0, RECIPES[3][0], 0, 86)
     worse_again = (
         replace(worse, run=replace(worse.run, id=f"trial-0000-confirm-{i}", kind="confirm", seed=i + 1))
@@ -188,6 +241,11 @@ def stages(config):
         "plateau": StudyState(
             config=plateau, records=baseline_records() + best_plateau + confirmation_records(trials=(4,))
         ),
+        "on the lowest rung": StudyState(config=climbing, records=lowest),
+        "going up": StudyState(
+            config=climbing, records=(*baseline_records(), *lowest, replace(climbing_records()[13], state="running"))
+        ),
+        "left on rungs": StudyState(config=climbing, records=baseline_records() + climbing_records()[:17]),
         "worse than the baseline": StudyState(config=config, records=(*baseline_records(), worse, *worse_again)),
     }
     return {name: report_of(state, {}) for name, state in states.items()}

@@ -1,6 +1,7 @@
 """What a report says, before it is set."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -17,11 +18,13 @@ from lrtune.core.recipe import (
     Recipe,
     Step,
 )
+from lrtune.core.study import Rung, StudyState, TrainSettings
 from lrtune.decide.noise import Difference
+from lrtune.decide.spending import Spending
 from lrtune.report import wording
-from lrtune.report.document import compose, lr_curve
+from lrtune.report.document import Cost, compose, lr_curve
 from lrtune.schedules import build_schedule
-from tests.report.conftest import EPOCHS, RECIPES, STEPS_PER_EPOCH, report_of, stages
+from tests.report.conftest import EPOCHS, RECIPES, STEPS_PER_EPOCH, climbing_records, report_of, stages
 
 
 @pytest.mark.parametrize(
@@ -90,12 +93,84 @@ def test_finished_study(done):
     assert (baseline.name, baseline.difference, baseline.search_top1) == ("baseline", "–", "–")
     assert [row.id for row in document.finished[:2]] == ["trial-0001", "trial-0002"]
     assert [row.state for row in document.stopped] == ["pruned", "diverged", "failed"]
-    assert document.cost.epochs_avoided == (12 - 4) + (12 - 2)
-    assert document.cost.epochs_trained == 3 * 12 + 8 * 12 + 4 + 2 + 9 * 12
+    assert document.cost.spending.avoided == (12 - 4) + (12 - 2) + 12
+    assert document.cost.spending.trained == 3 * 12 + 8 * 12 + 4 + 2 + 9 * 12
+    assert (document.rungs, document.left) == ((), ())
     assert document.cost.num_runs == {"completed": 20, "pruned": 1, "diverged": 1, "failed": 1}
     assert [curve.label for curve in document.lr_curves] == ["trial 1", "baseline"]
     assert [curve.label for curve in document.learning_curves] == ["trial 1", "trial 2", "trial 5", "baseline"]
     assert document.importances[0] == ("peak_lr", 0.61)
+
+
+def spending(asked, trained, reused):
+    return Spending(asked=asked, trained=trained, reused=reused, avoided=asked - trained - reused)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_runs": {}}, "Nothing has been trained yet."),
+        (
+            {},
+            "1,240 epochs asked for: 424 trained in 35 s, 60 reused, 756 avoided; 50 trials, 6 of them in full; "
+            "29 runs completed.",
+        ),
+        (
+            {"epochs_again": 9, "num_runs": {"completed": 1, "pruned": 1200}},
+            "1,240 epochs asked for: 424 trained in 35 s (9 of them a second time, their checkpoint gone), 60 reused, "
+            "756 avoided; 50 trials, 6 of them in full; 1 run completed, 1,200 pruned.",
+        ),
+        (
+            {"spending": spending(1, 7, 0), "num_trials": 1, "num_finished": 1, "num_runs": {"running": 2}},
+            "1 epoch asked for: 7 trained in 35 s, 0 reused, none avoided, 6 added on rungs; "
+            "1 trial, 1 of them in full; 2 runs running.",
+        ),
+    ],
+)
+def test_cost_in_one_sentence(changes, said):
+    values = {
+        "spending": spending(1240, 424, 60), "epochs_again": 0, "seconds": 35.2, "num_trials": 50, "num_finished": 6,
+        "num_runs": {"completed": 29},
+    }  # fmt: skip
+    assert str(Cost(**values | changes)) == said
+
+
+def test_study_on_rungs(climbed):
+    document = compose(climbed)
+    assert [row[:4] for row in document.rungs] == [("2 epochs, compressed", 12, 4, 1), ("4 epochs", 5, 1, 1)]
+    assert [row.id for row in document.finished] == ["trial-0001", "trial-0005"]
+    assert [row.trained for row in document.finished] == ["8 + 4 taken over", "12 + 4 taken over"]
+    assert [row.trial for row in document.left[:4]] == ["trial-0002", "trial-0000", "trial-0010", "trial-0007"]
+    assert document.left[0].reason == "91.05 at the rung of 4 epochs is place 2 of 5"
+    assert [row.id for row in document.stopped] == ["trial-0011-rung-c2"]
+    # Each trial once: by its full run, or by the rung that it was left on.
+    assert len(document.points) == 12
+    assert [point.level for point in document.points] == [2, 0, 2, 1, 1, 0, 1, 1, 1, 1, 2, 1]
+    assert [point.state for point in document.points if point.state != "left"] == ["completed", "completed", "diverged"]
+
+
+def test_brackets_are_told_apart(climbing_config):
+    config = replace(climbing_config, pruner="hyperband", rungs=Rung.parse("2,4"))
+    rows = compose(report_of(StudyState(config=config, records=climbing_records()[:2]))).rungs
+    assert [row.rung for row in rows] == ["2 epochs, bracket 1", "4 epochs, bracket 1", "4 epochs, bracket 2"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"pruner": "none"}, {}),
+        ({"pruner": "median"}, {"Signal of unfinished runs": "averaged weights, half-life 0.5 epochs"}),
+        ({"pruner": "patient", "signal": "raw"}, {"Signal of unfinished runs": "raw weights"}),
+        (
+            {"pruner": "halving", "rungs": (Rung(1), Rung(3)), "settings": TrainSettings(ema_half_life_epochs=0)},
+            {"Rungs": "1, 3; of 3 trials one goes up", "Signal of unfinished runs": "raw weights"},
+        ),
+    ],
+)
+def test_rungs_and_signal_in_the_settings(config, changes, said):
+    document = compose(report_of(StudyState(config=replace(config, **changes)), {}))
+    names = ("Rungs", "Signal of unfinished runs")
+    assert {name: value for name, value in document.settings if name in names} == said
 
 
 def test_lr_curve_is_the_schedule():
@@ -133,6 +208,13 @@ def test_unconfirmed_says_so(config):
     assert len(document.learning_curves) == 5
 
 
+def test_best_that_was_not_trained_in_full_says_so(config):
+    document = compose(stages(config)["left on rungs"])
+    assert document.facts[0][1:] == ("–", "not trained in full yet: 91.55 at the rung of 4 epochs")
+    assert document.contenders[0].search_top1 == "–"
+    assert [curve.label for curve in document.learning_curves] == ["baseline"]
+
+
 def test_ties_are_said(config):
     document = compose(stages(config)["plateau"])
     assert [row.name for row in document.contenders if row.tie] == ["baseline"]
@@ -158,8 +240,6 @@ def test_no_signal_gives_its_reason(config):
 
 
 def test_diverged_confirmation_does_not_break_the_curves(config, done):
-    from dataclasses import replace
-
     records = list(done.state.records)
     for i, record in enumerate(records):
         if record.run.id == "trial-0001-confirm-0":

@@ -23,7 +23,8 @@ from tests.report.conftest import range_result, stages
 GOLDEN = Path(__file__).parent / "golden"
 STAGES = (
     "nothing", "range test", "no signal", "baseline", "diverged baseline", "unconfirmed", "no baseline",
-    "half confirmed", "running", "plateau", "worse than the baseline",
+    "half confirmed", "running", "plateau", "on the lowest rung", "going up", "left on rungs",
+    "worse than the baseline",
 )  # fmt: skip
 VOID = {"meta", "br", "link", "img", "hr"}
 
@@ -57,10 +58,11 @@ class Page(HTMLParser):
             )
 
 
-def test_markdown_is_the_golden_file(done):
-    document = compose(done)
+@pytest.mark.parametrize(("study", "name"), [("done", "markdown"), ("climbed", "markdown-rungs")])
+def test_markdown_is_the_golden_file(request, study, name):
+    document = compose(request.getfixturevalue(study))
     text = render_markdown(document, draw(document))
-    golden = GOLDEN / "markdown.txt"
+    golden = GOLDEN / f"{name}.txt"
     if os.environ.get("UPDATE_GOLDEN"):
         golden.write_text(text)
     assert text == golden.read_text()
@@ -83,10 +85,10 @@ def test_markdown_is_escaped(text, escaped):
 def test_json_is_plain_and_complete(done):
     values = json.loads(render_json(compose(done)), parse_constant=pytest.fail)
     assert list(values) == [
-        "schema", "command", "environment", "study", "cost", "recommendation", "contenders", "runs", "range_tests",
-        "importances",
+        "schema", "command", "environment", "study", "cost", "recommendation", "contenders", "rungs", "left", "runs",
+        "range_tests", "importances",
     ]  # fmt: skip
-    assert values["schema"] == 1
+    assert values["schema"] == 2
     assert values["recommendation"]["trial"] == 1
     assert values["recommendation"]["recipe"]["decay"] == {"name": "linear"}
     assert values["contenders"][0]["convergence"]["horizon_epochs"] == 12
@@ -95,6 +97,22 @@ def test_json_is_plain_and_complete(done):
     assert diverged["measurements"][-1]["val_loss"] is None
     assert values["study"]["settings"]["clip_norm"] is None  # infinite: not clipped
     assert values["range_tests"][0]["interval"]["suggestion"] == 0.21
+
+
+def test_json_of_a_study_on_rungs(climbed):
+    values = json.loads(render_json(compose(climbed)), parse_constant=pytest.fail)
+    assert (values["study"]["rungs"], values["study"]["reduction_factor"]) == (["c2", "4"], 3)
+    assert values["study"]["signal"] == "averaged"
+    assert values["rungs"][1] == {"rung": "4", "num_trials": 5, "num_promoted": 1, "num_regardless": 1, "tau": None}
+    assert values["left"][3] == {
+        "trial": 7, "rung": "c2", "score": 84.85,
+        "reason": "84.85 at the rung of 2 epochs, compressed is place 5 of 12",
+    }  # fmt: skip
+    cost = values["cost"]
+    assert cost["epochs_asked"] == cost["epochs_trained"] + cost["epochs_reused"] + cost["epochs_avoided"]
+    assert (cost["epochs_reused"], cost["epochs_again"], cost["num_trials"], cost["num_finished"]) == (3, 4, 12, 2)
+    reused = next(run for run in values["runs"] if run["id"] == "trial-0001")["measurements"][3]
+    assert (reused["reused"], reused["again_epochs"], reused["averaged_top1"]) == (True, 0, 87.55)
 
 
 def test_page_is_well_formed_self_contained_and_escaped(done):

@@ -9,9 +9,10 @@ import pytest
 from rich.console import Console
 
 from lrtune.core.events import EpochEnded, Note, RunEnded, RunStarted
-from lrtune.core.study import Budget, StudyState
+from lrtune.core.study import Budget, Rung, StudyState
 from lrtune.report.live import LiveDisplay
-from tests.report.conftest import baseline_records, search_records
+from lrtune.report.progress import Progress, expected_runs
+from tests.report.conftest import baseline_records, climbing_records, search_records
 
 
 def events_of(record):
@@ -68,7 +69,7 @@ def test_terminal_shows_the_running_and_the_best(config, empty):
     header, overall, run, best_line, note = text.splitlines()
     assert header.startswith("digits-<first> · small-cnn on digits · cpu, fp32")
     assert overall.startswith("search")
-    assert "3 of 23 runs" in overall
+    assert "trial 3 of 11" in overall
     assert "ETA" in overall
     assert all(word in run for word in ("trial-0001", "3/12", "LR ", "loss ", "img/s", "sgd 0.35"))
     assert "best so far 91.32 % (trial-0000: sgd 0.213" in best_line
@@ -80,7 +81,7 @@ def test_resumed_study_goes_on_from_what_is_recorded(config):
     begun = replace(search_records()[1], state="running", measurements=search_records()[1].measurements[:5])
     state = StudyState(config=config, records=(*baseline_records(), search_records()[0], begun))
     _, text = shown(config, state, [RunStarted(begun.run, 5)])
-    assert "4 of 23 runs" in text
+    assert "trial 2 of 11" in text
     assert "5/12" in text
     assert "best so far 91.32 %" in text
     plain, _ = shown(config, state, [RunStarted(begun.run, 5)])
@@ -96,6 +97,87 @@ def test_budgets_other_than_trials(config, budget, said):
     state = StudyState(config=config, records=baseline_records()[:1])
     _, text = shown(config, state, events_of(baseline_records()[1]), width=120)
     assert said in text
+
+
+@pytest.mark.parametrize(
+    ("run_id", "said"),
+    [
+        ("trial-0000-rung-c2", "trial-0000 on rung c2 completed: 2 of 2 epochs, Top-1 85.85 %"),
+        (
+            "trial-0002-rung-4",
+            "trial-0002 on rung 4 completed: 4 of 4 epochs, 3 of them reused, Top-1 90.65 % (91.05 % averaged)",
+        ),
+        ("trial-0001", "trial-0001 completed: 12 of 12 epochs, 4 of them reused, Top-1 92.02 %"),
+        (
+            "trial-0011-rung-c2",
+            "trial-0011 on rung c2 diverged (the loss of epoch 2 is not finite): 2 of 2 epochs, Top-1 10.00 %",
+        ),
+    ],
+)
+def test_rungs_and_reused_epochs_in_plain_lines(climbing_config, run_id, said):
+    ended = next(record for record in climbing_records() if record.run.id == run_id)
+    text, _ = shown(climbing_config, StudyState(config=climbing_config), events_of(ended))
+    assert text == f"{said}, {ended.run.recipe.label}\n"
+
+
+def test_slow_epochs_that_are_reused_have_no_line(climbing_config):
+    ended = next(record for record in climbing_records() if record.run.id == "trial-0001")
+    events = [EpochEnded(ended.run, replace(m, seconds=11.0)) for m in ended.measurements[3:5]]
+    text, _ = shown(climbing_config, StudyState(config=climbing_config), events)
+    assert text.startswith("trial-0001 epoch 5 of 12")
+
+
+@pytest.mark.parametrize(
+    ("num_records", "best"),
+    [
+        (11, "best so far 88.35 % (trial-0001 on rung c2: sgd 0.35"),
+        (13, "best so far 90.55 % (trial-0000 on rung 4: sgd 0.213"),  # a lower one of another level comes after
+        (18, "best so far 92.02 % (trial-0001: sgd 0.35"),
+    ],
+)
+def test_best_is_the_best_of_the_highest_level(climbing_config, num_records, best):
+    state = StudyState(config=climbing_config, records=climbing_records()[:num_records])
+    _, text = shown(climbing_config, state, [], width=120)
+    assert best in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"rungs": ()},
+            {("search", 12, 12): 12},
+        ),
+        (
+            {"rungs": Rung.parse("c2,4")},
+            {("rung", 2, 2): 12, ("rung", 12, 4): 4, ("search", 12, 12): 1},
+        ),
+        (  # at least one goes up
+            {"rungs": Rung.parse("c2,4"), "budget": Budget(2, "trials")},
+            {("rung", 2, 2): 2, ("rung", 12, 4): 1, ("search", 12, 12): 1},
+        ),
+        (  # brackets from rung 2, from rung 4, and of full runs: 4 trials each
+            {"rungs": Rung.parse("2,4"), "pruner": "hyperband"},
+            {("rung", 12, 2): 4, ("rung", 12, 4): 1 + 4, ("search", 12, 12): 1 + 1 + 4},
+        ),
+    ],
+)
+def test_expected_runs(climbing_config, changes, expected):
+    rest = {("baseline", 12, 12): 3, ("confirm", 12, 12): 9}
+    assert expected_runs(replace(climbing_config, **changes)) == rest | expected
+
+
+def test_progress_never_takes_a_step_back(climbing_config, climbed):
+    progress, behind = Progress.of(StudyState(config=climbing_config)), [0.0]
+    for record in climbed.state.records:
+        for event in events_of(record):
+            progress.take(event)
+            done, total = progress.spent(0.0)
+            behind.append(done)
+            assert total == (3 + 9 + 1) * 12 + 12 * 2 + 4 * 4
+    assert behind == sorted(behind)
+    assert behind[-1] == total
+    assert progress.epochs_trained == climbed.state.epochs_trained
 
 
 def test_diverged_and_failed_runs_do_not_break_it(config, empty):

@@ -20,10 +20,14 @@ def printed(show, width):
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
 
 
-@pytest.mark.parametrize("width", [80, 120])
-def test_recommendation_is_the_golden_file(done, width):
-    text = printed(lambda console: print_recommendation(done, console, Path("reports/digits")), width)
-    golden = GOLDEN / f"terminal-{width}.txt"
+@pytest.mark.parametrize(
+    ("study", "name", "width"),
+    [("done", "terminal-80", 80), ("done", "terminal-120", 120), ("climbed", "terminal-rungs-80", 80)],
+)
+def test_recommendation_is_the_golden_file(request, study, name, width):
+    report = request.getfixturevalue(study)
+    text = printed(lambda console: print_recommendation(report, console, Path("reports/digits")), width)
+    golden = GOLDEN / f"{name}.txt"
     if os.environ.get("UPDATE_GOLDEN"):
         golden.write_text(text)
     assert text == golden.read_text()

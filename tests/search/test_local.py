@@ -7,15 +7,18 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import psutil
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lrtune.core.errors import LrtuneError, TaskError, TrialError
 from lrtune.core.events import EpochEnded, Note, RunEnded, RunStarted
-from lrtune.core.recipe import Recipe
-from lrtune.core.study import Budget
-from lrtune.core.trial import Run
+from lrtune.core.recipe import WSD, Constant, Cosine, Recipe, Step
+from lrtune.core.study import Budget, Rung
+from lrtune.decide.plan import is_done
 from lrtune.search.local import work, work_on, work_side_by_side
 from lrtune.store.workers import this_worker
 from tests.search.fake_objective import (
@@ -29,6 +32,8 @@ from tests.search.fake_objective import (
     open_store,
     train,
 )
+from tests.search.fake_training import MiniStates, MiniTrainer, search, train_with
+from tests.studies import full_run
 
 NUM_RUNS = 2 + 10 + 2 * 2
 """Of `make_config`: baseline, trials, confirmations."""
@@ -104,7 +109,7 @@ def test_a_budget_of_epochs_runs_or_time_is_not_exceeded(url, budget, most_epoch
 
 
 class Interrupted:
-    """Raises `KeyboardInterrupt` at every nth call of what it wraps, as Ctrl-C would."""
+    """Raises `KeyboardInterrupt` at every nth new epoch or event, as Ctrl-C would."""
 
     def __init__(self, every):
         self.every, self.calls, self.interruptions = every, 0, 0
@@ -115,9 +120,11 @@ class Interrupted:
             self.interruptions += 1
             raise KeyboardInterrupt
 
-    def train(self, run, history):
-        for measured in train(run, history):
-            self.strike()
+    def train(self, run, study):
+        known = next(record.epochs for record in study.records if record.run == run)
+        for measured in train(run, study):
+            if measured.epoch > known:
+                self.strike()
             yield measured
 
     def emit(self, event):
@@ -144,14 +151,15 @@ def test_an_interrupted_study_is_the_unbroken_one(tmp_path, where, every, seed):
     assert in_words(open_store(url, make_config())) == in_words(unbroken)
 
 
-def test_what_was_measured_is_handed_to_the_training_and_not_asked_for_again(url):
+def test_the_training_is_given_what_was_measured_and_no_epoch_is_recorded_again(url):
     store = open_store(url, make_config())
     asked = []
 
-    def watched(run, history):
-        asked.append((run.id, len(history)))
-        for measured in train(run, history):
-            if (run.id, measured.epoch, len(history)) == ("baseline-0", 6, 0):
+    def watched(run, study):
+        known = next(record.epochs for record in study.records if record.run == run)
+        asked.append((run.id, known))
+        for measured in train(run, study):
+            if (run.id, measured.epoch, known) == ("baseline-0", 6, 0):
                 raise KeyboardInterrupt
             yield measured
 
@@ -161,6 +169,93 @@ def test_what_was_measured_is_handed_to_the_training_and_not_asked_for_again(url
     work(make_bench(store, train=watched, emit=events.append))
     assert asked[:3] == [("baseline-0", 0), ("baseline-0", 5), ("baseline-1", 0)]
     assert events[0] == RunStarted(by_id(store)["baseline-0"].run, epochs_done=5)
+    shown = [e.measurement.epoch for e in events if isinstance(e, EpochEnded) and e.run.id == "baseline-0"]
+    assert shown == list(range(6, EPOCHS + 1))
+
+
+class Kills(MiniStates):
+    """Strikes by chance: before and after a state is saved, and at each event, which is after it was recorded."""
+
+    def __init__(self, share, seed):
+        super().__init__()
+        self.share, self.rng = share, Random(seed)
+        self.at = Counter()
+
+    def strike(self, moment):
+        if self.rng.random() < self.share:
+            self.at[moment] += 1
+            raise KeyboardInterrupt
+
+    def save(self, key, state, epochs):
+        self.strike("before the save")
+        super().save(key, state, epochs)
+        self.strike("before the record")
+
+    def emit(self, event):
+        self.strike(type(event).__name__)
+
+
+WITH_RUNGS = {"rungs": Rung.parse("c1,4"), "budget": Budget(14, "trials"), "reduction_factor": 2}
+
+
+def untimed(store):
+    """Everything recorded, but for the times."""
+    return [
+        repr(replace(r, measurements=tuple(replace(m, seconds=0, ended_at=0) for m in r.measurements)))
+        for r in store.state().records
+    ]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_search_with_rungs_and_reuse_that_is_killed_at_any_moment_is_the_unbroken_one(tmp_path, seed):
+    config = make_config(seed=seed, **WITH_RUNGS)
+    unbroken = open_store(f"sqlite:///{tmp_path / 'unbroken.db'}", config)
+    work(make_bench(unbroken, train=train_with(MiniTrainer(steps_per_epoch=10), MiniStates())))
+
+    url, kills, num_trained = f"sqlite:///{tmp_path / 'broken.db'}", Kills(0.1, seed), 0
+    for _ in range(1000):
+        store, trainer = open_store(url, config), MiniTrainer(steps_per_epoch=10)
+        try:
+            work(make_bench(store, train=train_with(trainer, kills), emit=kills.emit))
+            break
+        except KeyboardInterrupt:
+            assert all(record.orphaned for record in runs_of(store, "running"))
+        finally:
+            num_trained += len(trainer.trained)
+    moments = {"before the save", "before the record", "EpochEnded", "RunStarted", "RunEnded"}
+    assert kills.at.keys() == moments
+    assert untimed(store) == untimed(unbroken)
+    state = store.state()
+    assert num_trained == state.epochs_trained + kills.at["before the save"]  # what was not saved is trained again
+    assert Counter(r.run.kind for r in state.records).keys() == {"baseline", "rung", "search", "confirm"}
+    assert any(m.reused for r in state.records for m in r.measurements)
+    assert not runs_of(store, "running")
+
+
+@settings(max_examples=40)
+@given(
+    amount=st.integers(60, 400),
+    rungs=st.sampled_from(["c1,c4", "c2,4", "1,4", "4"]),
+    pruner=st.sampled_from(["fair", "halving", "hyperband"]),
+    seed=st.integers(0, 5),
+)
+@pytest.mark.parametrize("unit", ["epochs", "runs", "seconds"])
+def test_with_rungs_and_reuse_no_budget_is_exceeded(unit, amount, rungs, pruner, seed):
+    """At no moment."""
+    budget = Budget(amount / EPOCHS if unit == "runs" else amount, unit)
+    config = make_config(budget=budget, rungs=Rung.parse(rungs), pruner=pruner, seed=seed, num_confirmed=1)
+    trainer = MiniTrainer(steps_per_epoch=10)
+    for state in search(config, any_recipe, trainer, MiniStates()):
+        assert state.spent(unit) <= budget.amount + 1e-9
+        assert state.epochs_trained == len(trainer.trained)
+    assert is_done(state)
+
+
+def any_recipe(state, number):
+    """Of few peak LRs, so that trunks are shared, and one of them so high that it diverges."""
+    rng = Random(f"{state.config.seed} {number}")
+    decay = rng.choice([Constant(), Cosine(), WSD(cooldown_frac=rng.choice([0.25, 0.5])), Step(every_epochs=4)])
+    return Recipe(peak_lr=rng.choice([0.03, 0.1, 0.3, 2.9]), decay=decay, final_frac=rng.choice([0.0, 0.01]))
 
 
 @pytest.mark.parametrize(
@@ -168,14 +263,12 @@ def test_what_was_measured_is_handed_to_the_training_and_not_asked_for_again(url
 )
 def test_a_run_that_was_killed_before_its_end_was_recorded_is_not_trained_again(url, epochs, peak_lr, state):
     store = open_store(url, make_config())
-    run = Run(
-        id="trial-0000", kind="search", trial=0, recipe=Recipe(peak_lr=peak_lr), horizon_epochs=EPOCHS, seed=0
-    )  # fmt: skip
+    run = full_run(Recipe(peak_lr=peak_lr), EPOCHS)
     store.claim(run, this_worker())
     for epoch in range(1, epochs + 1):
         store.record(run, measurement(run, epoch))
 
-    def never(run, history):
+    def never(run, study):
         raise AssertionError("there is nothing to train")
         yield
 
@@ -189,34 +282,34 @@ def test_a_run_that_was_killed_before_its_end_was_recorded_is_not_trained_again(
 def only(run_id, misbehave):
     """Training in which one run misbehaves."""
 
-    def train_or_not(run, history):
-        yield from misbehave(run, history) if run.id == run_id else train(run, history)
+    def train_or_not(run, study):
+        yield from misbehave(run, study) if run.id == run_id else train(run, study)
 
     return train_or_not
 
 
-def out_of_memory(run, history):
+def out_of_memory(run, study):
     yield measurement(run, 1)
     raise TrialError("out of memory on cuda: try a smaller --batch-size")
 
 
-def broken_loss(run, history):
+def broken_loss(run, study):
     raise TaskError("the task's loss failed")
     yield
 
 
-def stops_early(run, history):
+def stops_early(run, study):
     yield measurement(run, 1)
 
 
-def not_finite(run, history):
+def not_finite(run, study):
     for epoch in (1, 2):
         loss = 1.0 if epoch == 1 else math.inf
         yield replace(measurement(run, epoch), train_loss=loss)
     raise AssertionError("a diverged run is drawn from no more")
 
 
-def at_chance(run, history):
+def at_chance(run, study):
     for epoch in range(1, EPOCHS + 1):
         yield replace(measurement(run, epoch), top1=10.2)
 
@@ -225,7 +318,7 @@ def at_chance(run, history):
 ENDS = {
     "out of memory": (out_of_memory, "failed", 1, "out of memory on cuda: try a smaller --batch-size"),
     "task": (broken_loss, "failed", 0, "the task's loss failed"),
-    "short": (stops_early, "failed", 1, "the training ended before its horizon"),
+    "short": (stops_early, "failed", 1, "the training ended before its last epoch"),
     "diverged": (not_finite, "diverged", 2, "the loss was not finite in epoch 2, at an LR of 0.02"),
     "hopeless": (at_chance, "pruned", 3, "Top-1 10.20 is at chance (10.0) after 3 epochs"),
 }
@@ -250,20 +343,24 @@ def test_the_baseline_is_never_pruned(url):
     assert (by_id(store)["baseline-0"].state, by_id(store)["baseline-0"].epochs) == ("completed", EPOCHS)
 
 
-@pytest.mark.parametrize("pruner", ["median", "halving", "none"])
-def test_the_pruner_that_was_asked_for_decides(url, pruner):
+# pruner, words in the reason of each run that it ends, where it ends any
+PRUNER_WORDS = [("fair", "chance"), ("hopeless", "chance"), ("median", "is below the median"),
+                ("patient", "no Top-1 above"), ("halving", ""), ("hyperband", ""), ("none", "")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("pruner", "words"), PRUNER_WORDS)
+def test_the_pruner_that_was_asked_for_decides(url, pruner, words):
     store = open_store(url, make_config(pruner=pruner, sampler="random", budget=Budget(20, "trials")))
-    work(make_bench(store))
+    work(make_bench(store, train=only("trial-0019", at_chance)))
     reasons = [record.reason for record in runs_of(store, "pruned")]
-    words = {"median": "is below the median", "halving": "is not among the best", "none": "no run is pruned"}[pruner]
-    assert bool(reasons) == (pruner != "none")
+    assert bool(reasons) == bool(words)
     assert all(words in reason for reason in reasons)
 
 
 def test_three_failures_in_a_row_end_the_study(url):
     store = open_store(url, make_config())
 
-    def fails(run, history):
+    def fails(run, study):
         raise TrialError("out of memory")
         yield
 

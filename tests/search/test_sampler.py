@@ -9,23 +9,30 @@ import pytest
 from lrtune.core.errors import StoreError
 from lrtune.core.recipe import WSD, Cosine, Linear, MultiStep, Recipe, decay_parameters
 from lrtune.core.space import Choice, Range
-from lrtune.core.study import Budget
-from lrtune.core.trial import Run, RunRecord
+from lrtune.core.study import Budget, Rung, StudyState
+from lrtune.core.trial import RunRecord
+from lrtune.decide.plan import next_run
+from lrtune.decide.trials import ladder_of, trials_of
 from lrtune.search import sampler
 from lrtune.search.sampler import ask, fitted_space, importances, known_good, mirror
 from lrtune.store.spaces import space_names
 from lrtune.store.workers import this_worker
+from tests import studies
 from tests.search.fake_objective import (
     BASELINE,
     BEST_TOP1,
     EPOCHS,
     INTERVAL,
+    completed,
     final_top1,
     grow,
+    make_config,
     make_state,
     measurement,
     open_store,
+    range_results,
 )
+from tests.studies import full_run
 
 SAMPLERS = ("tpe", "gp", "random", "qmc")
 
@@ -96,7 +103,7 @@ def test_the_seed_of_the_study_decides(name):
 @pytest.mark.parametrize("name", ["tpe", "random", "qmc"])
 def test_the_sampler_does_not_repeat_itself(name):
     found = recipes(grow(make_state(sampler=name), 20))
-    assert len({recipe.peak_lr for recipe in found[4:]}) == len(found[4:])
+    assert len(set(found)) == 20
 
 
 # --- inside the space
@@ -128,7 +135,7 @@ def test_all_of_the_space_is_reached():
     state = grow(make_state(sampler="random"), 120)
     assert {recipe.decay.name for recipe in recipes(state)} == set(fitted_space(state).choices("decay"))
     peaks = sorted(recipe.peak_lr for recipe in recipes(state))
-    assert INTERVAL.low < peaks[0] < 2 * INTERVAL.low
+    assert INTERVAL.low <= peaks[0] < 2 * INTERVAL.low
     assert INTERVAL.high / 2 < peaks[-1] < INTERVAL.high
 
 
@@ -143,18 +150,18 @@ def test_a_range_test_without_a_signal_leaves_the_default_bounds():
 
 
 def known_table():
-    warmup = {"warmup_epochs": 0.5}  # 5 % of 12 epochs, on the grid of half epochs
+    """The baseline as it is; of the others a warmup of 5 %, and the LR that the range test suggests, on their grids."""
     return [
         ("default", "sgd", [
             Recipe(peak_lr=0.02),
-            Recipe(peak_lr=0.05, decay=Cosine(), **warmup),
-            Recipe(peak_lr=0.05, decay=Linear(), **warmup),
-            Recipe(peak_lr=0.05, decay=WSD(cooldown_frac=0.2), **warmup),
+            Recipe(peak_lr=0.0464, decay=Cosine(), warmup_epochs=1),
+            Recipe(peak_lr=0.0464, decay=Linear(), warmup_epochs=1),
+            Recipe(peak_lr=0.0464, decay=WSD(cooldown_frac=0.2), warmup_epochs=1),
         ]),
         ("quick", "sgd", [
             Recipe(peak_lr=0.02),
-            Recipe(peak_lr=0.05, decay=Cosine(), **warmup),
-            Recipe(peak_lr=0.05, decay=Linear(), **warmup),
+            Recipe(peak_lr=0.0464, decay=Cosine(), warmup_epochs=0.5),
+            Recipe(peak_lr=0.0464, decay=Linear(), warmup_epochs=0.5),
         ]),
     ]  # fmt: skip
 
@@ -191,7 +198,7 @@ def test_what_the_space_leaves_open_is_as_the_user_has_it():
 
 
 def ended(number, recipe, state, *, epochs, diverged=False, reason=""):
-    run = Run(id=f"trial-{number:04d}", kind="search", trial=number, recipe=recipe, horizon_epochs=EPOCHS, seed=0)
+    run = full_run(recipe, EPOCHS, id=f"trial-{number:04d}", trial=number)
     measured = [measurement(run, epoch) for epoch in range(1, epochs + 1)]
     if diverged:
         measured[-1] = replace(measured[-1], train_loss=math.nan, val_loss=math.nan, top1=math.nan)
@@ -239,31 +246,126 @@ def test_a_divergence_is_learnt_as_bad():
 def test_a_recipe_survives_the_way_through_optuna(space):
     state = grow(make_state(sampler="random", space=space), 40)
     fitted = fitted_space(state)
-    for record in state.of_kind("search"):
-        frozen = sampler._frozen(record, fitted, BASELINE)
+    for trial in trials_of(state):
+        frozen = sampler._frozen(trial, fitted, BASELINE)
         frozen._validate()
         asked_again = optuna.trial.FixedTrial(dict(frozen.params))
-        assert sampler._suggest(asked_again, fitted, BASELINE) == record.run.recipe
+        assert sampler._suggest(asked_again, fitted, BASELINE) == trial.recipe
 
 
 def test_parameters_exist_only_where_they_are_used():
     state = grow(make_state(sampler="random"), 60)
     fitted = fitted_space(state)
     always = {"decay", "peak_lr", "warmup_epochs"}
-    for record in state.of_kind("search"):
-        decay = record.run.recipe.decay.name
+    for trial in trials_of(state):
+        decay = trial.recipe.decay.name
         own = {f"{decay}.{key}" for key in decay_parameters(decay) if key in fitted.decays.get(decay, {})}
-        assert set(sampler._frozen(record, fitted, BASELINE).params) == always | own
+        assert set(sampler._frozen(trial, fitted, BASELINE).params) == always | own
 
 
 def test_an_optimizer_has_parameters_of_its_own():
     state = grow(make_state(sampler="random", space="fine-tuning"), 30)
     seen = {}
-    for record in state.of_kind("search"):
-        params = sampler._frozen(record, fitted_space(state), BASELINE).params
-        seen.setdefault(record.run.recipe.optimizer, set()).update(name for name in params if "." in name)
+    for trial in trials_of(state):
+        params = sampler._frozen(trial, fitted_space(state), BASELINE).params
+        seen.setdefault(trial.recipe.optimizer, set()).update(name for name in params if "." in name)
     own = {name: {f"{name}.peak_lr", f"{name}.weight_decay"} for name in ("adamw", "sgd")}
     assert {name: {n for n in names if n.startswith(name)} for name, names in seen.items()} == own
+
+
+# --- trials on rungs
+
+C1, FIRST_4 = Rung(1, compressed=True), Rung(4)
+
+
+def on_rungs(*ends, number=0, rungs=(C1, FIRST_4), pruner="fair"):
+    """A trial, by the Top-1 or the state of each of its runs, as the sampler sees it."""
+    recipe = Recipe(peak_lr=0.1, decay=Linear())
+    config = make_config(rungs=rungs, pruner=pruner, space="quick", signal="raw")
+    records = []
+    for rung, end in zip((*ladder_of(StudyState(config=config), number), None), ends, strict=False):
+        top1s = [] if isinstance(end, str) else [end] * (rung.epochs if rung else EPOCHS)
+        state = end if isinstance(end, str) else "completed"
+        records.append(
+            studies.record(top1s, trial=number, rung=rung, recipe=recipe, horizon_epochs=EPOCHS, state=state)
+        )
+    state = StudyState(config=config, range_results=range_results(), records=tuple(records))
+    (trial,) = trials_of(state)
+    return sampler._frozen(trial, fitted_space(state), BASELINE, for_sampler=True)
+
+
+# the runs of a trial; what the sampler takes it for, worst first
+SEEN = [
+    (["diverged"], "COMPLETE"),
+    ([90, "pruned"], "COMPLETE"),
+    ([20], "COMPLETE"),
+    ([60], "COMPLETE"),  # waits for promotion, and is a result meanwhile
+    ([70, "running"], "COMPLETE"),
+    ([90, 30], "COMPLETE"),
+    ([60, 60], "COMPLETE"),
+    ([60, 60, 10], "COMPLETE"),
+    ([60, 60, 95], "COMPLETE"),
+]
+
+
+def test_the_further_a_trial_came_the_better_it_is_to_the_sampler_and_then_by_its_score():
+    seen = [on_rungs(*ends) for ends, _ in SEEN]
+    assert [trial.state.name for trial in seen] == [state for _, state in SEEN]
+    values = [trial.value for trial in seen]
+    assert values == sorted(values)
+    assert values[0] == values[1]  # of those that died one is as bad as the other
+    assert len(set(values)) == len(values) - 1
+
+
+@pytest.mark.parametrize(
+    ("ends", "state"), [(["running"], "RUNNING"), (["failed"], "FAIL"), ([60, "failed"], "FAIL"), ([60], "COMPLETE")]
+)
+def test_only_a_trial_that_has_no_score_yet_is_running_to_the_sampler(ends, state):
+    assert on_rungs(*ends).state.name == state
+
+
+@pytest.mark.xfail(strict=True, reason="the sampler counts rungs from below, and brackets begin at different ones")
+def test_a_trial_of_a_shorter_bracket_is_as_good_as_one_that_came_as_far():
+    brackets = {"rungs": (Rung(1), FIRST_4), "pruner": "hyperband"}
+    in_full = [on_rungs(*[60] * 2, 80, number=0, **brackets), on_rungs(60, 80, number=1, **brackets),
+               on_rungs(80, number=2, **brackets)]  # fmt: skip
+    left = on_rungs(60, 90, number=0, **brackets)
+    assert len({trial.value for trial in in_full}) == 1
+    assert in_full[0].value > left.value
+
+
+def test_a_search_over_rungs_is_mirrored_as_far_as_it_is(tmp_path):
+    url = f"sqlite:///{tmp_path / 'lrtune.db'}"
+    state = grow_on_rungs(make_state(sampler="random", rungs=(C1, FIRST_4)), 12)
+    mirror(state, url)
+    trials = optuna.load_study(study_name="fake", storage=url).get_trials()
+    ended = [trial for trial in trials_of(state) if not trial.running]
+    assert [t.user_attrs["lrtune_trial"] for t in trials] == [f"{t.number}/{t.level}" for t in ended]
+    assert [t.state.name for t in trials] == ["COMPLETE" if t.finished else "PRUNED" for t in ended]
+    assert [t.value for t in trials if t.state.name == "COMPLETE"] == [t.top1 for t in ended if t.finished]
+
+
+def grow_on_rungs(state, num_runs):
+    """`state` after the baseline and so many runs more, each trained to its end."""
+    state = replace(state, config=replace(state.config, budget=Budget(10_000, "trials")))
+    for _ in range(2 + num_runs):
+        state = replace(state, records=(*state.records, completed(next_run(state, ask))))
+    assert bool(state.of_kind("rung")) == bool(state.config.rungs)
+    return state
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_on_rungs_too_recipes_are_of_the_space_and_asking_again_gives_the_same(name):
+    state = grow_on_rungs(make_state(sampler=name, space="quick", rungs=(C1, FIRST_4)), 16)
+    number = int(state.spent("trials"))
+    assert outside(fitted_space(state), ask(state, number)) == []
+    assert ask(state, number) == ask(state, number)
+
+
+@pytest.mark.parametrize("rungs", [(), (C1,), (FIRST_4,)], ids=["no rungs", "compressed", "first epochs"])
+def test_what_was_tried_is_not_asked_for_again(rungs):
+    tried = [trial.recipe for trial in trials_of(grow_on_rungs(make_state(space="quick", rungs=rungs), 25))]
+    assert len(set(tried)) == len(tried)
 
 
 # --- how well it searches
@@ -315,7 +417,7 @@ def test_a_mirrored_study_is_visible_to_optuna_and_complete(tmp_path):
     trials = study.get_trials()
     recorded = [record for record in state.of_kind("search") if record.state != "running"]
     assert [t.state.name for t in trials] == ["COMPLETE"] * 30 + ["PRUNED"] * 3 + ["FAIL"]
-    assert [t.user_attrs["lrtune_run"] for t in trials] == [record.run.id for record in recorded]
+    assert [t.user_attrs["lrtune_trial"] for t in trials] == [f"{record.run.trial}/1" for record in recorded]
     assert [t.value for t in trials[:30]] == [record.top1 for record in recorded[:30]]
     for trial, record in zip(trials, recorded, strict=True):
         assert trial.params["peak_lr"] == record.run.recipe.peak_lr
@@ -344,7 +446,7 @@ def test_a_grid_whose_end_is_no_round_number_in_binary_is_searched_to_its_end():
     grid = "hold_frac = { low = 0.1, high = 0.7, step = 0.1 }"
     toml = f"[parameters]\npeak_lr = 0.1\ndecay = 'hold-power'\n[decay.hold-power]\n{grid}"
     state = make_state(sampler="random")
-    state = grow(replace(state, config=replace(state.config, space_toml=toml)), 40)
+    state = grow(replace(state, config=replace(state.config, space_toml=toml)), 16)
     assert {round(recipe.decay.hold_frac, 9) for recipe in recipes(state)} == {0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7}
 
 

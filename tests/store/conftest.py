@@ -26,7 +26,7 @@ def make_run():
     def make(run_id="trial-0000", **changes):
         values = {
             "id": run_id, "kind": "search", "trial": 0, "recipe": Recipe(decay=Plateau(patience_epochs=2)),
-            "horizon_epochs": 4, "seed": 0,
+            "recipe_epochs": 4, "horizon_epochs": 4, "stop_epochs": 4, "seed": 0,
         }  # fmt: skip
         return Run(**values | changes)
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import astuple, replace
+from dataclasses import astuple, fields, replace
 from threading import Barrier
 
 import pytest
@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from lrtune.core.errors import InputError, StoreError
 from lrtune.core.recipe import DECAYS, MultiStep, Plateau, Recipe, Step
 from lrtune.core.space import Interval
-from lrtune.core.study import Budget, RangeCurve, RangeResult, StudyConfig, TrainSettings
-from lrtune.core.trial import Measurement, Run
+from lrtune.core.study import Budget, RangeCurve, RangeResult, Rung, StudyConfig, TrainSettings
+from lrtune.core.trial import Measurement
 from lrtune.store import database as database_module
 from lrtune.store.database import StudyDatabase
 from lrtune.store.encoding import config_from_json, config_to_json
 from lrtune.store.workers import this_worker
+from tests.studies import full_run
 
 CLAIM = """
 import sys, time
@@ -37,7 +38,8 @@ print("ready", flush=True)
 while not go.exists():
     pass
 for i in range(num_runs):
-    run = Run(id=f"trial-{i:04d}", kind="search", trial=i, recipe=Recipe(), horizon_epochs=4, seed=0)
+    epochs = {"recipe_epochs": 4, "horizon_epochs": 4, "stop_epochs": 4}
+    run = Run(id=f"trial-{i:04d}", kind="search", trial=i, recipe=Recipe(), seed=0, **epochs)
     if store.claim(run, this_worker()):
         print(run.id)
 """
@@ -66,6 +68,13 @@ CONFIG_CHANGES = {
     "multistep": {"baseline": Recipe(decay=MultiStep(milestones_epochs=(1.5, 3.0), factor=0.2))},
     "plateau": {"baseline": Recipe(optimizer="adamw", decay=Plateau(monitor="top1", threshold_mode="abs"))},
     "space": {"space_toml": '# Größe\n[parameters]\n"peak_lr" = 1e-3\n'},
+    "rungs": {
+        "pruner": "hyperband",
+        "rungs": Rung.parse("c1,c3,2"),
+        "reduction_factor": 4,
+        "signal": "raw",
+        "settings": TrainSettings(ema_half_life_epochs=0),
+    },
     "seeds": {"seed": 2**40, "num_seeds": 1, "num_confirmed": 0, "sampler": "qmc", "pruner": "none"},
 }
 
@@ -104,7 +113,8 @@ def test_range_tests_come_back_equal_and_the_first_ones_stay(store):
 def test_a_run_comes_back_equal(store, make_run, decay):
     needed = {Step: {"every_epochs": 1.5}, MultiStep: {"milestones_epochs": (1.0, 2.5)}}.get(decay, {})
     recipe = Recipe(peak_lr=0.1 + 0.2, warmup_epochs=1 / 3, decay=decay(**needed), weight_decay=5e-4)
-    run = make_run("baseline-2", kind="baseline", trial=-1, recipe=recipe, seed=3_000_000_000)
+    lengths = {"recipe_epochs": 27, "horizon_epochs": 9, "stop_epochs": 3}
+    run = make_run("baseline-2", kind="rung", trial=-1, recipe=recipe, seed=3_000_000_000, **lengths)
     assert store.claim(run, this_worker())
     (record,) = store.state().records
     assert (record.run, record.state, record.measurements, record.test_top1) == (run, "running", (), None)
@@ -116,13 +126,12 @@ def many(tmp_path_factory):
     return StudyDatabase(f"sqlite:///{tmp_path_factory.mktemp('store') / 'lrtune.db'}")
 
 
-@given(values=st.lists(st.floats(), min_size=8, max_size=8))
+@given(values=st.lists(st.floats(), min_size=10, max_size=10))
 def test_every_float_of_a_measurement_comes_back_nan_and_infinity_too(many, values):
-    lr_first, lr_last, train_loss, val_loss, top1, seconds, images_per_s, ended_at = values
+    names = [field.name for field in fields(Measurement) if field.type is float]
     wanted = Measurement(
-        epoch=1, step=7, lr_first=lr_first, lr_last=lr_last, train_loss=train_loss, val_loss=val_loss, top1=top1,
-        seconds=seconds, images_per_s=images_per_s, ended_at=ended_at,
-    )  # fmt: skip
+        epoch=1, step=7, prefix="1f", reused=True, again_epochs=3, **dict(zip(names, values, strict=True))
+    )
     name = f"study-{len(many.names())}"
     many.create(
         StudyConfig(
@@ -131,7 +140,7 @@ def test_every_float_of_a_measurement_comes_back_nan_and_infinity_too(many, valu
         )
     )  # fmt: skip
     store = many.study(name)
-    run = Run(id="trial-0000", kind="search", trial=0, recipe=Recipe(), horizon_epochs=1, seed=0)
+    run = full_run(Recipe(), 1)
     store.claim(run, this_worker())
     store.record(run, wanted)
     (found,) = many.study(name).state().records[0].measurements

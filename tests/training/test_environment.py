@@ -8,7 +8,7 @@ import pytest
 from lrtune.core.errors import InputError
 from lrtune.core.recipe import Recipe
 from lrtune.core.study import TrainSettings
-from lrtune.training.environment import describe_environment
+from lrtune.training.environment import describe_environment, shaping_environment
 
 CPU = TrainSettings(device="cpu", threads=2)
 
@@ -23,6 +23,13 @@ def test_what_numbers_depend_on_is_named(optimizer, extra):
     assert described["Precision"] == "fp32"
     assert described["CPU threads"].startswith("2 a run, of ")
     assert described["Python"] == platform.python_version()
+
+
+def test_what_the_last_bits_depend_on_leaves_out_what_only_decides_what_is_trained():
+    described = describe_environment(CPU, Recipe())
+    shaping = shaping_environment(CPU, Recipe())
+    assert described.keys() - shaping.keys() == {"System", "Python", "optuna"}
+    assert shaping.items() <= described.items()
 
 
 def test_a_device_that_is_not_there_is_refused():

@@ -27,11 +27,11 @@ from lrtune.core.recipe import (
     default_recipe,
 )
 from lrtune.core.study import TrainSettings
-from lrtune.core.trial import Run
 from lrtune.schedules import build_schedule
 from lrtune.training.batches import evaluation_batches
 from lrtune.training.loop import Trainer, state_from_bytes, state_to_bytes
 from lrtune.training.task import Task
+from tests.studies import full_run
 
 NEVER_BETTER = Plateau(patience_epochs=0, factor=0.5, monitor="top1", threshold=1000, threshold_mode="abs")
 ALL_DECAYS = [
@@ -103,24 +103,19 @@ def trainer_of(digits):
 
 
 def run_of(recipe, *, epochs=3, seed=0):
-    return Run(id="trial-0000", kind="search", trial=0, recipe=recipe, horizon_epochs=epochs, seed=seed)
+    return full_run(recipe, epochs, seed=seed)
 
 
 def train(trainer, run, **kwargs):
     """All measurements, and the state after each epoch as a file would hold it."""
     files = []
-    measurements = list(trainer.train(run, save=lambda state: files.append(state_to_bytes(state)), **kwargs))
+    measurements = list(trainer.train(run, save=lambda _, state: files.append(state_to_bytes(state)), **kwargs))
     return measurements, [state_from_bytes(content) for content in files]
 
 
 def timeless(measurements):
     """What must be the same each time a run is trained."""
     return [replace(m, seconds=0, images_per_s=0, ended_at=0) for m in measurements]
-
-
-def trained(state):
-    """All of a state but the times of its measurements."""
-    return {key: value for key, value in state.items() if key != "measurements"}
 
 
 # --- the LR of every step ---
@@ -207,7 +202,7 @@ def test_a_run_is_the_same_each_time(trainer_of, identical, optimizer):
     torch.manual_seed(2)  # what was drawn before is of no account
     again, states_again = train(trainer_of(model=lively), run)
     assert timeless(again) == timeless(measurements)
-    assert identical([*map(trained, states_again)], [*map(trained, states)])
+    assert identical(states_again, states)
 
     other, other_states = train(trainer_of(model=lively), replace(run, seed=1))
     assert other[0].train_loss != measurements[0].train_loss
@@ -274,45 +269,44 @@ def test_a_resumed_run_ends_like_an_unbroken_one(trainer_of, identical, optimize
             fresh_trainer(), run, history=measurements[:epochs_done], state=states[epochs_done - 1]
         )
         assert timeless(rest) == timeless(measurements[epochs_done:])
-        assert identical([*map(trained, rest_states)], [*map(trained, states[epochs_done:])])
+        assert identical(rest_states, states[epochs_done:])
 
 
-# epochs in the checkpoint (0: there is none), epochs recorded, epochs trained, epochs yielded
-RECORDED = [
-    (0, 0, [1, 2, 3, 4], [1, 2, 3, 4]),
-    (2, 2, [3, 4], [3, 4]),
-    (3, 2, [4], [3, 4]),  # killed between the checkpoint and the record
-    (4, 3, [], [4]),
-    (1, 3, [2, 3, 4], [4]),
-    (0, 3, [1, 2, 3, 4], [4]),
-    (4, 4, [], []),
-]
+# epochs behind the state that a run goes on from, epochs trained and yielded
+GOING_ON = [(0, [1, 2, 3, 4]), (1, [2, 3, 4]), (3, [4]), (4, [])]
 
 
-@pytest.mark.parametrize(("saved", "recorded", "trains", "yields"), RECORDED)
-def test_what_is_recorded_is_not_yielded_again(trainer_of, saved, recorded, trains, yields):
+@pytest.mark.parametrize(("behind", "trains"), GOING_ON)
+def test_what_is_behind_the_state_is_not_yielded_again(trainer_of, behind, trains):
     run = run_of(Recipe(decay=Plateau(patience_epochs=0)), epochs=4)
     measurements, states = train(trainer_of(), run)
     rest, rest_states = train(
-        trainer_of(), run, history=measurements[:recorded], state=states[saved - 1] if saved else None
+        trainer_of(), run, history=measurements[:behind], state=states[behind - 1] if behind else None
     )
-    assert timeless(rest) == timeless(measurements[epoch - 1] for epoch in yields)
-    assert [len(state["measurements"]) for state in rest_states] == trains
+    assert timeless(rest) == timeless(measurements[epoch - 1] for epoch in trains)
+    assert len(rest_states) == len(trains)
 
 
-def test_a_saved_measurement_is_yielded_as_it_was(trainer_of):
-    run = run_of(Recipe())
-    measurements, states = train(trainer_of(), run)
-    assert next(trainer_of().train(run, history=measurements[:1], state=states[1])) == measurements[1]
+def test_a_run_that_stops_early_is_the_first_epochs_of_the_full_one(trainer_of, identical):
+    full = run_of(Recipe(warmup_epochs=1, decay=Cosine()), epochs=4)
+    measurements, states = train(trainer_of(model=lively), full)
+    stopped, stopped_states = train(trainer_of(model=lively), replace(full, stop_epochs=2))
+    assert timeless(stopped) == timeless(measurements[:2])
+    assert identical(stopped_states, states[:2])
 
 
-def test_the_state_is_saved_before_its_measurement_is_yielded(trainer_of):
+def test_the_lr_of_a_compressed_run_is_that_of_the_full_schedule(trainer_of):
+    recipe = Recipe(peak_lr=0.6, warmup_epochs=3, decay=Linear())
+    trainer = trainer_of(WatchedTrainer, batch_size=72)
+    train(trainer, full_run(recipe, 6, horizon_epochs=2, stop_epochs=2))  # of 6 epochs 3 are warmup, so 1 of 2
+    assert [lr for (lr,) in trainer.lrs] == pytest.approx([0.2, 0.4, 0.6, 0.6, 0.4, 0.2])
+
+
+def test_the_state_is_saved_with_its_measurement_before_that_is_yielded(trainer_of):
     saved = []
-    for measurement in trainer_of().train(
-        run_of(Recipe()), save=lambda state: saved.append(len(state["measurements"]))
-    ):
-        assert saved[-1] == measurement.epoch
-    assert saved == [1, 2, 3]
+    for measurement in trainer_of().train(run_of(Recipe()), save=lambda m, _: saved.append(m)):
+        assert saved[-1] is measurement
+    assert [m.epoch for m in saved] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", state_to_bytes({"model": {}})[:-50]])
@@ -328,9 +322,9 @@ def test_a_checkpoint_that_would_run_code_is_refused():
 
 def test_a_checkpoint_of_another_model_is_refused(trainer_of):
     run = run_of(Recipe())
-    _, states = train(trainer_of(), run)
+    measurements, states = train(trainer_of(), run)
     with pytest.raises(TaskError, match=r"not the one that a checkpoint was saved of: RuntimeError: .*state_dict"):
-        next(trainer_of(model=lively).train(run, state=states[0]))
+        next(trainer_of(model=lively).train(run, history=measurements[:1], state=states[0]))
 
 
 # --- gradients ---
@@ -440,7 +434,6 @@ def test_a_run_that_diverges_ends_with_that_epoch(trainer_of):
     assert math.isnan(measurements[-1].val_loss)
     assert math.isnan(measurements[-1].top1)
     assert train(trainer_of(), run, history=measurements, state=states[-1]) == ([], [])
-    assert train(trainer_of(), run, history=measurements)[0] == []
 
 
 def test_a_validation_loss_that_is_not_finite_is_divergence_too(trainer_of):

@@ -18,11 +18,11 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorData
 from lrtune.core.errors import InputError, TaskError
 from lrtune.core.recipe import OPTIMIZERS, Constant, Recipe, default_recipe
 from lrtune.core.study import TrainSettings
-from lrtune.core.trial import Run
 from lrtune.training.loop import Trainer
 from lrtune.training.precision import Arithmetic
 from lrtune.training.range_test import SWEEPS, for_optimizer, range_test, sweep, task_range_test
 from lrtune.training.task import Task
+from tests.studies import full_run
 
 CPU = Arithmetic(torch.device("cpu"), None)
 INPUTS = torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
@@ -320,7 +320,7 @@ def test_the_answer_on_the_digits_trains_well(trainer_of, optimizer):
 
     def top1(peak_lr):
         found = replace(recipe, peak_lr=peak_lr)
-        run = Run(id="trial-0000", kind="search", trial=0, recipe=found, horizon_epochs=4, seed=7)
+        run = full_run(found, 4, seed=7)
         return [m.top1 for m in trainer.train(run)][-1]
 
     assert top1(interval.suggestion) > 75  # chance is 10
@@ -502,7 +502,7 @@ def test_the_answer_on_a_gpu_trains(trainer_of, precision):
     assert torch.equal(torch.cuda.get_rng_state(), before)
     assert interval is not None
     recipe = Recipe(peak_lr=interval.suggestion)
-    run = Run(id="trial-0000", kind="search", trial=0, recipe=recipe, horizon_epochs=4, seed=7)
+    run = full_run(recipe, 4, seed=7)
     assert [m.top1 for m in trainer.train(run)][-1] > 75
 
 

@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 from lrtune.core.errors import InputError, TaskError
 from lrtune.core.recipe import Recipe
 from lrtune.core.study import TrainSettings
-from lrtune.core.trial import Run
 from lrtune.training.loop import Trainer, state_from_bytes, state_to_bytes
 from lrtune.training.task import (
     NamedTask,
@@ -25,6 +24,7 @@ from lrtune.training.task import (
     load_task_file,
     source_from,
 )
+from tests.studies import full_run
 
 INPUTS = torch.randn(130, 6, generator=torch.Generator().manual_seed(0))
 LABELS = (INPUTS[:, :3].sum(1) > 0).long() + (INPUTS[:, 3:].sum(1) > 0).long()
@@ -263,13 +263,13 @@ SOURCES = {
 @pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
 def test_own_data_train_repeat_and_resume(identical, source):
     recipe = Recipe(peak_lr=0.2, warmup_epochs=0.5)
-    run = Run(id="trial-0000", kind="search", trial=0, recipe=recipe, horizon_epochs=6, seed=3)
+    run = full_run(recipe, 6, seed=3)
 
     def train(**kwargs):
         trainer = Trainer(a_task(train=source()), TrainSettings(batch_size=15, device="cpu"))
         assert trainer.steps_per_epoch == 6
         files = []
-        measurements = list(trainer.train(run, save=lambda state: files.append(state_to_bytes(state)), **kwargs))
+        measurements = list(trainer.train(run, save=lambda _, state: files.append(state_to_bytes(state)), **kwargs))
         states = [state_from_bytes(content) for content in files]
         return [replace(m, seconds=0, images_per_s=0, ended_at=0) for m in measurements], states
 

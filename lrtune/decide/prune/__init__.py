@@ -1,16 +1,17 @@
 """Pruning rules: whether a run that has just been measured goes on. One file a rule.
 
 A rule sees the run's record and the study, decides on validation Top-1 alone, and gives its reason. Runs of the
-baseline and of the confirmation are never pruned; a run that diverged is ended by the engine, whatever the rule.
+baseline and of the confirmation are never pruned; a run that diverged is ended by the engine, whatever the rule. What
+goes up from rung to rung is not decided here but in `lrtune.decide.rungs`: nothing has to be ended for that.
 """
 
 from collections.abc import Callable
 
 from lrtune.core.study import PrunerName, StudyState
 from lrtune.core.trial import GO_ON, PruneDecision, RunRecord
-from lrtune.decide.prune.halving import successive_halving
 from lrtune.decide.prune.hopeless import hopeless
 from lrtune.decide.prune.median import median_rule
+from lrtune.decide.prune.patient import patient
 
 Rule = Callable[[RunRecord, StudyState], PruneDecision]
 
@@ -21,16 +22,19 @@ def never(record: RunRecord, state: StudyState) -> PruneDecision:
 
 
 PRUNERS: dict[PrunerName, Rule] = {
+    "fair": hopeless,
+    "halving": never,
+    "hyperband": never,
     "hopeless": hopeless,
     "median": median_rule,
-    "halving": successive_halving,
+    "patient": patient,
     "none": never,
 }
 
 
 def prune(record: RunRecord, state: StudyState) -> PruneDecision:
     """What the study's rule says of a run after its latest epoch."""
-    unfinished = record.epochs < record.run.horizon_epochs
-    if record.run.kind != "search" or not record.measurements or not unfinished:
+    unfinished = record.epochs < record.run.stop_epochs
+    if record.run.kind not in ("rung", "search") or not record.measurements or not unfinished:
         return GO_ON
     return PRUNERS[state.config.pruner](record, state)

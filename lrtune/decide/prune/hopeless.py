@@ -6,8 +6,9 @@ several times the errors of every good run *with the same kind of decay* at the 
 """
 
 from lrtune.core.study import StudyState
-from lrtune.core.trial import GO_ON, PruneDecision, RunRecord
+from lrtune.core.trial import GO_ON, PruneDecision, Run, RunRecord
 from lrtune.decide.noise import counting_error
+from lrtune.decide.trials import warmup_epochs_of
 
 GUESSING_FROM, COMPARED_FROM = 0.25, 0.5
 """Shares of the run, its warmup not counted, from which a run at chance is ended, and one far behind its kind."""
@@ -21,16 +22,16 @@ SIGMAS = 3.0
 
 def hopeless(record: RunRecord, state: StudyState) -> PruneDecision:
     """Ends a run at chance, or with `ERROR_RATIO` times the errors of the better half of its kind. NaN is at chance."""
-    config, epoch, top1 = state.config, record.epochs, record.top1
-    if epoch < record.run.recipe.warmup_epochs + GUESSING_FROM * config.epochs:
+    config, run, epoch, top1 = state.config, record.run, record.epochs, record.top1
+    if epoch < warmup_epochs_of(run) + GUESSING_FROM * run.horizon_epochs:
         return GO_ON
     chance = 100 / config.num_classes
     if not top1 > chance + SIGMAS * counting_error(chance, config.num_validation):
         return PruneDecision(prune=True, reason=f"Top-1 {top1:.2f} is at chance ({chance:.1f}) after {epoch} epochs")
 
-    kind = record.run.recipe.decay.name
-    peers = [r for r in state.of_kind("search") if r.state == "completed" and r.run.recipe.decay.name == kind]
-    if len(peers) < MIN_PEERS or epoch < record.run.recipe.warmup_epochs + COMPARED_FROM * config.epochs:
+    kind = run.recipe.decay.name
+    peers = [r for r in state.of_kind(run.kind) if r.state == "completed" and _alike(r.run, run)]
+    if len(peers) < MIN_PEERS or epoch < warmup_epochs_of(run) + COMPARED_FROM * run.horizon_epochs:
         return GO_ON
     better_half = sorted(peers, key=lambda r: r.top1)[len(peers) // 2 :]
     lowest = min(r.measurements[epoch - 1].top1 for r in better_half)
@@ -38,3 +39,10 @@ def hopeless(record: RunRecord, state: StudyState) -> PruneDecision:
         reason = f"Top-1 {top1:.2f} at epoch {epoch}, where the better half of {kind} runs had {lowest:.2f} and more"
         return PruneDecision(prune=True, reason=reason)
     return GO_ON
+
+
+def _alike(one: Run, other: Run) -> bool:
+    """Whether epochs of two runs may be compared: the same progress of the same kind of schedule."""
+    return (one.recipe.decay.name, one.horizon_epochs, one.stop_epochs) == (
+        other.recipe.decay.name, other.horizon_epochs, other.stop_epochs,
+    )  # fmt: skip

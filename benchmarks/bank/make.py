@@ -1,0 +1,127 @@
+"""Makes the bank: a table of real trainings, for judging search strategies without training again.
+
+    python benchmarks/bank/make.py --jobs 2
+
+Trains every recipe of `recipes.py` at each horizon, its schedule compressed; the best third of each optimizer in full
+with a second seed, and the best ninth of those with two more, since the best of many runs is partly luck. One row an
+epoch goes to `curves.csv` beside this file. Stop it at any time: it goes on with the runs that the table lacks. About
+an hour and a half on two cores. `--only` leaves the other parts for later.
+"""
+
+import argparse
+import csv
+import json
+import multiprocessing
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from recipes import EPOCHS, HORIZONS, SETTINGS, bank_task, described, recipes
+
+from lrtune.core.trial import Run
+from lrtune.training.environment import describe_environment
+from lrtune.training.loop import Trainer
+
+FOLDER = Path(__file__).parent
+CURVES = FOLDER / "curves.csv"
+KEY = ["recipe", "seed", "horizon"]
+COLUMNS = [*KEY, "epoch", "train_loss", "val_loss", "top1", "averaged_val_loss", "averaged_top1", "seconds"]
+Job = tuple[int, int, int]
+"""Recipe, seed, horizon."""
+
+
+def main() -> None:
+    """Trains what the table lacks."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--only", choices=[part.__name__ for part in PARTS])
+    arguments = parser.parse_args()
+    environment = describe_environment(SETTINGS, recipes()[0])
+    (FOLDER / "bank.json").write_text(json.dumps(described() | {"environment": dict(environment)}, indent=2) + "\n")
+    with multiprocessing.get_context("spawn").Pool(arguments.jobs, initializer=_open) as pool:
+        for wanted in PARTS:
+            missing = [] if arguments.only not in (None, wanted.__name__) else list(wanted())
+            for done, rows in enumerate(pool.imap_unordered(_train, missing), 1):
+                _append(rows)
+                print(f"\r{wanted.__name__}: {done} of {len(missing)} runs", end="", flush=True)
+            print()
+
+
+def first_seed() -> Iterator[Job]:
+    """Every recipe at every horizon."""
+    there = _there()
+    for number in _shuffled(len(recipes())):
+        yield from ((number, 0, horizon) for horizon in HORIZONS if (number, 0, horizon) not in there)
+
+
+def second_seed() -> Iterator[Job]:
+    """The best third of each optimizer."""
+    return _best(3, (1,))
+
+
+def more_seeds() -> Iterator[Job]:
+    """The best ninth of each optimizer, by what is known of both seeds."""
+    return _best(9, (2, 3))
+
+
+def _best(share: int, seeds: tuple[int, ...]) -> Iterator[Job]:
+    """Full runs of the best recipes of each optimizer, by the mean final Top-1 over the seeds before `seeds`."""
+    there = _there()
+    curves = pd.read_csv(CURVES)
+    known = curves[(curves.seed < seeds[0]) & (curves.horizon == EPOCHS) & (curves.epoch == EPOCHS)]
+    final = known.pivot(index="recipe", columns="seed", values="top1").mean(axis=1, skipna=False)
+    by_optimizer = pd.Series([recipe.optimizer for recipe in recipes()]).loc[final.index]
+    for _, group in final.groupby(by_optimizer):
+        for number, seed in product(group.nlargest(len(group) // share).index, seeds):
+            if (number, seed, EPOCHS) not in there:
+                yield number, seed, EPOCHS
+
+
+def _there() -> set[Job]:
+    """The runs in the table; one that a kill left unfinished is taken out."""
+    if not CURVES.exists():
+        with CURVES.open("w", newline="") as file:
+            csv.writer(file).writerow(COLUMNS)
+    curves = pd.read_csv(CURVES)
+    ended = curves.groupby(KEY).epoch.transform("max") == curves.horizon
+    failed = curves.val_loss.isna().groupby([curves[key] for key in KEY]).transform("any")  # diverged, so shorter
+    whole = curves[ended | failed]
+    if len(whole) < len(curves):
+        whole.to_csv(CURVES, index=False)
+    return set(whole[KEY].itertuples(index=False, name=None))
+
+
+def _shuffled(count: int) -> list[int]:
+    """The same order every time; unfinished tables hold a fair sample then."""
+    return [int(i) for i in pd.Series(range(count)).sample(frac=1, random_state=0)]
+
+
+def _open() -> None:
+    global trainer
+    trainer = Trainer(bank_task(), SETTINGS)
+
+
+def _train(job: Job) -> list[dict[str, Any]]:
+    number, seed, horizon = job
+    run = Run(
+        id="", kind="search", trial=number, recipe=recipes()[number], recipe_epochs=EPOCHS, horizon_epochs=horizon,
+        stop_epochs=horizon, seed=seed,
+    )  # fmt: skip
+    rows = []
+    for m in trainer.train(run):
+        values = {name: round(getattr(m, name), 4) for name in COLUMNS[len(KEY) + 1 :]}
+        rows.append(dict(zip(KEY, job, strict=True)) | {"epoch": m.epoch} | values)
+    return rows
+
+
+def _append(rows: list[dict[str, Any]]) -> None:
+    with CURVES.open("a", newline="") as file:
+        csv.DictWriter(file, COLUMNS).writerows(rows)
+
+
+PARTS = (first_seed, second_seed, more_seeds)
+
+if __name__ == "__main__":
+    main()

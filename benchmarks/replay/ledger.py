@@ -1,0 +1,155 @@
+"""The ledger: all training of a replayed search goes through it, so that it knows what was spent, and what is best."""
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from operator import attrgetter
+
+import numpy as np
+
+from .pools import Epoch, Pool, Value
+
+NONE = -1
+"""In place of an incumbent, before the first."""
+
+
+class Over(Exception):  # noqa: N818  no error: how a replay ends
+    """The budget is spent, or there is nothing left to train."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trace:
+    """A replayed search, by epochs spent: element 0 is after the first."""
+
+    incumbents: np.ndarray
+    """Index of the configuration that would be recommended now, or `NONE`."""
+    best_seen: np.ndarray
+    """The best score of any epoch so far; -inf before the first."""
+
+
+@dataclass(kw_only=True, eq=False)
+class Run:
+    """One training; started, it costs nothing yet, and resumed, it costs its further epochs only."""
+
+    index: int
+    horizon_epochs: int
+    ledger: "Ledger"
+    epochs: list[Epoch] = field(default_factory=list)
+
+    @property
+    def score(self) -> float:
+        """That of the last epoch; nan if it diverged."""
+        return self.epochs[-1].score
+
+    @property
+    def rank(self) -> float:
+        """The score, for sorting: -inf if the run diverged or has none yet."""
+        return self.score if self.epochs and not self.diverged else -math.inf
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the last score is nan."""
+        return bool(self.epochs) and math.isnan(self.score)
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing more to train."""
+        return self.diverged or len(self.epochs) == self.horizon_epochs
+
+    def train(self, to_epoch: int) -> None:
+        """Goes on to the end of `to_epoch`, unless the run diverges before.
+
+        Raises:
+            Over: the budget was spent on the way.
+        """
+        for epoch in self.ledger.pool.result(self.index, self.horizon_epochs, to_epoch)[len(self.epochs) :]:
+            self.ledger.count(self, epoch)
+
+
+by_rank = attrgetter("rank")
+
+Strategy = Callable[["Ledger", int], None]
+"""Searches the ledger's pool with a seed, until it returns or a call raises `Over`."""
+
+
+class Ledger:
+    """Counts every epoch, and notes after each what would be recommended.
+
+    That is what the strategy says by `recommend`. For one that never does, it is the finished full run with the best
+    last score; before any has finished, the run with the best last score.
+    """
+
+    def __init__(self, pool: Pool, budget_epochs: int):
+        self.pool = pool
+        self.budget_epochs = budget_epochs
+        self.spent_epochs = 0
+        self.tried: set[int] = set()
+        self._incumbents = np.full(budget_epochs, NONE)
+        self._best_seen = np.full(budget_epochs, -np.inf)
+        self._recommended: int | None = None
+        self.runs: list[Run] = []
+        self._best: Run | None = None
+        self._best_finished: Run | None = None
+
+    def nearest(self, values: Mapping[str, Value], *, again: bool) -> int:
+        """The pool's configuration nearest to `values`; unless `again`, of those that were not tried yet.
+
+        Raises:
+            Over: all were tried.
+        """
+        if not again and len(self.tried) == len(self.pool.configurations):
+            raise Over
+        return self.pool.nearest(values, but=() if again else self.tried)
+
+    def start(self, index: int, *, horizon_epochs: int | None = None) -> Run:
+        """A new run, of the full horizon unless another is given."""
+        self.tried.add(index)
+        run = Run(index=index, horizon_epochs=horizon_epochs or self.pool.horizon_epochs, ledger=self)
+        self.runs.append(run)
+        return run
+
+    def recommend(self, index: int) -> None:
+        """What the strategy would recommend from here on, the last epoch included."""
+        self._recommended = index
+        if self.spent_epochs:
+            self._incumbents[self.spent_epochs - 1] = index
+
+    def count(self, run: Run, epoch: Epoch) -> None:
+        """Takes down one epoch of `run`.
+
+        Raises:
+            Over: it is beyond the budget.
+        """
+        if self.spent_epochs == self.budget_epochs:
+            raise Over
+        run.epochs.append(epoch)
+        # The best may have become worse by its new epoch; any other run has only itself to show.
+        self._best = max(self.runs if run is self._best else (self._best or run, run), key=by_rank)
+        if len(run.epochs) == self.pool.horizon_epochs and not run.diverged:
+            self._best_finished = max(self._best_finished or run, run, key=by_rank)
+        now = self.spent_epochs
+        self._incumbents[now] = self._incumbent()
+        self._best_seen[now] = np.fmax(self._best_seen[max(0, now - 1)], epoch.score)  # fmax passes nan over
+        self.spent_epochs += 1
+
+    def trace(self) -> Trace:
+        """The whole budget's; a strategy that ended before keeps what it had."""
+        last = max(0, self.spent_epochs - 1)
+        for noted in (self._incumbents, self._best_seen):
+            noted[last:] = noted[last]
+        return Trace(incumbents=self._incumbents, best_seen=self._best_seen)
+
+    def _incumbent(self) -> int:
+        if self._recommended is not None:
+            return self._recommended
+        best = self._best_finished or self._best
+        return best.index if best and best.rank > -math.inf else NONE
+
+
+def replay(strategy: Strategy, pool: Pool, seed: int, budget_epochs: int) -> Trace:
+    """What `strategy` would have done."""
+    ledger = Ledger(pool, budget_epochs)
+    with suppress(Over):
+        strategy(ledger, seed)
+    return ledger.trace()

@@ -1,0 +1,169 @@
+"""The search of lrtune itself on a pool: its plan, promotions and sampler, with the pool in place of the training."""
+
+import hashlib
+import math
+from collections.abc import Callable
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import TPESampler
+from optuna.trial import create_trial
+
+from lrtune.core.recipe import Plateau, Recipe, default_recipe
+from lrtune.core.study import Rung, SamplerName, Signal, StudyConfig, StudyState
+from lrtune.core.trial import Measurement, Run, RunRecord
+from lrtune.decide.rungs import automatic_rungs, first_run, promotion
+from lrtune.decide.trials import best_first, trials_of
+from lrtune.search import sampler
+
+from .ledger import Ledger, Strategy
+from .peers import suggest
+from .pools import Pool
+
+STEPS_PER_EPOCH = 62
+"""Of the bank."""
+MAX_TRIALS_PER_CONFIGURATION = 2
+"""What was trained before costs nothing, so a search that has seen all of a pool would never end."""
+Ask = Callable[[StudyState, int], Recipe]
+
+
+def ours(
+    rungs: str = "auto", *, sampled_by: SamplerName = "tpe", signal: Signal = "averaged", factor: int = 3
+) -> Strategy:
+    """The search of lrtune with these rungs; automatic ones are those that `lrtune search` would choose.
+
+    Where horizons cannot be compressed and no averages were recorded, that is halving on the raw score.
+    """
+
+    def search(ledger: Ledger, seed: int) -> None:
+        pool = ledger.pool
+        fair = bool(pool.recipes)
+        named = None if rungs == "auto" else Rung.parse(rungs)
+        pruner = "fair" if fair else "halving"
+        config = StudyConfig(
+            name=pool.name, task={}, space_name=pool.name, space_toml=_space(pool) if fair else "",
+            epochs=pool.horizon_epochs, steps_per_epoch=STEPS_PER_EPOCH, num_validation=4000, num_classes=10,
+            seed=seed, sampler=sampled_by, pruner=pruner, reduction_factor=factor, signal=signal if fair else "raw",
+            rungs=named or automatic_rungs(pruner, pool.horizon_epochs, STEPS_PER_EPOCH, factor),
+            baseline=default_recipe(pool.recipes[0].optimizer) if fair else Recipe(),
+        )  # fmt: skip
+        ask = _ask_for_recipes(pool) if fair else _ask_for_places(ledger)
+        records: dict[str, RunRecord] = {}
+        while True:
+            state = StudyState(config=config, records=tuple(records.values()))
+            run = promotion(state)
+            if run is None:
+                number = len({record.run.trial for record in records.values()})
+                if number > MAX_TRIALS_PER_CONFIGURATION * len(pool.configurations):
+                    return
+                run = first_run(state, number, ask(state, number))
+            records[run.id] = _train(run, ledger, records)
+            best = best_first(trials_of(StudyState(config=config, records=tuple(records.values()))))
+            if best:
+                ledger.recommend(_index(pool, best[0].recipe))
+
+    return search
+
+
+def _train(run: Run, ledger: Ledger, records: dict[str, RunRecord]) -> RunRecord:
+    """The run's record; what another run with the same recipe and horizon has trained costs nothing."""
+    pool = ledger.pool
+    index = _index(pool, run.recipe)
+    alike = [r for r in records.values() if _index(pool, r.run.recipe) == index]
+    known = max((r.epochs for r in alike if r.run.horizon_epochs == run.horizon_epochs), default=0)
+    training = ledger.start(index, horizon_epochs=run.horizon_epochs)
+    training.epochs += pool.result(index, run.horizon_epochs, min(known, run.stop_epochs))
+    training.train(run.stop_epochs)
+    measurements = tuple(
+        Measurement(
+            epoch=number, step=number, lr_first=0.0, lr_last=0.0, train_loss=epoch.val_loss, val_loss=epoch.val_loss,
+            top1=epoch.score, averaged_top1=epoch.averaged_score, seconds=0.0, images_per_s=0.0, ended_at=0.0,
+        )
+        for number, epoch in enumerate(training.epochs, start=1)
+    )  # fmt: skip
+    return RunRecord(run=run, state="diverged" if training.diverged else "completed", measurements=measurements)
+
+
+def _ask_for_recipes(pool: Pool) -> Ask:
+    """The sampler of lrtune, whose recipes are moved to the bank's."""
+
+    def ask(state: StudyState, number: int) -> Recipe:
+        recipe = sampler.ask(state, number)
+        return min(pool.recipes, key=lambda one: _distance(one, recipe))
+
+    return ask
+
+
+def _distance(one: Recipe, other: Recipe) -> tuple[bool, bool, float, float]:
+    """The decay counts most, then its patience, the warmup and the peak LR."""
+    patience = [recipe.decay.patience_epochs if isinstance(recipe.decay, Plateau) else 0 for recipe in (one, other)]
+    return (
+        one.decay.name != other.decay.name,
+        patience[0] != patience[1],
+        abs(one.warmup_epochs - other.warmup_epochs),
+        abs(math.log(one.peak_lr / other.peak_lr)),
+    )
+
+
+def _space(pool: Pool) -> str:
+    """The bank's grid as a search space."""
+    lrs = sorted({recipe.peak_lr for recipe in pool.recipes})
+    names = ", ".join(f'"{name}"' for name in dict.fromkeys(recipe.decay.name for recipe in pool.recipes))
+    return f"""
+        [parameters]
+        peak_lr = {{ low = {lrs[0]}, high = {lrs[-1]}, log = true }}
+        warmup_epochs = {{ low = 0, high = 2, step = 2 }}
+        decay = {{ choices = [{names}] }}
+        [decay.wsd]
+        cooldown_frac = 0.3
+        [decay.step]
+        every_epochs = 9
+        factor = 0.1
+        [decay.plateau]
+        patience_epochs = {{ choices = [1, 2, 4] }}
+        factor = 0.2
+    """
+
+
+def _ask_for_places(ledger: Ledger) -> Ask:
+    """For columns that are no recipe: TPE as lrtune's sampler uses it, on scores across rungs.
+
+    A configuration's place in the pool travels as the peak LR of a recipe.
+    """
+    pool = ledger.pool
+
+    def ask(state: StudyState, number: int) -> Recipe:
+        words = f"{state.config.seed} {number}".encode()
+        seed = int.from_bytes(hashlib.sha256(words).digest()[:4], "big")
+        asked = optuna.create_study().ask()
+        suggest(asked, pool.parameters)
+        distributions: dict[str, BaseDistribution] = dict(asked.distributions)
+        study = optuna.create_study(direction="maximize", sampler=TPESampler(seed=seed, group=True, multivariate=True))
+        study.add_trials([
+            create_trial(
+                params=dict(pool.configurations[_index(pool, trial.recipe)]), distributions=distributions,
+                value=trial.level + math.tanh(trial.score) / 2 if trial.alive else 0.0,
+            )
+            for trial in trials_of(state)
+        ])  # fmt: skip
+        place = ledger.nearest(suggest(study.ask(), pool.parameters), again=False)
+        return Recipe(peak_lr=float(place + 1))
+
+    return ask
+
+
+def _index(pool: Pool, recipe: Recipe) -> int:
+    return pool.recipes.index(recipe) if pool.recipes else int(recipe.peak_lr) - 1
+
+
+OURS: dict[str, Strategy] = {
+    "lrtune": ours(),
+    "lrtune, random": ours(sampled_by="random"),
+    "lrtune, c1": ours("c1"),
+    "lrtune, c1,c3": ours("c1,c3"),
+    "lrtune, c1,c3,c9": ours("c1,c3,c9"),
+    "lrtune, c1,c3,9": ours("c1,c3,9"),
+    "lrtune, 1,3,9": ours("1,3,9"),
+    "lrtune, 1,3,9 raw": ours("1,3,9", signal="raw"),
+}
+"""The default, and what it was chosen from."""

@@ -1,0 +1,39 @@
+"""Where a study's epochs went: those that were asked for are trained, reused, or avoided."""
+
+from dataclasses import dataclass
+
+from lrtune.core.study import StudyState
+from lrtune.decide.trials import trials_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spending:
+    """Epochs, of everything that has ended."""
+
+    asked: int
+    """If each recipe had been trained in full, from its start."""
+    trained: int
+    """Really: short runs count too, and what was trained twice because a checkpoint was gone."""
+    reused: int
+    """Taken over from runs with the same first epochs."""
+    avoided: int
+    """Neither: full runs that were not worth their epochs."""
+
+
+def spending_of(state: StudyState) -> Spending:
+    """What the study has spent so far, and what it has not; `asked = trained + reused + avoided`.
+
+    That a trial goes on where a rung left it is no reuse: its epochs were asked for once.
+    """
+    asked = reused = 0
+    for trial in trials_of(state):
+        measurements = [m for record in trial.runs for m in record.measurements]
+        own = {m.prefix for m in measurements if not m.reused}
+        reused += len({m.prefix for m in measurements if m.reused} - own)
+        asked += trial.runs[-1].epochs if trial.running else state.config.epochs
+    for record in state.records:
+        if record.run.kind in ("baseline", "confirm"):
+            reused += record.epochs_reused
+            asked += record.epochs if record.state == "running" else record.run.stop_epochs
+    trained = state.epochs_trained
+    return Spending(asked=asked, trained=trained, reused=reused, avoided=asked - trained - reused)

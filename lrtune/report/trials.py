@@ -1,0 +1,129 @@
+"""The trials of a study as a report shows them: how they climbed its rungs, and where each of them ended."""
+
+from typing import NamedTuple
+
+from lrtune.core.study import StudyState
+from lrtune.core.trial import RunRecord
+from lrtune.decide.rungs import REGARDLESS_EVERY, summaries, why_left
+from lrtune.decide.trials import Trial, best_first, trials_of
+from lrtune.report import wording
+
+
+class RungRow(NamedTuple):
+    """One rung, in words."""
+
+    rung: str
+    num_trials: int
+    num_promoted: int
+    num_regardless: int
+    tau: str
+    """Kendall's tau between the scores here and one level up."""
+
+
+class RunRow(NamedTuple):
+    """One run of the search, in words."""
+
+    id: str
+    recipe: str
+    state: str
+    epochs: str
+    """Finished."""
+    trained: str
+    """What the epochs of a finished run cost."""
+    top1: str
+    reason: str
+
+
+class LeftRow(NamedTuple):
+    """One trial that did not go up, in words."""
+
+    trial: str
+    recipe: str
+    score: str
+    """On its highest rung, percent."""
+    reason: str
+
+
+class Point(NamedTuple):
+    """One trial in the plot of peak LR against Top-1."""
+
+    peak_lr: float
+    top1: float
+    """Of one that was left on a rung the score there."""
+    decay: str
+    state: str
+    """Of its latest run, or `left`."""
+    level: int
+    """Of the rung of that run, from 1; 0 for a full run."""
+
+
+def finished_trials(state: StudyState) -> list[Trial]:
+    """Trials that were trained in full, the highest Top-1 first."""
+    return sorted((t for t in trials_of(state) if t.finished), key=lambda trial: trial.score, reverse=True)
+
+
+def left_trials(state: StudyState) -> list[Trial]:
+    """Trials that were measured on a rung and have gone no further so far, those from the highest rung first."""
+    return [trial for trial in best_first(trials_of(state)) if is_left(trial)]
+
+
+def is_left(trial: Trial) -> bool:
+    """Whether a trial has gone no further than a rung, though nothing was wrong with it."""
+    return trial.alive and not trial.running and not trial.finished
+
+
+def rung_rows(state: StudyState) -> tuple[RungRow, ...]:
+    """Lowest rung first; of Hyperband one bracket after the other."""
+    rows, bracket = [], 1
+    for found in summaries(state):
+        name = found.rung.label + (f", bracket {bracket}" if state.config.pruner == "hyperband" else "")
+        bracket += found.rung == state.config.rungs[-1]
+        tau = wording.number(found.tau)
+        rows.append(RungRow(name, found.num_trials, found.num_promoted, found.num_regardless, tau))
+    return tuple(rows)
+
+
+def rung_note(state: StudyState) -> str:
+    """What the rungs are, and what the columns of their table mean."""
+    return (
+        f"Every trial begins on the lowest rung{' of its bracket' if state.config.pruner == 'hyperband' else ''}, "
+        f"and of {state.config.reduction_factor} on a rung the best goes up. One in {REGARDLESS_EVERY} goes up "
+        "regardless of its score, since only such trials show what a rung does to those that it leaves. Kendall's tau "
+        "compares the scores on a rung with those one level up, over the promoted trials alone: near 1 the ranking "
+        "held, near 0 the rung said nothing, and over a few trials tau says little."
+    )
+
+
+def run_row(record: RunRecord) -> RunRow:
+    """A run as it is listed among its like."""
+    return RunRow(
+        id=record.run.id,
+        recipe=record.run.recipe.label,
+        state=record.state,
+        epochs=f"{record.epochs} of {record.run.stop_epochs}",
+        trained=str(record.epochs_trained) + (f" + {reused} taken over" if (reused := record.epochs_reused) else ""),
+        top1=wording.number(record.top1),
+        reason=record.reason,
+    )
+
+
+def left_rows(state: StudyState) -> tuple[LeftRow, ...]:
+    """See `left_trials`."""
+    trials = trials_of(state)
+    return tuple(
+        LeftRow(f"trial-{t.number:04d}", t.recipe.label, wording.number(t.score), why_left(state, t, trials))
+        for t in left_trials(state)
+    )
+
+
+def points_of(state: StudyState) -> tuple[Point, ...]:
+    """The trials with something measured in their latest run."""
+    found = []
+    for trial in trials_of(state):
+        last = trial.runs[-1]
+        top1, fate = (trial.score, "left") if is_left(trial) else (last.top1, last.state)
+        if last.measurements:
+            on_rung = last.run.kind == "rung"
+            level = state.config.rungs.index(trial.ladder[len(trial.runs) - 1]) + 1 if on_rung else 0
+            found.append(Point(trial.recipe.peak_lr, top1, trial.recipe.decay.name, fate, level))
+    return tuple(found)

@@ -1,0 +1,179 @@
+"""Nothing is trained twice: resuming, promotion, duplicates and shared trunks are one mechanism, and this is all of it.
+
+A training run is a function of its *ground* (task, model, optimizer, settings, seed, machine and library versions) and
+of the LR of every step so far. So its training up to an epoch has a key, chained over the epochs:
+
+    key[0] = hash(ground)        key[k] = hash(key[k - 1], LR multipliers of the steps of epoch k)
+
+Runs with the same key are in the same state, whatever their schedules do later. A run replays the measurements that are
+known under its keys, goes on from the latest checkpoint among them, and trains the rest. That a run was killed and is
+resumed, that it goes on where a rung left it, that another recipe had the same LRs so far: there is no difference. The
+keys of a plateau decay follow from the metrics of the epochs before, so they are known as far as the replay has come.
+"""
+
+import hashlib
+import json
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
+
+from lrtune.core.study import StudyState
+from lrtune.core.trial import Measurement, Run
+from lrtune.schedules.build import Schedule
+from lrtune.schedules.compress import schedule_of
+
+State = dict[str, Any]
+
+
+class Trainer(Protocol):
+    """What is needed of the training."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps."""
+
+    def train(
+        self,
+        run: Run,
+        *,
+        history: Sequence[Measurement],
+        state: State | None,
+        save: Callable[[Measurement, State], None],
+    ) -> Iterator[Measurement]:
+        """See `lrtune.training.loop.Trainer.train`."""
+
+
+class Checkpoints(Protocol):
+    """What is needed of a store of states. It may lose any of them: that costs time and nothing else."""
+
+    def load(self, key: str) -> State | None:
+        """The state under `key`, if it is there."""
+
+    def save(self, key: str, state: State, epochs: int) -> None:
+        """Keeps a state that took `epochs` epochs."""
+
+    def drop(self, key: str) -> None:
+        """Forgets a state."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefix:
+    """The first epochs of a run."""
+
+    schedule: Schedule
+    """As far as it is known after these epochs."""
+    ground: str
+    measurements: tuple[Measurement, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Of the training up to here."""
+        return self.measurements[-1].prefix if self.measurements else self.ground
+
+    @property
+    def next_key(self) -> str:
+        """Of the training up to the end of the next epoch."""
+        step = self.measurements[-1].step if self.measurements else 0
+        steps = range(step, step + self.schedule.steps_per_epoch)
+        multipliers = array("d", (self.schedule(step) for step in steps))
+        return hashlib.sha256(self.key.encode() + multipliers.tobytes()).hexdigest()[:32]
+
+    @property
+    def ends_on_trunk(self) -> bool:
+        """Whether the warmup is over or ends in the next epoch, and the LR is at its peak still: a branch is likely."""
+        end = len(self.measurements) * self.schedule.steps_per_epoch
+        warmed_up = end + self.schedule.steps_per_epoch > self.schedule.warmup_steps
+        return warmed_up and all(self.schedule(step) == 1.0 for step in range(self.schedule.warmup_steps, end))
+
+    def plus(self, measurement: Measurement) -> "Prefix":
+        """One epoch more."""
+        return replace(
+            self,
+            schedule=self.schedule.observe(val_loss=measurement.val_loss, top1=measurement.top1),
+            measurements=(*self.measurements, measurement),
+        )
+
+
+def ground_of(run: Run, surroundings: Mapping[str, Any]) -> str:
+    """The key of a run before its first step.
+
+    Args:
+        run: its seed, its peak LR and its optimizer's settings count; its schedule does not.
+        surroundings: what else the result depends on: task, settings, device, library versions.
+    """
+    own = asdict(run.recipe)
+    for name in ("warmup_epochs", "decay", "final_frac"):
+        del own[name]
+    content = json.dumps([dict(surroundings), own, run.seed], sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+def known_measurements(state: StudyState) -> dict[str, Measurement]:
+    """Every epoch that was trained in a study, by its key."""
+    return {m.prefix: m for record in state.records for m in record.measurements if not m.reused}
+
+
+def train(
+    run: Run, ground: str, known: Mapping[str, Measurement], trainer: Trainer, checkpoints: Checkpoints
+) -> Iterator[Measurement]:
+    """A run's measurements from its first epoch on, of which only those that are new are trained.
+
+    Args:
+        run: what to train.
+        ground: its key before the first step.
+        known: measurements by key, from this run before it was killed or from any other.
+        trainer: trains what is new.
+        checkpoints: states by key.
+
+    Yields:
+        A measurement an epoch, `reused` where it comes from `known`.
+    """
+    prefix = Prefix(schedule=schedule_of(run, trainer.steps_per_epoch), ground=ground)
+    while len(prefix.measurements) < run.stop_epochs:
+        found = known.get(prefix.next_key) or _saved(prefix.next_key, checkpoints)
+        if found is None:
+            break
+        prefix = prefix.plus(found)
+        yield replace(found, reused=found.prefix in known, again_epochs=0)
+        if found.diverged:
+            return
+    if len(prefix.measurements) == run.stop_epochs:
+        return
+    start, state = _latest(prefix, checkpoints)
+    num_again = len(prefix.measurements) - start
+
+    def save(measurement: Measurement, state: State) -> None:
+        nonlocal prefix
+        if measurement.epoch <= len(prefix.measurements):  # trained again, as its checkpoint was gone
+            return
+        before = prefix
+        prefix = prefix.plus(replace(measurement, prefix=prefix.next_key))
+        checkpoints.save(prefix.key, state | {"measurement": asdict(prefix.measurements[-1])}, measurement.epoch)
+        if measurement.epoch - 1 > start + num_again and not before.ends_on_trunk:
+            checkpoints.drop(before.key)
+
+    again_s = 0.0
+    for measurement in trainer.train(run, history=prefix.measurements[:start], state=state, save=save):
+        if measurement.epoch <= start + num_again:
+            again_s += measurement.seconds
+            continue
+        measurement = prefix.measurements[-1]
+        if measurement.epoch == start + num_again + 1:
+            measurement = replace(measurement, again_epochs=num_again, seconds=measurement.seconds + again_s)
+        yield measurement
+
+
+def _saved(key: str, checkpoints: Checkpoints) -> Measurement | None:
+    """The measurement of an epoch that was saved just before its process was killed, and so not recorded."""
+    state = checkpoints.load(key)
+    return Measurement(**state["measurement"]) if state is not None else None
+
+
+def _latest(prefix: Prefix, checkpoints: Checkpoints) -> tuple[int, State | None]:
+    """The latest checkpoint of a prefix and the number of epochs in it; 0 and `None` where none is left."""
+    for measurement in reversed(prefix.measurements):
+        state = checkpoints.load(measurement.prefix)
+        if state is not None:
+            return measurement.epoch, state
+    return 0, None

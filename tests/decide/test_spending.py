@@ -1,0 +1,115 @@
+"""Where the epochs of a study went, counted by hand and against the training itself."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lrtune.core.recipe import WSD, Constant, Cosine, Plateau, Recipe, Step
+from lrtune.core.study import Budget, Rung
+from lrtune.decide.spending import Spending, spending_of
+from tests.search.fake_training import MiniStates, MiniTrainer, search
+from tests.studies import config_of, record, state_of
+
+RUNGS = Rung.parse("c1,2")
+"""Below four epochs."""
+
+
+def keyed(record, keys, *, reused=0, again_epochs=0):
+    """A record whose epochs have these keys, the first so many of them taken over from others."""
+    measurements = [
+        replace(m, prefix=key, reused=i < reused, again_epochs=again_epochs if i == reused else 0)
+        for i, (m, key) in enumerate(zip(record.measurements, keys, strict=True))
+    ]
+    return replace(record, measurements=tuple(measurements))
+
+
+C1, FIRST_2 = RUNGS
+BASELINE = keyed(record([50] * 4, "baseline", seed=1), "pqrs")
+ABCD = keyed(record([50] * 4), "abcd")
+SHORT = keyed(record([50], rung=C1), "x")
+LEFT = keyed(record([50, 60], rung=FIRST_2), "ab")
+FULL = keyed(record([50] * 4), "abcd", reused=2)
+
+# records: epochs that were asked for, trained, reused and avoided
+SPENT = {
+    "nothing": ([], (0, 0, 0, 0)),
+    "the baseline": ([BASELINE], (4, 4, 0, 0)),
+    "a trial in full": ([ABCD], (4, 4, 0, 0)),
+    "left on a rung": ([LEFT], (4, 2, 0, 2)),
+    "goes on from its rung, which is no reuse": ([LEFT, FULL], (4, 4, 0, 0)),
+    "a short run besides": ([SHORT, LEFT], (4, 3, 0, 1)),
+    "that did not pay": ([SHORT, LEFT, FULL], (4, 5, 0, -1)),
+    "that is a part of the full one": (
+        [keyed(record([50], rung=C1), "a"), keyed(record([50, 60], rung=FIRST_2), "ab", reused=1), FULL], (4, 4, 0, 0),
+    ),
+    "a duplicate": ([ABCD, keyed(record([50] * 4, trial=1), "abcd", reused=4)], (8, 4, 4, 0)),
+    "a trunk": ([ABCD, keyed(record([50] * 4, trial=1), "abef", reused=2)], (8, 6, 2, 0)),
+    "a trunk that is shown on the rung and again": (
+        [
+            ABCD,
+            keyed(record([50] * 2, rung=FIRST_2, trial=1), "ab", reused=2),
+            keyed(record([50] * 4, trial=1), "abef", reused=2),
+        ],
+        (8, 6, 2, 0),
+    ),
+    "a lost checkpoint": ([LEFT, keyed(record([50] * 4), "abcd", reused=2, again_epochs=2)], (4, 6, 0, -2)),
+    "pruned": ([keyed(record([50], state="pruned"), "a")], (4, 1, 0, 3)),
+    "diverged": ([keyed(record([50, 50], state="diverged"), "ab")], (4, 2, 0, 2)),
+    "failed": ([record([], state="failed")], (4, 0, 0, 4)),
+    "running": ([keyed(record([50, 50], state="running"), "ab")], (2, 2, 0, 0)),
+    "a confirmation": (
+        [BASELINE, keyed(record([50] * 4, "confirm", seed=1), "pqtu", reused=2)], (8, 6, 2, 0),
+    ),
+    "a confirmation that is running": (
+        [BASELINE, keyed(record([50] * 3, "confirm", seed=1, state="running"), "pqt", reused=2)], (7, 5, 2, 0),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("records", "expected"), SPENT.values(), ids=SPENT)
+def test_spending(records, expected):
+    asked, trained, reused, avoided = expected
+    assert spending_of(state_of(*records, rungs=RUNGS)) == Spending(
+        asked=asked, trained=trained, reused=reused, avoided=avoided
+    )
+
+
+DECAYS = [Constant(), Cosine(), WSD(cooldown_frac=0.5), Step(every_epochs=3), Plateau(patience_epochs=0)]
+
+
+def ask(state, number):
+    """Few recipes, so that they meet; some diverge."""
+    return Recipe(peak_lr=(0.1, 0.3, 6.0)[number % 3], decay=DECAYS[(7 * number) % 5])
+
+
+@settings(max_examples=60)
+@given(
+    rungs=st.sampled_from(["c1,c3", "c1,2", "1,3", "2"]),
+    pruner=st.sampled_from(["fair", "halving", "hyperband"]),
+    num_trials=st.integers(1, 20),
+    lost=st.sets(st.integers(1, 6)),
+)
+def test_what_was_asked_for_is_trained_reused_or_avoided(rungs, pruner, num_trials, lost):
+    """Counted by what the training itself remembers, and by the keys of the epochs; states are lost on the way."""
+    trainer, states = MiniTrainer(), MiniStates()
+    config = config_of(
+        epochs=6, rungs=Rung.parse(rungs), pruner=pruner, budget=Budget(num_trials, "trials"), num_seeds=2,
+        num_confirmed=1, baseline=Recipe(peak_lr=0.1, decay=Constant()),
+    )  # fmt: skip
+    for state in search(config, ask, trainer, states):
+        for key in [key for key, epochs in states.epochs.items() if epochs in lost]:
+            states.drop(key)
+        keys = {(r.run.id, m.epoch): m.prefix for r in state.records for m in r.measurements}
+        owners = {r.run.id: r.run.trial if r.run.kind in ("rung", "search") else r.run.id for r in state.records}
+        first = {}  # who trained the epochs of each key
+        for run_id, epoch in trainer.trained:
+            first.setdefault(keys[run_id, epoch], owners[run_id])
+        shown = {(owners[run_id], key) for (run_id, _), key in keys.items()}
+        spending = spending_of(state)
+        assert spending.asked == 6 * len(set(owners.values()))
+        assert spending.trained == len(trainer.trained)
+        assert spending.reused == sum(first[key] != owner for owner, key in shown)
+        again = len(trainer.trained) - len(first)
+        assert spending.avoided == spending.asked - len(shown) - again

@@ -1,0 +1,26 @@
+"""A study as a value for programs."""
+
+import math
+
+from lrtune.report.result import SearchResult, runs_dataframe
+from tests.report.conftest import stages
+
+
+def test_runs_as_a_table(climbed):
+    table = runs_dataframe(climbed.state).set_index("run")
+    columns = ["horizon", "stop", "epochs", "reused", "top1", "averaged_top1"]
+    assert table.loc["trial-0000-rung-c2", columns].to_list() == [2, 2, 2, 0, 85.85, 86.25]
+    assert table.loc["trial-0001", columns].to_list() == [12, 12, 12, 4, 92.02, 92.42]
+
+
+def test_a_run_without_an_epoch_has_no_top1(done):
+    row = runs_dataframe(done.state).set_index("run").loc["trial-0010"]
+    assert math.isnan(row["top1"])
+    assert math.isnan(row["averaged_top1"])
+
+
+def test_best_that_was_left_on_a_rung(config, tmp_path):
+    report = stages(config)["left on rungs"]
+    result = SearchResult(state=report.state, recommendation=report.recommendation, folder=tmp_path, report=report)
+    assert result.best.recipe.peak_lr == 0.35
+    assert math.isnan(result.best.top1)

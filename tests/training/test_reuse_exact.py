@@ -1,0 +1,187 @@
+"""Reuse with the real training: a run that takes over the epochs of another ends like one trained from the start.
+
+To the last bit, in all that training changes: weights, averaged weights, the optimizer's state and the scaler's.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from lrtune.core.recipe import OPTIMIZERS, WSD, Constant, Cosine, Plateau, Step, default_recipe
+from lrtune.core.study import TrainSettings
+from lrtune.search import reuse
+from lrtune.training.loop import Trainer, state_from_bytes, state_to_bytes
+from lrtune.training.task import Task
+from tests.studies import full_run
+
+EPOCHS = 6
+
+
+def lively():
+    """Convolution, batch norm and dropout: all that could make a repeat differ."""
+    body = (nn.Conv2d(1, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.2))
+    return nn.Sequential(*body, nn.Linear(36, 10))
+
+
+def weights_and_biases(model):
+    """Two parameter groups, the second at a tenth of the LR."""
+    weights = [p for p in model.parameters() if p.ndim > 1]
+    return [{"params": weights}, {"params": [p for p in model.parameters() if p.ndim == 1], "lr_scale": 0.1}]
+
+
+class Files:
+    """Checkpoints as files hold them, in memory; the latest one saved is the end of a run."""
+
+    def __init__(self):
+        self.contents, self.latest = {}, ""
+
+    def load(self, key):
+        return state_from_bytes(self.contents[key]) if key in self.contents else None
+
+    def save(self, key, state, epochs):
+        self.contents[key] = state_to_bytes(state)
+        self.latest = key
+
+    def drop(self, key):
+        self.contents.pop(key, None)
+
+    def end(self):
+        """What the last run ended in, but for the time it took."""
+        state = self.load(self.latest)
+        return {part: state[part] for part in ("model", "averaged", "optimizer", "scaler")}
+
+
+@pytest.fixture
+def train_all(digits):
+    """Trains runs one after the other, each by a trainer of its own, as another process would."""
+
+    def train(*runs, lost=False, **settings):
+        files, known, measurements = Files(), {}, []
+        for run in runs:
+            settings = {"batch_size": 36, "precision": "fp32", "device": "cpu"} | settings
+            task = Task(
+                model=lively, train=digits.train, validation=digits.validation, num_classes=10,
+                parameters=weights_and_biases,
+            )  # fmt: skip
+            trainer = Trainer(task, TrainSettings(**settings))
+            if lost:
+                files.contents.clear()
+            torch.manual_seed(len(known))  # what was drawn before is of no account
+            measurements = list(reuse.train(run, reuse.ground_of(run, {}), known, trainer, files))
+            known |= {m.prefix: m for m in measurements if not m.reused}
+        return measurements, files.end()
+
+    return train
+
+
+def timeless(measurements):
+    """What of a run does not depend on what was known before it."""
+    return [replace(m, reused=False, again_epochs=0, seconds=0, images_per_s=0, ended_at=0) for m in measurements]
+
+
+def shared_trunk(optimizer):
+    """A constant LR, and then WSD, which has that LR for four epochs of six."""
+    recipe = replace(default_recipe(optimizer), warmup_epochs=0.5)
+    constant, wsd = (replace(recipe, decay=decay) for decay in (Constant(), WSD(cooldown_frac=0.3)))
+    return [full_run(constant, EPOCHS, id="trial-0000"), full_run(wsd, EPOCHS, id="trial-0001", trial=1)]
+
+
+def promoted(optimizer):
+    """The first two epochs of six, then four, then all."""
+    full = full_run(replace(default_recipe(optimizer), warmup_epochs=1.5, decay=Cosine()), EPOCHS)
+    return [replace(full, id=f"rung-{stop}", kind="rung", stop_epochs=stop) for stop in (2, 4)] + [full]
+
+
+def two_plateaus(optimizer):
+    """One that lets its LR down at each epoch that is not much better, and a more patient one."""
+    rule = Plateau(patience_epochs=0, factor=0.5, threshold=0.5)
+    recipe = default_recipe(optimizer)
+    decays = (rule, replace(rule, patience_epochs=1))
+    return [full_run(replace(recipe, decay=decay), EPOCHS, id=f"trial-{i}") for i, decay in enumerate(decays)]
+
+
+def compressed_first(optimizer):
+    """A compressed run at a constant LR, which is the beginning of a full run too."""
+    recipe = default_recipe(optimizer)
+    short = full_run(replace(recipe, decay=Constant()), EPOCHS, id="rung", kind="rung", horizon_epochs=2, stop_epochs=2)
+    return [short, full_run(replace(recipe, decay=Step(every_epochs=3)), EPOCHS)]
+
+
+# the runs, and of the last one the epochs that are taken over
+TRUNK, RUNGS, COMPRESSED = (shared_trunk, 4), (promoted, 4), (compressed_first, 2)
+CLIPPED = {"accumulate": 3, "clip_norm": 0.5, "label_smoothing": 0.1, "augment": False}
+FP16 = {"precision": "fp16", "accumulate": 2}
+CASES = {
+    "trunk": (*TRUNK, {}),
+    "trunk, accumulated and clipped": (*TRUNK, CLIPPED),
+    "trunk, fp16": (*TRUNK, FP16),
+    "rungs": (*RUNGS, {}),
+    "rungs, fp16": (*RUNGS, FP16),
+    "compressed": (*COMPRESSED, {}),
+}
+
+
+def check_exact(train_all, identical, runs, num_reused, **settings):
+    measurements, end = train_all(*runs, **settings)
+    expected, expected_end = train_all(runs[-1], **settings)
+    assert [m.reused for m in measurements] == [True] * num_reused + [False] * (EPOCHS - num_reused)
+    assert not any(m.reused for m in expected)
+    assert timeless(measurements) == timeless(expected)
+    assert end["averaged"]["model"]
+    assert end["optimizer"]["state"]
+    assert identical(end, expected_end)
+
+
+@pytest.mark.parametrize(("runs_of", "num_reused", "settings"), CASES.values(), ids=CASES)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_run_that_takes_over_epochs_ends_like_one_from_the_start(
+    train_all, identical, optimizer, runs_of, num_reused, settings
+):
+    check_exact(train_all, identical, runs_of(optimizer), num_reused, **settings)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_lost_states_are_trained_again_to_the_same_end(train_all, identical, optimizer):
+    runs = shared_trunk(optimizer)
+    measurements, end = train_all(*runs, lost=True)
+    expected, expected_end = train_all(runs[-1])
+    assert [m.again_epochs for m in measurements] == [0, 0, 0, 0, 4, 0]
+    assert timeless(measurements) == timeless(expected)
+    assert identical(end, expected_end)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_plateaus_share_what_they_share_and_end_as_if_alone(train_all, identical, optimizer):
+    runs = two_plateaus(optimizer)
+    measurements, end = train_all(*runs)
+    expected, expected_end = train_all(runs[-1])
+    assert 1 <= sum(m.reused for m in measurements) < EPOCHS
+    assert timeless(measurements) == timeless(expected)
+    assert identical(end, expected_end)
+
+
+# --- on a GPU
+
+
+@pytest.fixture
+def deterministic(monkeypatch):
+    """Only algorithms that give the same bits each time; cuBLAS needs to be told by a variable."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize(("runs_of", "num_reused"), [TRUNK, RUNGS, COMPRESSED], ids=["trunk", "rungs", "compressed"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_run_that_takes_over_epochs_ends_like_one_from_the_start_on_a_gpu(
+    train_all, identical, deterministic, optimizer, runs_of, num_reused, precision
+):
+    settings = {"device": "cuda", "precision": precision, "accumulate": 2, "clip_norm": 0.5}
+    check_exact(train_all, identical, runs_of(optimizer), num_reused, **settings)
