@@ -45,7 +45,8 @@ def _draw_prefixes(axes: Axes) -> None:
     _curve(axes, step, EPOCHS, 12, EPOCHS, GREEN, "step: 12 replayed, 15 trained")
     for epoch in (12, 18):
         axes.plot([epoch], [1.0], "o", color="black", markersize=5)
-    axes.annotate("checkpoints from which others branch", (12, 1.0), (2.6, 0.62), arrowprops={"arrowstyle": "-", "lw": 0.6})
+    line = {"arrowstyle": "-", "lw": 0.6}
+    axes.annotate("checkpoints from which others branch", (12, 1.0), (2.6, 0.62), arrowprops=line)
     axes.set_title("Equal LRs so far, equal key: trained once", loc="left")
     axes.legend(frameon=False, loc="upper right")
 

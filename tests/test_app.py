@@ -212,12 +212,12 @@ def test_after_a_study_only_the_recommended_weights_are_kept(here):
 
 
 def test_lost_checkpoints_cost_epochs_and_no_number(here):
-    changes = {"study": "lost", "pruner": "none", "epochs": 4}
-    first = search(**changes, budget=3)
+    changes = {"study": "lost", "num_seeds": 1, "num_confirmed": 0}
+    first = search(**changes, budget=2)
     for path in (here / ".lrtune" / "checkpoints" / "lost").iterdir():
         path.unlink()
-    again = search(**changes, budget=6)
-    whole = search(**changes | {"study": "whole"}, budget=6)
+    again = search(**changes, budget=4)
+    whole = search(**changes | {"study": "whole"}, budget=4)
     assert again.state.records[: len(first.state.records)] == first.state.records
     ours, theirs = ({r.run.id: numbers(r) for r in result.state.of_kind("search")} for result in (again, whole))
     assert ours == theirs

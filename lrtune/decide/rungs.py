@@ -103,8 +103,8 @@ def is_regardless(number: int, level: int) -> bool:
 
 def why_left(state: StudyState, trial: Trial, trials: Iterable[Trial]) -> str:
     """Why a trial stays on its rung: the reason that the report gives."""
-    peers = sorted(t.scores[trial.level - 1] for t in trials if t.level >= trial.level and t.ladder == trial.ladder)
-    place = len(peers) - peers.index(trial.score)
+    peers = [t.scores[trial.level - 1] for t in trials if t.level >= trial.level and t.ladder == trial.ladder]
+    place = 1 + sum(score > trial.score for score in peers)
     return f"place {place} of {len(peers)} on rung {trial.ladder[trial.level - 1]}"
 
 

@@ -180,7 +180,8 @@ class Schedule:
 
     def _fraction(self, epochs: float) -> float:
         """How much of the decay is done `epochs` after the start: the division of `stretch`, so both agree exactly."""
-        return (self._nearest_step(epochs) - self.warmup_steps) / (self.total_steps - self.warmup_steps)
+        decay_steps = max(1, self.total_steps - self.warmup_steps)  # none where a compressed warmup takes them all
+        return (self._nearest_step(epochs) - self.warmup_steps) / decay_steps
 
 
 def _problems(schedule: Schedule) -> list[str]:

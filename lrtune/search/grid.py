@@ -24,7 +24,7 @@ def nearest_on_grid(lr: float) -> float:
 
 
 def on_grid(recipe: Recipe, space: Space) -> Recipe:
-    """`recipe` with its peak LR moved onto the grid, if the space leaves it free and its bounds hold a point of it."""
+    """`recipe` with its peak LR moved to the nearest point of the grid, if the space leaves it free to go there."""
     bounds = space.parameter("peak_lr", recipe.optimizer)
     peak_lr = nearest_on_grid(recipe.peak_lr)
     if not isinstance(bounds, Range) or bounds.step is not None or not bounds.low <= peak_lr <= bounds.high:

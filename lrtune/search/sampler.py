@@ -26,6 +26,8 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 MAX_SEEN = 250
 """Trials that the sampler is shown: half of them the latest, the others the best. TPE tells at most the best 25 from
 the rest (`default_gamma`), which are the same 25 so, and each question costs what it copies."""
+WORST = -100.0
+"""Value of a trial that diverged or was pruned."""
 NUM_CANDIDATES = 5
 """Suggestions for one trial, where the cheapest of them is taken, or the first that was not tried yet."""
 MIN_TRIALS_FOR_IMPORTANCES = 8
@@ -161,13 +163,14 @@ def _sampler(state: StudyState, number: int) -> optuna.samplers.BaseSampler:
 def _frozen(trial: Trial, space: Space, baseline: Recipe, *, for_sampler: bool = False) -> FrozenTrial:
     """A trial as Optuna sees it. Its parameters are read back from the recipe, so they are stored once.
 
-    Its own tools see a Top-1 where there is one, and else a pruned trial. The sampler sees `level + score / 100`.
+    Its own tools see a Top-1 where there is one, and else a pruned trial. The sampler sees `score / 100` less the rungs
+    that are left, and of a trial that has no score less than of any other.
     """
     branch = _branch(space, trial.recipe.optimizer, trial.recipe.decay.name)
     value: float | None = None
     if for_sampler:
         seen = TrialState.COMPLETE if trial.level else TrialState.RUNNING
-        value = trial.level + trial.score / 100 if trial.alive else 0.0
+        value = trial.level - len(trial.ladder) + trial.score / 100 if trial.alive else WORST
     else:
         seen = TrialState.COMPLETE if trial.finished else TrialState.PRUNED
         value = trial.top1

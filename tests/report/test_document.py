@@ -141,7 +141,7 @@ def test_study_on_rungs(climbed):
     assert [row.id for row in document.finished] == ["trial-0001", "trial-0005"]
     assert [row.trained for row in document.finished] == ["8 + 4 taken over", "12 + 4 taken over"]
     assert [row.trial for row in document.left[:4]] == ["trial-0002", "trial-0000", "trial-0010", "trial-0007"]
-    assert document.left[0].reason == "91.05 at the rung of 4 epochs is place 2 of 5"
+    assert document.left[0].reason == "place 2 of 5 on rung 4"
     assert [row.id for row in document.stopped] == ["trial-0011-rung-c2"]
     # Each trial once: by its full run, or by the rung that it was left on.
     assert len(document.points) == 12

@@ -106,7 +106,7 @@ def test_json_of_a_study_on_rungs(climbed):
     assert values["rungs"][1] == {"rung": "4", "num_trials": 5, "num_promoted": 1, "num_regardless": 1, "tau": None}
     assert values["left"][3] == {
         "trial": 7, "rung": "c2", "score": 84.85,
-        "reason": "84.85 at the rung of 2 epochs, compressed is place 5 of 12",
+        "reason": "place 5 of 12 on rung c2",
     }  # fmt: skip
     cost = values["cost"]
     assert cost["epochs_asked"] == cost["epochs_trained"] + cost["epochs_reused"] + cost["epochs_avoided"]

@@ -165,7 +165,6 @@ def check_usable(recipe, epochs, to_epochs, steps_per_epoch):
     assert all(0 <= schedule(step) <= 1 for step in range(schedule.total_steps))
 
 
-@pytest.mark.xfail(strict=True, raises=ZeroDivisionError, reason="milestones are a share of the steps after warmup")
 @pytest.mark.parametrize("decay", [Step(every_epochs=9), MultiStep(milestones_epochs=(26.5,))])
 def test_also_where_the_warmup_leaves_it_no_step(decay):
     check_usable(Recipe(warmup_epochs=26, decay=decay), 27, 1, steps_per_epoch=1)

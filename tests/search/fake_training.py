@@ -1,5 +1,8 @@
-"""Training in miniature: noisy gradient descent on a parabola, which, as the real thing, is a function of the seed and
-of the LR of every step, and of nothing else. And a place for its states that can lose them."""
+"""Training in miniature, a place for its states that can lose them, and a search with both.
+
+It is noisy gradient descent on a parabola: as the real thing, a function of the seed and of the LR of every step, and
+of nothing else.
+"""
 
 import math
 import pickle
@@ -56,12 +59,7 @@ class MiniTrainer:
             yield measurement
 
     def _measured(self, epoch, step, lrs, weights, averages):
-        loss, averaged_loss = (
-            math.nan if self.flat is False and abs(values[0]) > 100 else sum(w * w for w in values)
-            for values in (weights, averages)
-        )
-        if self.flat:
-            loss = averaged_loss = 1.0
+        loss, averaged_loss = (self._loss(values) for values in (weights, averages))
         return Measurement(
             epoch=epoch, step=step, lr_first=lrs[0] if lrs else math.nan, lr_last=lrs[-1] if lrs else math.nan,
             train_loss=loss, val_loss=loss,
@@ -69,6 +67,11 @@ class MiniTrainer:
             averaged_top1=10 + 85 * math.exp(-averaged_loss), seconds=1.0, images_per_s=100.0,
             ended_at=1e9 + len(self.trained),
         )  # fmt: skip
+
+    def _loss(self, weights):
+        if self.flat:
+            return 1.0
+        return sum(w * w for w in weights) if abs(weights[0]) < 100 else math.nan
 
 
 class MiniStates:

@@ -324,7 +324,6 @@ def test_only_a_trial_that_has_no_score_yet_is_running_to_the_sampler(ends, stat
     assert on_rungs(*ends).state.name == state
 
 
-@pytest.mark.xfail(strict=True, reason="the sampler counts rungs from below, and brackets begin at different ones")
 def test_a_trial_of_a_shorter_bracket_is_as_good_as_one_that_came_as_far():
     brackets = {"rungs": (Rung(1), FIRST_4), "pruner": "hyperband"}
     in_full = [on_rungs(*[60] * 2, 80, number=0, **brackets), on_rungs(60, 80, number=1, **brackets),

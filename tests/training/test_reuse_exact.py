@@ -117,7 +117,6 @@ CASES = {
     "trunk": (*TRUNK, {}),
     "trunk, accumulated and clipped": (*TRUNK, CLIPPED),
     "trunk, fp16": (*TRUNK, FP16),
-    "rungs": (*RUNGS, {}),
     "rungs, fp16": (*RUNGS, FP16),
     "compressed": (*COMPRESSED, {}),
 }
