@@ -77,7 +77,7 @@ def main() -> None:
         _print_head(pool, marks, arguments.seeds)
         measured[pool.name] = {}
         for name in names:
-            budgets = marks if name in SIZED else marks[-1:]
+            budgets = marks if name in {*SIZED, *OURS} else marks[-1:]
             start = time.perf_counter()
             regrets = measure(STRATEGIES[name], pool, seeds=arguments.seeds, budgets=budgets)
             measured[pool.name][name] = regrets

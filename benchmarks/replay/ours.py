@@ -3,6 +3,8 @@
 import hashlib
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import repeat
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -10,10 +12,12 @@ from optuna.samplers import TPESampler
 from optuna.trial import create_trial
 
 from lrtune.core.recipe import Plateau, Recipe, default_recipe
-from lrtune.core.study import Rung, SamplerName, Signal, StudyConfig, StudyState
-from lrtune.core.trial import Measurement, Run, RunRecord
-from lrtune.decide.rungs import automatic_rungs, first_run, promotion
-from lrtune.decide.trials import best_first, trials_of
+from lrtune.core.study import Budget, Rung, SamplerName, Signal, StudyConfig, StudyState
+from lrtune.core.trial import Measurement, Run, RunRecord, RunState
+from lrtune.decide.plan import next_run
+from lrtune.decide.recommend import recommend
+from lrtune.decide.rungs import automatic_rungs
+from lrtune.decide.trials import trials_of
 from lrtune.search import sampler
 
 from .ledger import Ledger, Strategy
@@ -22,74 +26,87 @@ from .pools import Pool
 
 STEPS_PER_EPOCH = 62
 """Of the bank."""
-MAX_TRIALS_PER_CONFIGURATION = 2
-"""What was trained before costs nothing, so a search that has seen all of a pool would never end."""
 Ask = Callable[[StudyState, int], Recipe]
 
 
 def ours(
-    rungs: str = "auto", *, sampled_by: SamplerName = "tpe", signal: Signal = "averaged", factor: int = 3
+    rungs: str = "auto", *, sampled_by: SamplerName = "tpe", signal: Signal = "averaged", confirmed: int = 3
 ) -> Strategy:
     """The search of lrtune with these rungs; automatic ones are those that `lrtune search` would choose.
 
-    Where horizons cannot be compressed and no averages were recorded, that is halving on the raw score.
+    It is made for the ledger's budget, of which it sets a part aside to retrain its best `confirmed` recipes with three
+    fresh seeds. The baseline is not trained, and known to be bad: nobody else is given one. Where horizons cannot be
+    compressed and no averages were recorded, this is halving on the raw score, and nothing is confirmed.
     """
 
     def search(ledger: Ledger, seed: int) -> None:
         pool = ledger.pool
         fair = bool(pool.recipes)
-        named = None if rungs == "auto" else Rung.parse(rungs)
         pruner = "fair" if fair else "halving"
+        automatic = automatic_rungs(pruner, pool.horizon_epochs, STEPS_PER_EPOCH)
         config = StudyConfig(
             name=pool.name, task={}, space_name=pool.name, space_toml=_space(pool) if fair else "",
             epochs=pool.horizon_epochs, steps_per_epoch=STEPS_PER_EPOCH, num_validation=4000, num_classes=10,
-            seed=seed, sampler=sampled_by, pruner=pruner, reduction_factor=factor, signal=signal if fair else "raw",
-            rungs=named or automatic_rungs(pruner, pool.horizon_epochs, STEPS_PER_EPOCH, factor),
+            seed=seed, sampler=sampled_by, pruner=pruner, signal=signal if fair else "raw",
+            rungs=automatic if rungs == "auto" else Rung.parse(rungs),
             baseline=default_recipe(pool.recipes[0].optimizer) if fair else Recipe(),
+            budget=Budget(ledger.budget_epochs, "epochs"), num_confirmed=confirmed if fair else 0,
         )  # fmt: skip
         ask = _ask_for_recipes(pool) if fair else _ask_for_places(ledger)
-        records: dict[str, RunRecord] = {}
-        while True:
-            state = StudyState(config=config, records=tuple(records.values()))
-            run = promotion(state)
-            if run is None:
-                number = len({record.run.trial for record in records.values()})
-                if number > MAX_TRIALS_PER_CONFIGURATION * len(pool.configurations):
-                    return
-                run = first_run(state, number, ask(state, number))
-            records[run.id] = _train(run, ledger, records)
-            best = best_first(trials_of(StudyState(config=config, records=tuple(records.values()))))
-            if best:
-                ledger.recommend(_index(pool, best[0].recipe))
+        state = StudyState(config=config, records=tuple(map(_no_baseline, range(config.num_seeds), repeat(config))))
+        while isinstance(run := next_run(state, ask), Run):
+            state = replace(state, records=(*state.records, _train(run, ledger, state)))
+            found = recommend(state)
+            if found is not None:
+                ledger.recommend(_index(pool, found.best.recipe))
 
     return search
 
 
-def _train(run: Run, ledger: Ledger, records: dict[str, RunRecord]) -> RunRecord:
+def _train(run: Run, ledger: Ledger, state: StudyState) -> RunRecord:
     """The run's record; what another run with the same recipe and horizon has trained costs nothing."""
     pool = ledger.pool
     index = _index(pool, run.recipe)
-    alike = [r for r in records.values() if _index(pool, r.run.recipe) == index]
-    known = max((r.epochs for r in alike if r.run.horizon_epochs == run.horizon_epochs), default=0)
     training = ledger.start(index, horizon_epochs=run.horizon_epochs)
+    known = 0
+    if run.kind != "confirm":
+        alike = (r for r in state.records if r.run.kind != "baseline" and _index(pool, r.run.recipe) == index)
+        known = max((r.epochs for r in alike if r.run.horizon_epochs == run.horizon_epochs), default=0)
     training.epochs += pool.result(index, run.horizon_epochs, min(known, run.stop_epochs))
     training.train(run.stop_epochs)
-    measurements = tuple(
-        Measurement(
-            epoch=number, step=number, lr_first=0.0, lr_last=0.0, train_loss=epoch.val_loss, val_loss=epoch.val_loss,
-            top1=epoch.score, averaged_top1=epoch.averaged_score, seconds=0.0, images_per_s=0.0, ended_at=0.0,
-        )
-        for number, epoch in enumerate(training.epochs, start=1)
+    measurements = [
+        _measurement(number, *epoch, reused=number <= known) for number, epoch in enumerate(training.epochs, 1)
+    ]
+    if run.kind == "confirm":
+        fresh = pool.fresh[index] or [measurements[-1].top1]
+        measurements[-1] = replace(measurements[-1], top1=fresh[(run.seed - state.config.seed - 1) % len(fresh)])
+    ended: RunState = "diverged" if training.diverged else "completed"
+    return RunRecord(run=run, state=ended, measurements=tuple(measurements))
+
+
+def _no_baseline(number: int, config: StudyConfig) -> RunRecord:
+    """A run of the baseline that cost nothing and came to nothing."""
+    run = Run(
+        id=f"baseline-{number}", kind="baseline", trial=-1, recipe=config.baseline, recipe_epochs=config.epochs,
+        horizon_epochs=config.epochs, stop_epochs=config.epochs, seed=number,
     )  # fmt: skip
-    return RunRecord(run=run, state="diverged" if training.diverged else "completed", measurements=measurements)
+    return RunRecord(run=run, state="diverged", measurements=(_measurement(1, 0.0, 0.0, math.nan, reused=True),))
+
+
+def _measurement(epoch: int, top1: float, averaged_top1: float, val_loss: float, *, reused: bool) -> Measurement:
+    return Measurement(
+        epoch=epoch, step=epoch, lr_first=0.0, lr_last=0.0, train_loss=val_loss, val_loss=val_loss, top1=top1,
+        averaged_top1=averaged_top1, seconds=0.0, images_per_s=0.0, ended_at=0.0, reused=reused,
+    )  # fmt: skip
 
 
 def _ask_for_recipes(pool: Pool) -> Ask:
-    """The sampler of lrtune, whose recipes are moved to the bank's."""
+    """The sampler of lrtune, whose recipes are moved to the nearest of the bank's, to new ones while there are any."""
 
     def ask(state: StudyState, number: int) -> Recipe:
         recipe = sampler.ask(state, number)
-        return min(pool.recipes, key=lambda one: _distance(one, recipe))
+        tried = {trial.recipe for trial in trials_of(state)}
+        return min(pool.recipes, key=lambda one: (one in tried, _distance(one, recipe)))
 
     return ask
 
@@ -158,10 +175,10 @@ def _index(pool: Pool, recipe: Recipe) -> int:
 
 OURS: dict[str, Strategy] = {
     "lrtune": ours(),
+    "lrtune, unconfirmed": ours(confirmed=0),
     "lrtune, random": ours(sampled_by="random"),
     "lrtune, c1": ours("c1"),
     "lrtune, c1,c3": ours("c1,c3"),
-    "lrtune, c1,c3,c9": ours("c1,c3,c9"),
     "lrtune, c1,c3,9": ours("c1,c3,9"),
     "lrtune, 1,3,9": ours("1,3,9"),
     "lrtune, 1,3,9 raw": ours("1,3,9", signal="raw"),

@@ -81,6 +81,8 @@ class Pool:
     """What a search without regret reaches."""
     unit: float = 1.0
     """What a regret is divided by."""
+    fresh: Sequence[Sequence[float]] = ()
+    """Of the bank: final scores of each configuration with the other seeds, as many as there are."""
     recipes: Sequence[Recipe] = ()
     """Of the bank: the configurations as recipes."""
 
@@ -117,13 +119,15 @@ def bank_pools(table: Path, recipes: Sequence[Recipe]) -> Iterator[Pool]:
         space = {number: recipe for number, recipe in enumerate(recipes) if recipe.optimizer == optimizer}
         numbers = [number for number in space if all((number, 0, horizon) in runs for horizon in horizons)]
         if numbers:
-            quality = np.array([_quality(runs, number, max(horizons)) for number in numbers])
+            finals = [_finals(runs, number, max(horizons)) for number in numbers]
+            quality = np.array([np.mean(by_seed) for by_seed in finals])
             yield Pool(
                 name=optimizer, recipes=[recipes[number] for number in numbers],
                 parameters=_grid([_values(recipe) for recipe in space.values()]),
                 configurations=[_values(recipes[number]) for number in numbers], repeats=True,
                 curves={h: np.array([runs[number, 0, h] for number in numbers]) for h in horizons},
                 regret_of="incumbent", quality=quality, best=float(quality.max()),
+                fresh=[by_seed[1:] for by_seed in finals],
             )  # fmt: skip
 
 
@@ -154,10 +158,10 @@ def _runs(table: Path) -> Iterator[tuple[tuple[int, int, int], np.ndarray]]:
             yield (number, seed, horizon), curve
 
 
-def _quality(runs: Mapping[tuple[int, int, int], np.ndarray], number: int, horizon: int) -> float:
-    """The mean final Top-1 over the seeds; of a run that diverged it is 0."""
-    finals = [curve[-1, 0] for (n, _, h), curve in runs.items() if (n, h) == (number, horizon)]
-    return float(np.nan_to_num(finals).mean())
+def _finals(runs: Mapping[tuple[int, int, int], np.ndarray], number: int, horizon: int) -> list[float]:
+    """The final Top-1 by seed; of a run that diverged it is 0."""
+    curves = sorted((seed, curve[-1, 0]) for (n, seed, h), curve in runs.items() if (n, h) == (number, horizon))
+    return [float(np.nan_to_num(top1)) for _, top1 in curves]
 
 
 def _values(recipe: Recipe) -> dict[str, Value]:

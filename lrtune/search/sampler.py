@@ -28,7 +28,7 @@ MAX_SEEN = 250
 the rest (`default_gamma`), which are the same 25 so, and each question costs what it copies."""
 WORST = -100.0
 """Value of a trial that diverged or was pruned."""
-NUM_CANDIDATES = 5
+NUM_CANDIDATES = 16
 """Suggestions for one trial, where the cheapest of them is taken, or the first that was not tried yet."""
 MIN_TRIALS_FOR_IMPORTANCES = 8
 """Finished trials; of one or two, PED-ANOVA gives every parameter the same share, whatever they did."""
