@@ -26,6 +26,8 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 MAX_SEEN = 250
 """Trials that the sampler is shown: half of them the latest, the others the best. TPE tells at most the best 25 from
 the rest (`default_gamma`), which are the same 25 so, and each question costs what it copies."""
+EXPLORED_EVERY = 3
+"""One in so many trials is taken as suggested, whatever it costs: the cheapest alone would never leave what is known."""
 WORST = -100.0
 """Value of a trial that diverged or was pruned."""
 NUM_CANDIDATES = 16
@@ -50,9 +52,10 @@ def ask(state: StudyState, number: int) -> Recipe:
     suggested = [on_grid(_suggest(study.ask(), space, state.config.baseline), space)]
     tried = {trial.recipe for trial in trials_of(state)}
     compressed = any(rung.compressed for rung in ladder_of(state, number))  # hardly an epoch of it could be shared
-    while len(suggested) < NUM_CANDIDATES and (not compressed or suggested[-1] in tried):
+    as_suggested = compressed or number % EXPLORED_EVERY == 0
+    while len(suggested) < NUM_CANDIDATES and (not as_suggested or suggested[-1] in tried):
         suggested.append(on_grid(_suggest(study.ask(), space, state.config.baseline), space))
-    if compressed:
+    if as_suggested:
         return suggested[-1]
     return cheapest_nearby(suggested, state, space, but=tried)
 
