@@ -114,7 +114,7 @@ jobs_option = option("--jobs", default=1, show_default=True, metavar="N", help="
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="lrtune")
+@click.version_option(package_name="lrtune", prog_name="lrtune")
 def lrtune() -> None:
     """Finds the learning-rate schedule that trains best, by real training runs."""
 
