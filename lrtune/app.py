@@ -111,7 +111,7 @@ def search(
             full run), `hopeless`, `median`, `patient` or `none`.
         rungs: the looks at a recipe before its full run, `c1,c3,9` say: the whole schedule compressed to 1 epoch and
             to 3, and the first 9 epochs of the full run. `auto`: by the pruner, the epochs and the size of the data.
-        reduction_factor: of this many trials on a rung one goes up.
+        reduction_factor: of this many trials on a rung one goes up; of more where the next run is so much longer.
         signal: what an unfinished run is judged by: the Top-1 of its `averaged` weights, or `raw`.
         target: Top-1, percent, that convergence is measured against; by default the baseline's median.
         baseline: what the user has today; by default the task's.

@@ -159,7 +159,7 @@ class StudyConfig:
     rungs: tuple[Rung, ...] = ()
     """Looks at a recipe before its full run, the cheapest first."""
     reduction_factor: int = 3
-    """Of this many trials on a rung one goes up."""
+    """Of this many trials on a rung one goes up at most; of more where the next run is more than so much longer."""
     signal: Signal = "averaged"
     """What unfinished runs are judged by."""
     baseline: Recipe

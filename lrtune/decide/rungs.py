@@ -1,10 +1,10 @@
 """Asynchronous successive halving over the rungs of a study: which trial goes up, and to what run.
 
-Every trial begins on the lowest rung. The best `1 / reduction_factor` of those that were measured on a rung go up, by a
-run of their own: a longer one to which the whole schedule is compressed, or the first epochs of the full run, which go
-on where the last ones stopped. It is asynchronous in that no worker waits for a rung to fill: a trial is left, and
-promoted when it turns out to be good enough (Li et al. 2020, arXiv 1810.05934, algorithm 2). But a rung never has more
-than its share above it, so those that came first are not promoted for being first (as in D-ASHA, arXiv 2201.06834).
+Every trial begins on the lowest rung. Of those that were measured on a rung the best go up (`factor_at` says how many),
+by a run of their own: a longer one to which the whole schedule is compressed, or the first epochs of the full run,
+which go on where the last ones stopped. It is asynchronous in that no worker waits for a rung to fill: a trial is left,
+and promoted when it turns out to be good enough (Li et al. 2020, arXiv 1810.05934, algorithm 2). But a rung never has
+more than its share above it, so those that came first are not promoted for being first (D-ASHA, arXiv 2201.06834).
 
 A few are promoted whatever their score. Only they show what the rung's score is worth: of the others the bad ones are
 never seen again.
@@ -27,7 +27,7 @@ LADDERS: tuple[PrunerName, ...] = ("fair", "halving", "hyperband")
 REGARDLESS_EVERY = 16
 """One in so many trials goes up from each rung whatever its score."""
 MIN_COMPRESSED_STEPS = 60
-"""Optimizer steps of the shortest compressed run; in fewer, a schedule has no room."""
+"""Optimizer steps of the shortest compressed run: as many as in the bank of `benchmarks/`; fewer were not tried."""
 
 
 def automatic_rungs(
@@ -131,15 +131,15 @@ def summaries(state: StudyState) -> list[RungSummary]:
         for level, rung in enumerate(ladder, start=1):
             entered = [trial for trial in peers if trial.level >= level]
             promoted = [trial for trial in entered if len(trial.runs) > level]
-            by_score = set(_on_merit(promoted, entered, level, factor_at(state.config, ladder, level)))
+            num_promoted = len(_on_merit(promoted, entered, level, factor_at(state.config, ladder, level)))
             both = [(t.scores[level - 1], t.scores[level]) for t in promoted if t.level > level]
             tau = stats.kendalltau(*zip(*both, strict=True)).statistic if len(both) > 2 else float("nan")
             found.append(
                 RungSummary(
                     rung=rung,
                     num_trials=len(entered),
-                    num_promoted=len(by_score),
-                    num_regardless=len(promoted) - len(by_score),
+                    num_promoted=num_promoted,
+                    num_regardless=len(promoted) - num_promoted,
                     tau=float(tau),
                 )
             )
@@ -162,11 +162,11 @@ def _deserving(peers: list[Trial], level: int, reduction_factor: int, *, settled
     yield from (trial for trial in best if _waits(trial, level))
 
 
-def _on_merit(promoted: list[Trial], entered: list[Trial], level: int, reduction_factor: int) -> list[int]:
-    """Numbers of the promoted trials that did not need to go up regardless."""
+def _on_merit(promoted: list[Trial], entered: list[Trial], level: int, reduction_factor: int) -> list[Trial]:
+    """The promoted trials that did not need to go up regardless."""
     share = sorted((trial.scores[level - 1] for trial in entered), reverse=True)
     last = share[max(1, len(entered) // reduction_factor) - 1] if share else 0.0
-    return [t.number for t in promoted if not is_regardless(t.number, level) or t.scores[level - 1] >= last]
+    return [t for t in promoted if not is_regardless(t.number, level) or t.scores[level - 1] >= last]
 
 
 def _waits(trial: Trial, level: int) -> bool:

@@ -338,7 +338,7 @@ def _settings(report: Report) -> tuple[tuple[str, str], ...]:
 def _rung_settings(config: StudyConfig) -> Iterator[tuple[str, str]]:
     """Only of pruners that they mean something to."""
     if config.rungs:
-        yield "Rungs", f"{', '.join(map(str, config.rungs))}; of {config.reduction_factor} trials one goes up"
+        yield "Rungs", f"{', '.join(map(str, config.rungs))}; of {config.reduction_factor} trials or more one goes up"
     if config.rungs or config.pruner in ("median", "patient"):
         half_life_epochs = config.settings.ema_half_life_epochs
         averaged = config.signal == "averaged" and half_life_epochs

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from lrtune.core.events import EpochEnded, Event, Note, RunEnded, RunStarted
 from lrtune.core.study import StudyConfig, StudyState
 from lrtune.core.trial import Measurement, Run, RunKind, RunRecord
+from lrtune.decide.rungs import factor_at
 from lrtune.decide.trials import Trial, best_first, ladder_of, trials_of
 from lrtune.report import wording
 from lrtune.report.trials import finished_trials
@@ -47,9 +48,9 @@ def expected_runs(config: StudyConfig) -> Mapping[Kind, int]:
     })  # fmt: skip
     ladders = Counter(ladder_of(StudyState(config=config), number) for number in range(int(config.budget.amount)))
     for ladder, num_trials in ladders.items():
-        for rung in ladder:
+        for level, rung in enumerate(ladder, start=1):
             expected["rung", rung.epochs if rung.compressed else full, rung.epochs] += num_trials
-            num_trials = max(1, num_trials // config.reduction_factor)
+            num_trials = max(1, num_trials // factor_at(config, ladder, level))
         expected["search", full, full] += num_trials
     return expected
 

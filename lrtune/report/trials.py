@@ -87,7 +87,7 @@ def rung_note(state: StudyState) -> str:
     """What the rungs are, and what the columns of their table mean."""
     return (
         f"Every trial begins on the lowest rung{' of its bracket' if state.config.pruner == 'hyperband' else ''}, "
-        f"and of {state.config.reduction_factor} on a rung the best goes up. One in {REGARDLESS_EVERY} goes up "
+        f"and of {state.config.reduction_factor} or more on a rung the best goes up. One in {REGARDLESS_EVERY} goes up "
         "regardless of its score, since only such trials show what a rung does to those that it leaves. Kendall's tau "
         "compares the scores on a rung with those one level up, over the promoted trials alone: near 1 the ranking "
         "held, near 0 the rung said nothing, and over a few trials tau says little."

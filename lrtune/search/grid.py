@@ -1,8 +1,7 @@
 """Recipes that are worth telling apart, and of those that are not, the one that is cheaper to train.
 
-A peak LR has no meaning finer than a twelfth of a decade: neighbours differ by 21 %, and their Top-1 by less than its
-noise. On that grid, and with warmups of whole epochs, recipes meet: they share their warmup and the trunk before their
-decays begin, and what is shared is trained once.
+Peak LRs are taken a twelfth of a decade apart: neighbours differ by 21 %. On that grid, and with warmups of whole
+epochs, recipes meet: they share their warmup and the trunk before their decays begin, which is trained once.
 """
 
 import math
@@ -15,7 +14,7 @@ from lrtune.core.study import StudyState
 
 LRS_PER_DECADE = 12
 NEAR_LRS = 2
-"""Steps of the grid within which peak LRs are of equal promise."""
+"""Steps of the grid within which peak LRs are taken to be of equal promise."""
 
 
 def nearest_on_grid(lr: float) -> float:
@@ -33,7 +32,7 @@ def on_grid(recipe: Recipe, space: Space) -> Recipe:
 
 
 def cheapest_nearby(suggested: Sequence[Recipe], state: StudyState, space: Space, *, but: Container[Recipe]) -> Recipe:
-    """Of the recipes one step of the grid around those suggested, themselves included, the one that costs least.
+    """Of the recipes suggested and their neighbours on the grid, the one that costs least.
 
     That is the one of which most is trained already. Of those that are equal in this the first, a suggestion before its
     neighbours; none of `but` unless there is no other.

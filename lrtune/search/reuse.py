@@ -83,8 +83,9 @@ class Prefix:
     def ends_on_trunk(self) -> bool:
         """Whether the warmup is over or ends in the next epoch, and the LR is at its peak still: a branch is likely."""
         end = len(self.measurements) * self.schedule.steps_per_epoch
-        warmed_up = end + self.schedule.steps_per_epoch > self.schedule.warmup_steps
-        return warmed_up and all(self.schedule(step) == 1.0 for step in range(self.schedule.warmup_steps, end))
+        if end <= self.schedule.warmup_steps:
+            return end + self.schedule.steps_per_epoch > self.schedule.warmup_steps
+        return self.schedule(end - 1) == 1.0  # after the warmup no multiplier rises
 
     def plus(self, measurement: Measurement) -> "Prefix":
         """One epoch more."""
@@ -131,7 +132,8 @@ def train(
     """
     prefix = Prefix(schedule=schedule_of(run, trainer.steps_per_epoch), ground=ground)
     while len(prefix.measurements) < run.stop_epochs:
-        found = known.get(prefix.next_key) or _saved(prefix.next_key, checkpoints)
+        key = prefix.next_key
+        found = known.get(key) or _saved(key, checkpoints)
         if found is None:
             break
         prefix = prefix.plus(found)
@@ -140,27 +142,27 @@ def train(
             return
     if len(prefix.measurements) == run.stop_epochs:
         return
+    num_known = len(prefix.measurements)
     start, state = _latest(prefix, checkpoints)
-    num_again = len(prefix.measurements) - start
 
     def save(measurement: Measurement, state: State) -> None:
         nonlocal prefix
-        if measurement.epoch <= len(prefix.measurements):  # trained again, as its checkpoint was gone
+        if measurement.epoch <= num_known:  # trained again, as its checkpoint was gone
             return
         before = prefix
         prefix = prefix.plus(replace(measurement, prefix=prefix.next_key))
         checkpoints.save(prefix.key, state | {"measurement": asdict(prefix.measurements[-1])}, measurement.epoch)
-        if measurement.epoch - 1 > start + num_again and not before.ends_on_trunk:
+        if measurement.epoch - 1 > num_known and not before.ends_on_trunk:
             checkpoints.drop(before.key)
 
     again_s = 0.0
     for measurement in trainer.train(run, history=prefix.measurements[:start], state=state, save=save):
-        if measurement.epoch <= start + num_again:
+        if measurement.epoch <= num_known:
             again_s += measurement.seconds
             continue
         measurement = prefix.measurements[-1]
-        if measurement.epoch == start + num_again + 1:
-            measurement = replace(measurement, again_epochs=num_again, seconds=measurement.seconds + again_s)
+        if measurement.epoch == num_known + 1:
+            measurement = replace(measurement, again_epochs=num_known - start, seconds=measurement.seconds + again_s)
         yield measurement
 
 

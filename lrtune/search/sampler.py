@@ -27,7 +27,7 @@ MAX_SEEN = 250
 """Trials that the sampler is shown: half of them the latest, the others the best. TPE tells at most the best 25 from
 the rest (`default_gamma`), which are the same 25 so, and each question costs what it copies."""
 EXPLORED_EVERY = 3
-"""One in so many trials is taken as suggested, whatever it costs: the cheapest alone never leave what is known."""
+"""One in so many trials is taken as suggested, whatever it costs: the cheapest alone keep to what is known."""
 WORST = -100.0
 """Value of a trial that diverged or was pruned."""
 NUM_CANDIDATES = 16

@@ -163,7 +163,7 @@ def test_brackets_are_told_apart(climbing_config):
         ({"pruner": "patient", "signal": "raw"}, {"Signal of unfinished runs": "raw weights"}),
         (
             {"pruner": "halving", "rungs": (Rung(1), Rung(3)), "settings": TrainSettings(ema_half_life_epochs=0)},
-            {"Rungs": "1, 3; of 3 trials one goes up", "Signal of unfinished runs": "raw weights"},
+            {"Rungs": "1, 3; of 3 trials or more one goes up", "Signal of unfinished runs": "raw weights"},
         ),
     ],
 )
