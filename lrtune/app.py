@@ -26,15 +26,17 @@ from lrtune.report.live import LiveDisplay
 from lrtune.report.result import SearchResult, runs_dataframe
 from lrtune.schedules import build_schedule
 from lrtune.search import reuse
-from lrtune.search.local import Emit, Workbench, work, work_side_by_side
+from lrtune.search.local import Emit, Workbench, work_in_lanes, work_side_by_side
 from lrtune.search.sampler import ask, importances, mirror
 from lrtune.store.checkpoints import CheckpointStore
 from lrtune.store.database import StudyDatabase, StudyStore, missing_file
 from lrtune.store.encoding import digest
 from lrtune.store.spaces import read_space
 from lrtune.store.workers import this_worker
+from lrtune.training.calibration import calibrate_lanes
 from lrtune.training.environment import describe_environment, shaping_environment
-from lrtune.training.loop import State, Trainer, state_from_bytes, state_to_bytes
+from lrtune.training.learner import State
+from lrtune.training.loop import Trainer, state_from_bytes, state_to_bytes
 from lrtune.training.range_test import for_optimizer, preserved_random_states, task_range_test
 from lrtune.training.task import Task, TaskSource, describe_source, load_task, source_from
 
@@ -80,6 +82,7 @@ def search(
     study: str | None = None,
     seed: int = 0,
     jobs: int = 1,
+    lanes: str | int = "auto",
     sampler: SamplerName = "tpe",
     pruner: PrunerName = "fair",
     rungs: str = "auto",
@@ -106,6 +109,7 @@ def search(
         study: its name; by default made from the task, the space and the other arguments.
         seed: of everything random.
         jobs: trials side by side, each in a process of its own.
+        lanes: trials side by side on one GPU; `"auto"` tries out how many pay.
         sampler: `tpe`, `gp`, `random` or `qmc`.
         pruner: `fair` (successive halving on fair signals), `halving`, `hyperband` (both on the first epochs of the
             full run), `hopeless`, `median`, `patient` or `none`.
@@ -135,6 +139,8 @@ def search(
     space_name, space_toml = str(space), ""
     with problems.gather():
         space_name, space_toml = read_space(space)
+    with problems.gather():
+        _check_lanes(lanes, jobs)
     for name, value in (("jobs", jobs), ("num_seeds", num_seeds), ("epochs", 1 if epochs is None else epochs)):
         if value < 1:
             problems.append(f"`1 <= {name}` must hold, but got {value}.")
@@ -213,7 +219,7 @@ def search(
         _check_name(config.name)
         database = places.database()
         store = database.open(config)
-        return _run_study(store, task, trainer, places, jobs=jobs, quiet=quiet)
+        return _run_study(store, task, trainer, places, jobs=jobs, lanes=lanes, quiet=quiet)
 
 
 def resume(
@@ -221,6 +227,7 @@ def resume(
     *,
     budget: str | int | None = None,
     jobs: int = 1,
+    lanes: str | int = "auto",
     home: str | Path = ".lrtune",
     out: str | Path = "reports",
     storage: str = "",
@@ -234,6 +241,7 @@ def resume(
     places = Places(home=Path(home), out=Path(out), storage=storage)
     if jobs < 1:
         raise InputError(f"`1 <= jobs` must hold, but got {jobs}.")
+    _check_lanes(lanes, jobs)
     database = _existing(places)
     store = database.study(name)
     source = source_from(store.config.task)
@@ -242,7 +250,7 @@ def resume(
         store = database.study(name)
     with preserved_random_states():
         trainer = Trainer(load_task(source), store.config.settings)
-        return _run_study(store, source, trainer, places, jobs=jobs, quiet=quiet)
+        return _run_study(store, source, trainer, places, jobs=jobs, lanes=lanes, quiet=quiet)
 
 
 def report(name: str, *, home: str | Path = ".lrtune", out: str | Path = "reports", storage: str = "") -> SearchResult:
@@ -328,7 +336,7 @@ def dashboard(
 
 
 def _run_study(
-    store: StudyStore, source: TaskSource, trainer: Trainer, places: Places, *, jobs: int, quiet: bool
+    store: StudyStore, source: TaskSource, trainer: Trainer, places: Places, *, jobs: int, lanes: str | int, quiet: bool
 ) -> SearchResult:
     """Range tests, runs, test split, report: each only where it is not recorded yet."""
     config = store.config
@@ -338,13 +346,28 @@ def _run_study(
     with LiveDisplay(store.state(), console, device=device, quiet=quiet) as display:
         _range_tests(store, trainer, display)
         if jobs == 1 or is_done(store.state()):
-            done = work(_workbench(config, store, trainer, places, display))
+            num_lanes = 1 if is_done(store.state()) else _num_lanes(lanes, trainer, config.baseline, display)
+            done = work_in_lanes(partial(_open_lane, config.name, trainer, places), num_lanes, display)
         else:
             done = work_side_by_side(partial(_open_workbench, config.name, source, places), jobs, display)
         if done.failed:
             raise LrtuneError(f"study {config.name!r} was given up: {done.reason}.")
         _read_test_split(store, trainer, places)
     return _write_report(store.state(), places)
+
+
+def _num_lanes(lanes: str | int, trainer: Trainer, recipe: Recipe, emit: Emit) -> int:
+    """How many trials share the GPU, and what has to be said of it."""
+    reason = trainer.why_eager(recipe)
+    if lanes == "auto":
+        num_lanes = calibrate_lanes(trainer, recipe)
+        if trainer.device.type == "cuda":
+            reason = trainer.why_eager(recipe)
+            emit(Note(f"training eagerly, one trial at a time: {reason}" if reason else f"lanes: {num_lanes}"))
+        return num_lanes
+    if int(lanes) > 1 and reason:
+        raise InputError(f"`lanes` above 1 need trials that CUDA graphs can hold, but got {lanes}: {reason}.")
+    return int(lanes)
 
 
 def _range_tests(store: StudyStore, trainer: Trainer, emit: Emit) -> None:
@@ -367,12 +390,15 @@ def _range_tests(store: StudyStore, trainer: Trainer, emit: Emit) -> None:
     store.record_ranges(tuple(results))
 
 
-def _workbench(config: StudyConfig, store: StudyStore, trainer: Trainer, places: Places, emit: Emit) -> Workbench:
+def _workbench(
+    config: StudyConfig, store: StudyStore, trainer: Trainer, places: Places, emit: Emit, lane: int = 0
+) -> Workbench:
     states = _States(places.checkpoints(config.name))
 
     def train(run: Run, study: StudyState) -> Iterator[Measurement]:
         environment = shaping_environment(config.settings, run.recipe)
-        ground = reuse.ground_of(run, {"task": config.task, "settings": config.settings, "environment": environment})
+        settings = replace(config.settings, data_on_device="auto")  # where they lie changes no number
+        ground = reuse.ground_of(run, {"task": config.task, "settings": settings, "environment": environment})
         return reuse.train(run, ground, reuse.known_measurements(study), trainer, states)
 
     def emit_and_tidy(event: Event) -> None:
@@ -380,7 +406,7 @@ def _workbench(config: StudyConfig, store: StudyStore, trainer: Trainer, places:
             states.drop(event.record.measurements[-1].prefix)  # nothing goes on where a full run ends
         emit(event)
 
-    return Workbench(study=store, worker=this_worker(), train=train, ask=ask, emit=emit_and_tidy)
+    return Workbench(study=store, worker=this_worker(lane), train=train, ask=ask, emit=emit_and_tidy)
 
 
 @dataclass(frozen=True)
@@ -398,6 +424,12 @@ class _States:
 
     def drop(self, key: str) -> None:
         self.files.drop(key)
+
+
+def _open_lane(name: str, trainer: Trainer, places: Places, lane: int, emit: Emit) -> Workbench:
+    """The workbench of one lane; all lanes share the trainer."""
+    store = places.database().study(name)
+    return _workbench(store.config, store, trainer, places, emit, lane)
 
 
 def _open_workbench(name: str, source: TaskSource, places: Places, emit: Emit) -> Workbench:
@@ -461,6 +493,13 @@ def _default_name(task_name: str, config: StudyConfig) -> str:
     """Readable, and the same for the same command: `digits-small-cnn-20ep-default-b416c0`."""
     words = f"{task_name}-{config.epochs}ep-{Path(config.space_name).stem}"
     return f"{re.sub(r'[^A-Za-z0-9_.+]+', '-', words).strip('-.')[-100:]}-{digest(config)}"
+
+
+def _check_lanes(lanes: str | int, jobs: int) -> None:
+    if lanes != "auto" and not (str(lanes).isdecimal() and int(lanes) >= 1):
+        raise InputError(f"`lanes` must be auto or a whole number from 1, but got {lanes!r}.")
+    if lanes not in ("auto", 1, "1") and jobs > 1:
+        raise InputError(f"`lanes` share one process, so `jobs` must be 1 with them, but got {jobs}.")
 
 
 def _check_name(name: str) -> None:

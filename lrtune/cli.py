@@ -17,7 +17,7 @@ import click
 
 from lrtune.core.errors import InputError, LrtuneError, StoreError
 from lrtune.core.recipe import OPTIMIZERS, OptimizerName, Recipe, default_recipe
-from lrtune.core.study import Precision, PrunerName, SamplerName, Signal
+from lrtune.core.study import DataOnDevice, Precision, PrunerName, SamplerName, Signal
 
 if TYPE_CHECKING:
     from lrtune.report.result import SearchResult
@@ -87,6 +87,9 @@ task_options = options(
     option("--clip-norm", type=float, metavar="X", help="Clip the gradient's norm."),
     option("--label-smoothing", type=float, metavar="X"),
     option("--augment/--no-augment", default=None, help="Random crops and flips."),
+    option("--cutout", type=int, metavar="PX", help="Cut a square out of each training image; 0: none."),
+    option("--compile/--no-compile", default=None, help="torch.compile the model: slow to start, then faster."),
+    option("--data-on-device", type=click.Choice(get_args(DataOnDevice)), help="auto: where they fit."),
     option("--ema-half-life", "ema_half_life_epochs", type=float, metavar="EPOCHS",
            help="Of the averaged weights that are measured beside the raw ones; 0: none."),
     option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, ..."),
@@ -98,6 +101,9 @@ SETTINGS = (
     "clip_norm",
     "label_smoothing",
     "augment",
+    "cutout",
+    "compile",
+    "data_on_device",
     "ema_half_life_epochs",
     "device",
 )
@@ -110,7 +116,10 @@ show_options = options(
     option("--quiet", is_flag=True, help="No progress."),
     option("--json", "as_json", is_flag=True, help="Print the report as JSON."),
 )
-jobs_option = option("--jobs", default=1, show_default=True, metavar="N", help="Trials side by side.")
+jobs_options = options(
+    option("--jobs", default=1, show_default=True, metavar="N", help="Trials side by side, each in a process."),
+    option("--lanes", default="auto", show_default=True, metavar="N", help="Trials side by side on one GPU."),
+)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -136,7 +145,7 @@ def lrtune() -> None:
 @option("--confirm", "num_confirmed", default=3, show_default=True, metavar="N", help="Recipes to confirm.")
 @option("--study", metavar="NAME", help="By default made from the other options.")
 @option("--seed", default=0, show_default=True, metavar="N", help="Of everything random.")
-@jobs_option
+@jobs_options
 @home_option
 @storage_option
 @out_option
@@ -145,7 +154,7 @@ def search(
     optimizer: OptimizerName | None, baseline: Path | None, as_json: bool, home: str, storage: str, out: str,
     space: str, budget: str, epochs: int | None, target: float | None, sampler: SamplerName, pruner: PrunerName,
     rungs: str, reduction_factor: int, signal: Signal, num_seeds: int, num_confirmed: int, study: str | None,
-    seed: int, jobs: int, quiet: bool, **task_flags: Any,
+    seed: int, jobs: int, lanes: str, quiet: bool, **task_flags: Any,
 ) -> None:  # fmt: skip
     """Search for the best schedule; the same command again goes on with the same study."""
     from lrtune import app
@@ -153,7 +162,7 @@ def search(
     if optimizer and baseline:
         raise InputError("`--optimizer` and `--baseline` both say what the baseline is: give one.")
     result = app.search(
-        _source(task_flags), space=space, budget=budget, epochs=epochs, study=study, seed=seed, jobs=jobs,
+        _source(task_flags), space=space, budget=budget, epochs=epochs, study=study, seed=seed, jobs=jobs, lanes=lanes,
         sampler=sampler, pruner=pruner, rungs=rungs, reduction_factor=reduction_factor, signal=signal,
         target=target, num_seeds=num_seeds, num_confirmed=num_confirmed,
         baseline=_read_recipe(baseline) if baseline else default_recipe(optimizer) if optimizer else None,
@@ -166,18 +175,19 @@ def search(
 @lrtune.command()
 @click.argument("study")
 @option("--budget", metavar="B", help="Another budget than the study was begun with.")
-@jobs_option
+@jobs_options
 @home_option
 @storage_option
 @out_option
 @show_options
 def resume(
-    study: str, budget: str | None, jobs: int, home: str, storage: str, out: str, quiet: bool, as_json: bool
-) -> None:
+    study: str, budget: str | None, jobs: int, lanes: str, home: str, storage: str, out: str, quiet: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Go on with a study after Ctrl-C or a crash; nothing that was finished is trained again."""
     from lrtune import app
 
-    result = app.resume(study, budget=budget, jobs=jobs, home=home, storage=storage, out=out, quiet=quiet)
+    result = app.resume(study, budget=budget, jobs=jobs, lanes=lanes, home=home, storage=storage, out=out, quiet=quiet)
     _print(result, as_json=as_json)
 
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from lrtune.core.errors import InputError
 from lrtune.core.recipe import Recipe
@@ -16,6 +16,7 @@ BudgetUnit = Literal["trials", "epochs", "runs", "seconds"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 SamplerName = Literal["tpe", "gp", "random", "qmc"]
 PrunerName = Literal["fair", "halving", "hyperband", "hopeless", "median", "patient", "none"]
+DataOnDevice = Literal["auto", "yes", "no"]
 Signal = Literal["averaged", "raw"]
 """What an unfinished run is judged by: the Top-1 of its averaged weights, or of its weights as they are."""
 
@@ -109,9 +110,15 @@ class TrainSettings:
     label_smoothing: float = 0.0
     augment: bool = True
     """Random crops and, where left and right mean the same, flips."""
+    cutout: int = 0
+    """Side in pixels of a square that is cut out of each training image (arXiv 1708.04552); 0: none."""
     ema_half_life_epochs: float = 0.5
     """Of the averaged weights that are measured beside the raw ones; 0: there are none."""
     device: str = "auto"
+    compile: bool = False
+    """Whether the model goes through `torch.compile`: faster where a minute at the start pays."""
+    data_on_device: DataOnDevice = "auto"
+    """Whether resident sets lie on the device; `auto`: where they fit. It changes no number."""
     threads: int = 0
     """CPU threads of a run; 0: all cores, divided among the jobs. A setting, since it moves the last bits."""
 
@@ -127,6 +134,11 @@ class TrainSettings:
             (
                 0 <= self.ema_half_life_epochs < math.inf,
                 f"`0 <= ema_half_life_epochs` must hold, but got {self.ema_half_life_epochs}.",
+            ),
+            (self.cutout >= 0, f"`0 <= cutout` must hold, but got {self.cutout}."),
+            (
+                self.data_on_device in get_args(DataOnDevice),
+                f"`data_on_device` must be auto, yes or no, but got {self.data_on_device!r}.",
             ),
             (0 <= self.label_smoothing < 1, f"`0 <= label_smoothing < 1` must hold, but got {self.label_smoothing}."),
         ]

@@ -13,7 +13,7 @@ from lrtune.core.space import Range, Space
 from lrtune.core.study import StudyState
 
 LRS_PER_DECADE = 12
-NEAR_LRS = 2
+NEAR_LRS = 3
 """Steps of the grid within which peak LRs are taken to be of equal promise."""
 
 

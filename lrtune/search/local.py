@@ -1,7 +1,7 @@
 """The local engine: takes the next run, draws measurements, records each, asks the pruning rule, records the end.
 
-One process can work, or several side by side; they meet only in the study's records, so it does not matter who
-started them.
+One process can work, or several side by side, or several threads of one process, each on a lane of its GPU. They meet
+only in the study's records, so it does not matter who started them.
 """
 
 import multiprocessing
@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
@@ -17,6 +18,7 @@ from typing import Protocol, cast
 
 from lrtune.core.errors import LrtuneError, TaskError, TrialError
 from lrtune.core.events import EpochEnded, Event, Note, RunEnded, RunStarted
+from lrtune.core.recipe import Recipe
 from lrtune.core.study import StudyState
 from lrtune.core.trial import Measurement, Run, RunRecord, RunState
 from lrtune.decide.plan import Ask, Done, Wait, next_run
@@ -66,6 +68,8 @@ class Workbench:
 
 OpenWorkbench = Callable[[Emit], Workbench]
 """Opens a workbench in the process that calls it; picklable, so that a new process can."""
+OpenLane = Callable[[int, Emit], Workbench]
+"""Opens the workbench of a lane, by its number."""
 
 
 def work(bench: Workbench) -> Done:
@@ -103,6 +107,48 @@ def work_on(run: Run, bench: Workbench) -> None:
         if not ended:  # interrupted: whoever comes next goes on from the last epoch
             bench.study.release(run)
     bench.emit(RunEnded(replace(record, state=state, reason=reason)))
+
+
+def work_in_lanes(open_lane: OpenLane, num_lanes: int, emit: Emit) -> Done:
+    """Works in `num_lanes` threads of this process, which ask and emit one at a time.
+
+    What ends one of them, or an interrupt, ends the others at their next event; their runs are given back.
+
+    Raises:
+        LrtuneError: what a lane raised.
+    """
+    if num_lanes == 1:  # in the thread that an interrupt reaches, also in the middle of an epoch
+        return work(open_lane(0, emit))
+    turn, stopping = threading.Lock(), threading.Event()
+
+    def emit_in_turn(event: Event) -> None:
+        with turn:
+            if stopping.is_set():
+                raise _Stopped
+            emit(event)
+
+    def work_in_lane(lane: int) -> Done:
+        bench = open_lane(lane, emit_in_turn)
+
+        def ask_in_turn(state: StudyState, number: int) -> Recipe:
+            with turn:
+                return bench.ask(state, number)
+
+        return work(replace(bench, ask=ask_in_turn))
+
+    with ThreadPoolExecutor(num_lanes) as pool:
+        try:
+            lanes = [pool.submit(work_in_lane, lane) for lane in range(num_lanes)]
+            for lane in as_completed(lanes):
+                done = lane.result()
+        except BaseException:
+            stopping.set()
+            raise
+    return done
+
+
+class _Stopped(Exception):  # noqa: N818
+    """Raised in a lane that has to stop."""
 
 
 def work_side_by_side(open_workbench: OpenWorkbench, num_jobs: int, emit: Emit) -> Done:

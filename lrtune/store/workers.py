@@ -12,9 +12,10 @@ LEASE_S = 120.0
 """A worker on another machine that was silent for this long is taken for dead."""
 
 
-def this_worker() -> str:
-    """A name for this process that no later one with the same id shares: `host/pid/start time`."""
-    return f"{socket.gethostname()}/{os.getpid()}/{psutil.Process().create_time():.2f}"
+def this_worker(lane: int = 0) -> str:
+    """A name for one lane of this process that no later process with the same id shares: `host#lane/pid/start time`."""
+    host = socket.gethostname() + (f"#{lane}" if lane else "")
+    return f"{host}/{os.getpid()}/{psutil.Process().create_time():.2f}"
 
 
 def is_gone(worker: str, seen_at: float) -> bool:
@@ -22,7 +23,7 @@ def is_gone(worker: str, seen_at: float) -> bool:
     if worker == NOBODY:
         return True
     host, pid, created = worker.rsplit("/", 2)
-    if host != socket.gethostname():
+    if host.partition("#")[0] != socket.gethostname():
         return time.time() - seen_at > LEASE_S
     try:
         process = psutil.Process(int(pid))

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class AveragedWeights:
@@ -16,38 +15,56 @@ class AveragedWeights:
     networks arXiv 1803.05407, 2502.06761), so in mid-run the average's Top-1 says more of the run's end than its own.
     With `d = 0.5 ** (1 / half_life_steps)`, step `i` of `n` weighs `d**(n - i) * (1 - d) / (1 - d**n)`: corrected for
     its start as Adam's moments are (Kingma & Ba 2015, arXiv 1412.6980, section 3), so that the initial weights have
-    no share in it.
+    no share in it. An update does the same to the same memory each time, so that it can be part of a CUDA graph.
     """
 
     def __init__(self, model: nn.Module, half_life_steps: float):
         """Of `model`, which is copied."""
-        self.model = copy.deepcopy(model).requires_grad_(False)
         self.num_steps = 0
+        """Updates so far. Whoever calls `update` counts them: a CUDA graph that updates cannot."""
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        """With the averages as of the last `refresh`."""
+        self._source = model
         self._decay = 0.5 ** (1 / half_life_steps)
-        self._averages, self._counts = _tensors(self.model)
+        self._latest = _averaged(model)
+        self._moments = [torch.zeros_like(tensor) for tensor in self._latest]
 
-    def update(self, model: nn.Module) -> None:
-        """Takes in the weights after one more optimizer step. No value leaves the device."""
-        latest, counts = _tensors(model)
-        self.num_steps += 1
-        share = (1 - self._decay) / (1 - self._decay**self.num_steps)
-        lerp = get_ema_multi_avg_fn(1 - share)  # type: ignore[no-untyped-call]
-        lerp(self._averages, latest, 0)
-        with torch.no_grad():
-            for mine, theirs in zip(self._counts, counts, strict=True):
-                mine.copy_(theirs)
+    @torch.no_grad()
+    def update(self) -> None:
+        """Takes in the model's weights after one more optimizer step. No value leaves the device."""
+        torch._foreach_lerp_(self._moments, self._latest, 1 - self._decay)
+
+    @torch.no_grad()
+    def refresh(self) -> nn.Module:
+        """Puts the averages of all steps so far into `model`, and returns it. Before the first they are the weights."""
+        share = 1 - self._decay**self.num_steps
+        means = torch._foreach_div(self._moments, share) if share else self._latest
+        torch._foreach_copy_(_averaged(self.model), means)
+        for mine, theirs in zip(_counters(self.model), _counters(self._source), strict=True):
+            mine.copy_(theirs)
+        return self.model
 
     def state(self) -> dict[str, Any]:
         """Tensors and plain values, for `restore`."""
-        return {"model": self.model.state_dict(), "num_steps": self.num_steps}
+        return {"moments": self._moments, "num_steps": self.num_steps}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes back to a `state`."""
-        self.model.load_state_dict(state["model"])
+        """Goes back to a `state`, in place."""
+        for mine, saved in zip(self._moments, state["moments"], strict=True):
+            mine.copy_(saved)
         self.num_steps = state["num_steps"]
 
+    def forget(self) -> None:
+        """Goes back to the start, in place."""
+        torch._foreach_zero_(self._moments)
+        self.num_steps = 0
 
-def _tensors(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """What is averaged: parameters and buffers of floating point; and what is taken as it is, counters say."""
-    tensors = [tensor.detach() for tensor in (*model.parameters(), *model.buffers())]
-    return [t for t in tensors if t.is_floating_point()], [t for t in tensors if not t.is_floating_point()]
+
+def _averaged(model: nn.Module) -> list[Tensor]:
+    """Parameters and buffers of floating point."""
+    return [t.detach() for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
+
+
+def _counters(model: nn.Module) -> list[Tensor]:
+    """Buffers that are taken as they are: how many batches batch norm has seen, say."""
+    return [tensor for tensor in model.buffers() if not tensor.is_floating_point()]

@@ -1,13 +1,15 @@
-"""How a run gets its batches: image sets that lie whole on the device, or a user's own loader.
+"""How a run gets its batches: image sets that lie on the device or are streamed to it, or a user's own loader.
 
 What is random in an epoch (order, crops, flips) is drawn on the CPU from (seed, epoch) alone. So it is the same on
 every device, a run's state holds no position in its data, and the global generators are left as they are.
 """
 
 import contextlib
+import copy
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from lrtune.core.errors import InputError, TaskError
+from lrtune.core.study import DataOnDevice
+from lrtune.training.streaming import Rows, ahead, gather, slices
 
 
 def derive_seed(seed: int, *words: int | str) -> int:
@@ -33,13 +37,13 @@ def derive_seed(seed: int, *words: int | str) -> int:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Images:
-    """A set of images that is held in memory whole.
+    """A set of images whose pixels can be had at once: they are decoded, in memory or in a mapped file.
 
     Raises:
         InputError: shapes or types that do not fit together, all of them at once.
     """
 
-    images: Tensor
+    images: Tensor | Rows
     """uint8, (N, C, H, W)."""
     labels: Tensor
     """int64, (N,)."""
@@ -52,7 +56,7 @@ class Images:
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
-        if images.dtype != torch.uint8 or images.ndim != 4 or not images.numel():
+        if images.dtype != torch.uint8 or len(images.shape) != 4 or 0 in images.shape:
             got = f"{images.dtype} {tuple(images.shape)}"
             raise InputError(f"`images` must be uint8 of shape (N, C, H, W), none of them 0, but got {got}.")
         num_images, channels = images.shape[:2]
@@ -96,18 +100,110 @@ class Batches(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResidentBatches:
-    """Training batches of a resident set, in an order drawn from (seed, epoch).
+class Draws:
+    """Everything that is random in one epoch over N images."""
 
-    The last batch is dropped where it is incomplete, unless it is the only one. Augmentation is a random crop out of
-    the image with black borders of an eighth of its side (4 pixels for 28 and 32, 1 for 8), then, if the set allows
-    it, a mirror image half the time (He et al. 2016, arXiv 1512.03385, section 4.2).
+    order: Tensor
+    """int64, (N,): which image comes when."""
+    shifts: Tensor
+    """int64, (N, 2): where the crop of the image that comes then begins, down and right."""
+    mirrored: Tensor
+    """bool, (N,)."""
+    holes: Tensor
+    """int64, (N, 2): the pixel in the middle of what is cut out, down and right."""
+
+    @staticmethod
+    def of(seed: int, epoch: int, num_images: int, *, padding: int, sides: tuple[int, int]) -> "Draws":
+        """Drawn on the CPU; the crops begin at 0 to `2 * padding`, and images are `sides` high and wide."""
+        generator = torch.Generator().manual_seed(derive_seed(seed, "batches", epoch))
+        return Draws(
+            order=torch.randperm(num_images, generator=generator),
+            shifts=torch.randint(2 * padding + 1, (num_images, 2), generator=generator),
+            mirrored=torch.rand(num_images, generator=generator) < 0.5,
+            holes=torch.stack([torch.randint(side, (num_images,), generator=generator) for side in sides], dim=1),
+        )
+
+    @staticmethod
+    def none(num_images: int) -> "Draws":
+        """Nothing is random: the images in their own order."""
+        pairs = torch.zeros(num_images, 2, dtype=torch.int64)
+        mirrored = torch.zeros(num_images, dtype=torch.bool)
+        return Draws(order=torch.arange(num_images), shifts=pairs, mirrored=mirrored, holes=pairs)
+
+    def to(self, device: torch.device) -> "Draws":
+        """The same on `device`."""
+        return Draws(
+            order=self.order.to(device),
+            shifts=self.shifts.to(device),
+            mirrored=self.mirrored.to(device),
+            holes=self.holes.to(device),
+        )
+
+    def copy_(self, other: "Draws") -> None:
+        """Takes the values of others over, in place."""
+        self.order.copy_(other.order)
+        self.shifts.copy_(other.shifts)
+        self.mirrored.copy_(other.mirrored)
+        self.holes.copy_(other.holes)
+
+
+class Preparation:
+    """What happens to pixels on their way into the model: crop, mirror image, normalisation, and a hole cut out.
+
+    The crop is a random one out of the image with black borders of an eighth of its side (4 pixels for 28 and 32, 1
+    for 8); then, if the set allows it, comes a mirror image half the time (He et al. 2016, arXiv 1512.03385, section
+    4.2). Normalising is `(pixels / 255 - mean) / std`, in one multiplication and one addition. The hole is a square of
+    zeros around any pixel, so that some of it may lie outside (DeVries & Taylor 2017, arXiv 1708.04552).
+    """
+
+    def __init__(self, images: Images, *, augment: bool, cutout: int = 0):
+        """For the images of a set, where they lie; `cutout` is the side of the hole in pixels, 0: none."""
+        mean, std = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (images.mean, images.std))
+        self.scale = (1 / (255 * std)).float().to(images.images.device)  # (C, 1, 1)
+        self.shift = (-mean / std).float().to(images.images.device)
+        self.sides: tuple[int, int] = (images.images.shape[2], images.images.shape[3])
+        self.padding = max(1, round(min(self.sides) / 8))
+        self.augment = augment
+        self.flips = images.flips
+        self.cutout = cutout
+
+    def to(self, device: torch.device) -> "Preparation":
+        """The same on `device`."""
+        moved = copy.copy(self)
+        moved.scale, moved.shift = self.scale.to(device), self.shift.to(device)
+        return moved
+
+    def draw(self, seed: int, epoch: int, num_images: int) -> Draws:
+        """What is random in an epoch, on the CPU."""
+        return Draws.of(seed, epoch, num_images, padding=self.padding, sides=self.sides)
+
+    def __call__(self, pixels: Tensor, draws: Draws, places: slice | Tensor) -> Tensor:
+        """From uint8 (B, C, H, W), the images that come at `places` of an epoch, to float32."""
+        if self.augment:
+            pixels = _crop(pixels, draws.shifts[places], self.padding)
+            if self.flips:
+                pixels = torch.where(draws.mirrored[places][:, None, None, None], pixels.flip(3), pixels)
+        inputs = self.normalise(pixels)
+        return _cut_out(inputs, draws.holes[places], self.cutout) if self.cutout else inputs
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """From uint8 to float32, and nothing else."""
+        return pixels.float().mul_(self.scale).add_(self.shift)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidentBatches:
+    """Training batches of a resident set, in an order drawn from (seed, epoch), cropped and mirrored as drawn.
+
+    The last batch is dropped where it is incomplete, unless it is the only one.
     """
 
     images: Images
     """On the device that the batches are for."""
     batch_size: int
     augment: bool
+    cutout: int = 0
+    """Side in pixels of the hole that is cut out of each image; 0: none."""
 
     @property
     def num_batches(self) -> int:
@@ -119,23 +215,30 @@ class ResidentBatches:
         """Images that one epoch gives; those of a dropped batch do not count."""
         return min(len(self.images), self.num_batches * self.batch_size)
 
+    @cached_property
+    def prepare(self) -> Preparation:
+        """From pixels to inputs, on the device."""
+        return Preparation(self.images, augment=self.augment, cutout=self.cutout)
+
+    def draw(self, seed: int, epoch: int) -> Draws:
+        """What is random in an epoch, on the CPU."""
+        return self.prepare.draw(seed, epoch, len(self.images))
+
+    def at(self, draws: Draws, places: slice | Tensor) -> tuple[Tensor, Tensor]:
+        """The images that come at `places` of an epoch, ready for the model, and their labels.
+
+        Args:
+            draws: of the epoch, on the device.
+            places: from 0 to `num_images`; as a tensor (B,) on the device they cost the host no synchronisation.
+        """
+        chosen = draws.order[places]
+        return self.prepare(gather(self.images.images, chosen), draws, places), self.images.labels[chosen]
+
     def epoch(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs (B, C, H, W), float32 and normalised, and labels (B,), int64."""
-        device, num_images = self.images.images.device, len(self.images)
-        padding = max(1, round(min(self.images.images.shape[2:]) / 8))
-        generator = torch.Generator().manual_seed(derive_seed(seed, "batches", epoch))
-        order = torch.randperm(num_images, generator=generator).to(device)
-        shifts = torch.randint(2 * padding + 1, (num_images, 2), generator=generator).to(device)
-        mirrored = (torch.rand(num_images, generator=generator) < 0.5).to(device)
-        normalise = _Normalise(self.images)
-        for start in range(0, self.num_images, self.batch_size):
-            batch = slice(start, start + self.batch_size)
-            pixels = self.images.images[order[batch]]
-            if self.augment:
-                pixels = _crop(pixels, shifts[batch], padding)
-                if self.images.flips:
-                    pixels = torch.where(mirrored[batch, None, None, None], pixels.flip(3), pixels)
-            yield normalise(pixels), self.images.labels[order[batch]]
+        draws = self.draw(seed, epoch).to(self.images.images.device)
+        for places in slices(self.num_images, self.batch_size):
+            yield self.at(draws, places)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,12 +259,66 @@ class EvaluationBatches:
         """All of them."""
         return len(self.images)
 
+    @cached_property
+    def prepare(self) -> Preparation:
+        """From pixels to inputs, on the device."""
+        return Preparation(self.images, augment=False)
+
+    def draw(self, seed: int, epoch: int) -> Draws:
+        """What is random in an epoch: nothing."""
+        return Draws.none(len(self.images))
+
+    def at(self, places: slice | Tensor) -> tuple[Tensor, Tensor]:
+        """The images at `places`, ready for the model, and their labels."""
+        return self.prepare.normalise(self.images.images[places]), self.images.labels[places]
+
     def epoch(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs (B, C, H, W), float32 and normalised, and labels (B,), int64."""
-        normalise = _Normalise(self.images)
-        for start in range(0, len(self.images), self.batch_size):
-            batch = slice(start, start + self.batch_size)
-            yield normalise(self.images.images[batch]), self.images.labels[batch]
+        for places in slices(self.num_images, self.batch_size):
+            yield self.at(places)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamedBatches:
+    """Bit for bit the batches of a set that does not lie on the device, given there.
+
+    Threads gather the pixels of the next few batches, the device copies them from pinned memory while it is busy with
+    others, and prepares them itself. So no more than a few batches of the set are ever on the device.
+    """
+
+    batches: ResidentBatches | EvaluationBatches
+    """Of a set on the CPU."""
+    device: torch.device
+
+    @property
+    def num_batches(self) -> int:
+        """Batches that one epoch gives."""
+        return self.batches.num_batches
+
+    @property
+    def num_images(self) -> int:
+        """Images that one epoch gives."""
+        return self.batches.num_images
+
+    @cached_property
+    def prepare(self) -> Preparation:
+        """From pixels to inputs, on the device."""
+        return self.batches.prepare.to(self.device)
+
+    def epoch(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs (B, C, H, W), float32 and normalised, and labels (B,), int64."""
+        draws = self.batches.draw(seed, epoch)
+        images, pinned = self.batches.images, self.device.type == "cuda"
+
+        def gathered(places: slice) -> tuple[Tensor, Tensor]:
+            chosen = draws.order[places]
+            return gather(images.images, chosen, pinned=pinned), gather(images.labels, chosen, pinned=pinned)
+
+        on_device = draws.to(self.device)
+        batches = slices(self.num_images, self.batches.batch_size)
+        for places, (pixels, labels) in zip(batches, ahead(gathered, batches), strict=True):
+            inputs = self.prepare(pixels.to(self.device, non_blocking=True), on_device, places)
+            yield inputs, labels.to(self.device, non_blocking=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,58 +386,84 @@ def generators_of(loader: object) -> list[torch.Generator]:
 Source = Images | Dataset[Any] | DataLoader[Any]
 
 
-def training_batches(source: Source, *, batch_size: int, augment: bool, device: torch.device | str) -> Batches:
+def training_batches(
+    source: Source,
+    *,
+    batch_size: int,
+    augment: bool,
+    device: torch.device | str,
+    data_on_device: DataOnDevice = "auto",
+    cutout: int = 0,
+) -> Batches:
     """Shuffled batches to train on; the last one is dropped where it is incomplete, unless it is the only one.
 
     Args:
-        source: a resident set, a map-style dataset of (input, label) pairs, or a loader.
+        source: a set of images, a map-style dataset of (input, label) pairs, or a loader.
         batch_size: images a batch; a loader has its own.
-        augment: whether to crop and flip; for resident sets only, the others bring their own transforms.
+        augment: whether to crop and flip; for `Images` only, the others bring their own transforms.
         device: where the batches are wanted.
+        data_on_device: whether `Images` lie there or are streamed; `auto`: they lie there if they take at most half
+            of a GPU's free memory. It changes no number.
+        cutout: side in pixels of the hole that is cut out of each of the `Images`; 0: none.
 
     Raises:
-        InputError: no such source, or a batch size below 1.
+        InputError: no such source, a batch size below 1, or what is for `Images` only.
     """
     match source:
         case Images():
             _check(batch_size)
-            return ResidentBatches(images=source.to(device), batch_size=batch_size, augment=augment)
+            side = min(source.images.shape[2:])
+            if not 0 <= cutout <= side:
+                raise InputError(f"`0 <= cutout <= {side}` must hold, the side of the images, but got {cutout}.")
+            streamed = _is_streamed(source, device, data_on_device)
+            images = source if streamed else source.to(device)
+            batches = ResidentBatches(images=images, batch_size=batch_size, augment=augment, cutout=cutout)
+            return StreamedBatches(batches=batches, device=torch.device(device)) if streamed else batches
         case DataLoader():
+            _check_own(source, data_on_device, cutout)
             return LoaderBatches(loader=source, device=device)
         case _:
             drop = _length(source) >= batch_size
+            _check_own(source, data_on_device, cutout)
             return _wrapped(source, batch_size, device, shuffle=True, drop_last=drop)
 
 
-def evaluation_batches(source: Source, *, batch_size: int, device: torch.device | str) -> Batches:
+def evaluation_batches(
+    source: Source, *, batch_size: int, device: torch.device | str, data_on_device: DataOnDevice = "auto"
+) -> Batches:
     """Batches to evaluate on: every image once, in fixed order, without augmentation.
 
-    A loader is taken as it is: that it gives every image once is its owner's business.
+    A loader is taken as it is: that it gives every image once is its owner's business. Otherwise as
+    `training_batches`.
 
     Raises:
-        InputError: no such source, or a batch size below 1.
+        InputError: no such source, a batch size below 1, or what is for `Images` only.
     """
     match source:
         case Images():
             _check(batch_size)
-            return EvaluationBatches(images=source.to(device), batch_size=batch_size)
+            streamed = _is_streamed(source, device, data_on_device)
+            batches = EvaluationBatches(images=source if streamed else source.to(device), batch_size=batch_size)
+            return StreamedBatches(batches=batches, device=torch.device(device)) if streamed else batches
         case DataLoader():
+            _check_own(source, data_on_device)
             return LoaderBatches(loader=source, device=device)
         case _:
+            _length(source)
+            _check_own(source, data_on_device)
             return _wrapped(source, batch_size, device, shuffle=False)
 
 
-class _Normalise:
-    """`(pixels / 255 - mean) / std`, in one multiplication and one addition."""
-
-    def __init__(self, images: Images):
-        mean, std = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (images.mean, images.std))
-        device = images.images.device
-        self.scale = (1 / (255 * std)).float().to(device)  # (C, 1, 1)
-        self.shift = (-mean / std).float().to(device)
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        return pixels.float().mul_(self.scale).add_(self.shift)
+def _is_streamed(images: Images, device: torch.device | str, data_on_device: DataOnDevice) -> bool:
+    """Whether a set stays in memory, and `device` is given its batches one by one."""
+    if images.images.device.type != "cpu" or data_on_device == "yes":
+        return False
+    if data_on_device == "no":
+        return True
+    if torch.device(device).type != "cuda":
+        return False
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    return images.images.nbytes > free_bytes / 2
 
 
 def _crop(pixels: Tensor, shifts: Tensor, padding: int) -> Tensor:
@@ -291,17 +474,42 @@ def _crop(pixels: Tensor, shifts: Tensor, padding: int) -> Tensor:
     return windows[torch.arange(len(pixels), device=pixels.device), :, shifts[:, 0], shifts[:, 1]]
 
 
+def _cut_out(inputs: Tensor, centres: Tensor, side: int) -> Tensor:
+    """(B, C, H, W) images with 0 in a square around `centres` (B, 2), in place."""
+    rows, columns = (_covered(centres[:, axis], side, inputs.shape[2 + axis]) for axis in (0, 1))
+    return inputs.masked_fill_(rows[:, None, :, None] & columns[:, None, None, :], 0)
+
+
+def _covered(centres: Tensor, side: int, length: int) -> Tensor:
+    """Which of `length` pixels lie within `side` pixels around `centres` (B,): bool, (B, length)."""
+    offsets = torch.arange(length, device=centres.device) - (centres[:, None] - side // 2)
+    return (offsets >= 0) & (offsets < side)
+
+
 def _wrapped(dataset: Any, batch_size: int, device: torch.device | str, **order: Any) -> LoaderBatches:
     _check(batch_size)
     _length(dataset)
     # With a generator of its own the loader leaves the global one alone, even where it does not shuffle.
-    loader = DataLoader(dataset, batch_size=batch_size, generator=torch.Generator(), **order)
+    pinned = torch.device(device).type == "cuda"
+    loader = DataLoader(dataset, batch_size=batch_size, generator=torch.Generator(), pin_memory=pinned, **order)
     return LoaderBatches(loader=loader, device=device)
 
 
 def _check(batch_size: int) -> None:
     if batch_size < 1:
         raise InputError(f"`1 <= batch_size` must hold, but got {batch_size}.")
+
+
+def _check_own(source: object, data_on_device: DataOnDevice, cutout: int = 0) -> None:
+    """Of a user's own dataset or loader, which nothing can be asked of but batches."""
+    kind = type(source).__name__
+    rules = [
+        (data_on_device != "yes", f"`data_on_device` can be yes for `Images` only, but the data are a {kind}."),
+        (cutout == 0, f"`cutout` is for `Images` only, but the data are a {kind}."),
+    ]
+    problems = [message for holds, message in rules if not holds]
+    if problems:
+        raise InputError(problems)
 
 
 def _length(dataset: Any) -> int:

@@ -7,10 +7,12 @@ state to go on as if never stopped.
 
 import io
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,24 +20,38 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lrtune.core.errors import LrtuneError, StoreError, TaskError, TrialError
-from lrtune.core.recipe import Recipe
+from lrtune.core.recipe import Constant, Recipe
 from lrtune.core.study import TrainSettings
 from lrtune.core.trial import Measurement, Run
 from lrtune.schedules.build import Schedule
 from lrtune.schedules.compress import schedule_of
 from lrtune.training.averaging import AveragedWeights
-from lrtune.training.batches import Batches, derive_seed, evaluation_batches, training_batches
-from lrtune.training.optimizers import build_optimizer, set_lr
+from lrtune.training.batches import (
+    Batches,
+    EvaluationBatches,
+    ResidentBatches,
+    derive_seed,
+    evaluation_batches,
+    training_batches,
+)
+from lrtune.training.captured import TURN, CapturedLane, GraphPlayer, Player
+from lrtune.training.lanes import EagerLane, Lane, Loss, evaluate
+from lrtune.training.layout import fastest_layout
+from lrtune.training.learner import Learner, State, Step
+from lrtune.training.optimizers import CAPTURABLE, build_optimizer
 from lrtune.training.precision import choose_arithmetic, choose_device
-from lrtune.training.task import Task
+from lrtune.training.task import Source, Task
 
-State = dict[str, Any]
-"""Tensors and plain values: all that a run needs to go on after an epoch."""
 Save = Callable[[Measurement, State], None]
 
 
 class Trainer:
-    """A task made ready on one device: its data are in place once, for all the runs that follow."""
+    """A task made ready on one device: its data are in place once, for all the runs that follow.
+
+    Runs may be trained by several threads at once where they are captured; each has a lane of its own.
+    """
+
+    new_player: Callable[[torch.device], Player] = GraphPlayer
 
     def __init__(self, task: Task, settings: TrainSettings):
         """Puts the data on the device.
@@ -49,11 +65,15 @@ class Trainer:
         self.arithmetic = choose_arithmetic(settings.precision, self.device)
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        micro_batch = settings.batch_size // settings.accumulate
         self.batches: Batches = training_batches(
-            task.train, batch_size=micro_batch, augment=settings.augment, device=self.device
-        )
-        self.validation: Batches = evaluation_batches(task.validation, batch_size=1024, device=self.device)
+            task.train, batch_size=settings.batch_size // settings.accumulate, augment=settings.augment,
+            device=self.device, data_on_device=settings.data_on_device, cutout=settings.cutout,
+        )  # fmt: skip
+        self.validation = self._evaluation_batches(task.validation)
+        self.evaluation_loss: Loss = task.loss or functional.cross_entropy
+        self._idle: list[tuple[Recipe, CapturedLane]] = []
+        self._initial: tuple[int, Mapping[str, Tensor]] | None = None
+        self._capture_failure = ""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -66,6 +86,16 @@ class Trainer:
             return self.task.loss(logits, labels)
         return functional.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
 
+    @cached_property
+    def layout(self) -> torch.memory_format:
+        """Of the weights of every model that is built, and so of what goes through it."""
+        try:
+            with TURN, torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+                inputs, _ = next(iter(self.batches.epoch(0, 0)))
+                return fastest_layout(self.task.model().to(self.device), inputs)
+        except Exception:  # a task that does not work says so when it is trained
+            return torch.contiguous_format
+
     def build_model(self, seed: int) -> nn.Module:
         """The task's model on the device, with initial weights from `seed`.
 
@@ -75,9 +105,9 @@ class Trainer:
         """
         torch.manual_seed(derive_seed(seed, "weights"))
         with self.guard("the task's model could not be built"):
-            return self.task.model().to(self.device)
+            return self.task.model().to(self.device).to(memory_format=self.layout)
 
-    def build_optimizer(self, recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    def build_optimizer(self, recipe: Recipe, model: nn.Module, *, captured: bool = False) -> torch.optim.Optimizer:
         """The recipe's optimizer over the task's parameter groups.
 
         Raises:
@@ -85,7 +115,7 @@ class Trainer:
         """
         with self.guard("the task's parameters could not be optimized"):
             groups = self.task.parameters(model) if self.task.parameters else model.parameters()
-            return build_optimizer(recipe, groups, scaled=self.arithmetic.scaler().is_enabled())
+            return build_optimizer(recipe, groups, scaled=self.arithmetic.scaler().is_enabled(), captured=captured)
 
     @contextmanager
     def guard(self, failure: str) -> Iterator[None]:
@@ -128,77 +158,149 @@ class Trainer:
         """
         assert bool(history) == (state is not None)
         schedule = schedule_of(run, self.steps_per_epoch)
-        learner = self._learner(run)
-        if state is not None:
-            with self.guard("the task is not the one that a checkpoint was saved of"):
-                learner.restore(state)
         done = list(history)
         for measurement in done:
             schedule = schedule.observe(val_loss=measurement.val_loss, top1=measurement.top1)
-        while len(done) < run.stop_epochs and not (done and done[-1].diverged):
-            step = done[-1].step if done else 0
-            with self.guard("the task could not be trained"):
-                measurement = self._epoch(run, len(done), step, learner, schedule)
-            done.append(measurement)
-            schedule = schedule.observe(val_loss=measurement.val_loss, top1=measurement.top1)
-            if save is not None:
-                save(measurement, learner.state())
-            yield measurement
+        with self.lane(run.recipe, run.seed, state) as lane:
+            while len(done) < run.stop_epochs and not (done and done[-1].diverged):
+                step = done[-1].step if done else 0
+                with self.guard("the task could not be trained"):
+                    measurement = self._epoch(run, len(done), step, lane, schedule)
+                done.append(measurement)
+                schedule = schedule.observe(val_loss=measurement.val_loss, top1=measurement.top1)
+                if save is not None:
+                    save(measurement, lane.learner.state())
+                yield measurement
 
-    def _learner(self, run: Run) -> "Learner":
-        model = self.build_model(run.seed)
+    @contextmanager
+    def lane(self, recipe: Recipe, seed: int, state: State | None = None) -> Iterator[Lane]:
+        """A lane for one run, at its start or at a `state` of it. No other run gets it until the context is left.
+
+        Raises:
+            TrialError: out of memory.
+            TaskError: the task's model or parameters failed, or are not those of the state.
+        """
+        captured = self._captured_lane(recipe)
+        if captured is None:
+            yield self._eager_lane(recipe, seed, state)
+            return
+        try:
+            captured.begin(recipe, self._initial_weights(seed))
+            if state is not None:
+                with self.guard("the task is not the one that a checkpoint was saved of"):
+                    captured.restore(state)
+            yield captured
+        finally:
+            self._idle.append((_constants_of(recipe), captured))
+
+    def _eager_lane(self, recipe: Recipe, seed: int, state: State | None) -> EagerLane:
+        learner = self._learner(recipe, self.build_model(seed))
+        if state is not None:
+            with self.guard("the task is not the one that a checkpoint was saved of"):
+                learner.restore(state)
+        return EagerLane(
+            step=self._step(learner), batches=self.batches, validation=self.validation,
+            evaluation_loss=self.evaluation_loss, accumulate=self.settings.accumulate,
+        )  # fmt: skip
+
+    def _captured_lane(self, recipe: Recipe) -> CapturedLane | None:
+        """One that is idle or new; `None` where this recipe trains eagerly.
+
+        Recipes of one optimizer and settings can share a lane: a recording has them as constants, and its LR not.
+        """
+        if self.why_eager(recipe):
+            return None
+        key = _constants_of(recipe)
+        with TURN:
+            idle = next((lane for lane in self._idle if lane[0] == key), None)
+            if idle is not None:
+                self._idle.remove(idle)
+                return idle[1]
+            if self._idle:  # one of other settings makes room
+                self._idle.pop()[1].close()
+            with self.guard("the task could not be captured"):
+                return self._new_captured_lane(recipe)
+
+    def _new_captured_lane(self, recipe: Recipe) -> CapturedLane | None:
+        learner = self._learner(recipe, self.build_model(0), captured=True)
+        assert isinstance(self.batches, ResidentBatches)
+        assert isinstance(self.validation, EvaluationBatches)
+        try:
+            return CapturedLane(
+                self._step(learner), self.batches, self.validation, self.evaluation_loss, self.settings.accumulate,
+                self.new_player(self.device),
+            )  # fmt: skip
+        except RuntimeError as error:  # whatever the task's own code does that a graph cannot hold
+            if _is_out_of_memory(error):
+                raise
+            self._capture_failure = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            return None
+
+    def keep_lanes(self, num_lanes: int) -> None:
+        """Closes the idle lanes above so many."""
+        with TURN:
+            for _, lane in self._idle[num_lanes:]:
+                lane.close()
+            del self._idle[num_lanes:]
+
+    def why_eager(self, recipe: Recipe) -> str:
+        """Why a recipe is not trained by CUDA graphs; empty where it is."""
+        rules = [
+            (
+                isinstance(self.batches, ResidentBatches) and isinstance(self.validation, EvaluationBatches),
+                "the data do not lie on the device",
+            ),
+            (not self.arithmetic.scaler().is_enabled(), "fp16 needs a gradient scaler, which decides on the host"),
+            (recipe.optimizer in CAPTURABLE, f"{recipe.optimizer} reads its LR on the host"),
+            (not self._capture_failure, f"the capture failed: {self._capture_failure}"),
+            (self.device.type == "cuda", "there is no GPU"),
+        ]
+        return next((reason for holds, reason in rules if not holds), "")
+
+    def _initial_weights(self, seed: int) -> Mapping[str, Tensor]:
+        """Of the model that `build_model` builds; those of the latest seed are kept, since most runs share it."""
+        with TURN:
+            if self._initial is None or self._initial[0] != seed:
+                self._initial = (seed, self.build_model(seed).state_dict())
+            return self._initial[1]
+
+    def _learner(self, recipe: Recipe, model: nn.Module, *, captured: bool = False) -> Learner:
         half_life_steps = self.settings.ema_half_life_epochs * self.steps_per_epoch
         with self.guard("the task's model could not be copied, which averaged weights need"):
             averaged = AveragedWeights(model, half_life_steps) if half_life_steps else None
         return Learner(
             model=model,
             averaged=averaged,
-            optimizer=self.build_optimizer(run.recipe, model),
+            optimizer=self.build_optimizer(recipe, model, captured=captured),
             scaler=self.arithmetic.scaler(),
         )
 
-    def _epoch(self, run: Run, epoch: int, step: int, learner: "Learner", schedule: Schedule) -> Measurement:
+    def _step(self, learner: Learner) -> Step:
+        return Step(
+            learner=learner,
+            forward=torch.compile(learner.model) if self.settings.compile else learner.model,
+            loss=self.loss,
+            arithmetic=self.arithmetic,
+            clip_norm=self.settings.clip_norm,
+        )
+
+    def _epoch(self, run: Run, epoch: int, step: int, lane: Lane, schedule: Schedule) -> Measurement:
         """Trains and measures one epoch, counted from 0, that begins with optimizer step `step`."""
-        model, optimizer, scaler = learner.model, learner.optimizer, learner.scaler
         start = time.perf_counter()
-        # Of dropout, and of loaders without a generator of their own.
-        torch.manual_seed(derive_seed(run.seed, "epoch", epoch))
-        model.train()
-        accumulate, num_batches = self.settings.accumulate, self.batches.num_batches
-        total = torch.zeros((), device=self.device)
-        lrs: list[float] = []
-        for index, (inputs, labels) in enumerate(self.batches.epoch(run.seed, epoch)):
-            in_step = min(accumulate, num_batches - index // accumulate * accumulate)
-            with self.arithmetic.autocast():
-                loss = self.loss(model(inputs), labels)
-            scaler.scale(loss / in_step).backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
-            if (index + 1) % accumulate and index + 1 < num_batches:
-                continue
-            multiplier = schedule(step)
-            set_lr(optimizer, multiplier)
-            if math.isfinite(self.settings.clip_norm):
-                scaler.unscale_(optimizer)
-                nn.utils.clip_grad_norm_(model.parameters(), self.settings.clip_norm)
-            scale = scaler.get_scale() if scaler.is_enabled() else 1.0
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad()
-            if not scaler.is_enabled() or scaler.get_scale() >= scale:  # a skipped step does not advance the schedule
-                lrs.append(run.recipe.peak_lr * multiplier)
-                step += 1
-                if learner.averaged is not None:
-                    learner.averaged.update(model)
-        train_loss = total.item() / num_batches
+        multipliers = [schedule(step + index) for index in range(self.steps_per_epoch)]
+        lane.begin_epoch(run.seed, epoch)
+        taken = lane.steps(multipliers)
+        train_loss = statistics.fmean(taken.losses)
         trained = time.perf_counter() - start
         val_loss, top1 = averaged_val_loss, averaged_top1 = math.nan, math.nan
         if math.isfinite(train_loss):
-            val_loss, top1 = self.evaluate(model, self.validation)
-            if learner.averaged is not None:
-                averaged_val_loss, averaged_top1 = self.evaluate(learner.averaged.model, self.validation)
+            val_loss, top1 = lane.evaluate(averaged=False)
+            if lane.learner.averaged is not None:
+                averaged_val_loss, averaged_top1 = lane.evaluate(averaged=True)
+        lrs = [run.recipe.peak_lr * multiplier for multiplier in multipliers[: taken.num_steps]]
         return Measurement(
             epoch=epoch + 1,
-            step=step,
+            step=step + taken.num_steps,
             lr_first=lrs[0] if lrs else math.nan,
             lr_last=lrs[-1] if lrs else math.nan,
             train_loss=train_loss,
@@ -211,55 +313,26 @@ class Trainer:
             ended_at=time.time(),
         )
 
-    @torch.inference_mode()
     def evaluate(self, model: nn.Module, batches: Batches) -> tuple[float, float]:
         """Mean cross-entropy (or the task's loss) without smoothing, and Top-1 in percent."""
-        model.eval()
-        loss_of = self.task.loss or functional.cross_entropy
-        loss = torch.zeros((), device=self.device, dtype=torch.float64)
-        correct = torch.zeros((), device=self.device, dtype=torch.int64)
-        count = 0
-        for inputs, labels in batches.epoch(0, 0):
-            with self.arithmetic.autocast():
-                logits = model(inputs)
-                loss += loss_of(logits, labels).double() * len(labels)
-            correct += (logits.argmax(dim=1) == labels).sum()
-            count += len(labels)
-        return loss.item() / count, 100 * correct.item() / count
+        return evaluate(model, batches, self.evaluation_loss, self.arithmetic)
+
+    def _evaluation_batches(self, source: Source) -> Batches:
+        return evaluation_batches(
+            source, batch_size=1024, device=self.device, data_on_device=self.settings.data_on_device
+        )
 
     def test_top1(self, state: Mapping[str, Any]) -> float:
         """Top-1 on the task's test images, percent, of the model in a run's final state."""
         assert self.task.test is not None
         model = self.task.model().to(self.device)
         model.load_state_dict(state["model"])
-        return self.evaluate(model, evaluation_batches(self.task.test, batch_size=1024, device=self.device))[1]
+        return self.evaluate(model, self._evaluation_batches(self.task.test))[1]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Learner:
-    """All that training changes."""
-
-    model: nn.Module
-    averaged: AveragedWeights | None
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-
-    def state(self) -> State:
-        """Tensors and plain values, for `restore`; they go on changing with the learner."""
-        return {
-            "model": self.model.state_dict(),
-            "averaged": self.averaged.state() if self.averaged is not None else {},
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes back to a `state`."""
-        self.model.load_state_dict(state["model"])
-        if self.averaged is not None:
-            self.averaged.restore(state["averaged"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+def _constants_of(recipe: Recipe) -> Recipe:
+    """What a recorded step has as constants: the optimizer and its settings, not the LR or its schedule."""
+    return replace(recipe, peak_lr=1.0, warmup_epochs=0.0, decay=Constant(), final_frac=0.0)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

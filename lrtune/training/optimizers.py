@@ -11,7 +11,13 @@ from lrtune.core.recipe import Recipe
 Groups = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
 
 
-def build_optimizer(recipe: Recipe, parameters: Groups, *, scaled: bool = False) -> torch.optim.Optimizer:
+CAPTURABLE = ("sgd", "rmsprop", "adam", "adamw")
+"""Optimizers whose step reads nothing on the host, so that it can be part of a CUDA graph."""
+
+
+def build_optimizer(
+    recipe: Recipe, parameters: Groups, *, scaled: bool = False, captured: bool = False
+) -> torch.optim.Optimizer:
     """The recipe's optimizer over `parameters`, every group with its own `base_lr`.
 
     The LR of a group is `peak_lr * lr_scale`, where `lr_scale` (default 1) is a key that a group may carry. The
@@ -23,14 +29,23 @@ def build_optimizer(recipe: Recipe, parameters: Groups, *, scaled: bool = False)
         parameters: parameters, or groups of them as torch takes them.
         scaled: whether a gradient scaler will skip steps. Fused SGD takes part in a skipped step all the same, and if
             that is its first, its momentum is uninitialised memory from then on.
+        captured: whether its step will be part of a CUDA graph: each group's LR is then a tensor on the device of its
+            parameters, to be written in place.
     """
     given: list[Any] = list(parameters)
     if given and not isinstance(given[0], dict):
         given = [{"params": given}]
     groups: list[dict[str, Any]] = [dict(group) for group in given]
     for group in groups:
-        group["base_lr"] = group["lr"] = recipe.peak_lr * group.get("lr_scale", 1.0)
+        group["base_lr"] = group["lr"] = base_lr(recipe, group)
+        if captured:
+            group["params"] = list(group["params"])
+            device = group["params"][0].device
+            # Fused steps take it in single precision on a GPU, and as they take a number on a CPU.
+            dtype = torch.float32 if device.type == "cuda" else torch.float64
+            group["lr"] = torch.tensor(group["base_lr"], device=device, dtype=dtype)
     lr, decay = recipe.peak_lr, recipe.weight_decay
+    on_gpu = captured and bool(groups) and groups[0]["params"][0].is_cuda  # elsewhere torch refuses `capturable`
     match recipe.optimizer:
         case "sgd":
             nesterov = recipe.nesterov and recipe.momentum > 0
@@ -38,11 +53,11 @@ def build_optimizer(recipe: Recipe, parameters: Groups, *, scaled: bool = False)
         case "adagrad":
             return torch.optim.Adagrad(groups, lr, weight_decay=decay)
         case "rmsprop":
-            return torch.optim.RMSprop(groups, lr, weight_decay=decay)
+            return torch.optim.RMSprop(groups, lr, weight_decay=decay, capturable=on_gpu)
         case "adam":
-            return torch.optim.Adam(groups, lr, weight_decay=decay, fused=True)
+            return torch.optim.Adam(groups, lr, weight_decay=decay, fused=True, capturable=on_gpu)
         case "adamw":
-            return torch.optim.AdamW(groups, lr, weight_decay=decay, fused=True)
+            return torch.optim.AdamW(groups, lr, weight_decay=decay, fused=True, capturable=on_gpu)
         case "lamb":
             from pytorch_optimizer import Lamb  # seconds to import, so only where it is used
 
@@ -53,6 +68,11 @@ def build_optimizer(recipe: Recipe, parameters: Groups, *, scaled: bool = False)
 
             adabound: torch.optim.Optimizer = AdaBound(groups, lr=lr, weight_decay=decay)
             return adabound
+
+
+def base_lr(recipe: Recipe, group: Mapping[str, Any]) -> float:
+    """What a group's LR is a multiple of."""
+    return recipe.peak_lr * float(group.get("lr_scale", 1.0))
 
 
 def set_lr(optimizer: torch.optim.Optimizer, multiplier: float) -> None:

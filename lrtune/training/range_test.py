@@ -5,9 +5,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
-from itertools import count, islice
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,11 +17,11 @@ from lrtune.core.recipe import OptimizerName, Recipe
 from lrtune.core.study import RangeCurve, RangeResult
 from lrtune.decide.bounds import MIN_POINTS, range_result
 from lrtune.training.batches import derive_seed, generators_of
+from lrtune.training.lanes import EagerLane, Lane
+from lrtune.training.learner import Batch, Learner, Step
 from lrtune.training.loop import Trainer
-from lrtune.training.optimizers import set_lr
-from lrtune.training.precision import Arithmetic, choose_arithmetic
+from lrtune.training.precision import choose_arithmetic
 
-Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 NUM_STEPS = 200
@@ -33,6 +31,8 @@ DIVERGED = 3.0
 """A raw loss this many times the first ones' median ends the sweep."""
 NUM_FIRST = 5
 """Losses whose median is the level to diverge from."""
+BLOCK = 5
+"""Steps between looks at the losses."""
 
 _NORMALISED = (1e-6, 1.0)  # their step hardly depends on the gradient's size
 _PLAIN = (1e-5, 10.0)
@@ -80,15 +80,8 @@ def task_range_test(
     curves = []
     with preserved_random_states(), trainer.guard("the task could not be trained in the range test"):
         for seed in seeds:
-            model = trainer.build_model(seed)
-            optimizer = trainer.build_optimizer(recipe, model)
-            torch.manual_seed(derive_seed(seed, "range test"))
-            batches = _endless(partial(trainer.batches.epoch, seed))
-            curve = sweep(
-                model, optimizer, batches, trainer.loss, _exponential(low, high, num_steps), trainer.arithmetic,
-                recipe.peak_lr, seed=seed, accumulate=trainer.settings.accumulate, clip_norm=trainer.settings.clip_norm,
-            )  # fmt: skip
-            curves.append(curve)
+            with trainer.lane(recipe, seed) as lane:
+                curves.append(sweep(lane, _exponential(low, high, num_steps), recipe.peak_lr, seed=seed))
     return range_result(recipe.optimizer, curves)
 
 
@@ -130,67 +123,62 @@ def range_test(
     _check_sweep(low, high, num_steps, num_seeds)
     device = next(model.parameters()).device
     arithmetic = choose_arithmetic(precision, device)
+    learner = Learner(model=model, averaged=None, optimizer=optimizer, scaler=arithmetic.scaler())
+    step = Step(learner=learner, forward=model, loss=loss, arithmetic=arithmetic, clip_norm=math.inf)
     curves = []
     for seed in range(num_seeds):
         with preserved_random_states(loader), preserved(model, optimizer):
-            torch.manual_seed(derive_seed(seed, "range test"))
-            for generator in generators_of(loader):
-                generator.manual_seed(derive_seed(seed, "range test"))
-            model.train()
             largest = max(float(group["lr"]) for group in optimizer.param_groups)
             for group in optimizer.param_groups:
                 group["base_lr"] = float(group["lr"]) / largest if largest > 0 else 1.0
-            batches = ((x.to(device), y.to(device)) for x, y in _endless(lambda _epoch: loader))
-            lrs = _exponential(low, high, num_steps)
-            curves.append(sweep(model, optimizer, batches, loss, lrs, arithmetic, 1.0, seed=seed))
+            batches = _Given(loader, device)
+            lane = EagerLane(step=step, batches=batches, validation=batches, evaluation_loss=loss, accumulate=1)
+            curves.append(sweep(lane, _exponential(low, high, num_steps), 1.0, seed=seed))
     return range_result(type(optimizer).__name__.lower(), curves)
 
 
-def sweep(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: Iterator[Batch],
-    loss: Loss,
-    lrs: Sequence[float],
-    arithmetic: Arithmetic,
-    peak_lr: float,
-    *,
-    seed: int,
-    accumulate: int = 1,
-    clip_norm: float = math.inf,
-) -> RangeCurve:
-    """One step at each LR, until the raw loss is not finite or `DIVERGED` times where it began. Trains `model`.
+def sweep(lane: Lane, lrs: Sequence[float], peak_lr: float, *, seed: int) -> RangeCurve:
+    """One step at each LR, until the raw loss is not finite or `DIVERGED` times where it began. Trains the model.
 
     The loss at an LR is that of the batches before the step at this LR: it shows what the steps up to there did. As in
-    training, a step takes `accumulate` batches, and its gradient is clipped to `clip_norm`.
+    training, a step takes the micro-batches of an accumulation, and its gradient is clipped.
+
+    Args:
+        lane: at the start of a run.
+        lrs: ascending.
+        peak_lr: of the lane's run.
+        seed: of the order of the batches.
+
+    Raises:
+        InputError: data without batches.
     """
-    scaler = arithmetic.scaler()
     losses: list[float] = []
-    diverged = False
-    model.train()
-    for lr in lrs:
-        micro_batches = list(islice(batches, accumulate))
-        if not micro_batches:
-            break
-        optimizer.zero_grad()
-        raw = 0.0
-        for inputs, labels in micro_batches:
-            with arithmetic.autocast():
-                value = loss(model(inputs), labels) / len(micro_batches)
-            raw += value.item()
-            scaler.scale(value).backward()  # type: ignore[no-untyped-call]
-        began = float(np.median(losses[:NUM_FIRST])) if len(losses) >= NUM_FIRST else math.inf
-        if not math.isfinite(raw) or raw > DIVERGED * began:
-            diverged = True
-            break
-        losses.append(raw)
-        set_lr(optimizer, lr / peak_lr)
-        if math.isfinite(clip_norm):
-            scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-        scaler.step(optimizer)
-        scaler.update()
-    return RangeCurve(seed=seed, lrs=tuple(lrs[: len(losses)]), losses=tuple(losses), diverged=diverged)
+    end: int | None = None
+    epoch = 0
+    while end is None and len(losses) < len(lrs):
+        lane.begin_epoch(seed, epoch)
+        num_before = len(losses)
+        while end is None and len(losses) < len(lrs):
+            wanted = lrs[len(losses) :][:BLOCK]
+            found = lane.steps([lr / peak_lr for lr in wanted]).losses
+            losses += found
+            end = _divergence(losses)
+            if len(found) < len(wanted):
+                break
+        if len(losses) == num_before:
+            raise InputError(f"data must give batches each time they are read, but epoch {epoch} had none.")
+        epoch += 1
+    kept = losses[:end]
+    return RangeCurve(seed=seed, lrs=tuple(lrs[: len(kept)]), losses=tuple(kept), diverged=end is not None)
+
+
+def _divergence(losses: Sequence[float]) -> int | None:
+    """The first loss that is not finite or too large; none while there are too few to tell."""
+    for index, loss in enumerate(losses):
+        began = float(np.median(losses[:NUM_FIRST])) if index >= NUM_FIRST else math.inf
+        if not math.isfinite(loss) or loss > DIVERGED * began:
+            return index
+    return None
 
 
 @contextmanager
@@ -243,15 +231,19 @@ def _copied(state: dict[str, Any]) -> dict[str, Any]:
     return {key: value.clone() if isinstance(value, Tensor) else copy.deepcopy(value) for key, value in state.items()}
 
 
-def _endless(epoch: Callable[[int], Iterable[Batch]]) -> Iterator[Batch]:
-    """The batches of epoch 0, 1, 2, ..."""
-    for index in count():
-        empty = True
-        for batch in epoch(index):
-            empty = False
-            yield batch
-        if empty:
-            raise InputError(f"data must give batches each time they are read, but epoch {index} had none.")
+@dataclass(frozen=True)
+class _Given:
+    """A caller's batches, as they come."""
+
+    loader: Iterable[Batch]
+    device: torch.device
+    num_batches: int = 0
+    num_images: int = 0
+
+    def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
+        for generator in generators_of(self.loader):
+            generator.manual_seed(derive_seed(seed, "range test", epoch))
+        return ((inputs.to(self.device), labels.to(self.device)) for inputs, labels in self.loader)
 
 
 def _exponential(low: float, high: float, num_steps: int) -> list[float]:

@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from dataclasses import replace
@@ -14,12 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrtune.core.errors import LrtuneError, TaskError, TrialError
+from lrtune.core.errors import LrtuneError, StoreError, TaskError, TrialError
 from lrtune.core.events import EpochEnded, Note, RunEnded, RunStarted
 from lrtune.core.recipe import WSD, Constant, Cosine, Recipe, Step
 from lrtune.core.study import Budget, Rung
 from lrtune.decide.plan import is_done
-from lrtune.search.local import work, work_on, work_side_by_side
+from lrtune.search.local import work, work_in_lanes, work_on, work_side_by_side
 from lrtune.store.workers import this_worker
 from tests.search.fake_objective import (
     EPOCHS,
@@ -396,6 +397,54 @@ def test_two_processes_train_every_run_once(url):
     trained = Counter((e.run.id, e.measurement.epoch) for e in events if isinstance(e, EpochEnded))
     assert set(trained.values()) == {1}
     assert len(trained) == state.epochs_trained
+
+
+def lanes_on(url, *, train=train):
+    """Opens the workbench of a lane, as a worker of its own."""
+
+    def open_lane(lane, emit):
+        store = open_store(url, make_config(budget=Budget(12, "trials")))
+        return replace(make_bench(store, train=train, emit=emit), worker=this_worker(lane))
+
+    return open_lane
+
+
+@pytest.mark.parametrize("num_lanes", [1, 2, 4])
+def test_lanes_train_every_run_once(url, num_lanes):
+    store = open_store(url, make_config(budget=Budget(12, "trials")))
+    events, threads = [], set()
+
+    def slowly(run, study):
+        threads.add(threading.current_thread())
+        for measured in train(run, study):
+            time.sleep(0.001)  # or the first lane would have done everything before the others begin
+            yield measured
+
+    done = work_in_lanes(lanes_on(url, train=slowly), num_lanes, events.append)
+    assert not done.failed
+    assert len(threads) == num_lanes
+    state = store.state()
+    assert sorted(record.run.trial for record in state.of_kind("search")) == list(range(12))
+    assert not runs_of(store, "running")
+    trained = Counter((e.run.id, e.measurement.epoch) for e in events if isinstance(e, EpochEnded))
+    assert set(trained.values()) == {1}
+    assert len(trained) == state.epochs_trained
+
+
+@pytest.mark.parametrize("interrupt", [StoreError("the disk is full"), KeyboardInterrupt()])
+def test_what_ends_one_lane_ends_all_and_every_run_is_given_back(url, interrupt):
+    store = open_store(url, make_config(budget=Budget(12, "trials")))
+
+    def strike(event):
+        if isinstance(event, EpochEnded) and event.measurement.epoch == 3:
+            raise interrupt
+
+    with pytest.raises(type(interrupt)):
+        work_in_lanes(lanes_on(url), 3, strike)
+    assert all(record.orphaned for record in runs_of(store, "running"))
+    done = work_in_lanes(lanes_on(url), 3, lambda event: None)
+    assert not done.failed
+    assert not runs_of(store, "running")
 
 
 def test_a_killed_worker_leaves_its_run_to_the_others(url, tmp_path):

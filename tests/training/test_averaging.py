@@ -32,6 +32,11 @@ def walk(model, num_steps):
         yield {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
+def update(averaged):
+    averaged.update()
+    averaged.num_steps += 1
+
+
 def closed_form(states, name, half_life_steps):
     """Step `i` of `n` weighs `d**(n - i) * (1 - d) / (1 - d**n)`."""
     d, n = 0.5 ** (1 / half_life_steps), len(states)
@@ -47,8 +52,8 @@ def test_the_average_is_the_closed_form(num_steps, half_life_steps):
     averaged, states = AveragedWeights(model, half_life_steps), []
     for state in walk(model, num_steps):
         states.append(state)
-        averaged.update(model)
-    found = averaged.model.state_dict()
+        update(averaged)
+    found = averaged.refresh().state_dict()
     assert {name for name, tensor in found.items() if not tensor.is_floating_point()} == {"1.num_batches_tracked"}
     assert found.pop("1.num_batches_tracked") == num_steps
     assert "1.running_var" in found
@@ -64,8 +69,8 @@ def test_the_weights_of_a_half_life_ago_weigh_half_as_much():
         averaged = AveragedWeights(model, 5)
         for step in range(1, 21):
             nn.init.constant_(model.weight, float(step == at))
-            averaged.update(model)
-        shares[at] = averaged.model.weight.item()
+            update(averaged)
+        shares[at] = averaged.refresh().weight.item()
     assert shares[15] == pytest.approx(shares[20] / 2)
 
 
@@ -73,8 +78,8 @@ def test_the_averages_need_no_gradient_and_leave_the_model_its_own():
     model = toy()
     averaged = AveragedWeights(model, 2)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    averaged.update(model)
-    averaged.model(torch.randn(8, 3, dtype=torch.float64))
+    update(averaged)
+    averaged.refresh()(torch.randn(8, 3, dtype=torch.float64))
     assert not any(parameter.requires_grad for parameter in averaged.model.parameters())
     assert all(parameter.grad_fn is None for parameter in averaged.model.parameters())
     assert all(parameter.requires_grad for parameter in model.parameters())
@@ -89,16 +94,16 @@ def test_a_restored_average_goes_on_as_if_never_stopped(identical):
     for step, _ in enumerate(walk(model, 10), start=1):
         if step == 6:
             kept, weights = state_to_bytes(unbroken.state()), state_to_bytes(model.state_dict())
-        unbroken.update(model)
+        update(unbroken)
 
-    model, again = toy(), toy()
+    model = toy()
     for step, _ in enumerate(walk(model, 10), start=1):
         if step == 6:
             assert identical(dict(model.state_dict()), dict(state_from_bytes(weights)))
-            restored = AveragedWeights(again, 3)
+            restored = AveragedWeights(model, 3)
             restored.restore(state_from_bytes(kept))
         if step >= 6:
-            restored.update(model)
+            update(restored)
     assert identical(restored.state(), unbroken.state())
 
 
@@ -113,9 +118,9 @@ def lively():
 class WatchedTrainer(Trainer):
     """Keeps the model after each optimizer step."""
 
-    def build_optimizer(self, recipe, model):
+    def build_optimizer(self, recipe, model, **kwargs):
         self.states = []
-        optimizer = super().build_optimizer(recipe, model)
+        optimizer = super().build_optimizer(recipe, model, **kwargs)
         optimizer.register_step_post_hook(lambda *_: self.states.append(snapshot(model)))
         return optimizer
 
@@ -169,10 +174,18 @@ def test_a_half_life_in_epochs_is_one_of_so_many_steps(trainer_of):
     _, states = train(trainer, RUN)
     assert trainer.steps_per_epoch == 6
     assert states[-1]["averaged"]["num_steps"] == len(trainer.states) == 18
-    for name, tensor in states[-1]["averaged"]["model"].items():
+    model = restored(lively(), states[-1], half_life_steps=0.75 * 6)
+    for name, tensor in model.state_dict().items():
         if tensor.is_floating_point():
             expected = closed_form(trainer.states, name, 0.75 * 6)
             torch.testing.assert_close(tensor, expected, rtol=1e-5, atol=1e-6)
+
+
+def restored(model, state, half_life_steps):
+    """The model of the averages in a run's state."""
+    averaged = AveragedWeights(model, half_life_steps)
+    averaged.restore(state["averaged"])
+    return averaged.refresh()
 
 
 def test_what_is_measured_is_the_model_of_the_averages(trainer_of):
@@ -180,10 +193,8 @@ def test_what_is_measured_is_the_model_of_the_averages(trainer_of):
     measurements, states = train(trainer, RUN)
     for m, state in zip(measurements, states, strict=True):
         model = lively()
-        for weights, expected in (
-            (state["model"], (m.val_loss, m.top1)),
-            (state["averaged"]["model"], (m.averaged_val_loss, m.averaged_top1)),
-        ):
-            model.load_state_dict(weights)
-            assert trainer.evaluate(model, trainer.validation) == expected
+        model.load_state_dict(state["model"])
+        assert trainer.evaluate(model, trainer.validation) == (m.val_loss, m.top1)
+        averages = restored(lively(), state, half_life_steps=0.5 * trainer.steps_per_epoch)
+        assert trainer.evaluate(averages, trainer.validation) == (m.averaged_val_loss, m.averaged_top1)
     assert measurements[0].averaged_val_loss != measurements[0].val_loss

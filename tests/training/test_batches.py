@@ -2,13 +2,21 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, SubsetRandomSampler, TensorDataset
 
 from lrtune.core.errors import InputError, TaskError
-from lrtune.training.batches import Images, derive_seed, evaluation_batches, training_batches
+from lrtune.training.batches import (
+    Draws,
+    Images,
+    LoaderBatches,
+    derive_seed,
+    evaluation_batches,
+    training_batches,
+)
 
 
 def numbered(num_images, *, channels=1, side=8, flips=False):
@@ -153,6 +161,56 @@ def test_flips_do_not_move_the_order_or_the_crops():
     assert labels_of(with_flips) == labels_of(without) == labels_of(epoch_of(numbered(40)))
     for (one, _), (other, _) in zip(with_flips, without, strict=True):
         assert all(torch.equal(a, b) or torch.equal(a.flip(2), b) for a, b in zip(one, other, strict=True))
+
+
+def test_the_draws_are_those_of_earlier_versions():
+    draws = Draws.of(3, 1, 6, padding=1, sides=(8, 8))
+    assert draws.order.tolist() == [3, 5, 0, 1, 4, 2]
+    assert draws.shifts.tolist() == [[1, 2], [2, 1], [0, 0], [0, 0], [1, 1], [2, 0]]
+    assert draws.mirrored.tolist() == [False, True, True, False, True, True]
+
+
+@pytest.mark.parametrize("cutout", [1, 3, 4, 8])
+def test_a_square_is_cut_out_and_nothing_else_changes(cutout):
+    images = numbered(300, channels=2, side=8, flips=True)
+    images = replace(images, images=torch.cat([images.images, images.images[:, :, :, :4]], dim=3))  # 8 x 12
+    whole, cut = (
+        training_batches(images, batch_size=300, augment=True, device="cpu", cutout=side) for side in (0, cutout)
+    )
+    [(before, labels)], [(after, same_labels)] = list(whole.epoch(2, 5)), list(cut.epoch(2, 5))
+    assert torch.equal(labels, same_labels)
+    assert before.all()  # by the mean and std of `numbered`, no pixel becomes 0 by itself
+    centres = cut.draw(2, 5).holes
+    assert {tuple(centre) for centre in centres.tolist()} >= {(0, 0), (0, 11), (7, 0), (7, 11)}
+    for image, original, (down, right) in zip(after, before, centres.tolist(), strict=True):
+        top, left = down - cutout // 2, right - cutout // 2
+        expected = original.clone()
+        expected[:, max(0, top) : top + cutout, max(0, left) : left + cutout] = 0
+        assert torch.equal(image, expected)
+
+
+@pytest.mark.parametrize("cutout", [-1, 9])
+def test_an_impossible_hole_is_refused(cutout):
+    with pytest.raises(InputError, match=f"`0 <= cutout <= 8` must hold, the side of the images, but got {cutout}"):
+        training_batches(numbered(4), batch_size=2, augment=False, device="cpu", cutout=cutout)
+
+
+def test_what_is_for_images_only_is_refused_of_a_users_own_data():
+    for source in (Squares(), DataLoader(Squares())):
+        with pytest.raises(InputError) as caught:
+            training_batches(source, batch_size=4, augment=True, device="cpu", data_on_device="yes", cutout=2)
+        kind = type(source).__name__
+        assert list(caught.value.problems) == [
+            f"`data_on_device` can be yes for `Images` only, but the data are a {kind}.",
+            f"`cutout` is for `Images` only, but the data are a {kind}.",
+        ]
+        with pytest.raises(InputError, match="`data_on_device` can be yes for `Images` only"):
+            evaluation_batches(source, batch_size=4, device="cpu", data_on_device="yes")
+        for batches in (
+            training_batches(source, batch_size=4, augment=True, device="cpu", data_on_device="no"),
+            evaluation_batches(source, batch_size=4, device="cpu", data_on_device="no"),
+        ):
+            assert isinstance(batches, LoaderBatches)
 
 
 def test_a_loader_with_a_generator_is_seeded_by_the_epoch():

@@ -73,8 +73,8 @@ class Overflowing:
 class WatchedTrainer(Trainer):
     """Keeps the LRs, one a group, and the length of the update over the LR, of each call of `optimizer.step()`."""
 
-    def build_optimizer(self, recipe, model):
-        optimizer = super().build_optimizer(recipe, model)
+    def build_optimizer(self, recipe, model, **kwargs):
+        optimizer = super().build_optimizer(recipe, model, **kwargs)
         self.lrs, self.gradient_norms = [], []
 
         def before(optimizer, *_):
@@ -238,7 +238,7 @@ def test_order_and_dropout_are_drawn_anew_for_each_epoch_of_each_seed(trainer_of
         models = []
         trainer = trainer_of(model=lambda: models.append(Chance()) or models[-1], augment=False)
         train(trainer, run_of(Recipe(), seed=seed))
-        (model,) = models
+        model = models[-1]  # one before it was for trying the layout
         return [values[first : first + 6] for values in (model.images, model.masks) for first in (0, 6, 12)]
 
     first = drawn(0)

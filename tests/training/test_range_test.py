@@ -3,7 +3,7 @@
 import math
 import random
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from types import SimpleNamespace
 
@@ -18,9 +18,11 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorData
 from lrtune.core.errors import InputError, TaskError
 from lrtune.core.recipe import OPTIMIZERS, Constant, Recipe, default_recipe
 from lrtune.core.study import TrainSettings
+from lrtune.training.lanes import EagerLane
+from lrtune.training.learner import Learner, Step
 from lrtune.training.loop import Trainer
 from lrtune.training.precision import Arithmetic
-from lrtune.training.range_test import SWEEPS, for_optimizer, range_test, sweep, task_range_test
+from lrtune.training.range_test import BLOCK, SWEEPS, for_optimizer, range_test, sweep, task_range_test
 from lrtune.training.task import Task
 from tests.studies import full_run
 
@@ -340,8 +342,21 @@ def test_a_task_that_teaches_nothing_gives_no_signal():
 # --- the sweep ---
 
 
-def batches_of(num_batches):
-    return ((INPUTS, DATA.tensors[1]) for _ in range(num_batches))
+@dataclass
+class Same:
+    """Epochs of one batch over and over."""
+
+    num_batches: int
+
+    def epoch(self, seed, epoch):
+        return ((INPUTS, DATA.tensors[1]) for _ in range(self.num_batches))
+
+
+def lane_of(model, optimizer, num_batches, *, loss=F.cross_entropy, accumulate=1, clip_norm=math.inf):
+    learner = Learner(model=model, averaged=None, optimizer=optimizer, scaler=CPU.scaler())
+    step = Step(learner=learner, forward=model, loss=loss, arithmetic=CPU, clip_norm=clip_norm)
+    batches = Same(num_batches)
+    return EagerLane(step=step, batches=batches, validation=batches, evaluation_loss=loss, accumulate=accumulate)
 
 
 def linear_with_base_lr():
@@ -375,8 +390,8 @@ def test_a_task_is_swept_over_its_groups_and_its_range(trainer_of):
     used = []
 
     class Watched(Trainer):
-        def build_optimizer(self, recipe, model):
-            optimizer = super().build_optimizer(recipe, model)
+        def build_optimizer(self, recipe, model, **kwargs):
+            optimizer = super().build_optimizer(recipe, model, **kwargs)
             used.append(watch(optimizer))
             return optimizer
 
@@ -395,7 +410,7 @@ def test_a_task_is_swept_over_its_groups_and_its_range(trainer_of):
 def test_a_loss_is_that_before_the_step_at_its_lr():
     model, optimizer = linear_with_base_lr()
     expected = F.cross_entropy(model(INPUTS), DATA.tensors[1]).item()
-    curve = sweep(model, optimizer, batches_of(2), F.cross_entropy, [0.5, 0.6], CPU, 1.0, seed=3)
+    curve = sweep(lane_of(model, optimizer, 2), [0.5, 0.6], 1.0, seed=3)
     assert curve.losses[0] == expected
     assert curve.losses[1] < expected
     assert (curve.seed, curve.lrs, curve.diverged) == (3, (0.5, 0.6), False)
@@ -418,28 +433,36 @@ STOPPED = [
 def test_a_sweep_ends_where_its_loss_does(losses, kept, diverged):
     model, optimizer = linear_with_base_lr()
     used, coming = watch(optimizer), iter(losses)
-    curve = sweep(
-        model, optimizer, batches_of(30), lambda logits, labels: 0 * logits.sum() + next(coming),
-        [0.1] * 30, CPU, 1.0, seed=0,
-    )  # fmt: skip
+    lane = lane_of(model, optimizer, 30, loss=lambda logits, _: 0 * logits.sum() + next(coming))
+    curve = sweep(lane, [0.1] * 30, 1.0, seed=0)
     assert curve.losses == pytest.approx(losses[:kept])
-    assert len(curve.lrs) == len(used) == kept
+    assert len(curve.lrs) == kept
+    assert kept <= len(used) <= kept + BLOCK
     assert curve.diverged is diverged
 
 
 def test_a_step_of_a_sweep_takes_accumulated_batches():
     model, optimizer = linear_with_base_lr()
-    losses = [F.cross_entropy(model(inputs), labels).item() for inputs, labels in islice(batches_of(6), 3)]
-    used = watch(optimizer)
-    curve = sweep(model, optimizer, batches_of(6), F.cross_entropy, [0.1, 0.2, 0.3], CPU, 1.0, seed=0, accumulate=3)
+    losses = [F.cross_entropy(model(inputs), labels).item() for inputs, labels in islice(Same(6).epoch(0, 0), 3)]
+    used, lane = watch(optimizer), lane_of(model, optimizer, 6, accumulate=3)
+    begun = []
+    begin_epoch = lane.begin_epoch
+    lane.begin_epoch = lambda seed, epoch: (begun.append((seed, epoch)), begin_epoch(seed, epoch))
+    curve = sweep(lane, [0.1, 0.2, 0.3], 1.0, seed=0)
     assert curve.losses[0] == pytest.approx(sum(losses) / 3)
-    assert len(curve.losses) == len(used) == 2  # of six batches
+    assert len(curve.losses) == len(used) == 3
+    assert begun == [(0, 0), (0, 1)]  # an epoch has batches for two
+
+
+def test_data_without_batches_is_refused():
+    with pytest.raises(InputError, match="epoch 0 had none"):
+        sweep(lane_of(*linear_with_base_lr(), 0), [0.1, 0.2], 1.0, seed=0)
 
 
 def test_the_gradient_of_a_sweep_is_clipped():
     model, optimizer = linear_with_base_lr()
     before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
-    sweep(model, optimizer, batches_of(1), F.cross_entropy, [0.5], CPU, 1.0, seed=0, clip_norm=1e-3)
+    sweep(lane_of(model, optimizer, 1, clip_norm=1e-3), [0.5], 1.0, seed=0)
     moved = torch.cat([p.detach().flatten() for p in model.parameters()]) - before
     assert moved.norm().item() == pytest.approx(0.5e-3, rel=1e-2)
 

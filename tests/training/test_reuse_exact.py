@@ -128,7 +128,7 @@ def check_exact(train_all, identical, runs, num_reused, **settings):
     assert [m.reused for m in measurements] == [True] * num_reused + [False] * (EPOCHS - num_reused)
     assert not any(m.reused for m in expected)
     assert timeless(measurements) == timeless(expected)
-    assert end["averaged"]["model"]
+    assert end["averaged"]["moments"]
     assert end["optimizer"]["state"]
     assert identical(end, expected_end)
 

@@ -1,4 +1,4 @@
-"""Data sets by name, decoded once into memory: found on this machine, or else downloaded by torchvision.
+"""Data sets by name, decoded once: found on this machine, or else downloaded by torchvision.
 
 Nothing is ever unpickled, since unpickling runs whatever code the file holds: of CIFAR, the binary version is read.
 torchvision, scikit-learn and PIL are imported where they are used.
@@ -16,6 +16,7 @@ from lrtune.training.batches import Images, derive_seed
 from lrtune.training.datasets.archives import ARCHIVES, find
 from lrtune.training.datasets.decoded import Decoded, Part
 from lrtune.training.datasets.folder import read_folder
+from lrtune.training.streaming import CHUNK, Rows, slices
 
 DATASETS = ("digits", *ARCHIVES, "folder:PATH")
 
@@ -50,7 +51,8 @@ def load_dataset(
     `folder:PATH` is a folder of images: `PATH/train/CLASS/*` and, where there are such, `PATH/val/CLASS/*` (or
     `validation`) and `PATH/test/CLASS/*`; or just `PATH/CLASS/*`. Its images are decoded to RGB, scaled until they
     just cover a square of `image_size` (by default the median of the training images' shorter sides, and at most
-    160), and cut to that square.
+    160), and cut to that square. Large folders are decoded once only: their pixels are kept in
+    `$XDG_CACHE_HOME/lrtune/decoded`, by default below `~/.cache`.
 
     Validation is split off the training images unless the folder has its own: a tenth of them and at most 10,000 (of
     `digits`, 300), each class in proportion. The split, and the part that `train_size` keeps, belong to the data set
@@ -136,15 +138,20 @@ def _stratified(labels: Tensor, seed: int) -> Tensor:
     return by_class[torch.argsort((rank + 0.5) / sizes, stable=True)]
 
 
-def _moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _moments(images: Tensor | Rows) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel of pixels / 255, exactly, from the counts of the 256 values.
 
     A channel that is the same everywhere gets 1 for its standard deviation: it is 0 whatever it is divided by.
     """
+    num_images, num_channels, height, width = images.shape
+    counts = torch.zeros(num_channels, 256, dtype=torch.int64)
+    for places in slices(num_images, CHUNK):  # not all at once, since it may be more than the memory holds
+        for count, channel in zip(counts, images[places].unbind(1), strict=True):
+            count += torch.bincount(channel.flatten(), minlength=256)
     values = torch.arange(256, dtype=torch.float64) / 255
     means, stds = [], []
-    for channel in images.unbind(1):
-        frequencies = torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()
+    for count in counts:
+        frequencies = count.double() / (num_images * height * width)
         mean = float(frequencies @ values)
         means.append(mean)
         stds.append(math.sqrt(float(frequencies @ (values - mean) ** 2)) or 1.0)

@@ -137,7 +137,7 @@ def read_idx(path: Path) -> "np.ndarray[Any, np.dtype[np.uint8]]":
 def _read_cifar(folder: Path, *, train: tuple[str, ...], test: str, num_classes: int) -> Decoded:
     parts = [_read_cifar_file(_plain_or_compressed(folder / file), num_classes) for file in train]
     return Decoded(
-        train=Part(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts])),
+        train=Part(torch.cat([part.images[:] for part in parts]), torch.cat([part.labels for part in parts])),
         test=_read_cifar_file(_plain_or_compressed(folder / test), num_classes),
         num_classes=num_classes,
         flips=True,

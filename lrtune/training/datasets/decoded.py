@@ -5,16 +5,19 @@ from dataclasses import dataclass
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from lrtune.training.streaming import Rows
+
 
 @dataclass(frozen=True, eq=False)
 class Part:
     """Images (N, C, H, W), uint8, and labels (N,), int64."""
 
-    images: Tensor
+    images: Tensor | Rows
     labels: Tensor
 
     def __getitem__(self, indices: Tensor) -> "Part":
-        return Part(self.images[indices], self.labels[indices])
+        images = self.images.select(indices) if isinstance(self.images, Rows) else self.images[indices]
+        return Part(images, self.labels[indices])
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -23,7 +26,7 @@ class Part:
         """Scaled to `size` x `size` pixels, bilinear with anti-aliasing; `None`: as they are."""
         if size is None or self.images.shape[2:] == (size, size):
             return self
-        return Part(F.interpolate(self.images, (size, size), mode="bilinear", antialias=True), self.labels)
+        return Part(F.interpolate(self.images[:], (size, size), mode="bilinear", antialias=True), self.labels)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -3,18 +3,24 @@
 import os
 import statistics
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from lrtune.core.errors import DataError
+from lrtune.training.datasets.cache import Pixels, decoded_once
 from lrtune.training.datasets.decoded import Decoded, Part
+from lrtune.training.streaming import ahead
+
+T = TypeVar("T")
 
 FOLDER_SIZE = 160
 """Largest side, in pixels, to which an image folder is decoded unless another is asked for."""
+DECODING = 1
+"""Version of `_decode`: another one whenever it gives other pixels."""
 
 
 def read_folder(root: Path, image_size: int | None) -> Decoded:
@@ -42,7 +48,7 @@ def read_folder(root: Path, image_size: int | None) -> Decoded:
     if image_size is None:
         sides = _in_threads(_shorter_side, [path for path, _ in labelled["train"]])
         image_size = min(FOLDER_SIZE, int(statistics.median(sides)))
-    parts = {split: _decode(files, image_size) for split, files in labelled.items()}
+    parts = {split: _part(split_dirs[split], files, image_size) for split, files in labelled.items()}
     return Decoded(
         train=parts["train"],
         validation=parts.get("validation"),
@@ -84,29 +90,34 @@ def _shorter_side(path: Path) -> int:
         return min(image.size)
 
 
-def _decode(files: list[tuple[Path, int]], size: int) -> Part:
+def _part(folder: Path, files: list[tuple[Path, int]], size: int) -> Part:
+    import PIL
+
+    paths = [path for path, _ in files]
+    images = decoded_once(
+        paths, root=folder, shape=(len(paths), 3, size, size), decoder=f"PIL {PIL.__version__}, {DECODING}",
+        decode=lambda: _in_threads(partial(_decode, size=size), paths),
+    )  # fmt: skip
+    return Part(images, torch.tensor([label for _, label in files]))
+
+
+def _decode(path: Path, size: int) -> Pixels:
     from PIL import Image, ImageOps
 
-    def decode(path: Path) -> "np.ndarray[Any, np.dtype[np.uint8]]":
-        with Image.open(path) as image:
-            image.draft("RGB", (size, size))  # a JPEG far larger than this is decoded at a fraction of its size
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-            return np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
-
-    images = np.empty((len(files), 3, size, size), np.uint8)
-    for index, pixels in enumerate(_in_threads(decode, [path for path, _ in files])):
-        images[index] = pixels
-    return Part(torch.from_numpy(images), torch.tensor([label for _, label in files]))
+    with Image.open(path) as image:
+        image.draft("RGB", (size, size))  # a JPEG far larger than this is decoded at a fraction of its size
+        upright = ImageOps.exif_transpose(image).convert("RGB")
+        return np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
 
 
-def _in_threads(function: Callable[[Path], Any], paths: Iterable[Path]) -> Iterator[Any]:
+def _in_threads(function: Callable[[Path], T], paths: Iterable[Path]) -> Iterator[T]:
     """`function` of each image file, in order. PIL gives up the interpreter's lock while it decodes."""
 
-    def attempt(path: Path) -> Any:
+    def attempt(path: Path) -> T:
         try:
             return function(path)
         except Exception as error:  # a damaged image makes PIL raise almost anything
             raise DataError(f"{path.absolute()} cannot be read as an image: {error}.") from error
 
-    with ThreadPoolExecutor() as pool:
-        yield from pool.map(attempt, paths)
+    num_threads = min(32, (os.cpu_count() or 1) + 4)
+    return ahead(attempt, paths, num_threads=num_threads, num_ahead=8 * num_threads)

@@ -1,0 +1,89 @@
+"""How many lanes one GPU feeds: tried out for a few seconds, since it depends on the model, the batch and the GPU."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+from lrtune.core.errors import TrialError
+from lrtune.core.recipe import Recipe
+from lrtune.training.loop import Trainer
+
+MOST_LANES = 8
+PAYS = 1.1
+"""Twice the lanes are worth their memory if they train this many times as fast."""
+TRIAL_S = 0.5
+"""Time for which a number of lanes is tried."""
+NUM_FIRST = 10
+"""Steps by which the pace of one lane is guessed."""
+
+
+def calibrate_lanes(trainer: Trainer, recipe: Recipe) -> int:
+    """Lanes to train such recipes on; 1 where they are not captured, since eager lanes only wait for each other."""
+    if trainer.why_eager(recipe):
+        return 1
+    pace = NUM_FIRST / _seconds(trainer, recipe, num_lanes=1, num_steps=NUM_FIRST)
+    if trainer.why_eager(recipe):  # the first capture has failed
+        return 1
+
+    def rate(num_lanes: int) -> float:
+        num_steps = max(NUM_FIRST, round(TRIAL_S * pace))
+        try:
+            return num_lanes * num_steps / _seconds(trainer, recipe, num_lanes=num_lanes, num_steps=num_steps)
+        except TrialError:  # out of memory
+            return 0.0
+
+    num_lanes = best_num_lanes(rate)
+    trainer.keep_lanes(num_lanes)
+    return num_lanes
+
+
+def best_num_lanes(rate: Callable[[int], float]) -> int:
+    """Doubles the lanes as long as it pays.
+
+    Args:
+        rate: of a number of lanes, the steps a second that they take together; 0 where they do not fit.
+    """
+    num_lanes, best = 1, rate(1)
+    while 2 * num_lanes <= MOST_LANES:
+        faster = rate(2 * num_lanes)
+        if faster < PAYS * best:
+            break
+        num_lanes, best = 2 * num_lanes, faster
+    return num_lanes
+
+
+def _seconds(trainer: Trainer, recipe: Recipe, *, num_lanes: int, num_steps: int) -> float:
+    """Time that lanes take for so many steps each, once all of them are ready. They train nothing that is kept.
+
+    Raises:
+        TrialError: out of memory.
+    """
+    ready = threading.Barrier(num_lanes + 1)
+
+    def work() -> None:
+        try:
+            with trainer.lane(recipe, 0) as lane:
+                lane.begin_epoch(0, 0)
+                with trainer.guard("the task could not be trained"):
+                    lane.steps([1e-3, 1e-3])  # the first ones are slow
+                ready.wait()
+                num_left, epoch = num_steps, 0
+                while num_left > 0:
+                    lane.begin_epoch(0, epoch)
+                    num_left -= len(lane.steps([1e-3] * min(num_left, trainer.steps_per_epoch)).losses)
+                    epoch += 1
+        except BaseException:
+            ready.abort()
+            raise
+
+    with ThreadPoolExecutor(num_lanes) as pool:
+        lanes = [pool.submit(work) for _ in range(num_lanes)]
+        with suppress(threading.BrokenBarrierError):
+            ready.wait()
+        start = time.perf_counter()
+    for error in [lane.exception() for lane in lanes]:
+        if error is not None and not isinstance(error, threading.BrokenBarrierError):
+            raise error
+    return time.perf_counter() - start
