@@ -132,7 +132,7 @@ class Field:
             process.close()
 
 
-def measure_epochs(field: Field, device: str, num_rounds: int) -> None:
+def measure_epochs(field: Field, device: str, num_rounds: int, after_round: Callable[[], None]) -> None:
     """An epoch of each loop in each round, after one to warm up; then what memory each took."""
     names = [entry.name for entry in field.entries.values() if entry.epochs]
     for name in names:
@@ -140,6 +140,7 @@ def measure_epochs(field: Field, device: str, num_rounds: int) -> None:
     for _ in range(num_rounds):
         for name in names:
             field.results[name].take("images_per_s", field.ask(name, "epoch"))
+        after_round()
     for name in names:
         field.results[name].memory_mib = field.ask(name, "memory") or {}
         if device == "cuda" and field.entries[name].group.startswith("ours"):
@@ -147,7 +148,9 @@ def measure_epochs(field: Field, device: str, num_rounds: int) -> None:
             field.results[name].note = f"eager, since {why_eager}" if why_eager else "CUDA graphs"
 
 
-def measure_trials(field: Field, result: CaseResult, num_rounds: int, num_trials: int, epochs: int) -> None:
+def measure_trials(
+    field: Field, result: CaseResult, num_rounds: int, num_trials: int, epochs: int, after_round: Callable[[], None]
+) -> None:
     """Whole trials of each loop in each round, after one to warm up; of a group only the best by the epoch."""
     fastest = {loop.group: best.name for loop in result.loops if (best := result.best(loop.group, "images_per_s"))}
     names = [
@@ -162,6 +165,7 @@ def measure_trials(field: Field, result: CaseResult, num_rounds: int, num_trials
         for name in names:
             seconds = field.ask(name, "trials", num_trials, epochs)
             field.results[name].take("trials_per_hour", 3600 * num_trials / seconds if seconds else None)
+        after_round()
 
 
 def count_step(workload: Workload, ceilings: dict[str, float]) -> dict[str, float]:
@@ -199,7 +203,7 @@ def main() -> None:
     cases: list[CaseResult] = []
 
     def write() -> None:
-        """After each part, so that a run that is cut short leaves what it has."""
+        """After each round, so that a run that is cut short leaves what it has."""
         if arguments.json:
             head = {
                 "benchmark": "throughput", "environment": environment, "device": device,
@@ -222,10 +226,9 @@ def main() -> None:
         result.loops = list(field.results.values())
         try:
             if "epochs" in arguments.measure:
-                measure_epochs(field, device, arguments.rounds)
-                write()
+                measure_epochs(field, device, arguments.rounds, write)
             if "trials" in arguments.measure and workload.case.whole_trials:
-                measure_trials(field, result, arguments.trial_rounds, num_trials, arguments.epochs)
+                measure_trials(field, result, arguments.trial_rounds, num_trials, arguments.epochs, write)
         finally:
             for entry in field.entries:
                 field.stop(entry)

@@ -189,6 +189,7 @@ def search(
 
     with preserved_random_states():
         trainer = Trainer(loaded, loaded.settings)
+        _check_lanes(lanes, jobs, trainer, baseline)
         config = StudyConfig(
             name=study or "",
             task=describe_source(task),
@@ -250,6 +251,7 @@ def resume(
         store = database.study(name)
     with preserved_random_states():
         trainer = Trainer(load_task(source), store.config.settings)
+        _check_lanes(lanes, jobs, trainer, store.config.baseline)
         return _run_study(store, source, trainer, places, jobs=jobs, lanes=lanes, quiet=quiet)
 
 
@@ -357,17 +359,14 @@ def _run_study(
 
 
 def _num_lanes(lanes: str | int, trainer: Trainer, recipe: Recipe, emit: Emit) -> int:
-    """How many trials share the GPU, and what has to be said of it."""
-    reason = trainer.why_eager(recipe)
-    if lanes == "auto":
-        num_lanes = calibrate_lanes(trainer, recipe)
-        if trainer.device.type == "cuda":
-            reason = trainer.why_eager(recipe)
-            emit(Note(f"training eagerly, one trial at a time: {reason}" if reason else f"lanes: {num_lanes}"))
-        return num_lanes
-    if int(lanes) > 1 and reason:
-        raise InputError(f"`lanes` above 1 need trials that CUDA graphs can hold, but got {lanes}: {reason}.")
-    return int(lanes)
+    """How many trials share the GPU. Says so, and where they cannot, why."""
+    if lanes != "auto":
+        return int(lanes)
+    num_lanes = calibrate_lanes(trainer, recipe)
+    if trainer.device.type == "cuda":
+        reason = trainer.why_eager(recipe)
+        emit(Note(f"training eagerly, one trial at a time: {reason}" if reason else f"lanes: {num_lanes}"))
+    return num_lanes
 
 
 def _range_tests(store: StudyStore, trainer: Trainer, emit: Emit) -> None:
@@ -495,11 +494,16 @@ def _default_name(task_name: str, config: StudyConfig) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_.+]+', '-', words).strip('-.')[-100:]}-{digest(config)}"
 
 
-def _check_lanes(lanes: str | int, jobs: int) -> None:
-    if lanes != "auto" and not (str(lanes).isdecimal() and int(lanes) >= 1):
+def _check_lanes(lanes: str | int, jobs: int, trainer: Trainer | None = None, recipe: Recipe | None = None) -> None:
+    """Raises what is wrong with `lanes`; with a trainer also whether they can be had."""
+    if lanes == "auto":
+        return
+    if not (str(lanes).isdecimal() and int(lanes) >= 1):
         raise InputError(f"`lanes` must be auto or a whole number from 1, but got {lanes!r}.")
-    if lanes not in ("auto", 1, "1") and jobs > 1:
+    if int(lanes) > 1 and jobs > 1:
         raise InputError(f"`lanes` share one process, so `jobs` must be 1 with them, but got {jobs}.")
+    if int(lanes) > 1 and trainer and recipe and (reason := trainer.why_eager(recipe)):
+        raise InputError(f"`lanes` above 1 need trials that CUDA graphs can hold, but got {lanes}, and {reason}.")
 
 
 def _check_name(name: str) -> None:

@@ -16,9 +16,9 @@ from lrtune.store.spaces import space_names
 HEAVY = ("torch", "torchvision", "optuna", "matplotlib", "pandas", "sklearn", "scipy", "sqlalchemy")
 
 TASK = (
-    "--accumulate", "--augment", "--batch-size", "--clip-norm", "--data", "--data-dir", "--device", "--ema-half-life",
-    "--image-size", "--label-smoothing", "--model", "--no-augment", "--precision", "--task", "--train-size",
-    "--val-size",
+    "--accumulate", "--augment", "--batch-size", "--clip-norm", "--compile", "--cutout", "--data", "--data-dir",
+    "--data-on-device", "--device", "--ema-half-life", "--image-size", "--label-smoothing", "--model", "--no-augment",
+    "--no-compile", "--precision", "--task", "--train-size", "--val-size",
 )  # fmt: skip
 PLACES = ("--home", "--storage")
 
@@ -28,10 +28,10 @@ SURFACE = {
     "find": {*TASK, "--high", "--json", "--low", "--optimizer", "--out", "--seed", "--seeds", "--steps"},
     "list": {*PLACES},
     "report": {"STUDY", *PLACES, "--json", "--out"},
-    "resume": {"STUDY", *PLACES, "--budget", "--jobs", "--json", "--out", "--quiet"},
+    "resume": {"STUDY", *PLACES, "--budget", "--jobs", "--json", "--lanes", "--out", "--quiet"},
     "search": {
-        *TASK, *PLACES, "--baseline", "--budget", "--confirm", "--epochs", "--jobs", "--json", "--optimizer", "--out",
-        "--pruner", "--quiet", "--reduction", "--rungs", "--sampler", "--seed", "--seeds", "--signal", "--space",
+        *TASK, *PLACES, "--baseline", "--budget", "--confirm", "--epochs", "--jobs", "--json", "--lanes", "--optimizer",
+        "--out", "--pruner", "--quiet", "--reduction", "--rungs", "--sampler", "--seed", "--seeds", "--signal", "--space",
         "--study", "--target",
     },
     "spaces": set(),
@@ -44,12 +44,13 @@ CHOICES = {
     "--pruner": ["fair", "halving", "hyperband", "hopeless", "median", "patient", "none"],
     "--signal": ["averaged", "raw"],
     "--precision": ["auto", "fp32", "bf16", "fp16"],
+    "--data-on-device": ["auto", "yes", "no"],
 }
 
 DEFAULTS = {
     "--data": "digits", "--model": "small-cnn", "--space": "default", "--budget": "50", "--sampler": "tpe",
     "--pruner": "fair", "--rungs": "auto", "--reduction": 3, "--signal": "averaged", "--seeds": 3, "--confirm": 3,
-    "--seed": 0, "--jobs": 1, "--home": ".lrtune", "--out": "reports", "--storage": "",
+    "--seed": 0, "--jobs": 1, "--lanes": "auto", "--home": ".lrtune", "--out": "reports", "--storage": "",
 }  # fmt: skip
 
 

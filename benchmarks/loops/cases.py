@@ -72,16 +72,16 @@ _IMAGENET = {"model": "resnet50", "data": "on the device", "channels": 3, "num_c
 CASES: dict[str, Case] = {
     "small-cnn": Case(
         model="small-cnn", data="fashion-mnist", image_size=28, channels=1, num_classes=10, batch_size=128,
-        cpu_images=10_000, gpu_images=40_000, lanes=8, whole_trials=True,
+        cpu_images=10_000, gpu_images=10_240, lanes=8, whole_trials=True,
     ),
     "resnet18-w16": Case(
-        model="resnet18-w16", batch_size=128, cpu_images=1280, gpu_images=40_000, lanes=8, whole_trials=True, **_CIFAR10
+        model="resnet18-w16", batch_size=128, cpu_images=1280, gpu_images=10_240, lanes=8, whole_trials=True, **_CIFAR10
     ),
     "resnet18-w64-b128": Case(
-        model="resnet18-w64", batch_size=128, cpu_images=256, gpu_images=40_000, lanes=4, whole_trials=False, **_CIFAR10
+        model="resnet18-w64", batch_size=128, cpu_images=256, gpu_images=20_480, lanes=4, whole_trials=False, **_CIFAR10
     ),
     "resnet18-w64-b512": Case(
-        model="resnet18-w64", batch_size=512, cpu_images=512, gpu_images=40_000, lanes=2, whole_trials=False, **_CIFAR10
+        model="resnet18-w64", batch_size=512, cpu_images=512, gpu_images=20_480, lanes=2, whole_trials=False, **_CIFAR10
     ),
     "resnet50-160": Case(
         image_size=160, cpu_images=128, gpu_images=5120, lanes=2, whole_trials=False, **_IMAGENET
@@ -156,7 +156,7 @@ def load(case: Case, num_images: int, num_validation: int, data_dir: Path | None
                 case.data, data_dir=data_dir, train_size=num_images, val_size=num_validation, download=False
             )
         except DataError as error:
-            why = str(error).splitlines()[0].rstrip(".:")
+            why = str(error).splitlines()[0].split(". ")[0]
         else:
             return Data(train=splits.train, validation=splits.validation, source=case.data, synthetic=False)
     generator = torch.Generator().manual_seed(0)

@@ -123,10 +123,13 @@ def _tensors(values: Any) -> Iterator[Tensor]:
 
 
 def _written(func: Any, args: Any, kwargs: Any) -> Iterator[Tensor]:
-    """The tensors of the arguments that the operator's schema says it writes."""
+    """The tensors of the arguments that the operator's schema says it writes.
+
+    A fused optimizer's gradients are among them for the sake of unscaling, which is not done here.
+    """
     given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
     for argument in func._schema.arguments:
-        if argument.alias_info is not None and argument.alias_info.is_write:
+        if argument.name != "grads" and argument.alias_info is not None and argument.alias_info.is_write:
             yield from _tensors(given.get(argument.name))
 
 

@@ -83,6 +83,8 @@ class Lanes:
                 thread.submit(run.close).result()
         self.runs, self.trainer = [], None
         gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 class Jobs:

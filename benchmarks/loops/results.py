@@ -135,7 +135,7 @@ def _trials(case: CaseResult) -> list[float]:
 
 
 _RATIO = "images/s, one lane to the best reference loop"
-_NEVER = "the same in the worst round"
+_NEVER = f"{_RATIO}, worst round"
 _SHARE = "images/s, one lane to the floor by bytes"
 _TRIALS = "trials/h, side by side to the best of Optuna's example and Ray Tune"
 _RESNET18 = ("resnet18-w64-b128", "resnet18-w64-b512")
@@ -181,7 +181,9 @@ def spread(values: Sequence[float], digits: int = 0) -> str:
 
 def render(case: CaseResult) -> str:
     """The tables of a case."""
-    lines = [f"== {case.name}: " + ", ".join(f"{key} {value}" for key, value in case.about.items())]
+    lines = [
+        f"== {case.name}: " + ", ".join(f"{key} {value}" for key, value in case.about.items() if key != "synthetic")
+    ]
     if case.floor:
         lines.append(
             f"floor of a step: {case.step['flops'] / 1e9:,.2f} GFLOP = {case.floor.by_arithmetic:,.0f} images/s, "

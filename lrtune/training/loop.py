@@ -103,9 +103,10 @@ class Trainer:
             TaskError: the task's factory failed.
             TrialError: out of memory.
         """
+        layout = self.layout
         torch.manual_seed(derive_seed(seed, "weights"))
         with self.guard("the task's model could not be built"):
-            return self.task.model().to(self.device).to(memory_format=self.layout)
+            return self.task.model().to(self.device).to(memory_format=layout)
 
     def build_optimizer(self, recipe: Recipe, model: nn.Module, *, captured: bool = False) -> torch.optim.Optimizer:
         """The recipe's optimizer over the task's parameter groups.

@@ -205,6 +205,13 @@ def test_a_failed_capture_is_trained_eagerly_from_then_on(trainers_of):
     assert captured.why_eager(RUN.recipe) == reason
 
 
+@pytest.mark.slow
+def test_a_compiled_model_trains_the_same(trainers_of):
+    _, plain = trainers_of()
+    _, compiled = trainers_of(compile=True)
+    close(train(compiled, RUN)[0], train(plain, RUN)[0])
+
+
 # --- on a GPU
 
 
