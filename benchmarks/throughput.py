@@ -104,19 +104,15 @@ class Field:
             if find_spec(entry.needs) is None:
                 self.results[entry.name].problem = f"{entry.needs} is not installed"
 
-    def start(self, name: str) -> bool:
-        """Starts a loop's process if it has none; whether the loop can be asked."""
-        result = self.results[name]
-        if not result.problem and name not in self.processes:
-            try:
+    def start(self, names: list[str]) -> None:
+        """Starts the processes that these loops still need, all at once."""
+        for name in names:
+            if not self.results[name].problem and name not in self.processes:
                 self.processes[name] = LoopProcess(self.entries[name].make)
-            except LoopError as error:
-                result.problem = str(error)
-        return not result.problem
 
     def ask(self, name: str, method: str, *arguments: Any) -> Any:
         """What a loop's method returns; `None` of one that has failed, now or before."""
-        if not self.start(name):
+        if name not in self.processes:
             return None
         try:
             return self.processes[name].ask(method, *arguments)
@@ -135,6 +131,7 @@ class Field:
 def measure_epochs(field: Field, device: str, num_rounds: int, after_round: Callable[[], None]) -> None:
     """An epoch of each loop in each round, after one to warm up; then what memory each took."""
     names = [entry.name for entry in field.entries.values() if entry.epochs]
+    field.start(names)
     for name in names:
         field.ask(name, "epoch")
     for _ in range(num_rounds):
@@ -159,6 +156,7 @@ def measure_trials(
     ]  # fmt: skip
     for name in [name for name in field.processes if name not in names]:
         field.stop(name)
+    field.start(names)
     for name in names:
         field.ask(name, "trials", 1, 1)
     for _ in range(num_rounds):

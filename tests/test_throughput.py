@@ -25,7 +25,7 @@ MOVED = {
     "writes one": (lambda: torch.zeros(10), 40),
     "in place": (lambda: TEN.relu_(), 80),
     "broadcast": (lambda: TEN + ONE, 40 + 4 + 40),
-    "a list in place": (lambda: torch._foreach_relu_([TEN, TEN]), 160),
+    "a list in place": (lambda: torch._foreach_add_([TEN, TEN], 1.0), 160),
     "to half the size": (lambda: TEN.half(), 40 + 20),
     "matrix product": (lambda: MATRIX @ OTHER, 24 + 48 + 32),
     "only reserved": (lambda: torch.empty(10), 0),
@@ -215,18 +215,19 @@ def test_the_narrow_resnet_has_a_quarter_of_the_channels_everywhere():
     assert narrow["fc.weight"] == (10, 128)
 
 
-TINY = Workload(case=CASES["resnet50-160"], device="cpu", num_images=0, num_validation=1, lanes=1)
+NO_IMAGES = Workload(case=CASES["resnet50-160"], device="cpu", num_images=0, num_validation=1, lanes=1)
 
 
 @pytest.mark.slow
 def test_a_loop_that_fails_says_why_and_harms_no_other():
-    with pytest.raises(LoopError, match="InputError: `images` must be uint8"):
-        LoopProcess(partial(Lanes, TINY))
-    process = LoopProcess(partial(dict, answer=42))
+    impossible, process = LoopProcess(partial(Lanes, NO_IMAGES)), LoopProcess(partial(dict, answer=42))
     try:
+        with pytest.raises(LoopError, match="InputError: `images` must be uint8"):
+            impossible.ask("epoch")
         with pytest.raises(LoopError, match="KeyError: 'question'"):
             process.ask("pop", "question")
         assert process.ask("pop", "answer") == 42
         assert set(process.ask("memory")) == {"process", "with_children"}
     finally:
+        impossible.close()
         process.close()

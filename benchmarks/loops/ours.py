@@ -94,6 +94,8 @@ class Jobs:
         self.workload = workload
         make = partial(Lanes, workload, averaged=averaged, threads=1)
         self.jobs = [LoopProcess(make) for _ in range(num_jobs)]
+        for job in self.jobs:
+            job.ready()
 
     def epoch(self) -> float:
         """Images a second of one epoch of training in every process."""

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import torch
 
-ANSWER_S = 900
+ANSWER_S = 300
 """After so long without an answer a loop counts as hung."""
 Make = Callable[[], object]
 
@@ -30,24 +30,27 @@ class LoopProcess:
     """A loop that was made in a process of its own; asking it calls a method there."""
 
     def __init__(self, make: Make):
-        """Starts the process, and waits until the loop is made.
+        """Starts the process, and does not wait for it.
 
         Args:
             make: makes the loop; is sent to the process, so it is a class or function of a module, or a `partial`.
-
-        Raises:
-            LoopError: it could not be made.
         """
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, make))
         self._process.start()
         theirs.close()
-        try:
+        self._is_ready = False
+
+    def ready(self) -> None:
+        """Waits until the loop is made.
+
+        Raises:
+            LoopError: it could not be made.
+        """
+        if not self._is_ready:
             self.answer()
-        except LoopError:
-            self.close()
-            raise
+            self._is_ready = True
 
     def ask(self, method: str, *arguments: Any) -> Any:
         """Calls a method of the loop.
@@ -59,7 +62,12 @@ class LoopProcess:
         return self.answer()
 
     def send(self, method: str, *arguments: Any) -> None:
-        """Calls a method and does not wait; `answer` does."""
+        """Calls a method and does not wait; `answer` does.
+
+        Raises:
+            LoopError: the loop could not be made, or its process has died.
+        """
+        self.ready()
         try:
             self._connection.send((method, arguments))
         except OSError as error:
