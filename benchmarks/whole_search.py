@@ -36,7 +36,7 @@ from lrtune.training.loop import Trainer
 from lrtune.training.task import NamedTask, Task, load_task
 
 CLOSE = 0.3
-FRESH_SEEDS = (1001, 1002, 1003)
+FRESH_SEEDS = (1001, 1002)
 BATCH_SIZE = 128
 DECAYS = ("constant", "cosine", "linear", "wsd", "step", "plateau")
 SPACE = """
@@ -73,11 +73,12 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=50)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--train-size", type=int, default=4000)
+    parser.add_argument("--val-size", type=int, default=2000)
     parser.add_argument("--workers", type=int, default=0, help="of the reference's loader")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    names = NamedTask(data="fashion-mnist", train_size=given.train_size, val_size=4000)
+    names = NamedTask(data="fashion-mnist", train_size=given.train_size, val_size=given.val_size)
     task = load_task(names)
     task = replace(task, settings=replace(task.settings, batch_size=BATCH_SIZE))
     environment = dict(describe_environment(task.settings, task.baseline))

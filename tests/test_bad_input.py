@@ -57,7 +57,7 @@ BAD = {
     "jobs": ("search --jobs 0", {}, ["`1 <= jobs` must hold, but got 0"]),
     "lanes": ("search --lanes 0", {}, ["`lanes` must be auto or a whole number from 1, but got '0'"]),
     "lanes of several processes": ("search --lanes 2 --jobs 2", {}, ["`jobs` must be 1 with them, but got 2"]),
-    "lanes without a GPU": ("search --lanes 2 --device cpu", {}, ["CUDA graphs can hold, but got 2, and there is no GPU"]),
+    "lanes without a GPU": ("search --lanes 2 --device cpu", {}, ["can hold, but got 2, and there is no GPU"]),
     "hole": ("search --cutout -1", {}, ["`0 <= cutout` must hold, but got -1"]),
     "placement": ("search --data-on-device perhaps", {}, ["--data-on-device", "'perhaps' is not one of"]),
     "target": ("search --target 150", {}, ["`0 < target <= 100` must hold, in percent, but got 150"]),

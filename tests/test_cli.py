@@ -31,8 +31,8 @@ SURFACE = {
     "resume": {"STUDY", *PLACES, "--budget", "--jobs", "--json", "--lanes", "--out", "--quiet"},
     "search": {
         *TASK, *PLACES, "--baseline", "--budget", "--confirm", "--epochs", "--jobs", "--json", "--lanes", "--optimizer",
-        "--out", "--pruner", "--quiet", "--reduction", "--rungs", "--sampler", "--seed", "--seeds", "--signal", "--space",
-        "--study", "--target",
+        "--out", "--pruner", "--quiet", "--reduction", "--rungs", "--sampler", "--seed", "--seeds", "--signal",
+        "--space", "--study", "--target",
     },
     "spaces": set(),
 }  # fmt: skip

@@ -1,19 +1,21 @@
 """In which order a model's pixels and channels lie in memory. It changes the pace, and the last bits, of a run."""
 
 import copy
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+FEWEST_CHANNELS = 16
+"""Of a strided 1x1 convolution on a CPU: twice as many as crash."""
 
 
 def fastest_layout(model: nn.Module, inputs: Tensor) -> torch.memory_format:
     """Channels last for convolutions over images, where the model bears it.
 
     That is twice as fast for `small-cnn` on a CPU, and what the matrix units of a GPU want. A model does not bear it
-    if its forward pass raises: `x.view(len(x), -1)` does. On a CPU it is also kept from models with a strided 1x1
-    convolution, which can crash the process in its backward pass (oneDNN#6035), and with grouped ones, which were not
-    tried.
+    if its forward pass raises: `x.view(len(x), -1)` does. On a CPU it is also kept from models with grouped
+    convolutions, which were not tried, and with a strided 1x1 convolution of few channels: its backward pass crashes
+    the process on some CPUs below 8 of them (oneDNN#6035).
 
     Args:
         model: on its device; a copy of it is tried.
@@ -33,5 +35,5 @@ def fastest_layout(model: nn.Module, inputs: Tensor) -> torch.memory_format:
 
 
 def _is_safe_on_cpu(convolution: nn.Conv2d) -> bool:
-    strides: tuple[Any, ...] = convolution.stride if isinstance(convolution.stride, tuple) else (convolution.stride,)
-    return convolution.groups == 1 and (max(convolution.kernel_size) > 1 or max(strides) == 1)
+    pointwise_and_strided = max(convolution.kernel_size) == 1 and max(convolution.stride) > 1
+    return convolution.groups == 1 and (not pointwise_and_strided or convolution.in_channels >= FEWEST_CHANNELS)

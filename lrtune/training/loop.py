@@ -43,6 +43,8 @@ from lrtune.training.precision import choose_arithmetic, choose_device
 from lrtune.training.task import Source, Task
 
 Save = Callable[[Measurement, State], None]
+EVALUATION_BATCH_SIZES = {"cpu": 128}
+"""Where it is not 1024: what a CPU's caches hold is evaluated almost twice as fast."""
 
 
 class Trainer:
@@ -319,8 +321,9 @@ class Trainer:
         return evaluate(model, batches, self.evaluation_loss, self.arithmetic)
 
     def _evaluation_batches(self, source: Source) -> Batches:
+        size = EVALUATION_BATCH_SIZES.get(self.device.type, 1024)
         return evaluation_batches(
-            source, batch_size=1024, device=self.device, data_on_device=self.settings.data_on_device
+            source, batch_size=size, device=self.device, data_on_device=self.settings.data_on_device
         )
 
     def test_top1(self, state: Mapping[str, Any]) -> float:

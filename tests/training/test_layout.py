@@ -33,8 +33,8 @@ def convolution(*args, **kwargs):
 MODELS = [
     (lambda: build_model("small-cnn", num_classes=10, channels=3, image_size=16), True),
     (lambda: build_model("mlp", num_classes=10, channels=3, image_size=16), False),
-    (lambda: build_model("resnet18", num_classes=10, channels=3, image_size=16), False),  # strided 1x1
-    (lambda: convolution(4, 1, stride=2), False),
+    (lambda: build_model("resnet18", num_classes=10, channels=3, image_size=16), True),
+    (lambda: convolution(4, 1, stride=2), False),  # of 8 channels
     (lambda: convolution(4, 1), True),
     (lambda: convolution(4, 3, stride=2), True),
     (lambda: convolution(8, 3, groups=8), False),
