@@ -74,13 +74,14 @@ def _train(number: int) -> list[dict[str, Any]]:
         if not averages:
             averages.update({h: AveragedWeights(models[-1], h * trainer.steps_per_epoch) for h in HALF_LIVES_EPOCHS})
         for average in averages.values():
-            average.update(models[-1])
+            average.update()
+            average.num_steps += 1
 
     hook = register_optimizer_step_post_hook(after_step)
     rows = []
     for m in trainer.train(run):
         if m.epoch in LOOKS and not m.diverged:
-            tops = {0.0: m.top1} | {h: trainer.evaluate(a.model, trainer.validation)[1] for h, a in averages.items()}
+            tops = {0.0: m.top1} | {h: trainer.evaluate(a.refresh(), trainer.validation)[1] for h, a in averages.items()}
             about = {"recipe": number, "optimizer": recipe.optimizer, "epoch": m.epoch}
             rows += [about | {"half_life": half_life, "top1": top1} for half_life, top1 in tops.items()]
     hook.remove()
