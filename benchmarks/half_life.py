@@ -81,7 +81,8 @@ def _train(number: int) -> list[dict[str, Any]]:
     rows = []
     for m in trainer.train(run):
         if m.epoch in LOOKS and not m.diverged:
-            tops = {0.0: m.top1} | {h: trainer.evaluate(a.refresh(), trainer.validation)[1] for h, a in averages.items()}
+            averaged = {h: trainer.evaluate(a.refresh(), trainer.validation)[1] for h, a in averages.items()}
+            tops = {0.0: m.top1} | averaged
             about = {"recipe": number, "optimizer": recipe.optimizer, "epoch": m.epoch}
             rows += [about | {"half_life": half_life, "top1": top1} for half_life, top1 in tops.items()]
     hook.remove()
