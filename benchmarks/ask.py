@@ -12,6 +12,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def _measure(num_trials: int) -> dict[str, list[float]]:
         )  # fmt: skip
         store = StudyDatabase(f"sqlite:///{folder}/lrtune.db").open(config)
         state = _fill(store, num_trials)
+        in_full = replace(state, config=replace(config, pruner="none", rungs=()))  # of several suggestions the cheapest
         run = first_run(state, num_trials, config.baseline)
         store.claim(run, "here/1/1.0")
         epochs = iter(range(1, 10**6))
@@ -66,6 +68,7 @@ def _measure(num_trials: int) -> dict[str, list[float]]:
             "read": _time(store.state),
             "plan": _time(lambda: next_run(state, lambda _state, _number: config.baseline)),
             "ask": _time(lambda: ask(state, num_trials)),
+            "ask where epochs can be shared": _time(lambda: ask(in_full, num_trials)),
             "record": _time(lambda: store.record(run, _measured(next(epochs), 50.0))),
         }
 
