@@ -22,6 +22,7 @@ from lrtune.training.optimizers import CAPTURABLE
 from lrtune.training.range_test import task_range_test
 from lrtune.training.task import Task
 from tests.studies import full_run
+from tests.training.test_reuse_exact import lively, weights_and_biases
 
 
 class CallsAgain:
@@ -60,17 +61,6 @@ class CapturingTrainer(Trainer):
         lane = super()._captured_lane(recipe)
         self.lanes = [*getattr(self, "lanes", []), lane]
         return lane
-
-
-def lively():
-    """Convolution, batch norm and dropout."""
-    body = (nn.Conv2d(1, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.2))
-    return nn.Sequential(*body, nn.Linear(36, 10))
-
-
-def weights_and_biases(model):
-    weights = [p for p in model.parameters() if p.ndim > 1]
-    return [{"params": weights}, {"params": [p for p in model.parameters() if p.ndim == 1], "lr_scale": 0.1}]
 
 
 @pytest.fixture
