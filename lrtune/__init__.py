@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lrtune.app import find_lr, resume, search
+    from lrtune.core.engines import Local, Ray
     from lrtune.core.errors import DataError, InputError, LrtuneError, StoreError, TaskError
     from lrtune.core.recipe import Recipe
     from lrtune.core.study import TrainSettings
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "find_lr": "app", "resume": "app", "search": "app",
+    "Local": "core.engines", "Ray": "core.engines",
     "DataError": "core.errors", "InputError": "core.errors", "LrtuneError": "core.errors",
     "StoreError": "core.errors", "TaskError": "core.errors",
     "Recipe": "core.recipe", "TrainSettings": "core.study", "build_schedule": "schedules",
@@ -34,8 +36,8 @@ _HOMES = {
 }  # fmt: skip
 
 __all__ = [
-    "DataError", "InputError", "LrtuneError", "NamedTask", "Recipe", "SearchResult", "StoreError", "Task", "TaskError",
-    "TaskFile", "TrainSettings", "build_schedule", "find_lr", "range_test", "resume", "search",
+    "DataError", "InputError", "Local", "LrtuneError", "NamedTask", "Ray", "Recipe", "SearchResult", "StoreError",
+    "Task", "TaskError", "TaskFile", "TrainSettings", "build_schedule", "find_lr", "range_test", "resume", "search",
 ]  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from lrtune.core.engines import Engine, EngineName, Local, Ray
 from lrtune.core.errors import InputError, LrtuneError, StoreError
 from lrtune.core.recipe import OPTIMIZERS, OptimizerName, Recipe, default_recipe
 from lrtune.core.study import DataOnDevice, Precision, PrunerName, SamplerName, Signal
@@ -116,9 +117,31 @@ show_options = options(
     option("--quiet", is_flag=True, help="No progress."),
     option("--json", "as_json", is_flag=True, help="Print the report as JSON."),
 )
-jobs_options = options(
-    option("--jobs", default=1, show_default=True, metavar="N", help="Trials side by side, each in a process."),
-    option("--lanes", default="auto", show_default=True, metavar="N", help="Trials side by side on one GPU."),
+engine_options = options(
+    option("--engine", default="local", show_default=True, type=click.Choice(get_args(EngineName)),
+           help="Where trials run: on this machine, or on a Ray cluster."),
+    option("--jobs", type=int, metavar="N", help="local: trials side by side, each in a process.  [default: 1]"),
+    option("--lanes", metavar="N", help="local: trials side by side on one GPU.  [default: auto]"),
+    option("--address", metavar="ADDR", help="ray: auto or host:port of a cluster.  [default: a new one, here]"),
+    option("--cpus-per-trial", type=float, metavar="X", help="ray: CPU cores of a trial.  [default: 1]"),
+    option("--gpus-per-trial", type=float, metavar="X", help="ray: GPUs of a trial, 0.5 say.  [default: 1 if any]"),
+    option("--max-concurrent", type=int, metavar="N", help="ray: trials side by side.  [default: what fits]"),
+    option("--reuse-actors/--no-reuse-actors", default=None, help="ray: one process for many trials.  [default: yes]"),
+    option("--trial-timeout", "trial_timeout_s", type=float, metavar="S",
+           help="ray: seconds without an epoch, after which a trial goes on elsewhere."),
+    option("--max-retries", type=int, metavar="N", help="ray: times that a trial may lose its worker.  [default: 3]"),
+    option("--storage-path", metavar="PATH|URL", help="ray: shared place of checkpoints.  [default: in --home]"),
+)  # fmt: skip
+LOCAL = ("jobs", "lanes")
+RAY = (
+    "address",
+    "cpus_per_trial",
+    "gpus_per_trial",
+    "max_concurrent",
+    "reuse_actors",
+    "trial_timeout_s",
+    "max_retries",
+    "storage_path",
 )
 
 
@@ -145,7 +168,7 @@ def lrtune() -> None:
 @option("--confirm", "num_confirmed", default=3, show_default=True, metavar="N", help="Recipes to confirm.")
 @option("--study", metavar="NAME", help="By default made from the other options.")
 @option("--seed", default=0, show_default=True, metavar="N", help="Of everything random.")
-@jobs_options
+@engine_options
 @home_option
 @storage_option
 @out_option
@@ -154,7 +177,7 @@ def search(
     optimizer: OptimizerName | None, baseline: Path | None, as_json: bool, home: str, storage: str, out: str,
     space: str, budget: str, epochs: int | None, target: float | None, sampler: SamplerName, pruner: PrunerName,
     rungs: str, reduction_factor: int, signal: Signal, num_seeds: int, num_confirmed: int, study: str | None,
-    seed: int, jobs: int, lanes: str, quiet: bool, **task_flags: Any,
+    seed: int, engine: EngineName, quiet: bool, **flags: Any,
 ) -> None:  # fmt: skip
     """Search for the best schedule; the same command again goes on with the same study."""
     from lrtune import app
@@ -162,11 +185,12 @@ def search(
     if optimizer and baseline:
         raise InputError("`--optimizer` and `--baseline` both say what the baseline is: give one.")
     result = app.search(
-        _source(task_flags), space=space, budget=budget, epochs=epochs, study=study, seed=seed, jobs=jobs, lanes=lanes,
-        sampler=sampler, pruner=pruner, rungs=rungs, reduction_factor=reduction_factor, signal=signal,
+        _source(flags), space=space, budget=budget, epochs=epochs, study=study, seed=seed,
+        engine=_engine(engine, flags), sampler=sampler, pruner=pruner, rungs=rungs,
+        reduction_factor=reduction_factor, signal=signal,
         target=target, num_seeds=num_seeds, num_confirmed=num_confirmed,
         baseline=_read_recipe(baseline) if baseline else default_recipe(optimizer) if optimizer else None,
-        settings=_settings(task_flags), home=home, out=out, storage=storage, quiet=quiet,
+        settings=_settings(flags), home=home, out=out, storage=storage, quiet=quiet,
         command=f"lrtune {shlex.join(sys.argv[1:])}",
     )  # fmt: skip
     _print(result, as_json=as_json)
@@ -175,19 +199,20 @@ def search(
 @lrtune.command()
 @click.argument("study")
 @option("--budget", metavar="B", help="Another budget than the study was begun with.")
-@jobs_options
+@engine_options
 @home_option
 @storage_option
 @out_option
 @show_options
 def resume(
-    study: str, budget: str | None, jobs: int, lanes: str, home: str, storage: str, out: str, quiet: bool,
-    as_json: bool,
+    study: str, budget: str | None, engine: EngineName, home: str, storage: str, out: str, quiet: bool,
+    as_json: bool, **flags: Any,
 ) -> None:  # fmt: skip
     """Go on with a study after Ctrl-C or a crash; nothing that was finished is trained again."""
     from lrtune import app
 
-    result = app.resume(study, budget=budget, jobs=jobs, lanes=lanes, home=home, storage=storage, out=out, quiet=quiet)
+    on = _engine(engine, flags)
+    result = app.resume(study, budget=budget, engine=on, home=home, storage=storage, out=out, quiet=quiet)
     _print(result, as_json=as_json)
 
 
@@ -296,6 +321,22 @@ def _source(flags: dict[str, Any]) -> "TaskSource":
     if flags["task_file"] is not None:
         return TaskFile(path=flags["task_file"])
     return NamedTask(**{name: flags[name] for name in NAMES})
+
+
+def _engine(name: EngineName, flags: dict[str, Any]) -> Engine:
+    """The engine of these flags.
+
+    Raises:
+        InputError: flags of another engine, or numbers that cannot be.
+    """
+    ours, others = (LOCAL, RAY) if name == "local" else (RAY, LOCAL)
+    strange = [key for key in others if flags[key] is not None]
+    if strange:
+        raise InputError([
+            f"`--{key.removesuffix('_s').replace('_', '-')}` does not go with `--engine {name}`." for key in strange
+        ])  # fmt: skip
+    given = {key: flags[key] for key in ours if flags[key] is not None}
+    return Local(**given) if name == "local" else Ray(**given)
 
 
 def _settings(flags: dict[str, Any]) -> dict[str, Any]:

@@ -22,16 +22,21 @@ TASK = (
 )  # fmt: skip
 PLACES = ("--home", "--storage")
 
+ENGINE = {
+    "--address", "--cpus-per-trial", "--engine", "--gpus-per-trial", "--jobs", "--lanes", "--max-concurrent",
+    "--max-retries", "--no-reuse-actors", "--reuse-actors", "--storage-path", "--trial-timeout",
+}  # fmt: skip
+
 # Every command, its arguments and its options: what users' scripts rely on.
 SURFACE = {
     "dashboard": {"STUDY", *PLACES, "--host", "--port"},
     "find": {*TASK, "--high", "--json", "--low", "--optimizer", "--out", "--seed", "--seeds", "--steps"},
     "list": {*PLACES},
     "report": {"STUDY", *PLACES, "--json", "--out"},
-    "resume": {"STUDY", *PLACES, "--budget", "--jobs", "--json", "--lanes", "--out", "--quiet"},
+    "resume": {"STUDY", *PLACES, *ENGINE, "--budget", "--json", "--out", "--quiet"},
     "search": {
-        *TASK, *PLACES, "--baseline", "--budget", "--confirm", "--epochs", "--jobs", "--json", "--lanes", "--optimizer",
-        "--out", "--pruner", "--quiet", "--reduction", "--rungs", "--sampler", "--seed", "--seeds", "--signal",
+        *TASK, *PLACES, *ENGINE, "--baseline", "--budget", "--confirm", "--epochs", "--json", "--optimizer", "--out",
+        "--pruner", "--quiet", "--reduction", "--rungs", "--sampler", "--seed", "--seeds", "--signal",
         "--space", "--study", "--target",
     },
     "spaces": set(),
@@ -45,12 +50,13 @@ CHOICES = {
     "--signal": ["averaged", "raw"],
     "--precision": ["auto", "fp32", "bf16", "fp16"],
     "--data-on-device": ["auto", "yes", "no"],
+    "--engine": ["local", "ray"],
 }
 
 DEFAULTS = {
     "--data": "digits", "--model": "small-cnn", "--space": "default", "--budget": "50", "--sampler": "tpe",
     "--pruner": "fair", "--rungs": "auto", "--reduction": 3, "--signal": "averaged", "--seeds": 3, "--confirm": 3,
-    "--seed": 0, "--jobs": 1, "--lanes": "auto", "--home": ".lrtune", "--out": "reports", "--storage": "",
+    "--seed": 0, "--engine": "local", "--home": ".lrtune", "--out": "reports", "--storage": "",
 }  # fmt: skip
 
 

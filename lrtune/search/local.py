@@ -1,4 +1,4 @@
-"""The local engine: takes the next run, draws measurements, records each, asks the pruning rule, records the end.
+"""The local engine: runs happen here, on this machine.
 
 One process can work, or several side by side, or several threads of one process, each on a lane of its GPU. They meet
 only in the study's records, so it does not matter who started them.
@@ -10,60 +10,31 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Protocol, cast
+from typing import cast
 
 from lrtune.core.errors import LrtuneError, TaskError, TrialError
-from lrtune.core.events import EpochEnded, Event, Note, RunEnded, RunStarted
+from lrtune.core.events import Event, Note
 from lrtune.core.recipe import Recipe
 from lrtune.core.study import StudyState
-from lrtune.core.trial import Measurement, Run, RunRecord, RunState
-from lrtune.decide.plan import Ask, Done, Wait, next_run
-from lrtune.decide.prune import prune
+from lrtune.core.trial import Measurement, Run, RunRecord
+from lrtune.decide.plan import Done, Wait, next_run
+from lrtune.search.engine import Bench, Emit, begin, fail, heartbeat, take
 
 POLL_S = 0.3
 """Between looks at the study while there is nothing to start."""
-HEARTBEAT_S = 20.0
 
-Emit = Callable[[Event], None]
 Train = Callable[[Run, StudyState], Iterator[Measurement]]
 """The measurements of a run from its first epoch on; what the study knows of them already is not trained again."""
 
 
-class Study(Protocol):
-    """What an engine needs of a study's store."""
-
-    def state(self) -> StudyState:
-        """Everything recorded so far."""
-
-    def claim(self, run: Run, worker: str) -> bool:
-        """Makes a worker the owner of a run; false where another was faster."""
-
-    def record(self, run: Run, measurement: Measurement) -> None:
-        """Makes a measurement durable."""
-
-    def heartbeat(self, run: Run) -> None:
-        """Says that the run's worker is alive."""
-
-    def finish(self, run: Run, state: RunState, reason: str = "") -> None:
-        """Records how a run ended."""
-
-    def release(self, run: Run) -> None:
-        """Gives a run back unfinished."""
-
-
 @dataclass(frozen=True, kw_only=True)
-class Workbench:
+class Workbench(Bench):
     """Everything that one worker works with."""
 
-    study: Study
-    worker: str
     train: Train
-    ask: Ask
-    emit: Emit
 
 
 OpenWorkbench = Callable[[Emit], Workbench]
@@ -80,8 +51,7 @@ def work(bench: Workbench) -> Done:
         TaskError: the task failed before any run of the study got through an epoch.
     """
     while True:
-        state = bench.study.state()
-        step = next_run(state, bench.ask)
+        step = next_run(bench.study.state(), bench.ask)
         if isinstance(step, Done):
             return step
         if isinstance(step, Wait):
@@ -94,19 +64,14 @@ def work_on(run: Run, bench: Workbench) -> None:
     """Trains one run that this worker has claimed, to whatever end it comes to."""
     ended = False
     try:
-        study = bench.study.state()
-        record = next(r for r in study.records if r.run.id == run.id)
-        bench.emit(RunStarted(run, record.epochs))
-        with _heartbeat(bench.study, run):
-            state, reason = _outcome(record, study)
-            if state == "running":
-                record, state, reason = _train(record, study, bench)
-        bench.study.finish(run, state, reason)
+        with heartbeat(bench.study, lambda: [run]):
+            record = begin(run, bench)
+            if record.state == "running":
+                _train(record, bench)
         ended = True
     finally:
         if not ended:  # interrupted: whoever comes next goes on from the last epoch
             bench.study.release(run)
-    bench.emit(RunEnded(replace(record, state=state, reason=reason)))
 
 
 def work_in_lanes(open_lane: OpenLane, num_lanes: int, emit: Emit) -> Done:
@@ -218,54 +183,15 @@ def _leave_with_parent() -> None:
     os._exit(1)
 
 
-def _train(record: RunRecord, study: StudyState, bench: Workbench) -> tuple[RunRecord, RunState, str]:
-    """Draws measurements until the run is over; every one is recorded before it is shown or judged."""
+def _train(record: RunRecord, bench: Workbench) -> None:
+    """Draws measurements until the run is over."""
     try:
-        for measurement in bench.train(record.run, study):
+        for measurement in bench.train(record.run, bench.study.state()):
             if measurement.epoch <= record.epochs:
                 continue  # recorded before its process was killed
-            bench.study.record(record.run, measurement)
-            record = replace(record, measurements=(*record.measurements, measurement))
-            bench.emit(EpochEnded(record.run, measurement))
-            state, reason = _outcome(record, bench.study.state())
-            if state != "running":
-                return record, state, reason
-    except TrialError as error:
-        return record, "failed", str(error)
-    except TaskError as error:
-        if not any(r.measurements for r in bench.study.state().records):
-            raise  # not one epoch of this task was ever trained: the fault is the task's
-        return record, "failed", str(error)
-    return record, "failed", "the training ended before its last epoch"
-
-
-def _outcome(record: RunRecord, study: StudyState) -> tuple[RunState, str]:
-    """What a run's measurements say of it; asked on resuming too, as a kill may come before an end is recorded."""
-    if record.measurements and record.measurements[-1].diverged:
-        last = record.measurements[-1]
-        return "diverged", f"the loss was not finite in epoch {last.epoch}, at an LR of {last.lr_last:.3g}"
-    if record.epochs >= record.run.stop_epochs:
-        return "completed", ""
-    decision = prune(record, study)
-    return ("pruned", decision.reason) if decision.prune else ("running", "")
-
-
-@contextmanager
-def _heartbeat(study: Study, run: Run) -> Iterator[None]:
-    """Keeps the run's claim alive through epochs that are longer than a lease."""
-    over = threading.Event()
-
-    def beat() -> None:
-        while not over.wait(HEARTBEAT_S):
-            try:
-                study.heartbeat(run)
-            except LrtuneError:
-                return  # the next measurement meets the same trouble, and reports it
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+            record = take(record, measurement, bench)
+            if record.state != "running":
+                return
+        raise TrialError("the training ended before its last epoch")
+    except (TrialError, TaskError) as error:
+        fail(record, error, bench)

@@ -115,6 +115,26 @@ def known_measurements(state: StudyState) -> dict[str, Measurement]:
     return {m.prefix: m for record in state.records for m in record.measurements if not m.reused}
 
 
+def known_epochs(
+    run: Run, ground: str, known: Mapping[str, Measurement], steps_per_epoch: int
+) -> tuple[Measurement, ...]:
+    """The first epochs of a run, as far as they were trained before, by this run or by any other.
+
+    Args:
+        run: what is to be trained.
+        ground: its key before the first step.
+        known: measurements by key.
+        steps_per_epoch: optimizer steps.
+    """
+    prefix = Prefix(schedule=schedule_of(run, steps_per_epoch), ground=ground)
+    while len(prefix.measurements) < run.stop_epochs and not (prefix.measurements and prefix.measurements[-1].diverged):
+        found = known.get(prefix.next_key)
+        if found is None:
+            break
+        prefix = prefix.plus(found)
+    return prefix.measurements
+
+
 def train(
     run: Run, ground: str, known: Mapping[str, Measurement], trainer: Trainer, checkpoints: Checkpoints
 ) -> Iterator[Measurement]:

@@ -8,11 +8,48 @@ import hashlib
 import os
 from collections.abc import Container
 from pathlib import Path
+from typing import Protocol
 
 from lrtune.core.errors import StoreError
 
 SUFFIX = ".ckpt"
 _DIGEST_BYTES = 32
+
+
+class Checkpoints(Protocol):
+    """Checkpoints in whatever place."""
+
+    def save(self, key: str, payload: bytes, epochs: int) -> None:
+        """Keeps a state that took `epochs` epochs."""
+
+    def load(self, key: str) -> bytes | None:
+        """The state under `key`; `None` where there is none."""
+
+    def drop(self, key: str) -> None:
+        """Forgets the state under `key`, if there is one."""
+
+    def keep_only(self, keys: Container[str]) -> None:
+        """Forgets all other states."""
+
+
+def sealed(payload: bytes) -> bytes:
+    """A file's content: the payload with its checksum before it."""
+    return hashlib.sha256(payload).digest() + payload
+
+
+def unsealed(content: bytes, path: object) -> bytes:
+    """The payload of a file's content.
+
+    Raises:
+        StoreError: it is damaged.
+    """
+    digest, payload = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+    if hashlib.sha256(payload).digest() != digest:
+        raise StoreError(
+            f"checkpoint {path} is damaged: its content does not match its checksum. "
+            "Delete it, and its epochs are trained again; what was measured is kept."
+        )
+    return payload
 
 
 class CheckpointStore:
@@ -37,14 +74,13 @@ class CheckpointStore:
         temporary = path.with_suffix(f".{os.getpid()}.tmp")  # two processes may come to the same state at once
         try:
             with temporary.open("wb") as file:
-                file.write(hashlib.sha256(payload).digest())
-                file.write(payload)
+                file.write(sealed(payload))
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
         except OSError as error:
             temporary.unlink(missing_ok=True)
-            raise StoreError(f"checkpoint {path} cannot be written: {error.strerror}.") from None
+            raise StoreError(f"checkpoint {path} cannot be written: {error.strerror}.") from error
         self._evict(keep=path)
 
     def load(self, key: str) -> bytes | None:
@@ -59,14 +95,8 @@ class CheckpointStore:
             except FileNotFoundError:  # another process was faster
                 return None
             except OSError as error:
-                raise StoreError(f"checkpoint {path} cannot be read: {error.strerror}.") from None
-            digest, payload = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-            if hashlib.sha256(payload).digest() != digest:
-                raise StoreError(
-                    f"checkpoint {path} is damaged: its content does not match its checksum. "
-                    "Delete it, and its epochs are trained again; what was measured is kept."
-                )
-            return payload
+                raise StoreError(f"checkpoint {path} cannot be read: {error.strerror}.") from error
+            return unsealed(content, path)
         return None
 
     def drop(self, key: str) -> None:

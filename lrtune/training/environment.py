@@ -2,9 +2,11 @@
 
 import os
 import platform
+import random
 from collections.abc import Mapping
 from importlib.metadata import version
 
+import numpy as np
 import torch
 
 from lrtune.core.recipe import Recipe
@@ -28,10 +30,23 @@ def describe_environment(settings: TrainSettings, recipe: Recipe) -> Mapping[str
     return described | {package: version(package) for package in dict.fromkeys(packages)}
 
 
-def shaping_environment(settings: TrainSettings, recipe: Recipe) -> Mapping[str, str]:
-    """The part of the environment that a run's numbers depend on to the last bit."""
-    described = describe_environment(settings, recipe)
+def shaping_environment(described: Mapping[str, str]) -> Mapping[str, str]:
+    """The part of an environment that a run's numbers depend on to the last bit."""
     return {name: value for name, value in described.items() if name not in ("System", "Python", "optuna")}
+
+
+def reset_process(seed: int) -> None:
+    """Leaves nothing in this process of the run before: random numbers, the casts of AMP, memory on the GPU.
+
+    What lrtune draws depends on the run's seed and epoch alone; this is for the task's own code.
+    """
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    torch.clear_autocast_cache()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def _processor() -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from numbers import Integral
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
@@ -162,6 +163,20 @@ def load_task(source: TaskSource) -> Task:
             return load_task_file(path)
         case Task():
             return source
+
+
+def modules_of(source: TaskSource) -> list[ModuleType]:
+    """The modules that a task file consists of: itself, and those beside it, as far as they were imported."""
+    if not isinstance(source, TaskFile):
+        return []
+    folder = source.path.parent.resolve()
+    found = []
+    for name, module in list(sys.modules.items()):
+        file = Path(getattr(module, "__file__", None) or "/")
+        beside = file.is_relative_to(folder) and "site-packages" not in file.parts
+        if beside and name != "__main__" and name.partition(".")[0] != "lrtune":
+            found.append(module)
+    return found
 
 
 def describe_source(source: TaskSource) -> Mapping[str, Any]:

@@ -27,7 +27,7 @@ def test_what_numbers_depend_on_is_named(optimizer, extra):
 
 def test_what_the_last_bits_depend_on_leaves_out_what_only_decides_what_is_trained():
     described = describe_environment(CPU, Recipe())
-    shaping = shaping_environment(CPU, Recipe())
+    shaping = shaping_environment(described)
     assert described.keys() - shaping.keys() == {"System", "Python", "optuna"}
     assert shaping.items() <= described.items()
 

@@ -3,21 +3,22 @@
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 from rich.console import Console
 
+from lrtune.app.engines import Site, open_site
+from lrtune.app.places import Places
+from lrtune.core.engines import Engine, EngineName, Local, Ray
 from lrtune.core.errors import InputError, LrtuneError, Problems, StoreError
-from lrtune.core.events import Event, Note, RunEnded
+from lrtune.core.events import Note
 from lrtune.core.recipe import OPTIMIZERS, OptimizerName, Recipe
 from lrtune.core.space import parse_space
 from lrtune.core.study import Budget, PrunerName, RangeResult, Rung, SamplerName, Signal, StudyConfig, StudyState
-from lrtune.core.trial import Measurement, Run
-from lrtune.decide.plan import fresh_seeds, is_done
+from lrtune.decide.plan import fresh_seeds
 from lrtune.decide.recommend import recommend
 from lrtune.decide.rungs import automatic_rungs, check_rungs
 from lrtune.report.document import Report
@@ -25,52 +26,14 @@ from lrtune.report.files import write_report
 from lrtune.report.live import LiveDisplay
 from lrtune.report.result import SearchResult, runs_dataframe
 from lrtune.schedules import build_schedule
-from lrtune.search import reuse
-from lrtune.search.local import Emit, Workbench, work_in_lanes, work_side_by_side
-from lrtune.search.sampler import ask, importances, mirror
-from lrtune.store.checkpoints import CheckpointStore
-from lrtune.store.database import StudyDatabase, StudyStore, missing_file
+from lrtune.search.engine import Emit
+from lrtune.search.sampler import importances, mirror
+from lrtune.store.database import StudyStore, missing_file
 from lrtune.store.encoding import digest
 from lrtune.store.spaces import read_space
-from lrtune.store.workers import this_worker
-from lrtune.training.calibration import calibrate_lanes
-from lrtune.training.environment import describe_environment, shaping_environment
-from lrtune.training.learner import State
-from lrtune.training.loop import Trainer, state_from_bytes, state_to_bytes
+from lrtune.training.loop import Trainer
 from lrtune.training.range_test import for_optimizer, preserved_random_states, task_range_test
 from lrtune.training.task import Task, TaskSource, describe_source, load_task, source_from
-
-CHECKPOINT_LIMIT_BYTES = 20 * 2**30
-
-
-@dataclass(frozen=True, kw_only=True)
-class Places:
-    """Where studies and reports are."""
-
-    home: Path = Path(".lrtune")
-    """Database and checkpoints."""
-    out: Path = Path("reports")
-    """Reports, one folder a study."""
-    storage: str = ""
-    """SQLAlchemy URL of the database; empty: a SQLite file in `home`."""
-
-    @property
-    def url(self) -> str:
-        """The database's URL."""
-        return self.storage or f"sqlite:///{self.home / 'lrtune.db'}"
-
-    def database(self) -> StudyDatabase:
-        """The database, made where it does not exist."""
-        if not self.storage:
-            try:
-                self.home.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise StoreError(f"{self.home} cannot be made: {error.strerror}.") from None
-        return StudyDatabase(self.url)
-
-    def checkpoints(self, study: str) -> CheckpointStore:
-        """The checkpoints of one study."""
-        return CheckpointStore(self.home / "checkpoints" / study, limit_bytes=CHECKPOINT_LIMIT_BYTES)
 
 
 def search(
@@ -81,6 +44,7 @@ def search(
     epochs: int | None = None,
     study: str | None = None,
     seed: int = 0,
+    engine: EngineName | Engine = "local",
     jobs: int = 1,
     lanes: str | int = "auto",
     sampler: SamplerName = "tpe",
@@ -108,8 +72,9 @@ def search(
         epochs: of every full run; by default the task's.
         study: its name; by default made from the task, the space and the other arguments.
         seed: of everything random.
-        jobs: trials side by side, each in a process of its own.
-        lanes: trials side by side on one GPU; `"auto"` tries out how many pay.
+        engine: `local`, `ray`, or an `lrtune.Ray` that says more.
+        jobs: of the local engine, trials side by side, each in a process of its own.
+        lanes: of the local engine, trials side by side on one GPU; `"auto"` tries out how many pay.
         sampler: `tpe`, `gp`, `random` or `qmc`.
         pruner: `fair` (successive halving on fair signals), `halving`, `hyperband` (both on the first epochs of the
             full run), `hopeless`, `median`, `patient` or `none`.
@@ -139,9 +104,10 @@ def search(
     space_name, space_toml = str(space), ""
     with problems.gather():
         space_name, space_toml = read_space(space)
+    chosen: Engine = Local()
     with problems.gather():
-        _check_lanes(lanes, jobs)
-    for name, value in (("jobs", jobs), ("num_seeds", num_seeds), ("epochs", 1 if epochs is None else epochs)):
+        chosen = _engine(engine, jobs, lanes)
+    for name, value in (("num_seeds", num_seeds), ("epochs", 1 if epochs is None else epochs)):
         if value < 1:
             problems.append(f"`1 <= {name}` must hold, but got {value}.")
     for name, word, known in (
@@ -177,7 +143,7 @@ def search(
         if runs < num_seeds + 1:
             needed = f"the baseline's {num_seeds} runs of {epochs} epochs and one trial"
             problems.append(f"`budget` must cover {needed}, but got {budget}.")
-    changed = {"threads": max(1, (os.cpu_count() or 1) // jobs)} | dict(settings or {})
+    changed = {"threads": _threads(chosen)} | dict(settings or {})
     with problems.gather():
         loaded = replace(loaded, settings=replace(loaded.settings, **changed))
     given_rungs: tuple[Rung, ...] | None = None
@@ -187,17 +153,18 @@ def search(
             check_rungs(given_rungs, pruner, epochs)
     problems.raise_any()
 
-    with preserved_random_states():
-        trainer = Trainer(loaded, loaded.settings)
-        _check_lanes(lanes, jobs, trainer, baseline)
+    with (
+        preserved_random_states(),
+        open_site(chosen, loaded, task, loaded.settings, baseline, places) as site,
+    ):
         config = StudyConfig(
             name=study or "",
             task=describe_source(task),
             space_name=space_name,
             space_toml=space_toml,
             epochs=epochs,
-            steps_per_epoch=trainer.steps_per_epoch,
-            num_validation=trainer.validation.num_images,
+            steps_per_epoch=site.steps_per_epoch,
+            num_validation=site.num_validation,
             num_classes=loaded.num_classes,
             settings=loaded.settings,
             seed=seed,
@@ -206,27 +173,27 @@ def search(
             pruner=pruner,
             rungs=given_rungs
             if given_rungs is not None
-            else automatic_rungs(pruner, epochs, trainer.steps_per_epoch, reduction_factor),
+            else automatic_rungs(pruner, epochs, site.steps_per_epoch, reduction_factor),
             reduction_factor=reduction_factor,
             signal=signal,
             baseline=baseline,
             target=target,
             num_seeds=num_seeds,
             num_confirmed=num_confirmed,
-            environment=describe_environment(loaded.settings, baseline),
+            environment=site.environment(baseline),
             command=command or f"lrtune.search(..., space={space_name!r}, budget={str(budget)!r})",
         )
         config = replace(config, name=study or _default_name(loaded.name, config))
         _check_name(config.name)
-        database = places.database()
-        store = database.open(config)
-        return _run_study(store, task, trainer, places, jobs=jobs, lanes=lanes, quiet=quiet)
+        store = places.database().open(config)
+        return _run_study(store, site, places, quiet=quiet)
 
 
 def resume(
     name: str,
     *,
     budget: str | int | None = None,
+    engine: EngineName | Engine = "local",
     jobs: int = 1,
     lanes: str | int = "auto",
     home: str | Path = ".lrtune",
@@ -234,25 +201,25 @@ def resume(
     storage: str = "",
     quiet: bool = False,
 ) -> SearchResult:
-    """Goes on with a study; `budget` may be another than the one it was begun with.
+    """Goes on with a study, with whatever engine; `budget` may be another than the one it was begun with.
 
     Raises:
         InputError: there is no such study, or its task is a Python object that only its program has.
     """
     places = Places(home=Path(home), out=Path(out), storage=storage)
-    if jobs < 1:
-        raise InputError(f"`1 <= jobs` must hold, but got {jobs}.")
-    _check_lanes(lanes, jobs)
-    database = _existing(places)
+    chosen = _engine(engine, jobs, lanes)
+    database = places.existing()
     store = database.study(name)
     source = source_from(store.config.task)
     if budget is not None:
         database.update_config(replace(store.config, budget=Budget.parse(budget)))
         store = database.study(name)
-    with preserved_random_states():
-        trainer = Trainer(load_task(source), store.config.settings)
-        _check_lanes(lanes, jobs, trainer, store.config.baseline)
-        return _run_study(store, source, trainer, places, jobs=jobs, lanes=lanes, quiet=quiet)
+    config, task = store.config, load_task(source)
+    with (
+        preserved_random_states(),
+        open_site(chosen, task, source, config.settings, config.baseline, places) as site,
+    ):
+        return _run_study(store, site, places, quiet=quiet)
 
 
 def report(name: str, *, home: str | Path = ".lrtune", out: str | Path = "reports", storage: str = "") -> SearchResult:
@@ -262,7 +229,7 @@ def report(name: str, *, home: str | Path = ".lrtune", out: str | Path = "report
         InputError: there is no such study.
     """
     places = Places(home=Path(home), out=Path(out), storage=storage)
-    return _write_report(_existing(places).study(name).state(), places)
+    return _write_report(places.existing().study(name).state(), places)
 
 
 def find_lr(
@@ -318,7 +285,7 @@ def dashboard(
         InputError: there is no such study, or the `dashboard` extra is not installed.
     """
     places = Places(home=Path(home), storage=storage)
-    store = _existing(places).study(name)
+    store = places.existing().study(name)
     try:
         from optuna_dashboard import run_server
     except ImportError:
@@ -337,39 +304,19 @@ def dashboard(
         stopped.set()
 
 
-def _run_study(
-    store: StudyStore, source: TaskSource, trainer: Trainer, places: Places, *, jobs: int, lanes: str | int, quiet: bool
-) -> SearchResult:
+def _run_study(store: StudyStore, site: Site, places: Places, *, quiet: bool) -> SearchResult:
     """Range tests, runs, test split, report: each only where it is not recorded yet."""
-    config = store.config
-    if trainer.settings != config.settings:  # begun with another number of jobs, and so of threads
-        trainer = Trainer(trainer.task, config.settings)
-    console, device = Console(stderr=True), f"{trainer.device}, {trainer.arithmetic.name}"
-    with LiveDisplay(store.state(), console, device=device, quiet=quiet) as display:
-        _range_tests(store, trainer, display)
-        if jobs == 1 or is_done(store.state()):
-            num_lanes = 1 if is_done(store.state()) else _num_lanes(lanes, trainer, config.baseline, display)
-            done = work_in_lanes(partial(_open_lane, config.name, trainer, places), num_lanes, display)
-        else:
-            done = work_side_by_side(partial(_open_workbench, config.name, source, places), jobs, display)
+    site.use(store.config.settings)  # it may have been begun with another number of jobs, and so of threads
+    with LiveDisplay(store.state(), Console(stderr=True), device=site.device, quiet=quiet) as display:
+        _range_tests(store, site, display)
+        done = site.work(store, display)
         if done.failed:
-            raise LrtuneError(f"study {config.name!r} was given up: {done.reason}.")
-        _read_test_split(store, trainer, places)
+            raise LrtuneError(f"study {store.config.name!r} was given up: {done.reason}.")
+        _read_test_split(store, site)
     return _write_report(store.state(), places)
 
 
-def _num_lanes(lanes: str | int, trainer: Trainer, recipe: Recipe, emit: Emit) -> int:
-    """How many trials share the GPU. Says so, and where they cannot, why."""
-    if lanes != "auto":
-        return int(lanes)
-    num_lanes = calibrate_lanes(trainer, recipe)
-    if trainer.device.type == "cuda":
-        reason = trainer.why_eager(recipe)
-        emit(Note(f"training eagerly, one trial at a time: {reason}" if reason else f"lanes: {num_lanes}"))
-    return num_lanes
-
-
-def _range_tests(store: StudyStore, trainer: Trainer, emit: Emit) -> None:
+def _range_tests(store: StudyStore, site: Site, emit: Emit) -> None:
     config, state = store.config, store.state()
     space = parse_space(config.space_toml, config.space_name, optimizer=config.baseline.optimizer)
     if state.range_results or not space.needs_range_test:
@@ -377,8 +324,7 @@ def _range_tests(store: StudyStore, trainer: Trainer, emit: Emit) -> None:
     results = []
     for optimizer in space.needs_range_test:
         emit(Note(f"range test of {optimizer}"))
-        recipe = for_optimizer(config.baseline, optimizer)
-        results.append(task_range_test(trainer, recipe, seeds=fresh_seeds(state)))
+        results.append(site.range_test(for_optimizer(config.baseline, optimizer), fresh_seeds(state)))
         found = results[-1].interval
         if found:
             emit(
@@ -389,72 +335,26 @@ def _range_tests(store: StudyStore, trainer: Trainer, emit: Emit) -> None:
     store.record_ranges(tuple(results))
 
 
-def _workbench(
-    config: StudyConfig, store: StudyStore, trainer: Trainer, places: Places, emit: Emit, lane: int = 0
-) -> Workbench:
-    states = _States(places.checkpoints(config.name))
-
-    def train(run: Run, study: StudyState) -> Iterator[Measurement]:
-        environment = shaping_environment(config.settings, run.recipe)
-        settings = replace(config.settings, data_on_device="auto")  # where they lie changes no number
-        ground = reuse.ground_of(run, {"task": config.task, "settings": settings, "environment": environment})
-        return reuse.train(run, ground, reuse.known_measurements(study), trainer, states)
-
-    def emit_and_tidy(event: Event) -> None:
-        if isinstance(event, RunEnded) and event.record.run.kind == "search" and event.record.measurements:
-            states.drop(event.record.measurements[-1].prefix)  # nothing goes on where a full run ends
-        emit(event)
-
-    return Workbench(study=store, worker=this_worker(lane), train=train, ask=ask, emit=emit_and_tidy)
-
-
-@dataclass(frozen=True)
-class _States:
-    """States of training, in files."""
-
-    files: CheckpointStore
-
-    def load(self, key: str) -> State | None:
-        content = self.files.load(key)
-        return state_from_bytes(content) if content is not None else None
-
-    def save(self, key: str, state: State, epochs: int) -> None:
-        self.files.save(key, state_to_bytes(state), epochs)
-
-    def drop(self, key: str) -> None:
-        self.files.drop(key)
-
-
-def _open_lane(name: str, trainer: Trainer, places: Places, lane: int, emit: Emit) -> Workbench:
-    """The workbench of one lane; all lanes share the trainer."""
-    store = places.database().study(name)
-    return _workbench(store.config, store, trainer, places, emit, lane)
-
-
-def _open_workbench(name: str, source: TaskSource, places: Places, emit: Emit) -> Workbench:
-    """A workbench in a new process."""
-    store = places.database().study(name)
-    trainer = Trainer(load_task(source), store.config.settings)
-    return _workbench(store.config, store, trainer, places, emit)
-
-
-def _read_test_split(store: StudyStore, trainer: Trainer, places: Places) -> None:
+def _read_test_split(store: StudyStore, site: Site) -> None:
     """Reads the test split once, for the recommended recipe and the baseline; keeps the recommended weights only."""
     state = store.state()
     found = recommend(state)
     if found is None or not found.final:
         return
-    states = _States(places.checkpoints(state.config.name))
-    best = set()
-    for record in (*state.of_kind("baseline"), *state.of_kind("confirm")):
-        if record.state == "completed" and record.run.trial in (found.best.trial, -1):
-            key = record.measurements[-1].prefix
-            content = states.load(key) if record.test_top1 is None and trainer.task.test is not None else None
-            if content is not None:
-                store.record_test(record.run.id, trainer.test_top1(content))
-            if record.run.trial == found.best.trial:
-                best.add(key)
-    states.files.keep_only(best)
+    compared = [
+        record
+        for record in (*state.of_kind("baseline"), *state.of_kind("confirm"))
+        if record.state == "completed" and record.run.trial in (found.best.trial, -1)
+    ]
+    keys = {record.run.id: record.measurements[-1].prefix for record in compared}
+    unread = [record.run.id for record in compared if record.test_top1 is None]
+    if unread:
+        top1s = site.test_top1s([keys[run_id] for run_id in unread], state.config.name)
+        for run_id in unread:
+            if keys[run_id] in top1s:
+                store.record_test(run_id, top1s[keys[run_id]])
+    best = {keys[record.run.id] for record in compared if record.run.trial == found.best.trial}
+    site.places.checkpoints(state.config.name).keep_only(best)
 
 
 def _write_report(state: StudyState, places: Places) -> SearchResult:
@@ -477,33 +377,36 @@ def _write_report(state: StudyState, places: Places) -> SearchResult:
     return SearchResult(state=state, recommendation=recommendation, folder=folder, report=made)
 
 
-def _existing(places: Places) -> StudyDatabase:
-    """The database, which must be there.
-
-    Raises:
-        InputError: it is a file that is not there; opening it would make it.
-    """
-    if missing := missing_file(places.url):
-        raise InputError(f"there are no studies: there is no file {missing}.")
-    return places.database()
-
-
 def _default_name(task_name: str, config: StudyConfig) -> str:
     """Readable, and the same for the same command: `digits-small-cnn-20ep-default-b416c0`."""
     words = f"{task_name}-{config.epochs}ep-{Path(config.space_name).stem}"
     return f"{re.sub(r'[^A-Za-z0-9_.+]+', '-', words).strip('-.')[-100:]}-{digest(config)}"
 
 
-def _check_lanes(lanes: str | int, jobs: int, trainer: Trainer | None = None, recipe: Recipe | None = None) -> None:
-    """Raises what is wrong with `lanes`; with a trainer also whether they can be had."""
-    if lanes == "auto":
-        return
-    if not (str(lanes).isdecimal() and int(lanes) >= 1):
-        raise InputError(f"`lanes` must be auto or a whole number from 1, but got {lanes!r}.")
-    if int(lanes) > 1 and jobs > 1:
-        raise InputError(f"`lanes` share one process, so `jobs` must be 1 with them, but got {jobs}.")
-    if int(lanes) > 1 and trainer and recipe and (reason := trainer.why_eager(recipe)):
-        raise InputError(f"`lanes` above 1 need trials that CUDA graphs can hold, but got {lanes}, and {reason}.")
+def _engine(engine: EngineName | Engine, jobs: int, lanes: str | int) -> Engine:
+    """The engine that is meant.
+
+    Raises:
+        InputError: there is none such, or `jobs` and `lanes` do not go with it.
+    """
+    if engine == "local":
+        return Local(jobs=jobs, lanes=lanes)
+    if engine == "ray":
+        engine = Ray()
+    if not isinstance(engine, Local | Ray):
+        known = ", ".join(get_args(EngineName))
+        raise InputError(f"`engine` must be one of {known}, or a Ray or a Local, but got {engine!r}.")
+    if (jobs, lanes) != (1, "auto"):
+        raise InputError(
+            f"`jobs` and `lanes` go with the local engine, but got jobs={jobs} and lanes={lanes} beside {engine}."
+        )
+    return engine
+
+
+def _threads(engine: Engine) -> int:
+    """CPU threads of a run."""
+    cores = os.cpu_count() or 1
+    return max(1, cores // engine.jobs if isinstance(engine, Local) else int(engine.cpus_per_trial))
 
 
 def _check_name(name: str) -> None:

@@ -1,0 +1,133 @@
+"""A sweep: many runs at once, trained elsewhere, and one process that plans, records and judges them all.
+
+This is the Ray engine without Ray: what Tune's searcher and scheduler are asked, they ask here. What is known of a run
+already is replayed here too, so a trial that was trained before costs the cluster nothing.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from lrtune.core.errors import TaskError, TrialError
+from lrtune.core.events import Note
+from lrtune.core.trial import Measurement, Run, RunRecord
+from lrtune.decide.plan import Done, Wait, next_run
+from lrtune.search import reuse
+from lrtune.search.engine import Bench, begin, fail, heartbeat, take
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """What a worker has to know to train a run, or to go on with it."""
+
+    run: Run
+    num_recorded: int
+    """Epochs that need not be measured again."""
+    known: tuple[Measurement, ...]
+    """Its first epochs, as far as they were trained before."""
+
+
+class Sweep:
+    """The runs of a study that are at work on a cluster.
+
+    Args:
+        bench: what is worked with; nobody else writes to its study.
+        ground: a run's key before its first step, on the machines that train it.
+        max_retries: how often a run may lose its worker.
+    """
+
+    def __init__(self, bench: Bench, *, ground: Callable[[Run], str], max_retries: int):
+        self._bench = bench
+        self._ground = ground
+        self._max_retries = max_retries
+        self._at_work: dict[str, RunRecord] = {}
+        self._known = reuse.known_measurements(bench.study.state())
+        self._steps_per_epoch = bench.study.state().config.steps_per_epoch
+        self._waiting = False
+        self._reasons: dict[str, str] = {}
+        self.retries: dict[str, int] = {}
+        """Run id -> how often it lost its worker."""
+
+    @property
+    def runs(self) -> list[Run]:
+        """Those at work."""
+        return [record.run for record in list(self._at_work.values())]
+
+    def is_at_work(self, run_id: str) -> bool:
+        """Whether a run has been begun and has not ended."""
+        return run_id in self._at_work
+
+    def next(self) -> Assignment | Wait | Done:
+        """The next run that has something left to train."""
+        if self._waiting:
+            return Wait()
+        while True:
+            step = next_run(self._bench.study.state(), self._bench.ask)
+            if isinstance(step, Done):
+                return step
+            if isinstance(step, Wait):
+                self._waiting = bool(self._at_work)  # until one of them ends, the answer is the same
+                return step
+            if self._bench.study.claim(step, self._bench.worker):
+                record = begin(step, self._bench)
+                for measurement in self._known_epochs(step):
+                    if record.state == "running" and measurement.epoch > record.epochs:
+                        record = take(record, replace(measurement, reused=True, again_epochs=0), self._bench)
+                if record.state == "running":
+                    self._at_work[step.id] = record
+                    return self.assignment(step.id)
+
+    def assignment(self, run_id: str) -> Assignment:
+        """What a worker has to know of a run at work as it is now."""
+        record = self._at_work[run_id]
+        return Assignment(run=record.run, num_recorded=record.epochs, known=self._known_epochs(record.run))
+
+    def take(self, run_id: str, measurement: Measurement) -> bool:
+        """Records a measurement; false where the run has come to its end."""
+        record = take(self._at_work[run_id], measurement, self._bench)
+        if not measurement.reused:
+            self._known[measurement.prefix] = measurement
+        return self._goes_on(run_id, record)
+
+    def fail(self, run_id: str, error: TrialError | TaskError) -> None:
+        """Ends a run that cannot go on.
+
+        Raises:
+            TaskError: not one epoch of this task was ever trained: the fault is not the run's.
+        """
+        self._goes_on(run_id, fail(self._at_work[run_id], error, self._bench))
+
+    def lose(self, run_id: str, why: str) -> None:
+        """Notes that a run lost its worker, and goes on with another."""
+        count = self.retries[run_id] = self.retries.get(run_id, 0) + 1
+        left = f"goes on after epoch {self._at_work[run_id].epochs}, retry {count} of {self._max_retries}"
+        self._reasons[run_id] = why
+        if count <= self._max_retries:
+            self._bench.emit(Note(f"{run_id} lost its worker, because {why}: {left}"))
+
+    def give_up(self, run_id: str) -> None:
+        """Ends a run that lost its workers once too often."""
+        times = f"lost its worker {self.retries[run_id]} times, the last time because {self._reasons[run_id]}"
+        self.fail(run_id, TrialError(times))
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Keeps the claims on the runs alive; what has not ended in the end is given back, for whoever comes next."""
+        try:
+            with heartbeat(self._bench.study, lambda: self.runs):
+                yield
+        finally:
+            for run in self.runs:
+                self._bench.study.release(run)
+            self._at_work.clear()
+
+    def _known_epochs(self, run: Run) -> tuple[Measurement, ...]:
+        return reuse.known_epochs(run, self._ground(run), self._known, self._steps_per_epoch)
+
+    def _goes_on(self, run_id: str, record: RunRecord) -> bool:
+        self._at_work[run_id] = record
+        if record.state == "running":
+            return True
+        del self._at_work[run_id]
+        self._waiting = False
+        return False
