@@ -2,19 +2,20 @@
 
 import os
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, get_args
+from typing import TYPE_CHECKING, Protocol
 
+from lrtune import worker
 from lrtune.app.places import Places
 from lrtune.core.engines import Engine, Local, Ray
 from lrtune.core.errors import InputError
 from lrtune.core.events import Event, Note, RunEnded
-from lrtune.core.recipe import OptimizerName, Recipe, default_recipe
+from lrtune.core.recipe import Recipe
 from lrtune.core.study import RangeResult, StudyConfig, StudyState, TrainSettings
 from lrtune.core.trial import Measurement, Run
 from lrtune.decide.plan import Done, is_done
@@ -22,22 +23,18 @@ from lrtune.search import reuse
 from lrtune.search.engine import Bench, Emit
 from lrtune.search.local import Workbench, work_in_lanes, work_side_by_side
 from lrtune.search.sampler import ask
-from lrtune.store.checkpoints import Checkpoints
 from lrtune.store.database import StudyStore
+from lrtune.store.ledger import Ledger
 from lrtune.store.workers import this_worker
 from lrtune.training.calibration import calibrate_lanes
-from lrtune.training.environment import describe_environment, reset_process, shaping_environment
-from lrtune.training.learner import State
-from lrtune.training.loop import Trainer, state_from_bytes, state_to_bytes
+from lrtune.training.environment import describe_environment
+from lrtune.training.loop import Trainer
 from lrtune.training.range_test import task_range_test
 from lrtune.training.sharing import TENSORS
 from lrtune.training.task import Task, TaskSource, load_task, modules_of
 
 if TYPE_CHECKING:
     from lrtune.search.cluster import Cluster
-    from lrtune.search.sweep import Assignment
-
-Environment = Mapping[str, str]
 
 
 class Site(Protocol):
@@ -54,7 +51,7 @@ class Site(Protocol):
     def use(self, settings: TrainSettings) -> None:
         """Trains with these settings from now on."""
 
-    def environment(self, recipe: Recipe) -> Environment:
+    def environment(self, recipe: Recipe) -> worker.Environment:
         """Hardware and versions there."""
 
     def range_test(self, recipe: Recipe, seeds: Sequence[int]) -> RangeResult:
@@ -109,7 +106,7 @@ class LocalSite:
         if settings != self._trainer.settings:
             self._trainer = Trainer(self._trainer.task, settings)
 
-    def environment(self, recipe: Recipe) -> Environment:
+    def environment(self, recipe: Recipe) -> worker.Environment:
         """See `Site`."""
         return describe_environment(self._trainer.settings, recipe)
 
@@ -127,7 +124,7 @@ class LocalSite:
 
     def test_top1s(self, keys: Sequence[str], study: str) -> dict[str, float]:
         """See `Site`."""
-        return _test_top1s(self._trainer, keys, self.places.checkpoints(study))
+        return worker.test_top1s(self._trainer, keys, self.places.checkpoints(study))
 
     def _num_lanes(self, recipe: Recipe, emit: Emit) -> int:
         """How many trials share the GPU. Says so, and where they cannot, why."""
@@ -154,12 +151,13 @@ class RaySite:
             home=places.home.resolve(),
             storage_path=_absolute(engine.storage_path) or str(places.home.resolve() / "checkpoints"),
         )
-        self._task = _SharedTask(share(task, modules=modules_of(source), serializers=TENSORS), settings, os.getcwd())
+        shared = share(task, modules=modules_of(source), serializers=TENSORS)
+        self._task = worker.SharedTask(shared, settings, os.getcwd(), self.places.storage_path)
         counting = Trainer(task, replace(settings, device="cpu", precision="fp32", threads=0))
         self.steps_per_epoch = counting.steps_per_epoch
         self.num_validation = counting.validation.num_images
         self._check_storage()
-        self._environments = cluster.call(partial(_environments, settings))
+        self._environments = cluster.call(partial(worker.environments, settings))
 
     @property
     def device(self) -> str:
@@ -171,34 +169,38 @@ class RaySite:
         """See `Site`."""
         if settings != self._task.settings:
             self._task = replace(self._task, settings=settings)
-            self._environments = self._cluster.call(partial(_environments, settings))
+            self._environments = self._cluster.call(partial(worker.environments, settings))
 
-    def environment(self, recipe: Recipe) -> Environment:
+    def environment(self, recipe: Recipe) -> worker.Environment:
         """See `Site`."""
         found = self._environments[recipe.optimizer]
         return {**found, "Cluster": f"Ray {version('ray')}, {self._cluster.described()}"}
 
     def range_test(self, recipe: Recipe, seeds: Sequence[int]) -> RangeResult:
         """See `Site`."""
-        return self._cluster.call(partial(_range_test_there, self._task, recipe, seeds))
+        return self._cluster.call(partial(worker.range_test, self._task, recipe, seeds))
 
     def work(self, store: StudyStore, emit: Emit) -> Done:
         """See `Site`."""
         from lrtune.search.sweep import Sweep
         from lrtune.search.tune import sweep_cluster
 
-        bench = Bench(study=store, worker=this_worker(), ask=ask, emit=_tidying(emit, store.config, self.places))
+        bench = Bench(
+            study=Ledger(store), worker=this_worker(), ask=ask, emit=_tidying(emit, store.config, self.places)
+        )
         if is_done(store.state()):
             return Done("nothing is left to train")
-        ground = partial(_ground_there, store.config, {name: shaping_environment(found)
-                                                       for name, found in self._environments.items()})  # fmt: skip
+
+        def ground(run: Run) -> str:
+            return worker.ground_of(store.config, run, self._environments[run.recipe.optimizer])
+
         sweep = Sweep(bench, ground=ground, max_retries=self._engine.max_retries)
-        open_training = partial(_open_training, self._task, store.config, self.places)
+        open_training = partial(worker.open_training, self._task, store.config)
         return sweep_cluster(sweep, open_training, self._cluster, self._engine, emit)
 
     def test_top1s(self, keys: Sequence[str], study: str) -> dict[str, float]:
         """See `Site`."""
-        return self._cluster.call(partial(_test_top1s_there, self._task, keys, self.places, study))
+        return self._cluster.call(partial(worker.shared_test_top1s, self._task, keys, study))
 
     def _check_storage(self) -> None:
         """Whether every node sees what is written here, and has the same lrtune.
@@ -207,10 +209,10 @@ class RaySite:
             InputError: the nodes that do not, by name.
         """
         name = f"probe-{uuid.uuid4().hex}"
-        checkpoints = self.places.checkpoints("probes")
+        checkpoints = self.places.checkpoints(worker.PROBES)
         checkpoints.save(name, b"", 0)
         try:
-            answers = self._cluster.call_everywhere(partial(_look_around, self.places, name))
+            answers = self._cluster.call_everywhere(partial(worker.look_around, self.places.storage_path, name))
         finally:
             checkpoints.drop(name)
         here, problems = version("lrtune"), []
@@ -227,81 +229,13 @@ class RaySite:
             raise InputError(problems)
 
 
-@dataclass(frozen=True)
-class _SharedTask:
-    """A task in the object store, and how it is trained."""
-
-    task: Any
-    """Reference to it; this class hides it from Ray, which would fetch what an argument refers to."""
-    settings: TrainSettings
-    folder: str
-    """Where paths are relative to."""
-
-    def trainer(self) -> Trainer:
-        """Opens the task in this process."""
-        from lrtune.search.cluster import fetch
-
-        if Path(self.folder).is_dir():
-            os.chdir(self.folder)
-        return Trainer(fetch(self.task), self.settings)
-
-
-def _open_training(shared: _SharedTask, config: StudyConfig, places: Places) -> Any:
-    """The training in a worker process of a cluster."""
-    trainer = shared.trainer()
-    states = _States(places.checkpoints(config.name))
-
-    def train(assignment: "Assignment") -> Iterator[Measurement]:
-        run = assignment.run
-        reset_process(run.seed)
-        ground = ground_of(config, run, shaping_environment(describe_environment(config.settings, run.recipe)))
-        return reuse.train(run, ground, {m.prefix: m for m in assignment.known}, trainer, states)
-
-    return train
-
-
-def ground_of(config: StudyConfig, run: Run, environment: Environment) -> str:
-    """A run's key before its first step, in an environment."""
-    settings = replace(config.settings, data_on_device="auto")  # where they lie changes no number
-    return reuse.ground_of(run, {"task": config.task, "settings": settings, "environment": environment})
-
-
-def _ground_there(config: StudyConfig, environments: Mapping[str, Environment], run: Run) -> str:
-    return ground_of(config, run, environments[run.recipe.optimizer])
-
-
-def _environments(settings: TrainSettings) -> dict[str, Environment]:
-    """Of each optimizer, where this is called."""
-    return {name: describe_environment(settings, default_recipe(name)) for name in get_args(OptimizerName)}
-
-
-def _look_around(places: Places, name: str) -> tuple[str, bool]:
-    """The version of lrtune, and whether a checkpoint can be seen."""
-    return version("lrtune"), places.checkpoints("probes").load(name) is not None
-
-
-def _range_test_there(shared: _SharedTask, recipe: Recipe, seeds: Sequence[int]) -> RangeResult:
-    return task_range_test(shared.trainer(), recipe, seeds=seeds)
-
-
-def _test_top1s_there(shared: _SharedTask, keys: Sequence[str], places: Places, study: str) -> dict[str, float]:
-    return _test_top1s(shared.trainer(), keys, places.checkpoints(study))
-
-
-def _test_top1s(trainer: Trainer, keys: Sequence[str], checkpoints: Checkpoints) -> dict[str, float]:
-    states = _States(checkpoints)
-    found = {key: states.load(key) for key in keys if trainer.task.test is not None}
-    return {key: trainer.test_top1(state) for key, state in found.items() if state is not None}
-
-
 def _workbench(
     config: StudyConfig, store: StudyStore, trainer: Trainer, places: Places, emit: Emit, lane: int = 0
 ) -> Workbench:
-    states = _States(places.checkpoints(config.name))
+    states = worker.States(places.checkpoints(config.name))
 
     def train(run: Run, study: StudyState) -> Iterator[Measurement]:
-        ground = ground_of(config, run, shaping_environment(describe_environment(config.settings, run.recipe)))
-        return reuse.train(run, ground, reuse.known_measurements(study), trainer, states)
+        return reuse.train(run, worker.ground_here(config, run), reuse.known_measurements(study), trainer, states)
 
     return Workbench(study=store, worker=this_worker(lane), train=train, ask=ask, emit=_tidying(emit, config, places))
 
@@ -316,23 +250,6 @@ def _tidying(emit: Emit, config: StudyConfig, places: Places) -> Emit:
         emit(event)
 
     return emit_and_tidy
-
-
-@dataclass(frozen=True)
-class _States:
-    """States of training, in a store of checkpoints."""
-
-    checkpoints: Checkpoints
-
-    def load(self, key: str) -> State | None:
-        content = self.checkpoints.load(key)
-        return state_from_bytes(content) if content is not None else None
-
-    def save(self, key: str, state: State, epochs: int) -> None:
-        self.checkpoints.save(key, state_to_bytes(state), epochs)
-
-    def drop(self, key: str) -> None:
-        self.checkpoints.drop(key)
 
 
 def _open_lane(name: str, trainer: Trainer, places: Places, lane: int, emit: Emit) -> Workbench:

@@ -6,9 +6,7 @@ from pathlib import Path
 from lrtune.core.errors import InputError, StoreError
 from lrtune.store.checkpoints import Checkpoints, CheckpointStore
 from lrtune.store.database import StudyDatabase, missing_file
-from lrtune.store.remote import PatientCheckpoints, RemoteCheckpointStore
-
-CHECKPOINT_LIMIT_BYTES = 20 * 2**30
+from lrtune.store.remote import shared_checkpoints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +38,9 @@ class Places:
 
     def checkpoints(self, study: str) -> Checkpoints:
         """The checkpoints of one study."""
-        if "://" in self.storage_path:
-            url = f"{self.storage_path.rstrip('/')}/{study}"
-            return PatientCheckpoints(RemoteCheckpointStore(url, limit_bytes=CHECKPOINT_LIMIT_BYTES))
         if self.storage_path:
-            folder = Path(self.storage_path) / study
-            return PatientCheckpoints(CheckpointStore(folder, limit_bytes=CHECKPOINT_LIMIT_BYTES))
-        return CheckpointStore(self.home / "checkpoints" / study, limit_bytes=CHECKPOINT_LIMIT_BYTES)
+            return shared_checkpoints(self.storage_path, study)
+        return CheckpointStore(self.home / "checkpoints" / study)
 
     def existing(self) -> StudyDatabase:
         """The database, which must be there.

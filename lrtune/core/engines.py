@@ -67,7 +67,7 @@ class Ray:
             (0 < self.cpus_per_trial < math.inf, f"`0 < cpus_per_trial` must hold, but got {self.cpus_per_trial}."),
             (gpus is None or 0 <= gpus < math.inf, f"`0 <= gpus_per_trial` must hold, but got {gpus}."),
             (
-                gpus is None or gpus <= 1 or gpus == int(gpus),
+                gpus is None or not 1 < gpus < math.inf or gpus == int(gpus),
                 f"`gpus_per_trial` must be whole above 1, but got {gpus}.",
             ),
             (self.max_concurrent >= 0, f"`0 <= max_concurrent` must hold, but got {self.max_concurrent}."),

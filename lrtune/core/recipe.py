@@ -6,6 +6,7 @@ Lengths are in epochs of the run that the recipe is meant for, fractions are of 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 from lrtune.core.errors import InputError
@@ -125,6 +126,16 @@ class Recipe:
         problems = list(_problems(self))
         if problems:
             raise InputError(problems)
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(tuple(getattr(self, name) for name in self.__dataclass_fields__))
+
+    def __hash__(self) -> int:  # of every recipe of a study, at each question
+        return self._hash
+
+    def __getstate__(self) -> dict[str, Any]:  # the hash of a word is another one in another process
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
     @property
     def label(self) -> str:

@@ -113,6 +113,17 @@ class RunRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """What a worker has to know to train a run, or to go on with it."""
+
+    run: Run
+    num_recorded: int
+    """Epochs that need not be measured again."""
+    known: tuple[Measurement, ...]
+    """Its first epochs, as far as they were trained before, by this run or by any other."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PruneDecision:
     """Whether a run goes on, and why not."""
 

@@ -80,8 +80,7 @@ def promotion(state: StudyState, *, settled: bool = False) -> Run | None:
             none of them; after it at least one.
     """
     trials = trials_of(state)
-    for ladder in dict.fromkeys(trial.ladder for trial in trials):
-        peers = [trial for trial in trials if trial.ladder == ladder]
+    for ladder, peers in _by_ladder(trials):
         for level in range(len(ladder), 0, -1):
             factor = factor_at(state.config, ladder, level)
             trial = next(_deserving(peers, level, factor, settled=settled), None)
@@ -126,8 +125,7 @@ def summaries(state: StudyState) -> list[RungSummary]:
     """The rungs of a study, lowest first; empty where it has none."""
     trials = trials_of(state)
     found = []
-    for ladder in dict.fromkeys(trial.ladder for trial in trials):
-        peers = [trial for trial in trials if trial.ladder == ladder]
+    for ladder, peers in _by_ladder(trials):
         for level, rung in enumerate(ladder, start=1):
             entered = [trial for trial in peers if trial.level >= level]
             promoted = [trial for trial in entered if len(trial.runs) > level]
@@ -144,6 +142,14 @@ def summaries(state: StudyState) -> list[RungSummary]:
                 )
             )
     return found
+
+
+def _by_ladder(trials: list[Trial]) -> list[tuple[tuple[Rung, ...], list[Trial]]]:
+    """Trials that climb the same rungs; all of them, but for those of Hyperband."""
+    by_height: dict[int, list[Trial]] = {}
+    for trial in trials:
+        by_height.setdefault(len(trial.ladder), []).append(trial)
+    return [(peers[0].ladder, peers) for peers in by_height.values()]
 
 
 def _deserving(peers: list[Trial], level: int, reduction_factor: int, *, settled: bool) -> Iterator[Trial]:

@@ -1,8 +1,9 @@
 """Trials as the rules see them: a recipe, how far up its rungs it has come, and its score there."""
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import zip_longest
 
 from lrtune.core.recipe import Recipe
 from lrtune.core.study import Rung, StudyConfig, StudyState
@@ -55,11 +56,44 @@ class Trial:
 
 def trials_of(state: StudyState) -> list[Trial]:
     """The trials of a study, in the order of their numbers."""
-    by_number: dict[int, list[RunRecord]] = {}
-    for record in state.records:
-        if record.run.kind in ("rung", "search"):
-            by_number.setdefault(record.run.trial, []).append(record)
-    return [_trial(state, number, by_number[number]) for number in sorted(by_number)]
+    global _latest
+    known = _latest
+    if state.config is not known.config:
+        known = _Grouped(config=state.config)
+    if state.records is not known.records:
+        _latest = known = _regrouped(known, state)
+    return list(known.trials.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Grouped:
+    """The trials of the state that was asked of last: the next one differs from it in a record or two."""
+
+    config: StudyConfig | None = None
+    records: tuple[RunRecord, ...] = ()
+    trials: Mapping[int, Trial] = field(default_factory=dict)
+    """By number, in order."""
+
+
+_latest = _Grouped()
+
+
+def _regrouped(known: _Grouped, state: StudyState) -> _Grouped:
+    """The trials of a state, of which only those are made anew whose runs have changed."""
+    pairs = zip_longest(state.records, known.records)
+    differing = (record for now, before in pairs if now is not before for record in (now, before) if record)
+    changed = {record.run.trial for record in differing if _is_of_trial(record)}
+    runs: dict[int, list[RunRecord]] = {}
+    for record in state.records if changed else ():
+        if record.run.trial in changed and _is_of_trial(record):
+            runs.setdefault(record.run.trial, []).append(record)
+    trials = {number: trial for number, trial in known.trials.items() if number not in changed}
+    trials |= {number: _trial(state, number, of_trial) for number, of_trial in runs.items()}
+    return _Grouped(config=state.config, records=state.records, trials=dict(sorted(trials.items())))
+
+
+def _is_of_trial(record: RunRecord) -> bool:
+    return record.run.kind in ("rung", "search")
 
 
 def best_first(trials: Iterable[Trial]) -> list[Trial]:

@@ -5,9 +5,12 @@ The study that Optuna sees is rebuilt in memory from the records for each questi
 kill, and a search that was interrupted and resumed asks exactly what an unbroken one would have asked.
 """
 
+import copy
 import hashlib
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import optuna
@@ -102,7 +105,7 @@ def importances(state: StudyState) -> dict[str, float]:
         return {}
     space = fitted_space(state)
     study = optuna.create_study(direction="maximize")
-    study.add_trials([_frozen(trial, space, state.config.baseline) for trial in trials if trial.finished])
+    study.add_trials([_frozen(trial, space) for trial in trials if trial.finished])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -126,7 +129,7 @@ def mirror(state: StudyState, url: str) -> None:
         there = {trial.user_attrs.get("lrtune_trial") for trial in study.get_trials(deepcopy=False)}
         for trial in trials_of(state):
             if not trial.running and f"{trial.number}/{trial.level}" not in there:
-                study.add_trial(_frozen(trial, space, state.config.baseline))
+                study.add_trial(_frozen(trial, space))
     except Exception as error:  # Optuna raises SQLAlchemy's errors, its own and built-in ones
         raise StoreError(f"{url}: Optuna cannot use this database: {error}") from error
 
@@ -138,11 +141,61 @@ def _in_memory(state: StudyState, space: Space, number: int) -> optuna.Study:
     promotion is a result like any other; as RUNNING, the constant liar would be repelled by it.
     """
     study = optuna.create_study(direction="maximize", sampler=_sampler(state, number))
-    trials, baseline = trials_of(state), state.config.baseline
+    trials = trials_of(state)
     best, known = best_first(trials), {trial.number for trial in trials[-MAX_SEEN // 2 :]}
     known |= {trial.number for trial in best[: MAX_SEEN - len(known)]}
-    study.add_trials([_frozen(trial, space, baseline, for_sampler=True) for trial in trials if trial.number in known])
+    kinds: dict[tuple[str, str], _Kind] = {}
+    for trial in trials:
+        if trial.number in known:
+            kind = (trial.recipe.optimizer, trial.recipe.decay.name)
+            if kind not in kinds:
+                kinds[kind] = _kind(space, *kind)
+            study.add_trial(_seen(trial, kinds[kind]))
     return study
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What trials of one optimizer and one decay are made of, as Optuna sees it."""
+
+    keys: Mapping[str, str]
+    distributions: dict[str, BaseDistribution]
+
+    def params(self, recipe: Recipe) -> dict[str, Any]:
+        """A recipe's values."""
+        return {name: _to_optuna(_value_of(recipe, name, key)) for name, key in self.keys.items()}
+
+
+def _kind(space: Space, optimizer: str, decay: str) -> _Kind:
+    branch = _branch(space, optimizer, decay)
+    return _Kind(
+        keys={name: key for name, (key, _) in branch.items()},
+        distributions={name: _distribution(parameter) for name, (_, parameter) in branch.items()},
+    )
+
+
+class _Seen(FrozenTrial):
+    """A trial that is over. A study copies what is added to it deeply, which took most of the time of an answer."""
+
+    def __deepcopy__(self, memo: object) -> "_Seen":
+        return copy.copy(self)
+
+
+def _seen(trial: Trial, kind: _Kind) -> FrozenTrial:
+    """A trial as the sampler sees it: `score / 100` less the rungs that are left; one without a score is the worst."""
+    state, value = TrialState.COMPLETE, WORST
+    if trial.runs[-1].state == "failed":
+        state = TrialState.FAIL
+    elif not trial.level:
+        state = TrialState.RUNNING
+    elif trial.alive:
+        value = trial.level - len(trial.ladder) + trial.score / 100
+    now = datetime.now()
+    return _Seen(
+        number=-1, trial_id=-1, state=state, value=value if state is TrialState.COMPLETE else None, datetime_start=now,
+        datetime_complete=now if state.is_finished() else None, params=kind.params(trial.recipe),
+        distributions=kind.distributions, user_attrs={}, system_attrs={}, intermediate_values={},
+    )  # fmt: skip
 
 
 def _sampler(state: StudyState, number: int) -> optuna.samplers.BaseSampler:
@@ -163,29 +216,22 @@ def _sampler(state: StudyState, number: int) -> optuna.samplers.BaseSampler:
                 return optuna.samplers.QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False)
 
 
-def _frozen(trial: Trial, space: Space, baseline: Recipe, *, for_sampler: bool = False) -> FrozenTrial:
-    """A trial as Optuna sees it. Its parameters are read back from the recipe, so they are stored once.
+def _frozen(trial: Trial, space: Space) -> FrozenTrial:
+    """A trial as Optuna's own tools see it: a Top-1 where there is one, and else a pruned trial.
 
-    Its own tools see a Top-1 where there is one, and else a pruned trial. The sampler sees `score / 100` less the rungs
-    that are left, and of a trial that has no score less than of any other.
+    Its parameters are read back from the recipe, so they are stored once.
     """
-    branch = _branch(space, trial.recipe.optimizer, trial.recipe.decay.name)
-    value: float | None = None
-    if for_sampler:
-        seen = TrialState.COMPLETE if trial.level else TrialState.RUNNING
-        value = trial.level - len(trial.ladder) + trial.score / 100 if trial.alive else WORST
-    else:
-        seen = TrialState.COMPLETE if trial.finished else TrialState.PRUNED
-        value = trial.top1
-    if trial.runs[-1].state == "failed":
-        seen = TrialState.FAIL
+    kind = _kind(space, trial.recipe.optimizer, trial.recipe.decay.name)
+    state = TrialState.COMPLETE if trial.finished else TrialState.PRUNED
     last = trial.runs[-1]
+    if last.state == "failed":
+        state = TrialState.FAIL
     return create_trial(
-        state=seen,
-        value=value if seen is TrialState.COMPLETE else None,
-        params={name: _to_optuna(_value_of(trial.recipe, name, key)) for name, (key, _) in branch.items()},
-        distributions={name: _distribution(parameter) for name, (_, parameter) in branch.items()},
-        intermediate_values={last.epochs: last.top1} if seen is TrialState.PRUNED and last.top1 == last.top1 else {},
+        state=state,
+        value=trial.top1 if state is TrialState.COMPLETE else None,
+        params=kind.params(trial.recipe),
+        distributions=kind.distributions,
+        intermediate_values={last.epochs: last.top1} if state is TrialState.PRUNED and last.top1 == last.top1 else {},
         user_attrs={
             "lrtune_trial": f"{trial.number}/{trial.level}",
             "recipe": trial.recipe.label,

@@ -6,25 +6,14 @@ already is replayed here too, so a trial that was trained before costs the clust
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from lrtune.core.errors import TaskError, TrialError
 from lrtune.core.events import Note
-from lrtune.core.trial import Measurement, Run, RunRecord
+from lrtune.core.trial import Assignment, Measurement, Run, RunRecord
 from lrtune.decide.plan import Done, Wait, next_run
 from lrtune.search import reuse
 from lrtune.search.engine import Bench, begin, fail, heartbeat, take
-
-
-@dataclass(frozen=True, kw_only=True)
-class Assignment:
-    """What a worker has to know to train a run, or to go on with it."""
-
-    run: Run
-    num_recorded: int
-    """Epochs that need not be measured again."""
-    known: tuple[Measurement, ...]
-    """Its first epochs, as far as they were trained before."""
 
 
 class Sweep:
@@ -69,12 +58,12 @@ class Sweep:
                 self._waiting = bool(self._at_work)  # until one of them ends, the answer is the same
                 return step
             if self._bench.study.claim(step, self._bench.worker):
+                self._at_work[step.id] = RunRecord(run=step, state="running")  # given back, whatever happens next
                 record = begin(step, self._bench)
                 for measurement in self._known_epochs(step):
                     if record.state == "running" and measurement.epoch > record.epochs:
                         record = take(record, replace(measurement, reused=True, again_epochs=0), self._bench)
-                if record.state == "running":
-                    self._at_work[step.id] = record
+                if self._goes_on(step.id, record):
                     return self.assignment(step.id)
 
     def assignment(self, run_id: str) -> Assignment:
@@ -107,8 +96,9 @@ class Sweep:
 
     def give_up(self, run_id: str) -> None:
         """Ends a run that lost its workers once too often."""
-        times = f"lost its worker {self.retries[run_id]} times, the last time because {self._reasons[run_id]}"
-        self.fail(run_id, TrialError(times))
+        count = self.retries[run_id]
+        times = "once" if count == 1 else f"{count} times, the last time"
+        self.fail(run_id, TrialError(f"lost its worker {times} because {self._reasons[run_id]}"))
 
     @contextmanager
     def at_work(self) -> Iterator[None]:

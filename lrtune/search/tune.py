@@ -5,12 +5,10 @@ and stops the trial when told to; both do nothing else. Tune's own experiment fo
 and lies in a temporary folder: what a sweep goes on from is the study's database and its checkpoints.
 """
 
-import faulthandler
 import os
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,13 +20,14 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
 from lrtune.core.engines import Ray
-from lrtune.core.errors import LrtuneError, TaskError, TrialError
+from lrtune.core.errors import LrtuneError
 from lrtune.core.events import Note
-from lrtune.core.trial import Measurement
+from lrtune.core.trial import Assignment
 from lrtune.decide.plan import Done, Wait
 from lrtune.search.cluster import Cluster
 from lrtune.search.engine import Emit
-from lrtune.search.sweep import Assignment, Sweep
+from lrtune.search.sweep import Sweep
+from lrtune.search.trainable import OpenTraining, RunTrainable
 
 ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new one is never silent
@@ -42,11 +41,6 @@ LOOK_EVERY_S = 2.0
 """At the nodes of the cluster, of which some may have come or gone."""
 TELL_AFTER_S = 30.0
 """Without a node that can hold a trial."""
-
-Train = Callable[[Assignment], Iterator[Measurement]]
-"""The measurements of a run from its first epoch on."""
-OpenTraining = Callable[[], Train]
-"""Opens the training in a worker process; picklable."""
 
 
 def sweep_cluster(sweep: Sweep, open_training: OpenTraining, cluster: Cluster, options: Ray, emit: Emit) -> Done:
@@ -77,56 +71,19 @@ def sweep_cluster(sweep: Sweep, open_training: OpenTraining, cluster: Cluster, o
                 verbose=0,
             ),
         )
-        tuner.fit()
+        try:
+            tuner.fit()
+        except Exception as error:
+            if desk.error is None:
+                said = (str(error).strip().splitlines() or [""])[-1]
+                raise LrtuneError(
+                    f"Ray Tune failed ({type(error).__name__}: {said}); `lrtune resume` goes on from what is recorded."
+                ) from error
     if desk.error is not None:
         raise desk.error
     if desk.done is None:
         raise LrtuneError("Ray Tune ended the sweep before it was done; `lrtune resume` goes on from what is recorded.")
     return desk.done
-
-
-class RunTrainable(tune.Trainable):  # type: ignore[misc]
-    """One run after the other in a worker process; a step is an epoch."""
-
-    def setup(self, config: dict[str, Any], *, open_training: OpenTraining, timeout_s: float) -> None:
-        """Opens the training, and begins the first run."""
-        self._timeout_s = timeout_s
-        with self._watched():
-            self._train = open_training()
-        self._assignment: Assignment = config["assignment"]
-        self._measurements = self._train(self._assignment)
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Leaves one run, and begins another in the same process."""
-        self.cleanup()
-        self._assignment = new_config["assignment"]
-        self._measurements = self._train(self._assignment)
-        return True
-
-    def step(self) -> dict[str, Any]:
-        """Trains an epoch, and says what it gave or why there is none."""
-        with self._watched():
-            try:
-                for measurement in self._measurements:
-                    if measurement.epoch > self._assignment.num_recorded:
-                        return {"measurement": measurement}
-            except (TrialError, TaskError) as error:
-                return {"failure": error}
-        return {"failure": TrialError("the training ended before its last epoch")}
-
-    def cleanup(self) -> None:
-        """Leaves the run in the middle, if it is there."""
-        self._measurements.close()  # type: ignore[attr-defined]
-
-    @contextmanager
-    def _watched(self) -> Iterator[None]:
-        """Ends the process where this takes too long, whatever it hangs in: Python's own watchdog needs no lock."""
-        if self._timeout_s:
-            faulthandler.dump_traceback_later(self._timeout_s, exit=True, file=sys.__stderr__ or sys.stderr)
-        try:
-            yield
-        finally:
-            faulthandler.cancel_dump_traceback_later()
 
 
 class _Desk:
@@ -254,6 +211,14 @@ class _Scheduler(FIFOScheduler):  # type: ignore[misc]
     def __init__(self, desk: _Desk):
         super().__init__()
         self._desk = desk
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """None: Tune starts what is pending by itself.
+
+        FIFO's choice would give a worker that has become free to a trial whose own is about to start, and end that one:
+        where runs are short, a node that has joined would never get to train.
+        """
+        return None
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Whether a trial goes on."""

@@ -13,6 +13,7 @@ from typing import Protocol
 from lrtune.core.errors import StoreError
 
 SUFFIX = ".ckpt"
+LIMIT_BYTES = 20 * 2**30
 _DIGEST_BYTES = 32
 
 
@@ -55,7 +56,7 @@ def unsealed(content: bytes, path: object) -> bytes:
 class CheckpointStore:
     """The checkpoints of one study."""
 
-    def __init__(self, folder: Path, *, limit_bytes: int = 20 * 2**30):
+    def __init__(self, folder: Path, *, limit_bytes: int = LIMIT_BYTES):
         """Checkpoints in `folder`, which is made; over `limit_bytes` those that took the fewest epochs go first."""
         self.folder = folder
         self.limit_bytes = limit_bytes
@@ -106,12 +107,18 @@ class CheckpointStore:
 
     def keep_only(self, keys: Container[str]) -> None:
         """Forgets all other states, and what killed processes left half-written."""
-        for path in self.folder.iterdir():
+        for path in self._files():
             if path.name.split(".")[0] not in keys or not path.name.endswith(SUFFIX):
                 path.unlink(missing_ok=True)
 
     def _paths(self, key: str) -> list[Path]:
-        return list(self.folder.glob(f"{key}.*{SUFFIX}"))
+        return [path for path in self._files() if path.name.startswith(f"{key}.") and path.name.endswith(SUFFIX)]
+
+    def _files(self) -> list[Path]:
+        try:
+            return list(self.folder.iterdir())
+        except OSError as error:
+            raise StoreError(f"checkpoints in {self.folder} cannot be listed: {error.strerror}.") from error
 
     def _evict(self, keep: Path) -> None:
         """Drops what took the fewest epochs, of equals the oldest, until the rest fits; never `keep`."""

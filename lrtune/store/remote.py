@@ -3,16 +3,24 @@
 import time
 from collections.abc import Callable, Container, Iterable
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec
 
 from lrtune.core.errors import InputError, StoreError
-from lrtune.store.checkpoints import SUFFIX, Checkpoints, sealed, unsealed
+from lrtune.store.checkpoints import LIMIT_BYTES, SUFFIX, Checkpoints, CheckpointStore, sealed, unsealed
 
 T = TypeVar("T")
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 5.0
+
+
+def shared_checkpoints(place: str, study: str) -> Checkpoints:
+    """The checkpoints of one study below a folder that machines share, or a URL that fsspec knows."""
+    if "://" in place:
+        return PatientCheckpoints(RemoteCheckpointStore(f"{place.rstrip('/')}/{study}"))
+    return PatientCheckpoints(CheckpointStore(Path(place) / study))
 
 
 class RemoteCheckpointStore:
@@ -21,7 +29,7 @@ class RemoteCheckpointStore:
     Its puts are taken to be whole or not at all, as those of object stores are.
     """
 
-    def __init__(self, url: str, *, limit_bytes: int = 20 * 2**30):
+    def __init__(self, url: str, *, limit_bytes: int = LIMIT_BYTES):
         """Checkpoints below `url`; over `limit_bytes` those that took the fewest epochs go first.
 
         Raises:
@@ -32,8 +40,9 @@ class RemoteCheckpointStore:
         self.limit_bytes = limit_bytes
         try:
             self._fs, self._root = fsspec.core.url_to_fs(url, use_listings_cache=False)
-        except (ImportError, ValueError) as error:
-            raise InputError(f"`storage_path` must be a URL that fsspec knows, but got {url!r}: {error}.") from None
+        except (ImportError, ValueError, OSError) as error:
+            said = str(error).strip().splitlines()[0]
+            raise InputError(f"`storage_path` must be a URL that fsspec knows, but got {url!r}: {said}.") from None
         self._try("made", lambda: self._fs.makedirs(self._root, exist_ok=True))
 
     def save(self, key: str, payload: bytes, epochs: int) -> None:
@@ -72,11 +81,11 @@ class RemoteCheckpointStore:
 
     def _entries(self) -> dict[str, dict[str, Any]]:
         """What there is, by path."""
-        try:
-            found: dict[str, dict[str, Any]] = self._try("listed", lambda: self._fs.find(self._root, detail=True))
-        except FileNotFoundError:
+        try:  # not find(), which takes a place that cannot be reached for an empty one
+            found: list[dict[str, Any]] = self._try("listed", lambda: self._fs.ls(self._root, detail=True))
+        except FileNotFoundError:  # an object store has no empty folders
             return {}
-        return {path: about for path, about in found.items() if path.endswith(SUFFIX)}
+        return {about["name"]: about for about in found if about["name"].endswith(SUFFIX)}
 
     def _remove(self, paths: Iterable[str]) -> None:
         for path in list(paths):
@@ -99,7 +108,9 @@ class RemoteCheckpointStore:
     def _try(self, done: str, action: Callable[[], T]) -> T:
         try:
             return action()
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if done in ("made", "written"):
+                raise StoreError(f"checkpoints at {self.url} cannot be {done}: {error}") from error
             raise
         except Exception as error:  # each file system has errors of its own
             raise StoreError(f"checkpoints at {self.url} cannot be {done}: {error}") from error

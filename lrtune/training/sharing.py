@@ -18,6 +18,8 @@ def to_array(tensor: Tensor) -> tuple[NDArray[np.uint8], str, tuple[int, ...]]:
 def from_array(parts: tuple[NDArray[np.uint8], str, tuple[int, ...]]) -> Tensor:
     """A tensor on the CPU over the same memory, which must not be written to."""
     content, dtype, shape = parts
+    if not content.size:
+        return torch.empty(shape, dtype=getattr(torch, dtype))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing writes to data
         return torch.from_numpy(content).view(getattr(torch, dtype)).reshape(shape)

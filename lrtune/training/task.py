@@ -173,7 +173,7 @@ def modules_of(source: TaskSource) -> list[ModuleType]:
     found = []
     for name, module in list(sys.modules.items()):
         file = Path(getattr(module, "__file__", None) or "/")
-        beside = file.is_relative_to(folder) and "site-packages" not in file.parts
+        beside = file.is_absolute() and file.resolve().is_relative_to(folder) and "site-packages" not in file.parts
         if beside and name != "__main__" and name.partition(".")[0] != "lrtune":
             found.append(module)
     return found

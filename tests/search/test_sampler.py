@@ -247,7 +247,7 @@ def test_a_recipe_survives_the_way_through_optuna(space):
     state = grow(make_state(sampler="random", space=space), 40)
     fitted = fitted_space(state)
     for trial in trials_of(state):
-        frozen = sampler._frozen(trial, fitted, BASELINE)
+        frozen = sampler._frozen(trial, fitted)
         frozen._validate()
         asked_again = optuna.trial.FixedTrial(dict(frozen.params))
         assert sampler._suggest(asked_again, fitted, BASELINE) == trial.recipe
@@ -260,14 +260,14 @@ def test_parameters_exist_only_where_they_are_used():
     for trial in trials_of(state):
         decay = trial.recipe.decay.name
         own = {f"{decay}.{key}" for key in decay_parameters(decay) if key in fitted.decays.get(decay, {})}
-        assert set(sampler._frozen(trial, fitted, BASELINE).params) == always | own
+        assert set(sampler._frozen(trial, fitted).params) == always | own
 
 
 def test_an_optimizer_has_parameters_of_its_own():
     state = grow(make_state(sampler="random", space="fine-tuning"), 30)
     seen = {}
     for trial in trials_of(state):
-        params = sampler._frozen(trial, fitted_space(state), BASELINE).params
+        params = sampler._frozen(trial, fitted_space(state)).params
         seen.setdefault(trial.recipe.optimizer, set()).update(name for name in params if "." in name)
     own = {name: {f"{name}.peak_lr", f"{name}.weight_decay"} for name in ("adamw", "sgd")}
     assert {name: {n for n in names if n.startswith(name)} for name, names in seen.items()} == own

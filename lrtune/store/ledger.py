@@ -1,0 +1,61 @@
+"""A study whose only writer is this process: read once, and from then on kept in memory as it is written."""
+
+from dataclasses import replace
+
+from lrtune.core.study import StudyState
+from lrtune.core.trial import Measurement, Run, RunRecord, RunState
+from lrtune.store.database import StudyStore
+
+
+class Ledger:
+    """A study's store that answers what is recorded without asking the database; every change goes there first."""
+
+    def __init__(self, store: StudyStore):
+        self._store = store
+        self._state: StudyState | None = None
+        self._read()
+
+    def state(self) -> StudyState:
+        """Everything recorded so far."""
+        if self._state is None:
+            self._state = replace(self._begun_with, records=tuple(self._records.values()))
+        return self._state
+
+    def claim(self, run: Run, worker: str) -> bool:
+        """See `StudyStore.claim`. Where another process was faster, there is one, and the study is read again."""
+        if not self._store.claim(run, worker):
+            self._read()
+            return False
+        known = self._records.get(run.id, RunRecord(run=run, state="running"))
+        self._keep(replace(known, orphaned=False))
+        return True
+
+    def record(self, run: Run, measurement: Measurement) -> None:
+        """See `StudyStore.record`."""
+        self._store.record(run, measurement)
+        record = self._records[run.id]
+        if measurement.epoch > record.epochs:
+            self._keep(replace(record, measurements=(*record.measurements, measurement)))
+
+    def heartbeat(self, run: Run) -> None:
+        """See `StudyStore.heartbeat`."""
+        self._store.heartbeat(run)
+
+    def finish(self, run: Run, state: RunState, reason: str = "") -> None:
+        """See `StudyStore.finish`."""
+        self._store.finish(run, state, reason)
+        self._keep(replace(self._records[run.id], state=state, reason=reason))
+
+    def release(self, run: Run) -> None:
+        """See `StudyStore.release`."""
+        self._store.release(run)
+        self._keep(replace(self._records[run.id], orphaned=True))
+
+    def _read(self) -> None:
+        self._begun_with = self._store.state()
+        self._records = {record.run.id: record for record in self._begun_with.records}
+        self._state = self._begun_with
+
+    def _keep(self, record: RunRecord) -> None:
+        self._records[record.run.id] = record
+        self._state = None
