@@ -1,10 +1,14 @@
 """A Ray cluster: to start one or to find one, what its nodes can hold, and whether they can do what a sweep needs."""
 
 import logging
+import os
 import pickle
+import socket
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -17,7 +21,9 @@ from lrtune.core.errors import InputError, LrtuneError, TaskError
 Result = TypeVar("Result")
 Serializer = tuple[Callable[[Any], Any], Callable[[Any], Any]]
 PROBE_S = 60.0
-"""How long a node may take to answer."""
+"""How long a node may take to do something for the first time."""
+ANSWER_S = 5.0
+"""How long a cluster may take to answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,10 +149,32 @@ def _start(address: str) -> None:
         if address == "local":
             ray.init(address="local", include_dashboard=False, **quiet)
         else:
+            _check_that_it_answers(address)
             ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         said = str(error).strip().splitlines()[0]
         raise InputError(f"`address` must be that of a running Ray cluster, but got {address!r}: {said}") from None
+
+
+def _check_that_it_answers(address: str) -> None:
+    """Whether anybody listens there: Ray itself would try for minutes, and then end the process.
+
+    Raises:
+        OSError: nobody does.
+        ValueError: it is no address.
+    """
+    if address == "auto":
+        noted = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray" / "ray_current_cluster"
+        address = noted.read_text(encoding="utf-8").strip() if noted.exists() else ""
+        if not address:
+            raise ConnectionError("no cluster was started on this machine.")
+    host, colon, port = address.rpartition(":")
+    if not (colon and port.isdecimal()):
+        raise ValueError("it is neither auto, nor local, nor host:port.")
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
+    except OSError as error:
+        raise ConnectionError(f"nobody answers at {address} ({error.strerror or error}).") from None
 
 
 def _nodes() -> list[dict[str, Any]]:

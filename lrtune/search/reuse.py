@@ -153,11 +153,11 @@ def train(
     prefix = Prefix(schedule=schedule_of(run, trainer.steps_per_epoch), ground=ground)
     while len(prefix.measurements) < run.stop_epochs:
         key = prefix.next_key
-        found = known.get(key) or _saved(key, checkpoints)
+        found = known.get(key) or _saved(run, key, checkpoints)
         if found is None:
             break
         prefix = prefix.plus(found)
-        yield replace(found, reused=found.prefix in known, again_epochs=0)
+        yield replace(found, reused=found.reused or found.prefix in known, again_epochs=0)
         if found.diverged:
             return
     if len(prefix.measurements) == run.stop_epochs:
@@ -171,7 +171,8 @@ def train(
             return
         before = prefix
         prefix = prefix.plus(replace(measurement, prefix=prefix.next_key))
-        checkpoints.save(prefix.key, state | {"measurement": asdict(prefix.measurements[-1])}, measurement.epoch)
+        trained = {"run": run.id, "measurement": asdict(prefix.measurements[-1])}
+        checkpoints.save(prefix.key, state | trained, measurement.epoch)
         if measurement.epoch - 1 > num_known and not before.ends_on_trunk:
             checkpoints.drop(before.key)
 
@@ -186,10 +187,10 @@ def train(
         yield measurement
 
 
-def _saved(key: str, checkpoints: Checkpoints) -> Measurement | None:
-    """The measurement of an epoch that was saved just before its process was killed, and so not recorded."""
+def _saved(run: Run, key: str, checkpoints: Checkpoints) -> Measurement | None:
+    """The measurement of an epoch that was saved and is not recorded yet, as its run was killed or is under way."""
     state = checkpoints.load(key)
-    return Measurement(**state["measurement"]) if state is not None else None
+    return Measurement(**state["measurement"] | {"reused": state["run"] != run.id}) if state is not None else None
 
 
 def _latest(prefix: Prefix, checkpoints: Checkpoints) -> tuple[int, State | None]:

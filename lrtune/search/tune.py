@@ -29,12 +29,13 @@ from lrtune.search.engine import Emit
 from lrtune.search.sweep import Sweep
 from lrtune.search.trainable import OpenTraining, RunTrainable
 
+MAX_WORKERS = 1_000_000
 ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new one is never silent
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends a sweep as it ends any search
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
-    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",  # the searcher knows how many there may be
+    "TUNE_MAX_PENDING_TRIALS_PG": str(MAX_WORKERS),  # the searcher knows how many there may be
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
 LOOK_EVERY_S = 2.0
@@ -50,10 +51,26 @@ def sweep_cluster(sweep: Sweep, open_training: OpenTraining, cluster: Cluster, o
         StoreError: the study cannot be recorded any more.
         TaskError: the task failed before any run of the study got through an epoch.
     """
-    desk = _Desk(sweep, cluster, options, emit)
+    for _ in range(1 + options.max_retries):
+        desk = _Desk(sweep, cluster, options, emit)
+        failure = ""
+        with sweep.at_work():
+            try:
+                _experiment(desk, open_training, cluster, options)
+            except Exception as error:  # a bug of Tune's: the death of a worker that is idle, say
+                failure = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[-1]}"
+        if desk.error is not None:
+            raise desk.error
+        if desk.done is not None:
+            return desk.done
+        emit(Note(f"Ray Tune ended early ({failure or 'it did not say why'}); its runs go on in a new experiment"))
+    raise LrtuneError(f"Ray Tune failed again and again ({failure}); `lrtune resume` goes on from what is recorded.")
+
+
+def _experiment(desk: "_Desk", open_training: OpenTraining, cluster: Cluster, options: Ray) -> None:
     trainable = tune.with_parameters(RunTrainable, open_training=open_training, timeout_s=options.trial_timeout_s)
-    with _environment(ENVIRONMENT), tempfile.TemporaryDirectory(prefix="lrtune-") as folder, sweep.at_work():
-        tuner = tune.Tuner(
+    with _environment(ENVIRONMENT), tempfile.TemporaryDirectory(prefix="lrtune-") as folder:
+        tune.Tuner(
             tune.with_resources(trainable, {name.lower(): amount for name, amount in cluster.request.items()}),
             tune_config=tune.TuneConfig(
                 search_alg=_Searcher(desk),
@@ -70,20 +87,7 @@ def sweep_cluster(sweep: Sweep, open_training: OpenTraining, cluster: Cluster, o
                 failure_config=tune.FailureConfig(max_failures=options.max_retries),
                 verbose=0,
             ),
-        )
-        try:
-            tuner.fit()
-        except Exception as error:
-            if desk.error is None:
-                said = (str(error).strip().splitlines() or [""])[-1]
-                raise LrtuneError(
-                    f"Ray Tune failed ({type(error).__name__}: {said}); `lrtune resume` goes on from what is recorded."
-                ) from error
-    if desk.error is not None:
-        raise desk.error
-    if desk.done is None:
-        raise LrtuneError("Ray Tune ended the sweep before it was done; `lrtune resume` goes on from what is recorded.")
-    return desk.done
+        ).fit()
 
 
 class _Desk:
@@ -211,6 +215,7 @@ class _Scheduler(FIFOScheduler):  # type: ignore[misc]
     def __init__(self, desk: _Desk):
         super().__init__()
         self._desk = desk
+        self._kept: set[Any] = set()
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """None: Tune starts what is pending by itself.
@@ -218,7 +223,20 @@ class _Scheduler(FIFOScheduler):  # type: ignore[misc]
         FIFO's choice would give a worker that has become free to a trial whose own is about to start, and end that one:
         where runs are short, a node that has joined would never get to train.
         """
+        self._keep_idle_workers(tune_controller)
         return None
+
+    def _keep_idle_workers(self, tune_controller: Any) -> None:
+        """Lets Tune keep all workers through a pause of the plan, where it would end all but one.
+
+        There is no public way to say so; without it, those that are needed after the pause are started anew.
+        """
+        controller = getattr(tune_controller, "_tune_controller", tune_controller)
+        cache = getattr(controller, "_actor_cache", None)
+        for request in {trial.placement_group_factory for trial in controller.get_live_trials()} - self._kept:
+            self._kept.add(request)
+            if cache is not None:
+                cache.increase_max(request, by=MAX_WORKERS)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Whether a trial goes on."""

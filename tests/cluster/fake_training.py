@@ -12,7 +12,6 @@ import psutil
 
 from lrtune.core.engines import Ray
 from lrtune.core.errors import TaskError, TrialError
-from lrtune.search import reuse
 from lrtune.search.cluster import connect
 from lrtune.search.engine import Bench
 from lrtune.search.sampler import ask
@@ -63,12 +62,12 @@ class Training:
         return False
 
 
-def sweep(store, training, address, *, emit=lambda event: None, cpus_per_trial=1.0, **options):
+def sweep(store, training, address, *, emit=lambda event: None, ground=lambda run: "", **options):
     """Trains a study on a cluster; also the sweep, for what it counted."""
     bench = Bench(study=Ledger(store), worker=this_worker(), ask=ask, emit=emit)
     ray = Ray(**options)
-    one = Sweep(bench, ground=lambda run: reuse.ground_of(run, {}), max_retries=ray.max_retries)
-    with connect(address, cpus_per_trial=cpus_per_trial, gpus_per_trial=0) as cluster:
+    one = Sweep(bench, ground=ground, max_retries=ray.max_retries)
+    with connect(address, cpus_per_trial=ray.cpus_per_trial, gpus_per_trial=0) as cluster:
         done = sweep_cluster(one, training, cluster, ray, emit)
     return done, one
 
