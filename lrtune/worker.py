@@ -43,7 +43,7 @@ class SharedTask:
         """Opens the task in this process."""
         from lrtune.search.cluster import fetch
 
-        if Path(self.folder).is_dir():
+        if self.folder and Path(self.folder).is_dir():
             os.chdir(self.folder)
         return Trainer(fetch(self.task), self.settings)
 
@@ -115,9 +115,14 @@ def test_top1s(trainer: Trainer, keys: Sequence[str], checkpoints: Checkpoints) 
     return {key: trainer.test_top1(state) for key, state in found.items() if state is not None}
 
 
-def look_around(place: str, name: str) -> tuple[str, bool]:
-    """The version of lrtune here, and whether a checkpoint can be seen."""
-    return version("lrtune"), shared_checkpoints(place, PROBES).load(name) is not None
+def versions() -> dict[str, str]:
+    """Of what must be the same wherever a study is trained."""
+    return {package: version(package) for package in ("lrtune", "torch")}
+
+
+def look_around(place: str, name: str) -> tuple[dict[str, str], bool]:
+    """The versions here, and whether a checkpoint can be seen."""
+    return versions(), shared_checkpoints(place, PROBES).load(name) is not None
 
 
 PROBES = "probes"

@@ -152,7 +152,7 @@ class RaySite:
             storage_path=_absolute(engine.storage_path) or str(places.home.resolve() / "checkpoints"),
         )
         shared = share(task, modules=modules_of(source), serializers=TENSORS)
-        self._task = worker.SharedTask(shared, settings, os.getcwd(), self.places.storage_path)
+        self._task = worker.SharedTask(shared, settings, _here(), self.places.storage_path)
         counting = Trainer(task, replace(settings, device="cpu", precision="fp32", threads=0))
         self.steps_per_epoch = counting.steps_per_epoch
         self.num_validation = counting.validation.num_images
@@ -203,7 +203,7 @@ class RaySite:
         return self._cluster.call(partial(worker.shared_test_top1s, self._task, keys, study))
 
     def _check_storage(self) -> None:
-        """Whether every node sees what is written here, and has the same lrtune.
+        """Whether every node sees what is written here, and has the same lrtune and torch.
 
         Raises:
             InputError: the nodes that do not, by name.
@@ -215,10 +215,13 @@ class RaySite:
             answers = self._cluster.call_everywhere(partial(worker.look_around, self.places.storage_path, name))
         finally:
             checkpoints.drop(name)
-        here, problems = version("lrtune"), []
+        problems = []
         for node, (theirs, is_shared) in answers.items():
-            if theirs != here:
-                problems.append(f"node {node} has lrtune {theirs}, but this machine has {here}.")
+            problems += [
+                f"node {node} has {package} {theirs[package]}, but this machine has {ours}."
+                for package, ours in worker.versions().items()
+                if theirs[package] != ours
+            ]
             if not is_shared:
                 where = self.places.storage_path
                 problems.append(
@@ -268,3 +271,11 @@ def _open_workbench(name: str, source: TaskSource, places: Places, emit: Emit) -
 def _absolute(path: str) -> str:
     """A path as every process sees it; URLs, and no path, as they are."""
     return str(Path(path).resolve()) if path and "://" not in path else path
+
+
+def _here() -> str:
+    """The working directory; empty where it was removed, as Ray does with a job's if its nodes share a machine."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return ""

@@ -165,9 +165,9 @@ def _check_that_it_answers(address: str) -> None:
     """
     if address == "auto":
         noted = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray" / "ray_current_cluster"
-        address = noted.read_text(encoding="utf-8").strip() if noted.exists() else ""
+        address = os.environ.get("RAY_ADDRESS") or (noted.read_text(encoding="utf-8").strip() if noted.exists() else "")
         if not address:
-            raise ConnectionError("no cluster was started on this machine.")
+            return  # Ray looks through the processes of this machine, and says at once where there is none
     host, colon, port = address.rpartition(":")
     if not (colon and port.isdecimal()):
         raise ValueError("it is neither auto, nor local, nor host:port.")
@@ -202,9 +202,9 @@ def _awaited(reference: Any) -> Any:
     except RayTaskError as error:
         if isinstance(error.cause, LrtuneError):
             raise error.cause from None
-        raise
+        raise LrtuneError(f"a worker of the cluster failed: {_cause(error)}.") from error
     except RayError as error:
-        raise LrtuneError(f"a worker of the cluster failed: {_cause(error)}") from None
+        raise LrtuneError(f"a worker of the cluster failed: {_cause(error)}.") from None
 
 
 def _cause(error: RayError) -> str:

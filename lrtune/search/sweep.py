@@ -110,6 +110,7 @@ class Sweep:
             for run in self.runs:
                 self._bench.study.release(run)
             self._at_work.clear()
+            self._waiting = False
 
     def _known_epochs(self, run: Run) -> tuple[Measurement, ...]:
         return reuse.known_epochs(run, self._ground(run), self._known, self._steps_per_epoch)

@@ -161,7 +161,7 @@ class _Desk:
         said = Path(trial.error_file).read_text(encoding="utf-8").strip() if trial.error_file else ""
         if "OutOfMemoryError" in said:
             return "its node ran out of memory"
-        if "ActorDied" in said or "actor died" in said or "ActorUnavailable" in said:
+        if any(sign in said for sign in ("actor died", "ActorDied", "unavailable", "ActorUnavailable")):
             return "its process or its node died"
         return said.splitlines()[-1] if said else "Ray Tune said nothing of why"
 

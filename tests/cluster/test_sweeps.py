@@ -164,7 +164,7 @@ def test_what_fits_on_the_nodes_is_how_many_train_side_by_side(three_nodes):
 @pytest.mark.parametrize(
     ("address", "words"),
     [
-        ("auto", "no cluster was started on this machine"),
+        ("auto", "Could not find any running Ray instance"),
         ("127.0.0.1:9", "nobody answers at 127.0.0.1:9"),
         ("banana", "neither auto, nor local, nor host:port"),
         ("ray://127.0.0.1:10001", "submit a job"),
