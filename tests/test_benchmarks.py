@@ -8,6 +8,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
+from benchmarks import decisions
 from benchmarks.replay.ledger import NONE, Ledger, Over, replay
 from benchmarks.replay.measure import Regrets, measure, quartiles
 from benchmarks.replay.peers import NEED_RAY, PEERS
@@ -267,3 +268,11 @@ def test_public_curves_are_scored_by_minus_the_loss_from_the_first_epoch_on(tmp_
     assert len(pool.result(2, 2, 2)) == 1
     assert [parameter.kind for parameter in pool.parameters] == ["log", "linear"]
     assert pool.nearest({"lr": 2e-2, "momentum": 0.5}) == 1
+
+
+@pytest.mark.slow
+def test_a_simulated_sweep_ends_and_keeps_its_memory():
+    stages = list(decisions.simulate(400, 100, 4))
+    assert [stage["trials"] for stage in stages] == [100, 200, 300, 400]
+    assert sum(stage["decisions"] for stage in stages) > 3 * 400  # an assignment and an epoch for each trial, and more
+    assert stages[-1]["memory_mib"] - stages[1]["memory_mib"] < 30
