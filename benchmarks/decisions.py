@@ -52,13 +52,13 @@ def main() -> None:
     stages = []
     for stage in simulate(given.trials, given.slots, given.stages):
         stages.append(stage)
+        if given.json:
+            found = {"benchmark": "decisions", "environment": environment, "trials": given.trials, "slots": given.slots}
+            given.json.write_text(json.dumps(found | {"stages": stages}, indent=1) + "\n")
         print(", ".join(f"{name.replace('_', ' ')} {value:,.4g}" for name, value in stage.items()), flush=True)
     seconds = sum(stage["seconds"] for stage in stages)
     total = sum(stage["decisions"] for stage in stages)
     print(f"{total:,.0f} decisions in {seconds:.0f} s: {total / seconds:.1f} a second")
-    if given.json:
-        found = {"benchmark": "decisions", "environment": environment, "trials": given.trials, "slots": given.slots}
-        given.json.write_text(json.dumps(found | {"stages": stages}, indent=1) + "\n")
 
 
 def simulate(num_trials: int, num_slots: int, num_stages: int) -> Iterator[dict[str, float]]:

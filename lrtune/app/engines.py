@@ -81,7 +81,8 @@ def open_site(
     except ImportError:
         raise InputError("the Ray engine needs Ray Tune: pip install 'lrtune[ray]'.") from None
     address = engine.address or os.environ.get("RAY_ADDRESS") or "local"
-    with cluster.connect(address, cpus_per_trial=engine.cpus_per_trial, gpus_per_trial=engine.gpus_per_trial) as found:
+    gpus = 0.0 if settings.device == "cpu" and engine.gpus_per_trial is None else engine.gpus_per_trial
+    with cluster.connect(address, cpus_per_trial=engine.cpus_per_trial, gpus_per_trial=gpus) as found:
         yield RaySite(engine, found, task, source, settings, places)
 
 

@@ -291,7 +291,8 @@ def on_rungs(*ends, number=0, rungs=(C1, FIRST_4), pruner="fair"):
         )
     state = StudyState(config=config, range_results=range_results(), records=tuple(records))
     (trial,) = trials_of(state)
-    return sampler._frozen(trial, fitted_space(state), BASELINE, for_sampler=True)
+    kind = sampler._kind(fitted_space(state), trial.recipe.optimizer, trial.recipe.decay.name)
+    return sampler._seen(trial, kind)
 
 
 # the runs of a trial; what the sampler takes it for, worst first

@@ -359,6 +359,7 @@ class Perils(MiniStates):
         self.strike("about to hand in")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [CONFIGS["fair"], CONFIGS["rungs"]], ids=["fair", "rungs"])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_workers_that_are_lost_at_any_moment_change_nothing_at_one_slot(tmp_path, seed, changes):
@@ -723,6 +724,7 @@ def unbroken_small(tmp_path_factory):
     return records
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nth", range(1, NUM_EVENTS + 1))
 def test_a_driver_that_is_killed_at_any_event_leaves_what_the_next_one_finishes(url, unbroken_small, nth):
     states = MiniStates()
