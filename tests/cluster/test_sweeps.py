@@ -164,7 +164,7 @@ def test_what_fits_on_the_nodes_is_how_many_train_side_by_side(three_nodes):
 @pytest.mark.parametrize(
     ("address", "words"),
     [
-        ("auto", "Could not find any running Ray instance"),
+        ("auto", "nobody answers at 127.0.0.1:9"),  # it was started here, and has died since
         ("127.0.0.1:9", "nobody answers at 127.0.0.1:9"),
         ("banana", "neither auto, nor local, nor host:port"),
         ("ray://127.0.0.1:10001", "submit a job"),
@@ -172,6 +172,8 @@ def test_what_fits_on_the_nodes_is_how_many_train_side_by_side(three_nodes):
 )
 def test_a_cluster_that_is_not_there_is_said_at_once(address, words, monkeypatch, tmp_path):
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:9")
     with pytest.raises(InputError, match=words), connect(address, cpus_per_trial=1, gpus_per_trial=0):
         pass
 
