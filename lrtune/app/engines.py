@@ -186,11 +186,11 @@ class RaySite:
         from lrtune.search.sweep import Sweep
         from lrtune.search.tune import sweep_cluster
 
+        if is_done(store.state()):
+            return Done("nothing is left to train")
         bench = Bench(
             study=Ledger(store), worker=this_worker(), ask=ask, emit=_tidying(emit, store.config, self.places)
         )
-        if is_done(store.state()):
-            return Done("nothing is left to train")
 
         def ground(run: Run) -> str:
             return worker.ground_of(store.config, run, self._environments[run.recipe.optimizer])

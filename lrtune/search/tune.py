@@ -215,7 +215,7 @@ class _Scheduler(FIFOScheduler):  # type: ignore[misc]
     def __init__(self, desk: _Desk):
         super().__init__()
         self._desk = desk
-        self._kept: set[Any] = set()
+        self._keeps_workers = False
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """None: Tune starts what is pending by itself.
@@ -223,20 +223,19 @@ class _Scheduler(FIFOScheduler):  # type: ignore[misc]
         FIFO's choice would give a worker that has become free to a trial whose own is about to start, and end that one:
         where runs are short, a node that has joined would never get to train.
         """
-        self._keep_idle_workers(tune_controller)
         return None
 
-    def _keep_idle_workers(self, tune_controller: Any) -> None:
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         """Lets Tune keep all workers through a pause of the plan, where it would end all but one.
 
         There is no public way to say so; without it, those that are needed after the pause are started anew.
         """
-        controller = getattr(tune_controller, "_tune_controller", tune_controller)
-        cache = getattr(controller, "_actor_cache", None)
-        for request in {trial.placement_group_factory for trial in controller.get_live_trials()} - self._kept:
-            self._kept.add(request)
+        if not self._keeps_workers:
+            self._keeps_workers = True
+            controller = getattr(tune_controller, "_tune_controller", tune_controller)
+            cache = getattr(controller, "_actor_cache", None)
             if cache is not None:
-                cache.increase_max(request, by=MAX_WORKERS)
+                cache.increase_max(trial.placement_group_factory, by=MAX_WORKERS)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Whether a trial goes on."""
