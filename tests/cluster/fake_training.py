@@ -62,6 +62,10 @@ class Training:
         return False
 
 
+def url_of(folder):
+    return f"sqlite:///{folder / 'lrtune.db'}"
+
+
 def sweep(store, training, address, *, emit=lambda event: None, ground=lambda run: "", **options):
     """Trains a study on a cluster; also the sweep, for what it counted."""
     bench = Bench(study=Ledger(store), worker=this_worker(), ask=ask, emit=emit)

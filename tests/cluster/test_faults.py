@@ -24,15 +24,11 @@ from lrtune.search.local import work
 from lrtune.store.checkpoints import CheckpointStore
 from lrtune.store.database import StudyDatabase
 from lrtune.worker import States
-from tests.cluster.fake_training import Training, node_of, processes_of, records_of, sweep
+from tests.cluster.fake_training import Training, node_of, processes_of, records_of, sweep, url_of
 from tests.search.fake_objective import EPOCHS, make_bench, make_config, open_store
 from tests.search.fake_training import MiniTrainer, ground_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-
-
-def url_of(folder):
-    return f"sqlite:///{folder / 'lrtune.db'}"
 
 
 def small():
@@ -220,7 +216,8 @@ DRIVER = """
 import sys
 from tests.cluster.fake_training import Training, sweep
 from tests.search.fake_objective import open_store
-from tests.cluster.test_faults import small, url_of
+from tests.cluster.fake_training import url_of
+from tests.cluster.test_faults import small
 from pathlib import Path
 folder = Path(sys.argv[1])
 sweep(open_store(url_of(folder), small()), Training(folder, epoch_s=0.1), sys.argv[2])

@@ -20,7 +20,7 @@ from lrtune.search.cluster import connect
 from lrtune.search.local import work
 from lrtune.store.database import StudyDatabase
 from lrtune.training.batches import Images
-from tests.cluster.fake_training import Training, node_of, processes_of, records_of, sweep
+from tests.cluster.fake_training import Training, node_of, processes_of, records_of, sweep, url_of
 from tests.search.fake_objective import EPOCHS, make_bench, make_config, measurement, open_store
 
 pytestmark = pytest.mark.ray
@@ -59,10 +59,6 @@ def eventful(**changes):
     return make_config(
         space_toml=SPACE, sampler="random", pruner="median", seed=1, budget=Budget(14, "trials"), **changes
     )
-
-
-def url_of(folder):
-    return f"sqlite:///{folder / 'lrtune.db'}"
 
 
 @pytest.fixture
