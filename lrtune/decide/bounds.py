@@ -2,7 +2,7 @@
 
 The sweep's raw losses are smoothed afterwards, with a centred window in log LR: a causal average (EMA .98, as in
 fastai and Lightning) lags by half the sweep. Every threshold is relative to the curve's own drop and noise, so
-scaling the loss moves nothing, and every position is an LR on the curve, so shifting the LR axis shifts the answer.
+scaling the loss moves nothing; the interval's ends are LRs on the curve, so shifting the LR axis shifts the answer.
 """
 
 import math
@@ -22,12 +22,12 @@ MIN_POINTS = 16
 """Below this many points a curve says nothing."""
 MIN_SIGMAS = 6.0
 """The drop must exceed the smoothed curve's noise by this factor: the lowest of 200 noisy values is about 3 below."""
-LOW_DROP, SUGGESTED_DROP, HIGH_RISE = 0.2, 0.9, 0.25
-"""Shares of the drop: reached where the interval begins, reached at the suggestion, lost again where it ends."""
+LOW_DROP, HIGH_RISE = 0.2, 0.25
+"""Shares of the drop: reached where the interval begins, lost again where it ends."""
 SLIDE_DECADES, SLIDE_THRESHOLD = 1.2, 0.03
 RULE = (
     "from the LR at which a fifth of the drop in loss is reached to the one past the minimum at which a quarter of it "
-    "is lost again; first try: nine tenths of the drop"
+    "is lost again; first try: their geometric mean"
 )
 
 
@@ -58,14 +58,14 @@ def range_result(optimizer: str, curves: Sequence[RangeCurve]) -> RangeResult:
         return nothing(f"the loss falls by {drop:.3g}, which its noise ({noise[lowest]:.2g} after smoothing) explains")
 
     low = lrs[_first(losses[: lowest + 1] <= start - LOW_DROP * drop)]
-    suggestion = lrs[_first(losses[: lowest + 1] <= start - SUGGESTED_DROP * drop)]
     risen = np.flatnonzero(losses[lowest:] > losses[lowest] + HIGH_RISE * drop)
     high = lrs[lowest + risen[0]] if len(risen) else lrs[-1]
+    suggestion = math.sqrt(low * high)  # of many rules the one that lost least of the accuracy: docs/finder.md
     suggestions = {name: lr for name, rule in RULES.items() if (lr := rule(lrs, losses)) is not None}
     return RangeResult(
         optimizer=optimizer,
         curves=tuple(curves),
-        interval=Interval(low=float(low), high=float(high), suggestion=float(suggestion)),
+        interval=Interval(low=float(low), high=float(high), suggestion=suggestion),
         rule=RULE,
         suggestions=suggestions,
     )

@@ -1,8 +1,10 @@
 """From range curves to the interval: what must not move it, what is no signal, and the classic rules."""
 
+import json
 import math
 from dataclasses import replace
 from itertools import permutations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +17,6 @@ from lrtune.decide.bounds import (
     LOW_DROP,
     MIN_POINTS,
     RULES,
-    SUGGESTED_DROP,
     combine,
     range_result,
     smoothing,
@@ -72,12 +73,12 @@ def test_a_u_shaped_curve(noise):
     drop = 2.3 - lowest
     expected = [
         crossing(u_shaped, 2.3 - LOW_DROP * drop, -6, at_lowest),
-        crossing(u_shaped, 2.3 - SUGGESTED_DROP * drop, -6, at_lowest),
         crossing(u_shaped, lowest + HIGH_RISE * drop, at_lowest, 1),
     ]
     low, suggestion, high = values(found.interval)
     assert low < suggestion < high < 10**BLOWS_UP_AT
-    assert np.abs(np.log10([low, suggestion, high]) - np.log10(expected)).max() < 0.2  # decades
+    assert np.abs(np.log10([low, high]) - np.log10(expected)).max() < 0.2  # decades
+    assert suggestion == pytest.approx(math.sqrt(low * high))
     assert high > 10 ** (BLOWS_UP_AT - 0.3)
     assert (found.reason, found.optimizer, len(found.curves)) == ("", "sgd", 3)
     assert found.rule
@@ -263,6 +264,97 @@ def test_slide_stops_below_the_blow_up():
     x = np.log10(lrs)
     losses = np.where(x < -1, -x, 1 + 10 * (x + 1) ** 2)
     assert RULES["slide"](lrs, losses) == pytest.approx(0.1 / 10**1.2, rel=0.2)
+
+
+# --- on recorded curves ---
+
+
+def recorded():
+    """Three sweeps of each task and optimizer of the finder benchmark."""
+    cells = json.loads(Path(__file__).parents[2].joinpath("benchmarks", "results", "finder.json").read_text())["cells"]
+    found = {}
+    for cell in cells:
+        lrs = np.geomspace(*cell["sweep"]).tolist()
+        found[f"{cell['case']}, {cell['optimizer']}"] = [
+            RangeCurve(lrs=tuple(lrs[: len(kept["losses"])]), **kept | {"losses": tuple(kept["losses"])})
+            for kept in cell["curves"]
+        ]
+    return found
+
+
+RECORDED = pytest.mark.parametrize("curves", [pytest.param(curves, id=name) for name, curves in recorded().items()])
+
+
+def with_lrs(curves, factor):
+    return [replace(c, lrs=tuple(factor * lr for lr in c.lrs)) for c in curves]
+
+
+def with_losses(curves, change):
+    return [replace(c, losses=tuple(change(np.array(c.losses)).tolist())) for c in curves]
+
+
+def part(curves, start, end):
+    """The steps from one LR to another."""
+    first, last = np.searchsorted(curves[0].lrs, [start, end])
+    return [replace(c, lrs=c.lrs[first:last], losses=c.losses[first:last]) for c in curves]
+
+
+@RECORDED
+@pytest.mark.parametrize("scale", [1e-3, 0.5, 10.0])
+def test_the_scale_of_a_recorded_loss_moves_nothing(curves, scale):
+    as_it_was, scaled = range_result("sgd", curves), range_result("sgd", with_losses(curves, lambda x: scale * x))
+    assert scaled.interval == as_it_was.interval
+    assert scaled.suggestions == as_it_was.suggestions
+
+
+@RECORDED
+def test_an_offset_of_a_recorded_loss_moves_nothing(curves):
+    as_it_was, lifted = range_result("sgd", curves), range_result("sgd", with_losses(curves, lambda x: x + 4))
+    assert lifted.interval == as_it_was.interval
+
+
+@RECORDED
+@pytest.mark.parametrize("factor", [1e-3, 3.0, 100.0])
+def test_shifting_recorded_lrs_shifts_the_answer(curves, factor):
+    as_it_was, shifted = range_result("sgd", curves), range_result("sgd", with_lrs(curves, factor))
+    assert values(shifted.interval) == pytest.approx(factor * values(as_it_was.interval), rel=1e-9)
+
+
+@RECORDED
+def test_a_recorded_curve_at_twice_the_points_moves_by_less_than_a_grid_point(curves):
+    def finer(c):
+        x = np.log(c.lrs)
+        twice = np.linspace(x[0], x[-1], 2 * len(x) - 1)
+        losses = np.interp(twice, x, c.losses)
+        return replace(c, lrs=tuple(np.exp(twice).tolist()), losses=tuple(losses.tolist()))
+
+    moved = values(range_result("sgd", list(map(finer, curves))).interval) / values(
+        range_result("sgd", curves).interval
+    )
+    assert np.abs(np.log(moved)).max() < math.log(curves[0].lrs[1] / curves[0].lrs[0])
+
+
+@RECORDED
+def test_where_a_recorded_curve_is_flat_there_is_no_signal(curves):
+    found = range_result("sgd", part(curves, 0, range_result("sgd", curves).interval.low / 30))
+    assert found.interval is None
+    assert "which its noise" in found.reason
+
+
+@RECORDED
+def test_where_a_recorded_curve_rises_there_is_no_signal(curves):
+    """Its fall, from the last step to the first."""
+    lrs, losses, _ = combine(curves)
+    fall = part(curves, 0, lrs[np.argmin(losses)])
+    found = range_result("sgd", with_losses(fall, lambda x: x[::-1]))
+    assert (found.interval, found.reason) == (None, RISES)
+
+
+@RECORDED
+def test_the_losses_of_a_recorded_curve_in_any_order_are_no_signal(curves):
+    found = range_result("sgd", with_losses(curves, np.random.default_rng(0).permutation))
+    assert found.interval is None
+    assert found.reason
 
 
 def test_an_interval_is_of_plain_numbers():
