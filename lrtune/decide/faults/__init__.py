@@ -1,0 +1,68 @@
+"""What is wrong with the learning rates of a run: one rule a function, on what happened in which order.
+
+The events of a run are optimizer steps and calls of the scheduler. Beside them stands the scheduler's *curve*: its LR
+after 0, 1, 2, ... calls, far past the end of the run. No rule asks which class the scheduler is of: where a decay ends
+and whether a warmup is ever over can be seen in the curve.
+
+A finding is `wrong` where nobody can have meant it, and `suspicious` where somebody may have.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from lrtune.decide.faults import driving
+from lrtune.decide.faults.length import wrong_length
+from lrtune.decide.faults.trace import Array, Called, Finding, Pace, Scheduler, Stepped, Trace, same
+
+__all__ = ["Called", "Finding", "Pace", "Scheduler", "Stepped", "Trace", "find_faults"]
+
+RULES: tuple[Callable[[Trace], Finding | None], ...] = (
+    lambda trace: wrong_length(trace) or driving.never_changes(trace),
+    driving.unwarmed_start,
+    driving.late,
+    driving.scheduler_first,
+    driving.two_writers,
+    driving.group_ratio_lost,
+    driving.skipped_steps_counted,
+    driving.called_too_often,
+    driving.plateau_without_metric,
+)
+
+
+def find_faults(trace: Trace) -> tuple[Finding, ...]:
+    """What is wrong with the learning rates of a run, or may be.
+
+    Args:
+        trace: with at least one optimizer step.
+    """
+    findings = [finding for rule in RULES if (finding := rule(trace)) is not None]
+    meant = trace.meant
+    if meant is None:
+        return tuple(findings)
+    if trace.num_steps >= trace.total_steps and same(trace.ran, meant):
+        return tuple(finding for finding in findings if finding.name == "group-ratio-lost")
+    if not any(finding.severity == "wrong" for finding in findings):
+        findings += [finding] if (finding := _not_as_meant(trace, meant)) is not None else []
+    return tuple(f if f.name == "group-ratio-lost" else replace(f, meant=meant) for f in findings)
+
+
+def _not_as_meant(trace: Trace, meant: Array) -> Finding | None:
+    """The LRs are not those of the curve that was given."""
+    ran = trace.ran
+    if same(ran, meant):
+        return None
+    size = min(len(ran), len(meant))
+    at = int(np.argmax(np.abs(ran[:size] - meant[:size])))
+    what = f"The LR is not the one that was meant: {ran[at]:.3g} at step {at}, and {meant[at]:.3g} was meant."
+    for steps, name in ((1, "one step"), (trace.epoch_steps or 1, "one epoch")):
+        if same(ran[steps:], meant):
+            what += f" It is the meant curve {name} late."
+        elif same(ran, meant[steps:]):
+            what += f" It is the meant curve {name} early."
+        else:
+            continue
+        break
+    fix = "Compare the two curves; lrtune's export gives a schedule as code that has these very LRs."
+    return Finding(name="not-as-meant", severity="wrong", what=what, fix=fix, ran=ran, meant=meant)

@@ -1,0 +1,259 @@
+"""How long a scheduler's curve is, in calls, beside how often the run calls it."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from lrtune.decide.faults.driving import unwarmed_start
+from lrtune.decide.faults.trace import VISIBLE, Array, Finding, Pace, Severity, Trace
+
+NEAR = 0.05
+"""Two lengths, or LRs of the peak LR, within this fraction of each other are taken for the same."""
+NOTHING = 1e-6
+"""What an LR is of its peak when it has come down to nothing."""
+
+
+def wrong_length(trace: Trace) -> Finding | None:
+    """The scheduler's length is not that of the run, in the unit in which it is called: the first rule that fits."""
+    if trace.pace is None or not len(trace.curve) or trace.curve.max() <= 0:
+        return None
+    if (trace.scheduler is not None and not trace.scheduler.attached) or unwarmed_start(trace):
+        return None  # that says it all
+    fit = _Fit(trace=trace, pace=trace.pace)
+    return next((finding for rule in RULES if (finding := rule(fit)) is not None), None)
+
+
+class Shape(NamedTuple):
+    """What can be seen in a curve, in calls of the scheduler."""
+
+    peak: int
+    """Calls until the highest LR."""
+    end: int | None = None
+    """Calls until the decay is over; `None`: it has no end, as far as the curve goes."""
+    turns_up: bool = False
+    """From its end on it rises, little by little."""
+    fades: bool = False
+    """It nears its end ever more slowly, so that no call is the last."""
+    raises: bool = False
+    """The call after its end raises."""
+    restart: int | None = None
+    """Calls until it is first back at a high LR, at one blow."""
+
+
+def shape_of(curve: Array, *, rises: bool = False, raises: bool = False) -> Shape:
+    """Where a curve has its peak and its end.
+
+    Args:
+        curve: LR after 0, 1, 2, ... calls, shape (calls + 1,); the highest must be above 0.
+        rises: it goes up and down by design, so that nothing can be told from where it turns.
+        raises: the call after the last one of the curve raised.
+    """
+    top = curve.max()
+    peak = int(np.argmax(curve >= top * (1 - 1e-9)))
+    if rises:
+        return Shape(peak)
+    turn, restart = _turns(curve[peak:], VISIBLE * top)
+    if turn is not None:
+        return Shape(peak, peak + turn, turns_up=True)
+    if raises:
+        return Shape(peak, len(curve) - 1, raises=True)
+    if restart is not None:
+        return Shape(peak, restart=peak + restart)
+    if curve[-1] < -NOTHING * top:
+        return Shape(peak, int(np.argmax(curve < -NOTHING * top)) - 1)
+    moving = np.flatnonzero(np.abs(curve - curve[-1]) > NOTHING * top)
+    end = int(moving[-1]) + 1 if len(moving) else 0
+    if curve[-1] > top * (1 - NOTHING) or end > 0.9 * len(curve):  # no decay, or one that is still going on
+        return Shape(peak)
+    last_tenth = curve[peak + int(0.9 * (end - peak))] - curve[end]
+    return Shape(peak, end, fades=bool(last_tenth < 1e-3 * top))
+
+
+def _turns(decay: Array, least: float) -> tuple[int | None, int | None]:
+    """Where a curve that has peaked turns up again by more than `least`, and where it restarts before that."""
+    rising = np.concatenate(([0], np.diff(decay) > 1e-9 * decay[0], [0])).astype(int)  # [k]: from k - 1 to k
+    edges = np.diff(rising)
+    restart = None
+    for begin, end in zip(np.flatnonzero(edges == 1), np.flatnonzero(edges == -1), strict=True):
+        rise = decay[end] - decay[begin]
+        if rise <= least:
+            continue
+        if np.diff(decay[begin : end + 1]).max() < 0.9 * rise:
+            return int(begin), restart
+        restart = restart or int(end)
+    return None, restart
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fit:
+    """A curve, beside the run that calls for it."""
+
+    trace: Trace
+    pace: Pace
+
+    @cached_property
+    def shape(self) -> Shape:
+        scheduler = self.trace.scheduler
+        if scheduler is None:
+            return shape_of(self.curve)
+        return shape_of(self.curve, rises=scheduler.rises, raises=bool(scheduler.error))
+
+    @property
+    def curve(self) -> Array:
+        return self.trace.curve
+
+    @cached_property
+    def calls(self) -> int:
+        """Of the whole run."""
+        return self.trace.num_calls(self.pace)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.trace.epoch_steps or 1
+
+    @property
+    def top(self) -> float:
+        return float(self.curve.max())
+
+    @property
+    def last(self) -> float:
+        """LR of the run's last step."""
+        return float(self.curve[min(self.calls, len(self.curve)) - 1])
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing good to come after the curve's end."""
+        end = self.shape.end
+        return end is not None and (
+            self.shape.turns_up or self.shape.raises or bool(self.curve[end] <= NOTHING * self.top)
+        )
+
+    @property
+    def name(self) -> str:
+        return self.trace.scheduler.name if self.trace.scheduler else "The schedule"
+
+    def finding(self, name: str, severity: Severity, what: str, fix: str = "", meant: Array | None = None) -> Finding:
+        """By default what was meant is the same curve, as long as the run."""
+        if meant is None and self.shape.end:
+            meant = self.trace.read(self.pace, stretch=self.calls / self.shape.end)
+        fix = fix or f"Build the scheduler with the length of the run: {self.calls} calls, the warmup among them."
+        return Finding(name=name, severity=severity, what=what, fix=fix, ran=self.trace.read(self.pace), meant=meant)
+
+    def length(self, end: int) -> str:
+        unit = "an optimizer step" if self.pace == "step" else "an epoch"
+        return f"{self.name} is {end} calls long, and the run has {self.calls} (one {unit})"
+
+
+def _counted_in_steps(fit: _Fit) -> Finding | None:
+    trace, peak, end = fit.trace, fit.shape.peak, fit.shape.end
+    if fit.pace == "step" or fit.steps_per_epoch == 1:
+        return None
+    never_warm = fit.calls <= peak < len(fit.curve) - 1
+    warm_too_late = trace.warmup_steps is not None and abs(peak - trace.warmup_steps) <= 1 < peak
+    as_long = end is not None and not fit.shape.fades and _near(end, trace.total_steps)
+    if not (never_warm or warm_too_late or as_long):
+        return None
+    length = f"warmup takes {peak} calls" if peak > 1 else f"decay takes {end} calls"
+    outcome = f"comes to {fit.last / fit.top:.2g} of its peak" if never_warm else f"ends at {fit.last:.3g}"
+    return fit.finding(
+        "warmup-once-an-epoch" if peak > 1 else "decay-once-an-epoch",
+        "wrong",
+        f"{fit.name} is called once an epoch, but counts optimizer steps: its {length}, the run has {fit.calls} "
+        f"epochs of {fit.steps_per_epoch} steps, and the LR {outcome}.",
+        'Call scheduler.step() after every optimizer step (Lightning: "interval": "step" in the dictionary that '
+        "configure_optimizers returns), or build the scheduler with epochs.",
+        trace.read("step"),
+    )
+
+
+def _counted_in_epochs(fit: _Fit) -> Finding | None:
+    shape, epochs = fit.shape, fit.calls / fit.steps_per_epoch
+    if fit.pace == "epoch" or fit.steps_per_epoch == 1 or epochs <= 1:
+        return None
+    fix = "Call scheduler.step() once an epoch, or build the scheduler with steps (T_max, total_steps, milestones "
+    fix += f"times {fit.steps_per_epoch})."
+    meant = fit.trace.read("epoch")
+    if shape.restart is not None and shape.restart < min(fit.steps_per_epoch, epochs):
+        what = f"{fit.name} is called once an optimizer step and restarts first at step {shape.restart}, within the "
+        what += f"first epoch of {fit.steps_per_epoch} steps."
+        return fit.finding("counted-in-epochs", "suspicious", what, f"If its cycle is meant in epochs: {fix}", meant)
+    if shape.end is None or shape.end > 0.9 * fit.calls:
+        return None
+    as_long = fit.is_over and _near(shape.end, epochs)
+    at_once = 1 < shape.end <= min(0.1 * fit.calls, epochs + 1)
+    if not as_long and not at_once and not (shape.fades and shape.end <= 0.25 * fit.calls):
+        return None
+    what = f"{fit.name} is called once an optimizer step, but counts epochs: its decay is over at step {shape.end} of "
+    what += f"{fit.calls} (epoch {shape.end / fit.steps_per_epoch:.2g} of {epochs:g})"
+    what += ", and the next call raises." if shape.raises else "."
+    return fit.finding("counted-in-epochs", "wrong", what, fix, meant)
+
+
+def _raises(fit: _Fit) -> Finding | None:
+    end, scheduler = fit.shape.end, fit.trace.scheduler
+    if scheduler is None or end is None or not fit.shape.raises or end >= fit.calls - 1:
+        return None
+    return fit.finding("scheduler-raises", "wrong", f"{fit.length(end)}: the next call raises ({scheduler.error}).")
+
+
+def _turns_negative(fit: _Fit) -> Finding | None:
+    end, lowest = fit.shape.end, float(fit.curve[: fit.calls].min())
+    if end is None or lowest >= 0:
+        return None
+    return fit.finding("turns-negative", "wrong", f"{fit.length(end)}, so the LR falls to {lowest:.3g}.")
+
+
+def _turns_up(fit: _Fit) -> Finding | None:
+    end = fit.shape.end
+    if end is None or not fit.shape.turns_up or end >= fit.calls - 1:
+        return None
+    low = float(fit.curve[end])
+    if fit.curve[end : fit.calls].max() - low <= VISIBLE * fit.top:
+        return None
+    return fit.finding(
+        "turns-up-again",
+        "wrong" if fit.last - low > NEAR * fit.top else "suspicious",  # waves that end low may be meant
+        f"{fit.length(end)}: the LR is down at {low:.3g} after {end} calls, turns up again and ends at {fit.last:.3g}.",
+    )
+
+
+def _ends_early(fit: _Fit) -> Finding | None:
+    end = fit.shape.end
+    if end is None or end > 0.9 * fit.calls or end == fit.calls - 1 or fit.curve[end] > NOTHING * fit.top:
+        return None
+    return fit.finding(
+        "ends-early", "suspicious", f"{fit.length(end)}: its last {1 - end / fit.calls:.0%} have an LR of 0."
+    )
+
+
+def _cut_short(fit: _Fit) -> Finding | None:
+    peak, end = fit.shape.peak, fit.shape.end
+    if fit.calls <= peak < len(fit.curve) - 1:
+        return fit.finding(
+            "cut-short",
+            "wrong",
+            f"The warmup of {fit.name} takes {peak} calls, and the run has {fit.calls}: the LR comes to "
+            f"{fit.last / fit.top:.2g} of its peak.",
+        )
+    restart = fit.shape.restart
+    if restart is not None and fit.calls < restart and fit.last > 0.5 * fit.top:
+        what = f"The first cycle of {fit.name} takes {restart} calls, and the run has {fit.calls}: the LR ends at "
+        return fit.finding("cut-short", "suspicious", f"{what}{fit.last / fit.top:.2g} of its peak.")
+    if end is None or end <= fit.calls or fit.shape.fades or fit.last - fit.curve[end] <= NEAR * fit.top:
+        return None
+    what = f"{fit.length(end)}: the LR ends at {fit.last / fit.top:.2g} of its peak."
+    finding = fit.finding("cut-short", "suspicious", what)
+    times = round(end / fit.calls)
+    if times == 1 or fit.pace == "epoch" or not _near(end / times, fit.calls):
+        return finding
+    hint = f" It is {times} times too long: does it count the micro-batches of an accumulation, or devices?"
+    return replace(finding, fix=finding.fix + hint)
+
+
+RULES = (_counted_in_steps, _counted_in_epochs, _raises, _turns_negative, _turns_up, _ends_early, _cut_short)
+
+
+def _near(a: float, b: float) -> bool:
+    return abs(a - b) <= max(1, NEAR * b)

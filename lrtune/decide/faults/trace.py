@@ -1,0 +1,186 @@
+"""What is known of a run's learning rates, and what a finding is."""
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Pace = Literal["step", "epoch"]
+Severity = Literal["wrong", "suspicious"]
+
+VISIBLE = 0.01
+"""Least difference between two curves, as a fraction of the peak LR, that counts."""
+
+
+class Stepped(NamedTuple):
+    """The optimizer made a step, with one LR a parameter group; or was called, and skipped it (a fused optimizer)."""
+
+    lrs: tuple[float, ...]
+    skipped: bool = False
+
+
+class Called(NamedTuple):
+    """The scheduler was called."""
+
+    before: tuple[float, ...]
+    """LR of each parameter group before the call."""
+    after: tuple[float, ...]
+    position: float | None = None
+    """Step or epoch that the scheduler was told (timm); `None`: it counts its calls (torch)."""
+    metric: float | None = None
+    """What a plateau was given; NaN or `None`: nothing."""
+    overflow: bool = False
+    """No optimizer step since the call before, and gradients that are not finite: a gradient scaler skipped it."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scheduler:
+    """What is known of a scheduler, whatever library it is from."""
+
+    name: str
+    curve: Array
+    """LR of the leading parameter group after 0, 1, 2, ... calls, shape (calls + 1,); empty for a plateau."""
+    error: str = ""
+    """What the call after the last one of the curve raised."""
+    attached: bool = True
+    """It writes to the optimizer that is looked at."""
+    plateau: bool = False
+    rises: bool = False
+    """It goes up and down by design."""
+    splits_groups: bool = False
+    """It has a rule of its own for each parameter group."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Finding:
+    """One thing that is wrong, or may be."""
+
+    name: str
+    severity: Severity
+    what: str
+    """One sentence, with the numbers."""
+    fix: str
+    ran: Array = field(repr=False)
+    """LR at each optimizer step of the parameter group that shows it best, shape (steps,)."""
+    meant: Array | None = field(default=None, repr=False)
+    """The same as it was probably meant; `None`: nobody knows."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trace:
+    """What happened to the learning rates of a run, and what is known beside it."""
+
+    events: tuple[Stepped | Called, ...]
+    """In their order; at least one optimizer step."""
+    start_lrs: tuple[float, ...]
+    """LR of each parameter group before the first event."""
+    base_lrs: tuple[float, ...]
+    """LR of each parameter group before any schedule."""
+    scheduler: Scheduler | None
+    """`None`: it was not shown, so nobody knows who writes the LR."""
+    steps_per_epoch: int | None = None
+    """Optimizer steps; `None`: not known."""
+    epochs: int | None = None
+    """Length of the run, which may be longer than what was seen of it; `None`: that is all of it."""
+    warmup_steps: int | None = None
+    """Calls of the scheduler that were meant as its warmup; `None`: not known."""
+    meant: Array | None = None
+    """LR of the leading group at each step as it was meant."""
+
+    @property
+    def lead(self) -> int:
+        """The parameter group that stands for all: the one with the highest base LR."""
+        return int(np.argmax(self.base_lrs))
+
+    @cached_property
+    def lrs(self) -> Array:
+        """LR at each real optimizer step, shape (groups, steps)."""
+        steps = [event.lrs for event in self.events if isinstance(event, Stepped) and not event.skipped]
+        return np.array(steps, dtype=np.float64).T
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps that were seen."""
+        return int(self.lrs.shape[1])
+
+    @property
+    def ran(self) -> Array:
+        """LR of the leading group at each of them."""
+        lead: Array = self.lrs[self.lead]
+        return lead
+
+    @cached_property
+    def calls(self) -> tuple[Called, ...]:
+        """The calls of the scheduler."""
+        return tuple(event for event in self.events if isinstance(event, Called))
+
+    @cached_property
+    def calls_before(self) -> NDArray[np.int64]:
+        """Calls of the scheduler before each real optimizer step, shape (steps,)."""
+        counts = np.cumsum([isinstance(event, Called) for event in self.events])
+        return counts[[isinstance(event, Stepped) and not event.skipped for event in self.events]]
+
+    @cached_property
+    def steps_before_first_call(self) -> int:
+        """Optimizer steps that were made before the scheduler was first called."""
+        return int((self.calls_before == 0).sum())
+
+    @cached_property
+    def pace(self) -> Pace | None:
+        """How often the scheduler is called; `None`: neither once a step nor once an epoch, or not called yet."""
+        if self.scheduler is None:
+            return "step"
+        num_calls = sum(not call.overflow for call in self.calls[: self.calls_before[-1]])  # with a step after them
+        if num_calls < 2:
+            return None if not self.calls else "step" if self.steps_before_first_call <= 1 else "epoch"
+        num_steps = self.num_steps - self.steps_before_first_call
+        if 0.75 <= num_calls / num_steps <= 1.5:
+            return "step"
+        num_epochs = num_steps / self.steps_per_epoch if self.steps_per_epoch else num_calls
+        return "epoch" if num_calls <= min(1.25 * num_epochs + 1, num_steps) else None
+
+    @cached_property
+    def epoch_steps(self) -> int | None:
+        """Optimizer steps of an epoch: as given, or those between two calls of a scheduler not called each step."""
+        if self.steps_per_epoch is None and self.pace == "epoch":
+            return round(self.num_steps / len(self.calls))  # a call ends an epoch
+        return self.steps_per_epoch
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.epochs * self.steps_per_epoch if self.epochs and self.steps_per_epoch else self.num_steps
+
+    def num_calls(self, pace: Pace) -> int:
+        """Calls of the scheduler in the whole run at this pace, had it begun when it did."""
+        return math.ceil((self.total_steps - self._idle_steps) / self._steps_a_call(pace))
+
+    def _steps_a_call(self, pace: Pace | None) -> int:
+        return 1 if pace == "step" else self.epoch_steps or 1
+
+    @property
+    def _idle_steps(self) -> int:
+        """Steps at the beginning, during a warmup by hand, say, for which the scheduler is not called."""
+        if self.scheduler is None or not self.calls:
+            return 0
+        return max(0, self.steps_before_first_call - self._steps_a_call(self.pace))
+
+    @property
+    def curve(self) -> Array:
+        """The scheduler's; without one, the LRs that were seen."""
+        return self.ran if self.scheduler is None else self.scheduler.curve
+
+    def read(self, pace: Pace, stretch: float = 1.0) -> Array:
+        """LR at each step of the whole run, were the scheduler called at this pace and its curve stretched."""
+        calls = np.maximum(0, np.arange(self.total_steps) - self._idle_steps) // self._steps_a_call(pace)
+        return np.interp(calls / stretch, np.arange(len(self.curve)), self.curve)
+
+
+def same(a: Array, b: Array) -> bool:
+    """Whether two curves agree as far as both go, but for what nobody would see; `b` is the one that was meant."""
+    size = min(len(a), len(b))
+    return size > 0 and float(np.abs(a[:size] - b[:size]).max()) <= VISIBLE * float(np.abs(b).max())
