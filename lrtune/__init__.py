@@ -15,29 +15,33 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lrtune.app import find_lr, resume, search
+    from lrtune.app import compare, export, find_lr, resume, search
     from lrtune.core.engines import Local, Ray
     from lrtune.core.errors import DataError, InputError, LrtuneError, StoreError, TaskError
-    from lrtune.core.recipe import Recipe
+    from lrtune.core.recipe import NamedRecipe, Recipe
     from lrtune.core.study import TrainSettings
+    from lrtune.integrations.audit import Audit, audit
+    from lrtune.integrations.watch import watch
     from lrtune.report.result import SearchResult
     from lrtune.schedules import build_schedule
     from lrtune.training.range_test import range_test
     from lrtune.training.task import NamedTask, Task, TaskFile
 
 _HOMES = {
-    "find_lr": "app", "resume": "app", "search": "app",
+    "Audit": "integrations.audit", "audit": "integrations.audit", "watch": "integrations.watch",
+    "compare": "app", "export": "app", "find_lr": "app", "resume": "app", "search": "app",
     "Local": "core.engines", "Ray": "core.engines",
     "DataError": "core.errors", "InputError": "core.errors", "LrtuneError": "core.errors",
     "StoreError": "core.errors", "TaskError": "core.errors",
-    "Recipe": "core.recipe", "TrainSettings": "core.study", "build_schedule": "schedules",
+    "NamedRecipe": "core.recipe", "Recipe": "core.recipe", "TrainSettings": "core.study", "build_schedule": "schedules",
     "SearchResult": "report.result", "range_test": "training.range_test",
     "NamedTask": "training.task", "Task": "training.task", "TaskFile": "training.task",
 }  # fmt: skip
 
 __all__ = [
-    "DataError", "InputError", "Local", "LrtuneError", "NamedTask", "Ray", "Recipe", "SearchResult", "StoreError",
-    "Task", "TaskError", "TaskFile", "TrainSettings", "build_schedule", "find_lr", "range_test", "resume", "search",
+    "Audit", "DataError", "InputError", "Local", "LrtuneError", "NamedRecipe", "NamedTask", "Ray", "Recipe",
+    "SearchResult", "StoreError", "Task", "TaskError", "TaskFile", "TrainSettings", "audit", "build_schedule",
+    "compare", "export", "find_lr", "range_test", "resume", "search", "watch",
 ]  # fmt: skip
 
 

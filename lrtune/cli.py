@@ -7,7 +7,6 @@ when a command runs.
 
 import shlex
 import sys
-import tomllib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,8 +16,9 @@ import click
 
 from lrtune.core.engines import Engine, EngineName, Local, Ray
 from lrtune.core.errors import InputError, LrtuneError, StoreError
-from lrtune.core.recipe import OPTIMIZERS, OptimizerName, Recipe, default_recipe
+from lrtune.core.recipe import OPTIMIZERS, OptimizerName, default_recipe
 from lrtune.core.study import DataOnDevice, Precision, PrunerName, SamplerName, Signal
+from lrtune.report.export.result import Target
 
 if TYPE_CHECKING:
     from lrtune.report.result import SearchResult
@@ -157,7 +157,7 @@ def lrtune() -> None:
 @option("--budget", default="50", show_default=True, metavar="B", help="50 (trials), 300ep, 20runs, 30min or 4h.")
 @option("--epochs", type=int, metavar="N", help="Of every full run.")
 @option("--optimizer", type=click.Choice(OPTIMIZERS), help="With its customary recipe as the baseline.")
-@option("--baseline", type=click.Path(path_type=Path), metavar="FILE", help="TOML of the recipe you use today.")
+@option("--baseline", metavar="NAME|FILE", help="The recipe you use today: see `lrtune recipes`.")
 @option("--target", type=float, metavar="TOP1", help="Top-1 that convergence is measured against.")
 @option("--sampler", default="tpe", show_default=True, type=click.Choice(get_args(SamplerName)))
 @option("--pruner", default="fair", show_default=True, type=click.Choice(get_args(PrunerName)))
@@ -165,6 +165,7 @@ def lrtune() -> None:
 @option("--reduction", "reduction_factor", default=3, show_default=True, metavar="N", help="Of N, one goes up.")
 @option("--signal", default="averaged", show_default=True, type=click.Choice(get_args(Signal)), help="Of a run.")
 @option("--seeds", "num_seeds", default=3, show_default=True, metavar="N", help="Of baseline and confirmations.")
+@option("--max-seeds", type=int, metavar="N", help="Of those that these do not tell apart.  [default: 2 more]")
 @option("--confirm", "num_confirmed", default=3, show_default=True, metavar="N", help="Recipes to confirm.")
 @option("--study", metavar="NAME", help="By default made from the other options.")
 @option("--seed", default=0, show_default=True, metavar="N", help="Of everything random.")
@@ -174,10 +175,10 @@ def lrtune() -> None:
 @out_option
 @show_options
 def search(
-    optimizer: OptimizerName | None, baseline: Path | None, as_json: bool, home: str, storage: str, out: str,
+    optimizer: OptimizerName | None, baseline: str | None, as_json: bool, home: str, storage: str, out: str,
     space: str, budget: str, epochs: int | None, target: float | None, sampler: SamplerName, pruner: PrunerName,
-    rungs: str, reduction_factor: int, signal: Signal, num_seeds: int, num_confirmed: int, study: str | None,
-    seed: int, engine: EngineName, quiet: bool, **flags: Any,
+    rungs: str, reduction_factor: int, signal: Signal, num_seeds: int, max_seeds: int | None,
+    num_confirmed: int, study: str | None, seed: int, engine: EngineName, quiet: bool, **flags: Any,
 ) -> None:  # fmt: skip
     """Search for the best schedule; the same command again goes on with the same study."""
     from lrtune import app
@@ -188,10 +189,44 @@ def search(
         _source(flags), space=space, budget=budget, epochs=epochs, study=study, seed=seed,
         engine=_engine(engine, flags), sampler=sampler, pruner=pruner, rungs=rungs,
         reduction_factor=reduction_factor, signal=signal,
-        target=target, num_seeds=num_seeds, num_confirmed=num_confirmed,
-        baseline=_read_recipe(baseline) if baseline else default_recipe(optimizer) if optimizer else None,
+        target=target, num_seeds=num_seeds, max_seeds=max_seeds, num_confirmed=num_confirmed,
+        baseline=baseline or (default_recipe(optimizer) if optimizer else None),
         settings=_settings(flags), home=home, out=out, storage=storage, quiet=quiet,
         command=f"lrtune {shlex.join(sys.argv[1:])}",
+    )  # fmt: skip
+    _print(result, as_json=as_json)
+
+
+@lrtune.command()
+@click.argument("recipes", nargs=-1, metavar="[RECIPE]...")
+@option("--include", multiple=True, metavar="STUDY", help="A study whose recommended recipe takes part.")
+@task_options
+@option("--epochs", type=int, metavar="N", help="Of every run.")
+@option("--target", type=float, metavar="TOP1", help="Top-1 that convergence is measured against.")
+@option("--seeds", "num_seeds", default=3, show_default=True, metavar="N", help="Runs of each recipe.")
+@option("--max-seeds", type=int, metavar="N", help="Of those that these do not tell from the best.  [default: no more]")
+@option("--study", metavar="NAME", help="By default made from the other options.")
+@option("--seed", default=0, show_default=True, metavar="N", help="Of everything random.")
+@engine_options
+@home_option
+@storage_option
+@out_option
+@show_options
+def compare(
+    recipes: tuple[str, ...], include: tuple[str, ...], epochs: int | None, target: float | None, num_seeds: int,
+    max_seeds: int | None, study: str | None, seed: int, engine: EngineName, home: str, storage: str, out: str,
+    quiet: bool, as_json: bool, **flags: Any,
+) -> None:  # fmt: skip
+    """Train recipes side by side, seed by seed: names of `lrtune recipes` or TOML files, all of them by default.
+
+    The first is what the others are compared with.
+    """
+    from lrtune import app
+
+    result = app.compare(
+        _source(flags), recipes, include=include, epochs=epochs, target=target, num_seeds=num_seeds,
+        max_seeds=max_seeds, study=study, seed=seed, engine=_engine(engine, flags), settings=_settings(flags),
+        home=home, out=out, storage=storage, quiet=quiet, command=f"lrtune {shlex.join(sys.argv[1:])}",
     )  # fmt: skip
     _print(result, as_json=as_json)
 
@@ -262,6 +297,22 @@ def report(study: str, home: str, storage: str, out: str, as_json: bool) -> None
     _print(app.report(study, home=home, storage=storage, out=out), as_json=as_json)
 
 
+@lrtune.command()
+@click.argument("study")
+@option(
+    "--to", default="torch", show_default=True, type=click.Choice(get_args(Target)), help="Framework that it goes to."
+)
+@home_option
+@storage_option
+def export(study: str, to: Target, home: str, storage: str) -> None:
+    """Print a study's recommended recipe as code, arguments or JSON, to paste where you train."""
+    from lrtune import app
+
+    found = app.export(study, to=to, home=home, storage=storage)
+    click.echo(found.note, err=True)
+    click.echo(found.text)
+
+
 @lrtune.command("list")
 @home_option
 @storage_option
@@ -295,6 +346,15 @@ def spaces() -> None:
 
     for name in space_names():
         click.echo(f"{name:20} {parse_space(read_space(name)[1], name).description}")
+
+
+@lrtune.command()
+def recipes() -> None:
+    """List the recipes that come with lrtune."""
+    from lrtune.store.recipes import describe_recipe, recipe_names
+
+    for name in recipe_names():
+        click.echo(f"{name:20} {describe_recipe(name)}")
 
 
 def main() -> None:
@@ -341,19 +401,6 @@ def _engine(name: EngineName, flags: dict[str, Any]) -> Engine:
 
 def _settings(flags: dict[str, Any]) -> dict[str, Any]:
     return {name: flags[name] for name in SETTINGS if flags[name] is not None}
-
-
-def _read_recipe(path: Path) -> Recipe:
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as a recipe: {error}.") from None
-    try:
-        return Recipe.from_dict(values)
-    except InputError as error:
-        raise InputError([f"{path}: {problem}" for problem in error.problems]) from None
-    except TypeError as error:
-        raise InputError(f"{path}: a recipe's values must be numbers and words: {error}.") from None
 
 
 def _print(result: "SearchResult", *, as_json: bool) -> None:

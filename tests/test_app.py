@@ -1,5 +1,6 @@
 """From Python, and with several processes: the whole of lrtune, on tasks that take a second."""
 
+import json
 import os
 import sqlite3
 import subprocess
@@ -41,7 +42,8 @@ def make_task(**changes):
 
 def search(task=None, **changes):
     values = {"budget": 3, "num_seeds": 2, "num_confirmed": 1, "pruner": "none", "quiet": True}
-    return lrtune.search(task or make_task(), **values | changes)
+    values |= {"max_seeds": changes.get("num_seeds", 2)} | changes
+    return lrtune.search(task or make_task(), **values)
 
 
 def rows(here, table, columns="*"):
@@ -221,6 +223,85 @@ def test_lost_checkpoints_cost_epochs_and_no_number(here):
     assert again.state.records[: len(first.state.records)] == first.state.records
     ours, theirs = ({r.run.id: numbers(r) for r in result.state.of_kind("search")} for result in (again, whole))
     assert ours == theirs
+
+
+# --- the race
+
+
+def test_what_two_seeds_do_not_tell_apart_is_trained_with_more(here):
+    """Blobs so far apart that every recipe gets them all right."""
+    result = search(max_seeds=4)
+    assert {len(c.top1s) for c in result.recommendation.contenders} == {4}
+    assert result.recommendation.final
+    again = search(max_seeds=4)
+    assert again.state == result.state
+
+
+# --- comparisons
+
+
+def compare(recipes=("sgd-step", "adamw"), **changes):
+    return lrtune.compare(make_task(), recipes, **{"num_seeds": 2, "quiet": True} | changes)
+
+
+def test_a_comparison_trains_each_recipe_with_each_seed(here):
+    result = compare(("sgd-step", "schedule-free-adamw", "prodigy"))
+    assert [c.name for c in sorted(result.recommendation.contenders, key=lambda c: c.trial)] == [
+        "sgd-step", "schedule-free-adamw", "prodigy",
+    ]  # fmt: skip
+    assert [(r.run.recipe.optimizer, r.run.seed) for r in result.state.records] == [
+        (optimizer, seed) for optimizer in ("sgd", "schedule-free-adamw", "prodigy") for seed in (1, 2)
+    ]
+    assert {r.epochs for r in result.state.records} == {3}
+    assert result.recommendation.final
+    assert result.recommendation.target_source == "sgd-step's median final Top-1 over 2 seeds"
+    assert result.state.config.recipes[0].recipe.decay.every_epochs == 1  # 30 of 90 epochs
+
+
+def test_the_same_comparison_again_trains_nothing(here):
+    first = compare()
+    assert compare().state == first.state
+
+
+def test_a_comparison_runs_as_its_recipes_would_alone(here):
+    result = compare()
+    task, settings = make_task(), result.state.config.settings
+    for record in result.state.records:
+        alone = tuple(Trainer(task, settings).train(record.run))
+        assert [replace(m, prefix="") for m in numbers(record)] == numbers(replace(record, measurements=alone))
+
+
+def test_a_study_takes_part_with_its_recommended_recipe(here):
+    found = search(study="mine").best.recipe
+    result = compare(("adamw",), include=["mine"])
+    name = result.state.config.recipes[1].name
+    assert name.endswith(" of mine")
+    assert result.state.config.recipes[1].recipe == found
+
+
+def test_an_included_recipe_is_scaled_to_other_runs(here):
+    warm = lrtune.Recipe(warmup_epochs=1, peak_lr=0.1)
+    search(study="mine", epochs=4, baseline=warm, num_confirmed=0, budget=1)
+    result = compare(("adamw",), include=["mine"], epochs=8)
+    assert result.state.config.recipes[1].recipe.warmup_epochs == 2 * warm.warmup_epochs
+
+
+def test_recipes_of_ones_own_are_compared(here):
+    mine = lrtune.NamedRecipe(name="mine", recipe=lrtune.Recipe(peak_lr=0.05))
+    result = compare((mine, "adamw"))
+    assert result.recommendation.baseline.name == "mine"
+
+
+# --- exports
+
+
+def test_an_export_is_of_the_recommended_recipe(here):
+    result = search(study="mine")
+    found = lrtune.export("mine", to="json")
+    assert json.loads(found.text)["optimizer"]["name"] == result.best.recipe.optimizer
+    assert "LambdaLR" in lrtune.export("mine", to="torch").text or "Scheduler" in lrtune.export("mine", to="torch").text
+    with pytest.raises(lrtune.InputError, match="`to` must be one of torch"):
+        lrtune.export("mine", to="jax")
 
 
 # --- the test split

@@ -21,10 +21,14 @@ def test_imports_obey_the_rooms(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "library", ["click", "matplotlib", "optuna", "optuna_dashboard", "pandas", "psutil", "sklearn", "sqlalchemy"]
+    "library", ["click", "optuna", "optuna_dashboard", "pandas", "psutil", "sklearn", "sqlalchemy"]
 )
 def test_a_library_is_imported_in_one_file(library):
     assert len([path.name for path in modules() if library in imported(path)]) == 1
+
+
+def test_matplotlib_is_imported_where_plots_are_made():
+    assert {path.name for path in modules() if "matplotlib" in imported(path)} == {"plots.py", "sheet.py"}
 
 
 def modules():

@@ -114,8 +114,30 @@ BAD = {
     "baseline's LR": ("search --baseline mine.toml", baseline("peak_lr = -1.0"), ["mine.toml", "`0 < peak_lr` must"]),
     "baseline's type": ("search --baseline mine.toml", baseline('peak_lr = "high"'), ["mine.toml", "must be numbers"]),
     "baseline of a number": ("search --baseline mine.toml", baseline("decay = 3"), ["mine.toml"]),
-    "baseline missing": ("search --baseline mine.toml", {}, ["mine.toml: cannot be read as a recipe"]),
+    "baseline missing": ("search --baseline mine.toml", {}, ["must be a TOML file or one of sgd-step", "'mine.toml'"]),
+    "baseline of words": ("search --baseline mine.toml", baseline("decay"), ["mine.toml: cannot be read as a recipe"]),
+    "baseline and space": (
+        "search --baseline mine.toml --epochs 4 --space x.toml", baseline("lr = 0.1") | space(more="warmup_epochs = 9"),
+        ["mine.toml: unknown key 'lr'", "`warmup_epochs < epochs` must hold"],
+    ),
     "two baselines": ("search --baseline mine.toml --optimizer sgd", {}, ["`--optimizer` and `--baseline`.*give one"]),
+    # comparisons
+    "no such recipe": ("compare sgd-stop adamw", {}, ["a recipe must be a TOML file or one of sgd-step", "'sgd-stop'"]),
+    "recipes together": (
+        "compare a.toml b.toml", {"a.toml": "lr = 1\nepochs = 0", "b.toml": "peak_lr = -1\n[published]\nx = 1"},
+        ["a.toml: .*unknown key 'lr'", "a.toml: `epochs` must be", "b.toml: `0 < peak_lr`", "b.toml: `published` must"],
+    ),
+    "one recipe": ("compare adamw", {}, ["a comparison needs two recipes at least, but got adamw"]),
+    "a recipe twice": ("compare adamw adamw", {}, ["must have different names, but got adamw, adamw"]),
+    "seeds of a comparison": ("compare --seeds 0", {}, ["`1 <= num_seeds` must hold, but got 0"]),
+    "most seeds": ("compare --seeds 3 --max-seeds 2", {}, ["`num_seeds <= max_seeds` must hold", "max_seeds=2"]),
+    "most seeds of a search": ("search --seeds 3 --max-seeds 2", {}, ["`num_seeds <= max_seeds` must hold"]),
+    "warmup of a comparison": (
+        "compare --epochs 4 a.toml adamw", {"a.toml": "warmup_epochs = 4.0"}, ["`warmup_epochs < epochs` must hold"],
+    ),
+    "included study missing": ("compare adamw --include x", {}, ["there are no studies"]),
+    "framework": ("export x --to jax", {}, ["--to", "'jax' is not one of 'torch', 'lightning'"]),
+    "nothing to export": ("export x", {}, ["there are no studies"]),
     # tasks
     "task missing": ("search --task my_task.py", {}, ["there is no file my_task.py"]),
     "file without a task": ("search --task my_task.py", task("x = 1"), ["must define `task`", "has no `task`"]),

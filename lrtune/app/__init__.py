@@ -1,5 +1,5 @@
 """The wiring: one function a command."""
 
-from lrtune.app.commands import dashboard, find_lr, report, resume, search, studies
+from lrtune.app.commands import compare, dashboard, export, find_lr, report, resume, search, studies
 
-__all__ = ["dashboard", "find_lr", "report", "resume", "search", "studies"]
+__all__ = ["compare", "dashboard", "export", "find_lr", "report", "resume", "search", "studies"]

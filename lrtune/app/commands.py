@@ -3,33 +3,30 @@
 import os
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from rich.console import Console
-
-from lrtune.app.engines import Site, open_site
+from lrtune.app.engines import open_site
 from lrtune.app.places import Places
+from lrtune.app.studies import run_study, write_study_report
 from lrtune.core.engines import Engine, EngineName, Local, Ray
-from lrtune.core.errors import InputError, LrtuneError, Problems, StoreError
-from lrtune.core.events import Note
-from lrtune.core.recipe import OPTIMIZERS, OptimizerName, Recipe
+from lrtune.core.errors import InputError, Problems
+from lrtune.core.recipe import OPTIMIZERS, NamedRecipe, OptimizerName, Recipe
 from lrtune.core.space import parse_space
 from lrtune.core.study import Budget, PrunerName, RangeResult, Rung, SamplerName, Signal, StudyConfig, StudyState
-from lrtune.decide.plan import fresh_seeds
 from lrtune.decide.recommend import recommend
 from lrtune.decide.rungs import automatic_rungs, check_rungs
-from lrtune.report.document import Report
-from lrtune.report.files import write_report
-from lrtune.report.live import LiveDisplay
-from lrtune.report.result import SearchResult, runs_dataframe
+from lrtune.report.export import Export, Target
+from lrtune.report.export import export as export_recipe
+from lrtune.report.result import SearchResult
 from lrtune.schedules import build_schedule
-from lrtune.search.engine import Emit
-from lrtune.search.sampler import importances, mirror
-from lrtune.store.database import StudyStore, missing_file
+from lrtune.schedules.compress import compress
+from lrtune.search.sampler import mirror
+from lrtune.store.database import missing_file
 from lrtune.store.encoding import digest
+from lrtune.store.recipes import read_recipe, recipe_names
 from lrtune.store.spaces import read_space
 from lrtune.training.loop import Trainer
 from lrtune.training.range_test import for_optimizer, preserved_random_states, task_range_test
@@ -53,8 +50,9 @@ def search(
     reduction_factor: int = 3,
     signal: Signal = "averaged",
     target: float | None = None,
-    baseline: Recipe | None = None,
+    baseline: Recipe | str | Path | None = None,
     num_seeds: int = 3,
+    max_seeds: int | None = None,
     num_confirmed: int = 3,
     settings: Mapping[str, Any] | None = None,
     home: str | Path = ".lrtune",
@@ -83,8 +81,10 @@ def search(
         reduction_factor: of this many trials on a rung one goes up; of more where the next run is so much longer.
         signal: what an unfinished run is judged by: the Top-1 of its `averaged` weights, or `raw`.
         target: Top-1, percent, that convergence is measured against; by default the baseline's median.
-        baseline: what the user has today; by default the task's.
+        baseline: what the user has today, or where to read it: the name of a recipe that comes with lrtune, or a TOML
+            file. By default the task's.
         num_seeds: runs of the baseline, and of each recipe that is confirmed.
+        max_seeds: runs of those among them that `num_seeds` do not tell apart; by default two more than those.
         num_confirmed: recipes that are retrained with fresh seeds at the end.
         settings: changes to the task's `TrainSettings`, by field.
         home: folder of database and checkpoints.
@@ -116,6 +116,7 @@ def search(
     ):  # fmt: skip
         if word not in known:
             problems.append(f"`{name}` must be one of {', '.join(known)}, but got {word!r}.")
+    max_seeds = _max_seeds(num_seeds, max_seeds, problems)
     if num_confirmed < 0:
         problems.append(f"`0 <= num_confirmed` must hold, but got {num_confirmed}.")
     if reduction_factor < 2:
@@ -132,7 +133,11 @@ def search(
         raise InputError(problems)
 
     epochs = epochs or loaded.epochs
-    baseline = baseline or loaded.baseline
+    chosen_baseline = baseline if isinstance(baseline, Recipe) else loaded.baseline
+    if isinstance(baseline, str | Path):
+        with problems.gather():
+            chosen_baseline = read_recipe(baseline, epochs).recipe
+    baseline = chosen_baseline
     with problems.gather():
         parsed = parse_space(space_toml, space_name, optimizer=baseline.optimizer)
         parsed.fit(epochs, {})
@@ -179,14 +184,171 @@ def search(
             baseline=baseline,
             target=target,
             num_seeds=num_seeds,
+            max_seeds=max_seeds,
             num_confirmed=num_confirmed,
             environment=site.environment(baseline),
             command=command or f"lrtune.search(..., space={space_name!r}, budget={str(budget)!r})",
         )
-        config = replace(config, name=study or _default_name(loaded.name, config))
+        config = replace(config, name=study or _default_name(loaded.name, Path(space_name).stem, config))
         _check_name(config.name)
         store = places.database().open(config)
-        return _run_study(store, site, places, quiet=quiet)
+        return run_study(store, site, places, quiet=quiet)
+
+
+def compare(
+    task: TaskSource,
+    recipes: Sequence[str | Path | NamedRecipe] = (),
+    *,
+    include: Sequence[str] = (),
+    epochs: int | None = None,
+    study: str | None = None,
+    seed: int = 0,
+    engine: EngineName | Engine = "local",
+    jobs: int = 1,
+    lanes: str | int = "auto",
+    target: float | None = None,
+    num_seeds: int = 3,
+    max_seeds: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    home: str | Path = ".lrtune",
+    out: str | Path = "reports",
+    storage: str = "",
+    quiet: bool = False,
+    command: str = "",
+) -> SearchResult:
+    """Trains recipes side by side, each with the same seeds, or goes on with the comparison that was begun so.
+
+    Args:
+        task: what is trained.
+        recipes: names of recipes that come with lrtune, TOML files, or recipes with a name; the first is what the
+            others are compared with. By default all that come with lrtune.
+        include: studies whose recommended recipe takes part, too.
+        epochs: of every run; by default the task's. Lengths in a recipe that says what they are meant for are scaled.
+        study: its name; by default made from the task and the other arguments.
+        seed: of everything random; the runs have the seeds that follow it.
+        engine: see `search`.
+        jobs: see `search`.
+        lanes: see `search`.
+        target: Top-1, percent, that convergence is measured against; by default the first recipe's median.
+        num_seeds: runs of each recipe.
+        max_seeds: runs of those that `num_seeds` do not tell from the best; by default no more than those.
+        settings: changes to the task's `TrainSettings`, by field.
+        home: folder of database and checkpoints.
+        out: folder of the reports.
+        storage: SQLAlchemy URL of another database.
+        quiet: no display.
+        command: what to quote as the way to do it again.
+
+    Raises:
+        LrtuneError: see `lrtune.core.errors`.
+    """
+    places = Places(home=Path(home), out=Path(out), storage=storage)
+    problems = Problems()
+    chosen: Engine = Local()
+    with problems.gather():
+        chosen = _engine(engine, jobs, lanes)
+    for name, value in (("num_seeds", num_seeds), ("epochs", 1 if epochs is None else epochs)):
+        if value < 1:
+            problems.append(f"`1 <= {name}` must hold, but got {value}.")
+    if target is not None and not 0 < target <= 100:
+        problems.append(f"`0 < target <= 100` must hold, in percent, but got {target}.")
+    most = _max_seeds(num_seeds, max_seeds or num_seeds, problems)
+    if study is not None:
+        with problems.gather():
+            _check_name(study)
+    loaded: Task | None = None
+    with problems.gather():
+        loaded = load_task(task)
+    if loaded is None or problems:
+        raise InputError(problems)
+
+    epochs = epochs or loaded.epochs
+    compared: list[NamedRecipe] = []
+    for one in recipes or ([] if include else recipe_names()):
+        with problems.gather():
+            compared.append(one if isinstance(one, NamedRecipe) else read_recipe(one, epochs))
+            build_schedule(compared[-1].recipe, epochs=epochs, steps_per_epoch=1000)
+    for name in include:
+        with problems.gather():
+            compared.append(_winner(name, epochs, places))
+    if len(names := [one.name for one in compared]) > len(set(names)):
+        problems.append(f"recipes must have different names, but got {', '.join(names)}.")
+    if len(compared) < 2:
+        problems.append(f"a comparison needs two recipes at least, but got {', '.join(names) or 'none'}.")
+    with problems.gather():
+        changed = {"threads": _threads(chosen)} | dict(settings or {})
+        loaded = replace(loaded, settings=replace(loaded.settings, **changed))
+    problems.raise_any()
+
+    baseline = compared[0].recipe
+    with (
+        preserved_random_states(),
+        open_site(chosen, loaded, task, loaded.settings, baseline, places) as site,
+    ):
+        config = StudyConfig(
+            name=study or "",
+            task=describe_source(task),
+            space_name="",
+            space_toml="",
+            epochs=epochs,
+            steps_per_epoch=site.steps_per_epoch,
+            num_validation=site.num_validation,
+            num_classes=loaded.num_classes,
+            settings=loaded.settings,
+            seed=seed,
+            budget=Budget(len(compared) * most, "runs"),
+            pruner="none",
+            baseline=baseline,
+            target=target,
+            num_seeds=num_seeds,
+            max_seeds=most,
+            num_confirmed=len(compared) - 1,
+            recipes=tuple(compared),
+            environment=site.environment(baseline),
+            command=command or f"lrtune.compare(..., {names})",
+        )
+        config = replace(config, name=study or _default_name(loaded.name, "comparison", config))
+        _check_name(config.name)
+        return run_study(places.database().open(config), site, places, quiet=quiet)
+
+
+def export(name: str, *, to: Target, home: str | Path = ".lrtune", storage: str = "") -> Export:
+    """A study's recommended recipe in the words of another framework, its LR at every step that of the study.
+
+    Args:
+        name: of the study.
+        to: which framework.
+        home: folder of the database.
+        storage: SQLAlchemy URL of another database.
+
+    Raises:
+        InputError: there is no such study, or nothing of it has finished, or the framework has no equal.
+    """
+    if to not in get_args(Target):
+        raise InputError(f"`to` must be one of {', '.join(get_args(Target))}, but got {to!r}.")
+    state = Places(home=Path(home), storage=storage).existing().study(name).state()
+    found = recommend(state)
+    if found is None:
+        raise InputError(f"study {name!r} has nothing to export: no run of it has finished.")
+    config, best = state.config, found.best
+    whole = (r for r in state.records if r.run.trial == best.trial and r.run.kind != "rung" and r.state == "completed")
+    run = max(whole, key=lambda record: record.run.seed, default=None)
+    return export_recipe(
+        best.recipe, epochs=config.epochs, steps_per_epoch=config.steps_per_epoch, to=to,
+        measurements=run.measurements if run else (),
+    )  # fmt: skip
+
+
+def _winner(name: str, epochs: int, places: Places) -> NamedRecipe:
+    """The recommended recipe of a study, its lengths in proportion to other runs."""
+    state = places.existing().study(name).state()
+    found = recommend(state)
+    if found is None:
+        raise InputError(f"study {name!r} has no recipe to include: no run of it has finished.")
+    recipe = found.best.recipe
+    if state.config.epochs != epochs:
+        recipe = compress(recipe, state.config.epochs, epochs)
+    return NamedRecipe(name=f"{found.best.name} of {name}", recipe=recipe)
 
 
 def resume(
@@ -219,7 +381,7 @@ def resume(
         preserved_random_states(),
         open_site(chosen, task, source, config.settings, config.baseline, places) as site,
     ):
-        return _run_study(store, site, places, quiet=quiet)
+        return run_study(store, site, places, quiet=quiet)
 
 
 def report(name: str, *, home: str | Path = ".lrtune", out: str | Path = "reports", storage: str = "") -> SearchResult:
@@ -229,7 +391,7 @@ def report(name: str, *, home: str | Path = ".lrtune", out: str | Path = "report
         InputError: there is no such study.
     """
     places = Places(home=Path(home), out=Path(out), storage=storage)
-    return _write_report(places.existing().study(name).state(), places)
+    return write_study_report(places.existing().study(name).state(), places)
 
 
 def find_lr(
@@ -290,6 +452,8 @@ def dashboard(
         from optuna_dashboard import run_server
     except ImportError:
         raise InputError("`lrtune dashboard` needs optuna-dashboard: pip install 'lrtune[dashboard]'.") from None
+    if store.config.recipes:
+        raise InputError(f"{name!r} is a comparison: it has no trials that a dashboard could show.")
     mirror(store.state(), places.url)
     stopped = threading.Event()
 
@@ -304,83 +468,16 @@ def dashboard(
         stopped.set()
 
 
-def _run_study(store: StudyStore, site: Site, places: Places, *, quiet: bool) -> SearchResult:
-    """Range tests, runs, test split, report: each only where it is not recorded yet."""
-    site.use(store.config.settings)  # it may have been begun with another number of jobs, and so of threads
-    with LiveDisplay(store.state(), Console(stderr=True), device=site.device, quiet=quiet) as display:
-        _range_tests(store, site, display)
-        done = site.work(store, display)
-        if done.failed:
-            raise LrtuneError(f"study {store.config.name!r} was given up: {done.reason}.")
-        _read_test_split(store, site)
-    return _write_report(store.state(), places)
-
-
-def _range_tests(store: StudyStore, site: Site, emit: Emit) -> None:
-    config, state = store.config, store.state()
-    space = parse_space(config.space_toml, config.space_name, optimizer=config.baseline.optimizer)
-    if state.range_results or not space.needs_range_test:
-        return
-    results = []
-    for optimizer in space.needs_range_test:
-        emit(Note(f"range test of {optimizer}"))
-        results.append(site.range_test(for_optimizer(config.baseline, optimizer), fresh_seeds(state)))
-        found = results[-1].interval
-        if found:
-            emit(
-                Note(f"{optimizer}: peak LR from {found.low:.3g} to {found.high:.3g}, first try {found.suggestion:.3g}")
-            )
-        else:
-            emit(Note(f"{optimizer}: no signal, so default bounds are searched: {results[-1].reason}"))
-    store.record_ranges(tuple(results))
-
-
-def _read_test_split(store: StudyStore, site: Site) -> None:
-    """Reads the test split once, for the recommended recipe and the baseline; keeps the recommended weights only."""
-    state = store.state()
-    found = recommend(state)
-    if found is None or not found.final:
-        return
-    compared = [
-        record
-        for record in (*state.of_kind("baseline"), *state.of_kind("confirm"))
-        if record.state == "completed" and record.run.trial in (found.best.trial, -1)
-    ]
-    keys = {record.run.id: record.measurements[-1].prefix for record in compared}
-    unread = [record.run.id for record in compared if record.test_top1 is None]
-    if unread:
-        top1s = site.test_top1s([keys[run_id] for run_id in unread], state.config.name)
-        for run_id in unread:
-            if keys[run_id] in top1s:
-                store.record_test(run_id, top1s[keys[run_id]])
-    best = {keys[record.run.id] for record in compared if record.run.trial == found.best.trial}
-    site.places.checkpoints(state.config.name).keep_only(best)
-
-
-def _write_report(state: StudyState, places: Places) -> SearchResult:
-    recommendation = recommend(state)
-    made = Report(
-        state=state,
-        recommendation=recommendation,
-        importances=importances(state),
-        environment=state.config.environment,
-        command=state.config.command,
-    )
-    folder = places.out / state.config.name
-    try:
-        write_report(made, folder)
-        temporary = folder / f"trials.{os.getpid()}.tmp"
-        runs_dataframe(state).to_csv(temporary, index=False)
-        temporary.replace(folder / "trials.csv")
-    except OSError as error:
-        raise StoreError(f"the report cannot be written to {folder}: {error.strerror}.") from None
-    return SearchResult(state=state, recommendation=recommendation, folder=folder, report=made)
-
-
-def _default_name(task_name: str, config: StudyConfig) -> str:
+def _default_name(task_name: str, what: str, config: StudyConfig) -> str:
     """Readable, and the same for the same command: `digits-small-cnn-20ep-default-b416c0`."""
-    words = f"{task_name}-{config.epochs}ep-{Path(config.space_name).stem}"
+    words = f"{task_name}-{config.epochs}ep-{what}"
     return f"{re.sub(r'[^A-Za-z0-9_.+]+', '-', words).strip('-.')[-100:]}-{digest(config)}"
+
+
+def _max_seeds(num_seeds: int, max_seeds: int | None, problems: Problems) -> int:
+    if max_seeds is not None and max_seeds < num_seeds:
+        problems.append(f"`num_seeds <= max_seeds` must hold, but got num_seeds={num_seeds}, max_seeds={max_seeds}.")
+    return num_seeds + 2 if max_seeds is None else max_seeds
 
 
 def _engine(engine: EngineName | Engine, jobs: int, lanes: str | int) -> Engine:

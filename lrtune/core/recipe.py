@@ -5,13 +5,16 @@ Lengths are in epochs of the run that the recipe is meant for, fractions are of 
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
 
 from lrtune.core.errors import InputError
 
-OptimizerName = Literal["sgd", "adagrad", "rmsprop", "adam", "adamw", "lamb", "adabound"]
+OptimizerName = Literal[
+    "sgd", "adagrad", "rmsprop", "adam", "adamw", "lamb", "adabound",
+    "schedule-free-sgd", "schedule-free-adamw", "prodigy",
+]  # fmt: skip
 OPTIMIZERS: tuple[str, ...] = get_args(OptimizerName)
 
 
@@ -117,7 +120,7 @@ class Recipe:
     final_frac: float = 0.0
     """Floor: the decay ends at this fraction of the peak LR (for plateau: it never goes below)."""
     momentum: float = 0.9
-    """Of SGD; the other optimizers keep their own."""
+    """Of SGD, and the beta of Schedule-Free SGD, which must not be 0; the other optimizers keep their own."""
     nesterov: bool = True
     """Of SGD."""
     weight_decay: float = 0.0
@@ -168,8 +171,33 @@ class Recipe:
         return Recipe(decay=decay_from_dict(decay), **values)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """What others report of a recipe: quoted, and never mixed with what is measured."""
+
+    on: str
+    """Task and hardware."""
+    top1: float
+    """Percent."""
+    convergence_epoch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedRecipe:
+    """A recipe that is compared with others."""
+
+    name: str
+    recipe: Recipe
+    published: Published | None = None
+
+
 def default_recipe(optimizer: OptimizerName) -> Recipe:
-    """What many use who have not searched: the optimizer's customary LR and weight decay, and a cosine."""
+    """What many use who have not searched: the optimizer's customary LR and weight decay, and a cosine.
+
+    Those that need no schedule hold their LR. Schedule-Free (arXiv 2405.15682) warms up for half an epoch, since its
+    authors recommend a warmup; its SGD at 1 steps as far as SGD at 0.1 with a momentum of 0.9. Of Prodigy (arXiv
+    2306.06101) they recommend an LR of 1, and no schedule or a cosine.
+    """
     peak_lr, weight_decay = {
         "sgd": (0.1, 5e-4),
         "adagrad": (0.01, 0.0),
@@ -178,8 +206,17 @@ def default_recipe(optimizer: OptimizerName) -> Recipe:
         "adamw": (1e-3, 0.01),
         "lamb": (1e-3, 0.01),
         "adabound": (1e-3, 0.0),
+        "schedule-free-sgd": (1.0, 5e-4),
+        "schedule-free-adamw": (2.5e-3, 0.01),
+        "prodigy": (1.0, 0.0),
     }[optimizer]
-    return Recipe(optimizer=optimizer, peak_lr=peak_lr, weight_decay=weight_decay)
+    recipe = Recipe(optimizer=optimizer, peak_lr=peak_lr, weight_decay=weight_decay)
+    match optimizer:
+        case "schedule-free-sgd" | "schedule-free-adamw":
+            return replace(recipe, warmup_epochs=0.5, decay=Constant())
+        case "prodigy":
+            return replace(recipe, decay=Constant())
+    return recipe
 
 
 def decay_from_dict(values: Mapping[str, Any]) -> Decay:
@@ -239,6 +276,8 @@ def _problems(r: Recipe) -> list[str]:
         (isinstance(r.nesterov, bool), f"`nesterov` must be true or false, but got {r.nesterov!r}."),
         (0 <= r.weight_decay < math.inf, f"`0 <= weight_decay` must hold, but got {r.weight_decay}."),
     ]
+    if r.optimizer == "schedule-free-sgd":
+        rules += [(r.momentum > 0, f"`0 < momentum` must hold for schedule-free-sgd, but got {r.momentum}.")]
     match d:
         case Step():
             rules += [(0 < d.every_epochs < math.inf, f"`0 < every_epochs` must hold, but got {d.every_epochs}.")]

@@ -42,6 +42,9 @@ DEFAULT_PEAK_LRS = {
     "adamw": (1e-5, 1e-2),
     "lamb": (1e-4, 0.1),
     "adabound": (1e-5, 1e-2),
+    "schedule-free-sgd": (1e-2, 10.0),
+    "schedule-free-adamw": (1e-4, 0.1),
+    "prodigy": (0.1, 10.0),
 }
 """Bounds of the peak LR where a range test was asked for and gave no signal."""
 _RECIPE_KEYS = tuple(f.name for f in fields(Recipe))

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any, Literal, get_args
 
 from lrtune.core.errors import InputError
-from lrtune.core.recipe import Recipe
+from lrtune.core.recipe import NamedRecipe, Recipe
 from lrtune.core.space import Interval
 from lrtune.core.trial import RunRecord
 
@@ -180,8 +180,12 @@ class StudyConfig:
     """Top-1 that convergence is measured against; `None`: the baseline's median final Top-1."""
     num_seeds: int = 3
     """Runs of the baseline, and of each recipe that is confirmed."""
+    max_seeds: int = 1
+    """Runs of those that `num_seeds` do not tell apart, where it is more than those."""
     num_confirmed: int = 3
     """Recipes that are retrained with fresh seeds at the end."""
+    recipes: tuple[NamedRecipe, ...] = ()
+    """Of a comparison, which has no search; the first of them is its baseline."""
     command: str = ""
     """What its user typed to begin it."""
     environment: Mapping[str, str] = field(default_factory=dict)

@@ -83,6 +83,8 @@ class RunRecord:
     measurements: tuple[Measurement, ...] = ()
     orphaned: bool = False
     """Running, by the record, but the process that had it is gone."""
+    retries: int = 0
+    """Times that it lost its worker and went on with another."""
     test_top1: float | None = None
     """Percent of the test images right; only ever read for the recommended recipe and the baseline."""
 

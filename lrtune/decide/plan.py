@@ -1,8 +1,9 @@
 """What to train next: a pure function of the study's state.
 
 Orphans first (a run whose process is gone goes on from its last epoch), then the baseline's seeds, then promotions and
-recipes from the sampler while the budget lasts, then the best of them again with fresh seeds. An engine asks, trains,
-records and asks again; kill it at any time, and the plan goes on from what was recorded.
+recipes from the sampler while the budget lasts, then the best of them again with fresh seeds. A comparison has recipes
+of its own and no search. An engine asks, trains, records and asks again; kill it at any time, and the plan goes on from
+what was recorded.
 """
 
 import math
@@ -12,9 +13,10 @@ from statistics import fmean
 
 from lrtune.core.recipe import Recipe
 from lrtune.core.study import StudyState
-from lrtune.core.trial import Run, RunKind
+from lrtune.core.trial import Run
+from lrtune.decide.race import baseline_runs, runs_of_race
 from lrtune.decide.rungs import first_run, promotion
-from lrtune.decide.trials import best_first, trials_of
+from lrtune.decide.trials import trials_of
 
 Ask = Callable[[StudyState, int], Recipe]
 """The sampler: the recipe of trial number n, given the study so far."""
@@ -49,13 +51,13 @@ def next_run(state: StudyState, ask: Ask) -> Run | Wait | Done:
         return Wait() if running else Done(failure, failed=True)
 
     known = {record.run.id for record in state.records}
-    for run in _baseline_runs(state):
+    for run in baseline_runs(state):
         if run.id not in known:
             return run
-    searching = _next_of_search(state, ask)
+    searching = None if state.config.recipes else _next_of_search(state, ask)
     if searching is not None:
         return searching
-    for run in _confirmation_runs(state):
+    for run in runs_of_race(state):
         if run.id not in known:
             if not _affordable(state, run, reserve_epochs=0):
                 break
@@ -85,32 +87,6 @@ def is_done(state: StudyState) -> bool:
     return isinstance(next_run(state, lambda _state, _number: state.config.baseline), Done)
 
 
-def fresh_seeds(state: StudyState) -> range:
-    """Seeds that the search does not use. The baseline and the confirmations share them, so that they can be paired."""
-    return range(state.config.seed + 1, state.config.seed + 1 + state.config.num_seeds)
-
-
-def _baseline_runs(state: StudyState) -> list[Run]:
-    recipe = state.config.baseline
-    return [_run(state, "baseline", -1, recipe, seed, f"baseline-{i}") for i, seed in enumerate(fresh_seeds(state))]
-
-
-def _confirmation_runs(state: StudyState) -> list[Run]:
-    """The best few that differ from one another and the baseline, each with every fresh seed; the best one first."""
-    seen = {state.config.baseline}
-    runs = []
-    for trial in best_first(trials_of(state)):
-        if len(seen) > state.config.num_confirmed:
-            break
-        if trial.recipe not in seen:
-            seen.add(trial.recipe)
-            runs += [
-                _run(state, "confirm", trial.number, trial.recipe, seed, f"trial-{trial.number:04d}-confirm-{i}")
-                for i, seed in enumerate(fresh_seeds(state))
-            ]
-    return runs
-
-
 def _is_exhausted(state: StudyState) -> bool:
     """Whether the sampler finds nothing new: what was tried before costs nothing, and would be tried for ever."""
     recipes = [trial.recipe for trial in trials_of(state)]
@@ -125,7 +101,8 @@ def _max_trials(state: StudyState) -> float:
 def _reserve_epochs(state: StudyState) -> float:
     """What the search leaves untouched: a full run of its best recipe, and the confirmations; at most a third."""
     config = state.config
-    wanted = (config.num_confirmed * config.num_seeds + bool(config.rungs)) * config.epochs
+    most = max(config.num_seeds, config.max_seeds)
+    wanted = (config.num_confirmed * most + most - config.num_seeds + bool(config.rungs)) * config.epochs
     epoch = _epoch_cost(state)
     return min(wanted, config.budget.amount / 3 / epoch) if epoch else 0.0
 
@@ -133,7 +110,7 @@ def _reserve_epochs(state: StudyState) -> float:
 def _affordable(state: StudyState, run: Run, *, reserve_epochs: float) -> bool:
     """Whether a run fits into the budget, with what is running now and `reserve_epochs` set aside."""
     budget, epoch = state.config.budget, _epoch_cost(state)
-    if budget.unit == "trials" or not epoch:
+    if budget.unit == "trials" or not epoch or state.config.recipes:
         return True
     behind = [r for r in state.records if r.run.trial == run.trial and _is_prefix(r.run, run)]
     known = max((r.run.stop_epochs for r in behind), default=0)
@@ -168,11 +145,3 @@ def _hopeless_failure(state: StudyState) -> str:
     if len(last) == MAX_FAILURES and all(record.state == "failed" for record in last):
         return f"{MAX_FAILURES} runs in a row failed, the last one with: {last[-1].reason}"
     return ""
-
-
-def _run(state: StudyState, kind: RunKind, trial: int, recipe: Recipe, seed: int, run_id: str) -> Run:
-    epochs = state.config.epochs
-    return Run(
-        id=run_id, kind=kind, trial=trial, recipe=recipe, recipe_epochs=epochs, horizon_epochs=epochs,
-        stop_epochs=epochs, seed=seed,
-    )  # fmt: skip

@@ -1,24 +1,34 @@
 """Everything that a report says, worked out once: Markdown, HTML, JSON, plots and terminal only set it."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from statistics import fmean
 from typing import NamedTuple
 
-from lrtune.core.recipe import Recipe
 from lrtune.core.study import StudyConfig, StudyState
-from lrtune.core.trial import Measurement, RunRecord
 from lrtune.decide.recommend import Contender, Recommendation
-from lrtune.decide.spending import Spending, spending_of
 from lrtune.decide.trials import trials_of
 from lrtune.report import wording
-from lrtune.report.code import torch_code
+from lrtune.report.contenders import (
+    Column,
+    ContenderRow,
+    PublishedRow,
+    columns_of,
+    contender_rows,
+    flattery,
+    published_rows,
+    table_note,
+)
+from lrtune.report.cost import Cost, CostRow, cost_of, cost_rows
+from lrtune.report.curves import Curve, learning_curves, lr_curves
+from lrtune.report.export.torch import torch_code
+from lrtune.report.parallel import Parallel, parallel_of
 from lrtune.report.trials import (
     LeftRow,
     Point,
     RungRow,
     RunRow,
+    fates,
     finished_trials,
     left_rows,
     points_of,
@@ -26,10 +36,6 @@ from lrtune.report.trials import (
     rung_note,
     rung_rows,
 )
-from lrtune.schedules import build_schedule
-
-NUM_LEARNING_CURVES = 4  # more lines than this are not told apart in one plot
-NUM_CURVE_POINTS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,86 +61,32 @@ class Fact(NamedTuple):
     note: str
 
 
-class ContenderRow(NamedTuple):
-    """One recipe of the comparison, in words."""
-
-    name: str
-    recipe: str
-    search_top1: str
-    """Of the one run that the search saw: the largest of many, so flattering."""
-    top1: str
-    """Mean and standard deviation over fresh seeds."""
-    num_seeds: int
-    difference: str
-    """To the baseline, seed by seed."""
-    convergence: str
-    settling: str
-    test_top1: str
-    recommended: bool
-    tie: bool
-    """Whether fresh seeds do not tell it from the recommended one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Curve:
-    """A line of a plot: `xs`, `ys` and, over several seeds, the band `lows` to `highs`, all of one length."""
-
-    label: str
-    xs: tuple[float, ...]
-    ys: tuple[float, ...]
-    lows: tuple[float, ...] = ()
-    highs: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """What the study has spent so far, and what it has not."""
-
-    spending: Spending
-    epochs_again: int
-    """Trained a second time; counted in `spending.trained`."""
-    seconds: float
-    """Time in which at least one run was training."""
-    num_trials: int
-    num_finished: int
-    """Trials that were trained in full."""
-    num_runs: Mapping[str, int]
-    """State to number of runs, of every kind of run."""
-
-    def __str__(self) -> str:
-        """One sentence."""
-        if not self.num_runs:
-            return "Nothing has been trained yet."
-        spent = self.spending
-        again = f" ({self.epochs_again:,} of them a second time, their checkpoint gone)" if self.epochs_again else ""
-        avoided = f"{spent.avoided:,} avoided"
-        if spent.avoided < 0:  # a few trials on rungs can cost more than training each in full
-            avoided = f"none avoided, {-spent.avoided:,} added on rungs"
-        (state, amount), *others = self.num_runs.items()
-        runs = [f"{wording.count(amount, 'run')} {state}", *(f"{amount:,} {state}" for state, amount in others)]
-        return (
-            f"{wording.count(spent.asked, 'epoch')} asked for: {spent.trained:,} trained in "
-            f"{wording.duration(self.seconds)}{again}, {spent.reused:,} reused, {avoided}; "
-            f"{wording.count(self.num_trials, 'trial')}, {self.num_finished:,} of them in full; "
-            f"{', '.join(runs)}."
-        )
-
-
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """The report, worked out. Texts are in plain words, unescaped."""
+    """The report of a search, or of a comparison, worked out. Texts are in plain words, unescaped."""
 
     report: Report
     task: str
     headline: str
+    schedule: str
+    """The best recipe in a sentence; empty without one."""
     verdict: str
     facts: tuple[Fact, ...]
     target: str
+    columns: tuple[Column, ...]
     contenders: tuple[ContenderRow, ...]
+    table_note: str
+    """What the columns mean."""
+    published: tuple[PublishedRow, ...]
+    """What others report of the same recipes."""
+    flattery: str
+    """The winner's curse in numbers; empty where nothing is known of it."""
     rungs: tuple[RungRow, ...]
     """Lowest first; empty where the study has none."""
     rung_note: str
     """What the rungs are for, and what their table says."""
+    fates: str
+    """What became of the trials; empty without any."""
     finished: tuple[RunRow, ...]
     """Full runs of the search that ran to their end, best first."""
     left: tuple[LeftRow, ...]
@@ -142,29 +94,37 @@ class Document:
     stopped: tuple[RunRow, ...]
     """Runs of any kind that were pruned, diverged or failed, in the order of their planning."""
     points: tuple[Point, ...]
+    parallel: Parallel | None
     range_tests: tuple[str, ...]
     cost: Cost
+    cost_rows: tuple[CostRow, ...]
     settings: tuple[tuple[str, str], ...]
     """How the study was trained and searched, and on what."""
     lr_curves: tuple[Curve, ...]
-    """LR by epoch: the recommended recipe and, where it is another, the baseline."""
+    """LR by epoch: the recommended recipe and, where it is another, the baseline; in a comparison all of them."""
     learning_curves: tuple[Curve, ...]
-    """Top-1 by epoch of the best few."""
+    """Top-1 by epoch of the best few; in a comparison of all."""
     importances: tuple[tuple[str, float], ...]
     """Largest first."""
     code: str
     """The recommended recipe in plain PyTorch; empty without one."""
 
     @property
-    def tested(self) -> bool:
-        """Whether the test images were read."""
-        return any(row.test_top1 != wording.UNKNOWN for row in self.contenders)
+    def compares(self) -> bool:
+        """Whether it is a comparison, which has no search."""
+        return bool(self.report.state.config.recipes)
+
+    @property
+    def reference(self) -> str:
+        """What the others are compared with, by name."""
+        return wording.recipe_name(self.report.state.config, -1)
 
     @property
     def replayed(self) -> bool:
-        """Whether the recommended LR curve is that of one run, since a plateau decay follows the run."""
+        """Whether an LR curve is that of one run, since a plateau decay follows the run."""
         found = self.report.recommendation
-        return found is not None and found.best.recipe.decay.name == "plateau"
+        shown = () if found is None else found.contenders if self.compares else (found.best,)
+        return any(contender.recipe.decay.name == "plateau" for contender in shown)
 
     @property
     def cost_note(self) -> str:
@@ -174,56 +134,46 @@ class Document:
             "agree up to there. Avoided: of recipes that were not worth a full run."
         )
 
-    @property
-    def table_note(self) -> str:
-        """What the columns of the comparison mean."""
-        left = any(row.search_top1 == wording.UNKNOWN and row.name != "baseline" for row in self.contenders)
-        note = (
-            "Top-1 in percent. Search: the one run that the search saw, the best of many and so flattering"
-            f"{'; of a trial that was left on a rung there is none' if left else ''}. "
-            "Fresh seeds: mean ± standard deviation over seeds that the search did not use. "
-            "To baseline: points, seed by seed, with the 95 % interval. "
-            "Convergence: epoch, median [min, max] over the fresh seeds. "
-            "Settled: the epoch from which Top-1 stays near its final level."
-        )
-        return note + (" Test: images read once, for these recipes only." if self.tested else "")
-
 
 def compose(report: Report) -> Document:
     """Works a report out, whatever stage its study is at."""
     state, found = report.state, report.recommendation
+    config, rows = state.config, contender_rows(state, found)
     return Document(
         report=report,
-        task=wording.task(state.config.task),
+        task=wording.task(config.task),
         headline=_headline(state, found),
+        schedule=wording.schedule_sentence(found.best.recipe, config.epochs) if found else "",
         verdict=found.verdict if found else "No run has finished: there is nothing to recommend yet.",
         facts=_facts(state, found),
-        target=_target(found),
-        contenders=_contender_rows(found),
-        rungs=rung_rows(state) if state.config.rungs else (),
+        target=_target(state, found),
+        columns=columns_of(state, rows),
+        contenders=rows,
+        table_note=table_note(state, rows),
+        published=published_rows(state),
+        flattery=flattery(found),
+        rungs=rung_rows(state) if config.rungs else (),
         rung_note=rung_note(state),
-        finished=tuple(run_row(trial.runs[-1]) for trial in finished_trials(state)),
+        fates=fates(state),
+        finished=tuple(run_row(config, trial.runs[-1]) for trial in finished_trials(state)),
         left=left_rows(state),
-        stopped=tuple(run_row(r) for r in state.records if r.state in ("pruned", "diverged", "failed")),
+        stopped=tuple(run_row(config, r) for r in state.records if r.state in ("pruned", "diverged", "failed")),
         points=points_of(state),
+        parallel=parallel_of(state),
         range_tests=tuple(map(wording.range_result, state.range_results)),
-        cost=_cost(state),
-        settings=_settings(report),
-        lr_curves=_lr_curves(state, found),
-        learning_curves=_learning_curves(state, found),
+        cost=cost_of(state),
+        cost_rows=cost_rows(state),
+        settings=tuple(_settings(report)),
+        lr_curves=lr_curves(state, found),
+        learning_curves=learning_curves(state, found),
         importances=tuple(sorted(report.importances.items(), key=lambda item: -item[1])),
-        code=torch_code(found.best.recipe, state.config.epochs, state.config.steps_per_epoch) if found else "",
+        code=torch_code(found.best.recipe, config.epochs, config.steps_per_epoch) if found else "",
     )
 
 
-def compared(found: Recommendation | None) -> tuple[Contender, ...]:
-    """The contenders that a comparison shows, the recommended one first even where it is not confirmed."""
-    if found is None:
-        return ()
-    return (found.best, *(c for c in found.contenders if c.trial != found.best.trial))
-
-
 def _headline(state: StudyState, found: Recommendation | None) -> str:
+    if state.config.recipes:
+        return f"Comparison of {wording.count(len(state.config.recipes), 'recipe')}"
     if found is None:
         return "Nothing has finished yet."
     sentence = wording.schedule_sentence(found.best.recipe, state.config.epochs)
@@ -234,105 +184,85 @@ def _headline(state: StudyState, found: Recommendation | None) -> str:
 
 
 def _facts(state: StudyState, found: Recommendation | None) -> tuple[Fact, ...]:
+    """Top-1 and convergence beside the baseline's, the difference, and how sure it is that nothing else is better."""
     if found is None:
         return ()
-    best, baseline = found.best, found.baseline
-    if best.top1s:
-        top1 = Fact("Top-1, %", wording.mean_and_spread(best.top1s), _seeds(best))
-    elif math.isnan(best.search_top1):
-        trial = next(trial for trial in trials_of(state) if trial.number == best.trial)
-        rung = trial.ladder[trial.level - 1].label
-        top1 = Fact("Top-1, %", wording.UNKNOWN, f"not trained in full yet: {trial.score:.2f} at the rung of {rung}")
-    else:
-        top1 = Fact("Top-1, %", wording.number(best.search_top1), "one run of the search, not confirmed")
+    best = found.best
+    name = f" of {best.name}" if state.config.recipes else ""
+    if not best.top1s:
+        return (
+            _unconfirmed(state, best),
+            Fact("Convergence, epoch", str(best.convergence), "takes fresh seeds"),
+            *_baseline_facts(found),
+        )
+    top1, convergence = wording.count(len(best.top1s), "fresh seed"), _reached(best, found.target)
+    other = found.baseline if found.baseline is not None and found.baseline.trial != best.trial else None
+    if other is not None:
+        reference = wording.recipe_name(state.config, -1)
+        top1 += f"; {reference} {wording.mean_and_spread(other.top1s)} ({len(other.top1s)})"
+        convergence += f"; {reference} {other.convergence}"
     facts = [
-        top1,
-        Fact("Convergence, epoch", str(best.convergence), _reached(best, found.target)),
+        Fact(f"Top-1{name}, %", wording.mean_and_spread(best.top1s), top1),
+        Fact("Convergence, epoch", str(best.convergence), convergence),
     ]
-    if baseline is None or baseline.trial == best.trial:
-        return tuple(facts)
-    return (
-        *facts,
-        Fact("Baseline Top-1, %", wording.mean_and_spread(baseline.top1s), baseline.recipe.label),
-        Fact("Baseline convergence", str(baseline.convergence), _reached(baseline, found.target)),
-    )
+    if other is not None and best.difference is not None:
+        mean, interval = wording.difference(best.difference).split(" ", 1)
+        said = f"95 % interval {interval}" if interval.startswith("[") else f"points; {interval.strip('()')}"
+        facts.append(Fact(f"To {wording.recipe_name(state.config, -1)}, points", mean, said))
+    if len(found.contenders) > 1:
+        tied = f"a tie with {len(found.ties)} of them" if found.ties else "told apart from all others"
+        probability = wording.probability(best.probability_best)
+        facts.append(Fact("Probability best", probability, f"of {len(found.contenders)}; {tied}"))
+    return tuple(facts)
 
 
-def _seeds(contender: Contender) -> str:
-    return f"{wording.count(len(contender.top1s), 'fresh seed')}, mean ± standard deviation"
+def _unconfirmed(state: StudyState, best: Contender) -> Fact:
+    if not math.isnan(best.search_top1):
+        return Fact("Top-1, %", wording.number(best.search_top1), "one run of the search, not confirmed")
+    trial = next(trial for trial in trials_of(state) if trial.number == best.trial)
+    rung = trial.ladder[trial.level - 1].label
+    return Fact("Top-1, %", wording.UNKNOWN, f"not trained in full yet: {trial.score:.2f} at the rung of {rung}")
+
+
+def _baseline_facts(found: Recommendation) -> Iterator[Fact]:
+    if found.baseline is not None:
+        top1 = wording.mean_and_spread(found.baseline.top1s)
+        yield Fact("Baseline Top-1, %", top1, found.baseline.recipe.label)
+        reached = _reached(found.baseline, found.target)
+        yield Fact("Baseline convergence", str(found.baseline.convergence), reached)
 
 
 def _reached(contender: Contender, target: float) -> str:
-    if not contender.top1s:
-        return "takes fresh seeds"
-    return f"{contender.convergence.num_reached} of {len(contender.top1s)} runs reach {wording.number(target)} %"
+    reached = f"{contender.convergence.num_reached} of {len(contender.top1s)}"
+    return f"{reached} runs reach {wording.number(target)} %"
 
 
-def _target(found: Recommendation | None) -> str:
+def _target(state: StudyState, found: Recommendation | None) -> str:
     if found is None or math.isnan(found.target):
-        return "No target yet: convergence is measured against the baseline, which has not finished."
+        against = "the first recipe" if state.config.recipes else "the baseline"
+        return f"No target yet: convergence is measured against {against}, which has not finished."
     return f"Convergence is the first epoch with a Top-1 of at least {found.target:.2f} % ({found.target_source})."
 
 
-def _contender_rows(found: Recommendation | None) -> tuple[ContenderRow, ...]:
-    if found is None:
-        return ()
-    # Without fresh seeds nothing is known to be equal either.
-    tied = {contender.trial for contender in found.ties} if found.best.top1s else set()
-    return tuple(
-        ContenderRow(
-            name=contender.name,
-            recipe=contender.recipe.label,
-            search_top1=wording.number(contender.search_top1),
-            top1=wording.mean_and_spread(contender.top1s) if contender.top1s else "not confirmed",
-            num_seeds=len(contender.top1s),
-            difference=wording.difference(contender.difference),
-            convergence=str(contender.convergence),
-            settling=wording.number(contender.settling_epoch, 0),
-            test_top1=wording.mean_and_spread(contender.test_top1s),
-            recommended=contender.trial == found.best.trial,
-            tie=contender.trial in tied,
-        )
-        for contender in compared(found)
-    )
-
-
-def _best_first(records: Sequence[RunRecord]) -> list[RunRecord]:
-    """By Top-1 after the last finished epoch; runs without any come last."""
-    return sorted(records, key=lambda record: -math.inf if math.isnan(record.top1) else record.top1, reverse=True)
-
-
-def _cost(state: StudyState) -> Cost:
-    states = ("completed", "pruned", "diverged", "failed", "running")
-    numbers = {name: sum(record.state == name for record in state.records) for name in states}
-    return Cost(
-        spending=spending_of(state),
-        epochs_again=sum(m.again_epochs for record in state.records for m in record.measurements),
-        seconds=state.busy_seconds,
-        num_trials=int(state.spent("trials")),
-        num_finished=len(finished_trials(state)),
-        num_runs={name: number for name, number in numbers.items() if number},
-    )
-
-
-def _settings(report: Report) -> tuple[tuple[str, str], ...]:
+def _settings(report: Report) -> Iterator[tuple[str, str]]:
     config = report.state.config
     settings = config.settings
     clipping = f", gradients clipped to {settings.clip_norm:g}" if math.isfinite(settings.clip_norm) else ""
     accumulated = f" in {settings.accumulate} micro-batches" if settings.accumulate > 1 else ""
-    return (
-        ("Task", wording.task(config.task)),
-        ("Horizon", f"{wording.count(config.epochs, 'epoch')} of {config.steps_per_epoch} steps"),
-        ("Batch", f"{settings.batch_size}{accumulated}{clipping}"),
-        ("Label smoothing, augmentation", f"{settings.label_smoothing:g}, {'on' if settings.augment else 'off'}"),
-        ("Precision, device", f"{settings.precision}, {settings.device}"),
-        ("Validation images", str(config.num_validation)),
-        ("Space, budget", f"{config.space_name}, {config.budget}"),
-        ("Sampler, pruner", f"{config.sampler}, {config.pruner}"),
-        *_rung_settings(config),
-        ("Seed", str(config.seed)),
-        *report.environment.items(),
-    )
+    yield "Task", wording.task(config.task)
+    yield "Horizon", f"{wording.count(config.epochs, 'epoch')} of {config.steps_per_epoch} steps"
+    yield "Batch", f"{settings.batch_size}{accumulated}{clipping}"
+    yield "Label smoothing, augmentation", f"{settings.label_smoothing:g}, {'on' if settings.augment else 'off'}"
+    yield "Precision, device", f"{settings.precision}, {settings.device}"
+    yield "Validation images", str(config.num_validation)
+    if not config.recipes:
+        yield "Space, budget", f"{config.space_name}, {config.budget}"
+        yield "Sampler, pruner", f"{config.sampler}, {config.pruner}"
+        yield from _rung_settings(config)
+    more = f", up to {config.max_seeds} of those not told apart" if config.max_seeds > config.num_seeds else ""
+    yield "Seeds of each recipe", f"{config.num_seeds}{more}"
+    yield "Seed", str(config.seed)
+    yield from report.environment.items()
 
 
 def _rung_settings(config: StudyConfig) -> Iterator[tuple[str, str]]:
@@ -344,80 +274,3 @@ def _rung_settings(config: StudyConfig) -> Iterator[tuple[str, str]]:
         averaged = config.signal == "averaged" and half_life_epochs
         half_life = f"averaged weights, half-life {wording.count(half_life_epochs, 'epoch')}"
         yield "Signal of unfinished runs", half_life if averaged else "raw weights"
-
-
-def _lr_curves(state: StudyState, found: Recommendation | None) -> tuple[Curve, ...]:
-    if found is None:
-        return ()
-    shown = [found.best]
-    if found.baseline is not None and found.baseline.trial != found.best.trial:
-        shown.append(found.baseline)
-    return tuple(_lr_curve(state, contender) for contender in shown)
-
-
-def _lr_curve(state: StudyState, contender: Contender) -> Curve:
-    """The LR over the epochs of a full run; of a plateau, as its best run went, as far as that was measured."""
-    recipe, config = contender.recipe, state.config
-    ran = _best_first(_full_runs(state, contender.trial))
-    return lr_curve(contender.name, recipe, config.epochs, config.steps_per_epoch, ran[0].measurements if ran else ())
-
-
-def lr_curve(
-    label: str, recipe: Recipe, epochs: int, steps_per_epoch: int, measurements: Sequence[Measurement]
-) -> Curve:
-    """LR against epochs.
-
-    Args:
-        label: name of the curve.
-        recipe: whose LR.
-        epochs: horizon.
-        steps_per_epoch: optimizer steps.
-        measurements: of one run, from its first epoch; only a plateau needs them, and it ends where they end.
-    """
-    schedule = build_schedule(recipe, epochs=epochs, steps_per_epoch=steps_per_epoch)
-    stride = max(1, epochs * steps_per_epoch // NUM_CURVE_POINTS)
-    xs, ys = [], []
-    for epoch in range(epochs):
-        first, end = epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch
-        # The last step of each epoch is always there, so that a jump between epochs is drawn upright.
-        for step in sorted({*range(first, end, stride), end - 1}):
-            xs.append(step / steps_per_epoch)
-            ys.append(recipe.peak_lr * schedule(step))
-        if recipe.decay.name == "plateau":
-            if epoch >= len(measurements):
-                break
-            schedule = schedule.observe(val_loss=measurements[epoch].val_loss, top1=measurements[epoch].top1)
-    return Curve(label=label, xs=tuple(xs), ys=tuple(ys))
-
-
-def _full_runs(state: StudyState, trial: int) -> list[RunRecord]:
-    """The runs of a trial with something measured: those with fresh seeds, or the search's own where there are none."""
-    whole = (r for r in state.records if r.run.trial == trial and r.run.kind != "rung")
-    runs = [r for r in whole if r.measurements and r.state != "failed"]
-    fresh = [r for r in runs if r.run.kind in ("baseline", "confirm")]
-    return fresh or runs
-
-
-def _learning_curves(state: StudyState, found: Recommendation | None) -> tuple[Curve, ...]:
-    """Of the confirmed contenders; without those, of the best runs of the search; the baseline always."""
-    shown = [(c.name, _full_runs(state, c.trial)) for c in compared(found)]
-    known = {contender.trial for contender in compared(found)}
-    if found is not None and not any(c.top1s and c.trial >= 0 for c in found.contenders):
-        shown += [(f"trial {t.number}", [t.runs[-1]]) for t in finished_trials(state) if t.number not in known]
-    others = [(name, runs) for name, runs in shown if name != "baseline"][:NUM_LEARNING_CURVES]
-    baseline = [(name, runs) for name, runs in shown if name == "baseline"]
-    return tuple(_learning_curve(name, runs) for name, runs in others + baseline if runs)
-
-
-def _learning_curve(label: str, runs: Sequence[RunRecord]) -> Curve:
-    """Mean Top-1 by epoch with the band from the worst seed to the best; ends with the shortest run that completed."""
-    whole = [r for r in runs if r.state == "completed"] or list(runs)
-    epochs = min(record.epochs for record in whole)
-    by_epoch = [[record.measurements[i].top1 for record in whole] for i in range(epochs)]
-    return Curve(
-        label=label,
-        xs=tuple(float(i + 1) for i in range(epochs)),
-        ys=tuple(fmean(top1s) for top1s in by_epoch),
-        lows=tuple(map(min, by_epoch)),
-        highs=tuple(map(max, by_epoch)),
-    )

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
@@ -10,13 +11,15 @@ from markupsafe import Markup
 from lrtune.report.document import Document
 
 if TYPE_CHECKING:
-    from lrtune.report.plots import Plot
+    from lrtune.report.sheet import Plot
 
 
 def render_html(document: Document, plots: "Sequence[Plot]") -> str:
     """The page, with its plots inside. Every text is escaped; only the plots go in as they are."""
-    images = {plot.name: Markup(plot.inline_svg) for plot in plots}  # noqa: S704  (drawn and escaped in plots.py)
-    return _template().render(doc=document, plots=images)
+    from lrtune.report.sheet import WIDTHS  # matplotlib takes a while to import
+
+    images = {plot.name: Markup("".join(map(plot.inline_svg, WIDTHS))) for plot in plots}  # noqa: S704  (escaped in sheet.py)
+    return _template().render(doc=document, plots=images, study=quote(document.report.state.config.name))
 
 
 @cache

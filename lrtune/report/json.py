@@ -1,32 +1,6 @@
-"""The report as JSON: plain values for programs. What is not known (nan) and what is not finite is `null`.
+"""The report as JSON: plain values for programs, as `report.schema.json` beside this module describes them.
 
-schema           2; a higher number means that something here was renamed or left out
-command          that does it again
-environment      {"Python": "3.11.7", ...}
-study            name, task, space, epochs (horizon), steps_per_epoch, num_validation, num_classes, seed,
-                     sampler, pruner, rungs (as on the command line: "c3"), reduction_factor, signal, budget, settings
-cost             epochs_asked (if each recipe had been trained in full) = epochs_trained + epochs_reused +
-                     epochs_avoided (below 0 where rungs cost more than they saved); epochs_again (trained a second
-                     time, counted in epochs_trained too), seconds, num_trials, num_finished (trials trained in full),
-                     num_runs by state
-recommendation   null where nothing has finished, or
-                 trial (-1: the baseline), recipe, schedule (in a sentence), final, verdict, target, target_source,
-                 ties (trials), code (plain PyTorch)
-contenders       the recommended one first: trial, recipe, search_top1, top1s by seed, mean, spread, test_top1s,
-                 convergence {epochs: one a seed, null where not reached; horizon_epochs}, settling_epoch,
-                 difference to the baseline {mean, low, high: 95 % interval}
-rungs            lowest first: rung, num_trials, num_promoted (on their score), num_regardless (of it), tau (Kendall's,
-                     between the scores there and one level up)
-left             trials that went no further than a rung: trial, rung, score (percent), reason
-runs             id, kind (baseline, rung, search, confirm), trial, seed, recipe, recipe_epochs (that its lengths are
-                     meant for), horizon_epochs (that the schedule is fitted to), stop_epochs (that are trained),
-                     state, reason, top1, test_top1, seconds, and
-                 measurements {epoch, step, lr_first, lr_last, train_loss, val_loss, top1, averaged_val_loss,
-                     averaged_top1, seconds, images_per_s, ended_at, prefix (equal where the training so far is),
-                     reused (taken over, not trained), again_epochs (trained a second time before this one)}
-range_tests      optimizer, interval {low, high, suggestion} or null, rule, reason, suggestions by rule,
-                 curves {seed, lrs, losses, diverged}
-importances      parameter to share
+What is not known (nan) and what is not finite is `null`.
 """
 
 import json
@@ -40,22 +14,29 @@ from lrtune.core.trial import RunRecord
 from lrtune.decide.recommend import Contender, Recommendation
 from lrtune.decide.rungs import summaries, why_left
 from lrtune.decide.trials import trials_of
-from lrtune.report.document import Cost, Document, compared
+from lrtune.report.contenders import compared
+from lrtune.report.cost import Cost
+from lrtune.report.document import Document
 from lrtune.report.trials import left_trials
 
 SCHEMA = 2
+"""A higher number means that something was renamed or left out."""
 
 
 def render_json(document: Document) -> str:
-    """The document that the head of this module describes."""
+    """A document of the schema."""
     report = document.report
     config = report.state.config
-    names = ("name", "task", "epochs", "steps_per_epoch", "num_validation", "num_classes", "seed", "sampler", "pruner")
+    names = (
+        "name", "task", "epochs", "steps_per_epoch", "num_validation", "num_classes", "seed", "num_seeds", "max_seeds",
+        "num_confirmed", "sampler", "pruner",
+    )  # fmt: skip
     values = {
         "schema": SCHEMA,
         "command": report.command,
         "environment": dict(report.environment),
         "study": {name: getattr(config, name) for name in names}
+        | {"kind": "comparison" if config.recipes else "search", "recipes": list(map(asdict, config.recipes))}
         | {"rungs": list(map(str, config.rungs))}
         | {"reduction_factor": config.reduction_factor, "signal": config.signal}
         | {"space": config.space_name, "budget": str(config.budget), "settings": asdict(config.settings)},
@@ -95,18 +76,21 @@ def _recommendation(document: Document, found: Recommendation | None) -> dict[st
     return {
         "trial": found.best.trial,
         "recipe": found.best.recipe.to_dict(),
-        "schedule": document.headline,
+        "name": found.best.name,
+        "schedule": document.schedule,
         "final": found.final,
         "verdict": found.verdict,
         "target": found.target,
         "target_source": found.target_source,
         "ties": [contender.trial for contender in found.ties],
+        "simplest": found.simplest.trial if found.simplest else None,
         "code": document.code,
     }
 
 
 def _contender(contender: Contender) -> dict[str, Any]:
-    return asdict(contender) | {"mean": contender.mean, "spread": contender.spread}
+    names = ("mean", "spread", "flattery", "num_parts")
+    return asdict(contender) | {name: getattr(contender, name) for name in names}
 
 
 def _run(record: RunRecord) -> dict[str, Any]:
@@ -117,6 +101,7 @@ def _run(record: RunRecord) -> dict[str, Any]:
         "top1": record.top1,
         "test_top1": record.test_top1,
         "seconds": record.seconds,
+        "retries": record.retries,
         "measurements": [asdict(measurement) for measurement in record.measurements],
     }
 

@@ -15,10 +15,10 @@ from rich.text import Text
 
 from lrtune.core.events import EpochEnded, Event, Note, RunEnded, RunStarted
 from lrtune.core.study import StudyState
-from lrtune.core.trial import RunRecord
+from lrtune.core.trial import Run, RunRecord
 from lrtune.decide.trials import signal_of
 from lrtune.report import wording
-from lrtune.report.progress import Progress
+from lrtune.report.progress import Progress, unit_of
 
 REFRESHES_PER_S = 4
 SLOW_EPOCH_S = 10.0
@@ -80,21 +80,24 @@ class LiveDisplay:
         """The plain lines that an event is worth."""
         match event:
             case RunStarted(run=run, epochs_done=epochs_done) if epochs_done:
-                name = wording.run_name(run)
+                name = self._name(run)
                 yield f"{name} goes on after epoch {epochs_done} of {run.stop_epochs}: {run.recipe.label}"
             case EpochEnded(run=run, measurement=m) if m.seconds > SLOW_EPOCH_S and not m.reused:
                 losses = f"train loss {wording.number(m.train_loss, 3)}, Top-1 {wording.number(m.top1)} %"
-                name = wording.run_name(run)
+                name = self._name(run)
                 yield f"{name} epoch {m.epoch} of {run.stop_epochs}: LR {wording.lr(m.lr_last)}, {losses}"
             case RunEnded(record=record):
                 why = f" ({record.reason})" if record.reason else ""
                 done = f"{record.epochs} of {record.run.stop_epochs} epochs"
-                name, top1 = wording.run_name(record.run), self._top1(record)
+                name, top1 = self._name(record.run), self._top1(record)
                 if record.epochs_reused:
                     done += f", {record.epochs_reused} of them reused"
                 yield f"{name} {record.state}{why}: {done}, {top1}, {record.run.recipe.label}"
             case Note(text=text):
                 yield text
+
+    def _name(self, run: Run) -> str:
+        return wording.run_name(self._progress.config, run)
 
     def _top1(self, record: RunRecord) -> str:
         """Top-1, and of an unfinished schedule what it is judged by."""
@@ -123,7 +126,7 @@ class LiveDisplay:
     def _overall(self, wide: bool) -> Table:
         elapsed_s = time.monotonic() - self._began
         done, total = self._progress.spent(elapsed_s)
-        match self._progress.config.budget.unit:
+        match unit_of(self._progress.config):
             case "seconds":
                 words = f"{wording.duration(done)} of {wording.duration(total)}"
             case "epochs":
@@ -145,17 +148,13 @@ class LiveDisplay:
     def _counted(self) -> str:
         """What can be counted of the phase, as promotions are not known beforehand."""
         progress, config = self._progress, self._progress.config
-        match progress.phase:
-            case "search":
-                return f"trial {progress.num_trials} of {config.budget.amount:g}"
-            case "confirmation":
-                return f"{progress.num_ended('confirm')} of {config.num_confirmed * config.num_seeds} runs"
-            case _:
-                return f"{progress.num_ended('baseline')} of {config.num_seeds} runs"
+        if progress.phase == "search":
+            return f"trial {progress.num_trials} of {config.budget.amount:g}"
+        return f"{progress.num_ended_of_phase} of {progress.num_expected_of_phase} runs"
 
     def _eta_s(self, done: float, total: float, elapsed_s: float) -> float:
         """By the pace of this session; nan before a run has ended in it."""
-        if self._progress.config.budget.unit == "seconds":
+        if unit_of(self._progress.config) == "seconds":
             return max(0.0, total - done)
         here = done - self._done_before
         if not self._progress.num_ended_here or here <= 0:
@@ -181,15 +180,15 @@ class LiveDisplay:
                 )
             label = Text(run.recipe.label, style="dim", overflow="ellipsis", no_wrap=True)
             epochs = Text(f"{one.epochs}/{run.stop_epochs}")
-            table.add_row(Text(wording.run_name(run)), *bar * wide, epochs, *map(Text, measured), label)
+            table.add_row(Text(self._name(run)), *bar * wide, epochs, *map(Text, measured), label)
         return table
 
     def _best(self) -> Text | None:
         best, baseline = self._progress.best, self._progress.baseline_top1s
         said = []
         if best is not None:
-            name = wording.run_name(best.runs[best.level - 1].run)
+            name = self._name(best.runs[best.level - 1].run)
             said.append(f"best so far {best.score:.2f} % ({name}: {best.recipe.label})")
         if baseline:
-            said.append(f"baseline {wording.mean_and_spread(baseline)} %")
+            said.append(f"{wording.recipe_name(self._progress.config, -1)} {wording.mean_and_spread(baseline)} %")
         return Text("; ".join(said), style="green", overflow="ellipsis", no_wrap=True) if said else None

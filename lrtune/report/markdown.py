@@ -11,7 +11,7 @@ from markupsafe import Markup
 from lrtune.report.document import Document
 
 if TYPE_CHECKING:
-    from lrtune.report.plots import Plot
+    from lrtune.report.sheet import Plot
 
 
 def render_markdown(document: Document, plots: "Sequence[Plot]", *, folder: str = "plots") -> str:

@@ -1,31 +1,22 @@
-"""The plots of a report, by matplotlib: PNG and SVG files on white, and SVG for a page that has its own colours."""
+"""The plots of a report."""
 
-import io
 import math
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator, Sequence
+from functools import partial
 from statistics import median
 from typing import Any
 
-from markupsafe import escape
-from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from lrtune.core.study import RangeResult
 from lrtune.report import wording
-from lrtune.report.document import Curve, Document
+from lrtune.report.curves import Curve
+from lrtune.report.document import Document
+from lrtune.report.parallel import Line, Parallel
+from lrtune.report.sheet import GRID, INK, MUTED, SERIES, Plot, Sheet
 from lrtune.report.trials import Point
 
-# On a page each of these becomes a CSS variable, `--plot-ink` and so on, so that dark mode reaches into the plots. They
-# must differ from each other, and from whatever else matplotlib may write.
-INK, MUTED, GRID = "#1b1f24", "#6b7077", "#e3e4e1"
-# Told apart with any of the common colour deficiencies (Wong 2011, doi 10.1038/nmeth.1618); darkened, for thin lines.
-SERIES = ("#0b62a3", "#c4560a", "#00805c", "#a84f87", "#8a6d00", "#2f8fc4", "#7a4b24", "#5b5fc7", "#3f7f1f", "#b03a48")
-VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid"} | {colour: f"{i}" for i, colour in enumerate(SERIES)}
 # A decay has the same colour in every report; the common ones have those that are told apart best.
 DECAY_COLOURS = {
     "cosine": SERIES[0],
@@ -39,147 +30,100 @@ DECAY_COLOURS = {
     "multistep": SERIES[8],
     "exponential": SERIES[9],
 }
-
-STYLE: dict[Any, Any] = {
-    "font.size": 8.5,
-    "text.color": INK,
-    "axes.edgecolor": MUTED,
-    "axes.facecolor": "none",  # the figure behind it is white in a file, and absent in a page
-    "axes.labelcolor": INK,
-    "axes.linewidth": 0.6,
-    "axes.labelpad": 6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "lines.linewidth": 1.4,
-    "lines.solid_capstyle": "round",
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "svg.fonttype": "none",  # text stays text: it can be selected, searched and read aloud
-    "svg.hashsalt": "lrtune",  # the same report gives the same file
-}
-
-
-@dataclass(frozen=True)
-class Plot:
-    """One plot."""
-
-    name: str
-    """File name without its ending."""
-    title: str
-    description: str
-    """What it shows, for people who cannot see it."""
-    figure: Figure
-
-    @cached_property
-    def png(self) -> bytes:
-        """On white, 200 dots an inch."""
-        return self._save("png")
-
-    @cached_property
-    def svg(self) -> str:
-        """On white, a file of its own."""
-        return self._save("svg").decode()
-
-    @cached_property
-    def inline_svg(self) -> str:
-        """Transparent, for an HTML page that defines the colours of `VARIABLES`; ids are this plot's own."""
-        svg = self.svg[self.svg.index("<svg") :]
-        svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-        svg = re.sub(r'<g id="patch_1">.*?</g>', "", svg, count=1, flags=re.DOTALL)  # the white background
-        svg = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{self.name}-", svg)
-        for colour, name in VARIABLES.items():
-            svg = svg.replace(colour, f"var(--plot-{name})")
-        label = f'role="img" aria-labelledby="{self.name}-title {self.name}-description"'
-        title = f'<title id="{self.name}-title">{escape(self.title)}</title>'
-        description = f'<desc id="{self.name}-description">{escape(self.description)}</desc>'
-        head = re.compile(r'^<svg[^>]*(viewBox="[^"]*")[^>]*>')
-        return head.sub(lambda found: f"<svg {found[1]} {label}>{title}{description}", svg)
-
-    def _save(self, kind: str) -> bytes:
-        buffer = io.BytesIO()
-        metadata = {"Date": None} if kind == "svg" else {"Software": None}
-        with rc_context(STYLE):
-            self.figure.savefig(buffer, format=kind, dpi=200, facecolor="white", metadata=metadata)
-        return buffer.getvalue()
+DASHED = (0, (4, 2))
+NUM_BANDS = 5
+"""Bands from the worst seed to the best; more of them would hide each other."""
+BEST_SHARE, MAX_BEST = 4, 10
+"""One trial in so many stands out among all, and no more than so many of them."""
 
 
 def draw(document: Document) -> tuple[Plot, ...]:
     """All plots that the study has something for, in the order of the report."""
-    with rc_context(STYLE):
-        return tuple(_plots(document))
+    return tuple(_plots(document))
 
 
 def draw_range_test(result: RangeResult) -> Plot:
     """The sweeps of one range test, and what was found in them."""
-    with rc_context(STYLE):
-        return _range_plot((result,))
+    return _range_plot((result,))
 
 
 def _plots(doc: Document) -> Iterator[Plot]:
     if doc.lr_curves:
-        yield Plot("lr_curve", "Learning rate of the schedule", _lr_description(doc), _lr_figure(doc))
+        title = "Learning rates of the schedules" if doc.compares else "Learning rate of the schedule"
+        yield Plot("lr_curve", title, _lr_description(doc), partial(_lr_sheet, doc))
     if doc.learning_curves:
         ends = "; ".join(f"{c.label} ends at {c.ys[-1]:.2f} %" for c in doc.learning_curves)
-        yield Plot("learning_curves", "Validation Top-1 by epoch", f"{ends}.", _learning_figure(doc))
+        yield Plot("learning_curves", "Validation Top-1 by epoch", f"{ends}.", partial(_learning_sheet, doc))
     results = doc.report.state.range_results
     if any(result.curves for result in results):
         yield _range_plot(results)
     if doc.importances:
         shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in doc.importances)
-        yield Plot("importance", "Importance of the parameters", f"{shares}.", _importance_figure(doc))
+        yield Plot("importance", "Importance of the parameters", f"{shares}.", partial(_importance_sheet, doc))
     if any(math.isfinite(point.top1) for point in doc.points):
         trials = wording.count(sum(not point.level for point in doc.points), "full run")
         rungs = sum(point.level > 0 for point in doc.points)
         trials += f", and {wording.count(rungs, 'trial')} with no more than a rung's score" if rungs else ""
         marks = "hollow where left or unfinished, a cross where diverged"
         said = f"{trials}, coloured by decay; {marks}."
-        yield Plot("trials", "Peak learning rate against Top-1", said, _trials_figure(doc))
-
-
-def _figure(height: float, *, num_axes: int = 1) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(6.2, height), layout="constrained")
-    axes = figure.subplots(num_axes, 1, squeeze=False)[:, 0]
-    return figure, list(axes)
+        yield Plot("trials", "Peak learning rate against Top-1", said, partial(_trials_sheet, doc))
+    if doc.parallel is not None:
+        axes = "; ".join(axis.label for axis in doc.parallel.axes)
+        best = next(line.said for line in doc.parallel.lines if line.place == 1)
+        said = f"{wording.count(len(doc.parallel.lines), 'trial')} by {axes}. The best is {best}."
+        yield Plot("parallel", "What was tried", said, partial(_parallel_sheet, doc.parallel))
 
 
 def _lr_description(doc: Document) -> str:
+    if doc.compares:
+        return "; ".join(f"{c.label} with a peak of {wording.lr(max(c.ys))}" for c in doc.lr_curves) + "."
     best = doc.lr_curves[0]
     return f"From {wording.lr(best.ys[0])} up to {wording.lr(max(best.ys))}, ending at {wording.lr(best.ys[-1])}."
 
 
-def _lr_figure(doc: Document) -> Figure:
-    figure, [axes] = _figure(2.3)
-    for i, curve in enumerate(doc.lr_curves):
-        # Steps, since the LR is constant for a step; the dashes of the baseline keep it visible where the two coincide.
-        look = {"color": SERIES[0], "linewidth": 1.8} if i == 0 else {"color": MUTED, "linestyle": (0, (4, 2))}
-        axes.plot(curve.xs, curve.ys, drawstyle="steps-post", label=curve.label, zorder=3 - i, **look)
-    axes.set(xlabel="epoch", ylabel="learning rate", ylim=(0, None))
+def _looks(curves: Sequence[Curve], reference: str) -> list[dict[str, Any]]:
+    """A colour for each, the same in both plots; the dashes of the reference keep it visible where two coincide."""
+    others = [curve.label for curve in curves if curve.label != reference]
+    looks = {
+        label: {"color": SERIES[i % len(SERIES)], "linestyle": "-" if i < NUM_BANDS else (0, (6, 1.2, 1.2, 1.2))}
+        for i, label in enumerate(others)
+    }
+    return [looks.get(curve.label, {"color": MUTED, "linestyle": DASHED}) for curve in curves]
+
+
+def _lr_sheet(doc: Document, width: float) -> Sheet:
+    """LR by epoch; in a comparison as a share of each recipe's own peak, since optimizers differ in their scale."""
+    sheet = Sheet(width, 1.6 if width < 5 else 2.3)
+    [axes] = sheet.panels
+    alone = len(doc.lr_curves) == 1
+    looks = _looks(doc.lr_curves, "" if alone else doc.reference)
+    for i, (curve, look) in enumerate(zip(doc.lr_curves, looks, strict=True)):
+        unit = max(curve.ys) / 100 if doc.compares else 1.0
+        # Steps, since the LR is constant for a step; the first curve lies on top.
+        axes.plot(
+            curve.xs, [y / unit for y in curve.ys], drawstyle="steps-post", label=curve.label, zorder=3 - i / 10,
+            linewidth=1.4 if i else 1.8, **look,
+        )  # fmt: skip
+        for x, y in zip(curve.xs, curve.ys, strict=True):
+            if x.is_integer():
+                said = f"{curve.label}: LR {wording.lr(y)} after {wording.count(x, 'epoch')}"
+                sheet.say_at(axes, x, y / unit, said, colour=look["color"])
+    axes.set(xlabel="epoch", ylabel="LR, % of its peak" if doc.compares else "learning rate", ylim=(0, None))
     axes.set_xlim(0, doc.report.state.config.epochs)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-    if len(doc.lr_curves) > 1:
-        _legend_above(axes, ncols=5)
-    return figure
+    if not alone:
+        sheet.legend()
+    return sheet
 
 
-def _learning_figure(doc: Document) -> Figure:
-    figure, [axes] = _figure(3.0)
-    colours = iter(SERIES)
-    for curve in doc.learning_curves:
-        baseline = curve.label == "baseline"
-        colour = MUTED if baseline else next(colours)
-        axes.plot(
-            curve.xs, curve.ys, color=colour, label=curve.label, linestyle=(0, (4, 2)) if baseline else "-",
-            marker="o", markersize=2.5,
-        )  # fmt: skip
-        axes.fill_between(curve.xs, curve.lows, curve.highs, color=colour, alpha=0.15, linewidth=0)
+def _learning_sheet(doc: Document, width: float) -> Sheet:
+    sheet = Sheet(width, 2.6 if width < 5 else 3.0)
+    [axes] = sheet.panels
+    looks = _looks(doc.learning_curves, doc.reference)
+    for curve, look in zip(doc.learning_curves, looks, strict=True):
+        axes.plot(curve.xs, curve.ys, label=curve.label, marker="o", markersize=2.5, **look)
+        if len(doc.learning_curves) <= NUM_BANDS:
+            axes.fill_between(curve.xs, curve.lows, curve.highs, color=look["color"], alpha=0.15, linewidth=0)
     found = doc.report.recommendation
     if found is not None and math.isfinite(found.target):
         axes.axhline(found.target, color=INK, linewidth=0.7, linestyle=(0, (1, 2)))
@@ -187,12 +131,18 @@ def _learning_figure(doc: Document) -> Figure:
             f"target {found.target:.2f} %", (0, found.target), xycoords=("axes fraction", "data"),
             xytext=(3, 3), textcoords="offset points", fontsize=7.5,
         )  # fmt: skip
+    lowest = _interesting_from(doc.learning_curves)
     axes.set(xlabel="epoch", ylabel="validation Top-1, %")
     axes.set_xlim(0.5, doc.report.state.config.epochs + 0.5)
-    axes.set_ylim(_interesting_from(doc.learning_curves), None)
+    axes.set_ylim(lowest, None)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-    _legend_above(axes, ncols=5)
-    return figure
+    for curve, look in zip(doc.learning_curves, looks, strict=True):
+        for x, y, low, high in zip(curve.xs, curve.ys, curve.lows, curve.highs, strict=True):
+            if lowest is None or y >= lowest:
+                text = f"{curve.label}, epoch {x:.0f}: {y:.2f} % [{low:.2f}, {high:.2f}]"
+                sheet.say_at(axes, x, y, text, colour=look["color"])
+    sheet.legend()
+    return sheet
 
 
 def _interesting_from(curves: tuple[Curve, ...]) -> float | None:
@@ -209,37 +159,41 @@ def _interesting_from(curves: tuple[Curve, ...]) -> float | None:
 
 def _range_plot(results: tuple[RangeResult, ...]) -> Plot:
     said = " ".join(map(wording.range_result, results))
-    return Plot("range_test", "Learning-rate range test", said, _range_figure(results))
+    return Plot("range_test", "Learning-rate range test", said, partial(_range_sheet, results))
 
 
-def _range_figure(results: tuple[RangeResult, ...]) -> Figure:
+def _range_sheet(results: tuple[RangeResult, ...], width: float) -> Sheet:
     shown = [result for result in results if result.curves]
-    figure, panels = _figure(0.5 + 2.1 * len(shown), num_axes=len(shown))
-    for axes, result in zip(panels, shown, strict=True):
+    sheet = Sheet(width, 0.5 + 2.1 * len(shown), num_panels=len(shown))
+    for axes, result in zip(sheet.panels, shown, strict=True):
         for curve in result.curves:
-            axes.plot(curve.lrs, curve.losses, color=SERIES[0], linewidth=0.9, alpha=0.65)
+            [line] = axes.plot(curve.lrs, curve.losses, color=SERIES[0], linewidth=0.9, alpha=0.65)
+            sheet.say(line, f"sweep with seed {curve.seed}{', stopped by its loss' if curve.diverged else ''}")
         name = wording.OPTIMIZER_NAMES[result.optimizer]
         if result.interval is None:
             axes.set_title(f"{name}: no signal", loc="left", fontsize=8.5)
         else:
             low, high = result.interval.low, result.interval.high
-            axes.axvspan(low, high, color=SERIES[2], alpha=0.13, linewidth=0)
+            band = axes.axvspan(low, high, color=SERIES[2], alpha=0.13, linewidth=0)
             axes.axvline(result.interval.suggestion, color=SERIES[2], linewidth=1)
             said = f"{wording.lr(low)} to {wording.lr(high)}, beginning with {wording.lr(result.interval.suggestion)}"
+            sheet.say(band, f"peak LR from {said}")
             axes.set_title(f"{name}: {said}", loc="left", fontsize=8.5)
         axes.set(xscale="log", xlabel="learning rate", ylabel="training loss")
         first = median(curve.losses[0] for curve in result.curves)
         lowest = min(min(curve.losses) for curve in result.curves)
         axes.set_ylim(lowest - 0.1 * abs(first - lowest), first + max(0.6 * (first - lowest), 0.1 * abs(first)))
         _plain_log(axes)
-    return figure
+    return sheet
 
 
-def _importance_figure(doc: Document) -> Figure:
+def _importance_sheet(doc: Document, width: float) -> Sheet:
     names, shares = zip(*reversed(doc.importances), strict=True)
-    figure, [axes] = _figure(0.55 + 0.24 * len(names))
-    axes.barh(names, [100 * share for share in shares], color=SERIES[0], height=0.62)
-    for y, share in enumerate(shares):
+    sheet = Sheet(width, 0.55 + 0.24 * len(names))
+    [axes] = sheet.panels
+    bars = axes.barh(names, [100 * share for share in shares], color=SERIES[0], height=0.62)
+    for y, (bar, name, share) in enumerate(zip(bars, names, shares, strict=True)):
+        sheet.say(bar, f"{name}: {100 * share:.1f} %")
         axes.annotate(
             f"{100 * share:.0f} %", (100 * share, y), (4, 0), textcoords="offset points", va="center", fontsize=8
         )
@@ -247,10 +201,10 @@ def _importance_figure(doc: Document) -> Figure:
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    return figure
+    return sheet
 
 
-def _trials_figure(doc: Document) -> Figure:
+def _trials_sheet(doc: Document, width: float) -> Sheet:
     """Full runs and, below them, since their scores are not comparable, those that ended on a rung."""
     points = [point for point in doc.points if math.isfinite(point.top1)]
     groups = {
@@ -258,32 +212,35 @@ def _trials_figure(doc: Document) -> Figure:
         "score on its rung, %": [point for point in points if point.level],
     }
     shown = {label: group for label, group in groups.items() if group}
-    figure, panels = _figure(3.0 if len(shown) == 1 else 4.6, num_axes=len(shown))
-    for decay in dict.fromkeys(decay for decay in DECAY_COLOURS if any(point.decay == decay for point in points)):
-        panels[0].plot([], [], "o", color=DECAY_COLOURS[decay], markersize=4, label=decay)
-    for axes, (label, group) in zip(panels, shown.items(), strict=True):
-        axes.sharex(panels[-1])
-        _trials_panel(axes, group)
+    sheet = Sheet(width, 2.8 if len(shown) == 1 else 4.4, num_panels=len(shown))
+    for decay in (decay for decay in DECAY_COLOURS if any(point.decay == decay for point in points)):
+        sheet.panels[0].plot([], [], "o", color=DECAY_COLOURS[decay], markersize=4, label=decay)
+    for axes, (label, group) in zip(sheet.panels, shown.items(), strict=True):
+        axes.sharex(sheet.panels[-1])
+        _trials_panel(sheet, axes, group)
         axes.set(xscale="log", ylabel=label)
-        axes.tick_params(labelbottom=axes is panels[-1])
+        axes.tick_params(labelbottom=axes is sheet.panels[-1])
         _plain_log(axes)
-    panels[-1].set_xlabel("peak learning rate")
-    _legend_above(panels[0], ncols=6)
-    return figure
+    sheet.panels[-1].set_xlabel("peak learning rate")
+    sheet.legend()
+    return sheet
 
 
-def _trials_panel(axes: Axes, points: list[Point]) -> None:
+def _trials_panel(sheet: Sheet, axes: Axes, points: list[Point]) -> None:
     ended = [point.top1 for point in points if point.state in ("completed", "left")]
     floor = _floor(ended or [point.top1 for point in points])
     for point in points:
         # What lies far below goes to the lower edge, or it would squeeze the rest.
         marker = "x" if point.state == "diverged" else "v" if point.top1 < floor else "o"
         left = point.state == "left"
+        colour, height = DECAY_COLOURS[point.decay], max(point.top1, floor)
         axes.plot(
-            point.peak_lr, max(point.top1, floor), marker, color=DECAY_COLOURS[point.decay], clip_on=False,
+            point.peak_lr, height, marker, color=colour, clip_on=False,
             fillstyle="full" if point.state == "completed" else "none",
             markersize=min(2 + 1.2 * point.level, 7) if left else 4.5, markeredgewidth=0.8 if left else 1,
         )  # fmt: skip
+        said = f"trial {point.trial}, {point.state}: {point.top1:.2f} %; {point.recipe}"
+        sheet.say_at(axes, point.peak_lr, height, said, colour=colour)
     best = max(point.top1 for point in points)
     axes.set_ylim(floor, best + max(0.05 * (best - floor), 0.1))
 
@@ -295,9 +252,47 @@ def _floor(top1s: list[float]) -> float:
     return lowest - max(0.05 * (best - lowest), 0.1)
 
 
-def _legend_above(axes: Axes, ncols: int) -> None:
-    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1)}
-    axes.legend(**place, ncols=ncols, borderaxespad=0.2, columnspacing=1.8, handlelength=1.6, handletextpad=0.5)
+def _parallel_sheet(parallel: Parallel, width: float) -> Sheet:
+    """One axis below the other, so that names and values are read without turning the head; the place comes last."""
+    num_axes = len(parallel.axes)
+    sheet = Sheet(width, 0.35 + 0.5 * num_axes)
+    [axes] = sheet.panels
+    num_best = min(MAX_BEST, max(1, sum(line.place > 0 for line in parallel.lines) // BEST_SHARE))
+    heights = [-float(i) for i in range(num_axes)]
+    for line in sorted(parallel.lines, key=_stacking):
+        stands_out = 0 < line.place <= num_best
+        [drawn] = axes.plot(
+            line.positions, heights, color=DECAY_COLOURS[line.decay] if stands_out else MUTED,
+            linewidth=2.2 if line.place == 1 else 1.2 if stands_out else 0.6, alpha=1 if stands_out else 0.45,
+            linestyle="-" if line.place else (0, (2, 2)), zorder=3 if stands_out else 2,
+        )  # fmt: skip
+        sheet.say(drawn, line.said)
+    for axis, y in zip(parallel.axes, heights, strict=True):
+        axes.axhline(y, color=GRID, linewidth=1.2, zorder=1)
+        crowded = sum(len(text) for _, text in axis.ticks) > width * 8
+        for i, (x, text) in enumerate(axis.ticks):
+            axes.plot([x], [y], "|", color=MUTED, markersize=5, markeredgewidth=0.6)
+            above = crowded and i % 2
+            axes.annotate(
+                text, (x, y), (0, 4 if above else -4), textcoords="offset points", fontsize=7, zorder=5,
+                ha="left" if x == 0 else "right" if x == 1 else "center", va="bottom" if above else "top",
+            )  # fmt: skip
+    shown = {line.decay for line in parallel.lines if 0 < line.place <= num_best}
+    for decay in (decay for decay in DECAY_COLOURS if decay in shown):
+        axes.plot([], [], "-", color=DECAY_COLOURS[decay], label=decay)
+    axes.set_yticks(heights, [axis.label for axis in parallel.axes])
+    axes.set(xlim=(-0.01, 1.01), ylim=(heights[-1] - 0.45, 0.35))
+    axes.grid(visible=False)
+    axes.tick_params(axis="both", length=0, labelbottom=False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    sheet.legend()
+    return sheet
+
+
+def _stacking(line: Line) -> float:
+    """The best is drawn last, and so on top; what was stopped comes first."""
+    return -line.place if line.place else -math.inf
 
 
 def _plain_log(axes: Axes) -> None:

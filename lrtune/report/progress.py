@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lrtune.core.events import EpochEnded, Event, Note, RunEnded, RunStarted
-from lrtune.core.study import StudyConfig, StudyState
+from lrtune.core.study import BudgetUnit, StudyConfig, StudyState
 from lrtune.core.trial import Measurement, Run, RunKind, RunRecord
+from lrtune.decide.race import fresh_seeds
 from lrtune.decide.rungs import factor_at
 from lrtune.decide.trials import Trial, best_first, ladder_of, trials_of
 from lrtune.report import wording
@@ -15,6 +16,14 @@ from lrtune.report.trials import finished_trials
 NUM_NOTES = 4
 
 _PHASES = {"baseline": "baseline", "rung": "search", "search": "search", "confirm": "confirmation"}
+
+
+def _phase_of(config: StudyConfig, run: Run) -> str:
+    """Where a study is that trains `run`; seeds beyond its first are what the baseline gets in the confirmation."""
+    if config.recipes:
+        return "comparison"
+    more = run.kind == "baseline" and run.seed not in fresh_seeds(StudyState(config=config))
+    return "confirmation" if more else _PHASES[run.kind]
 
 
 @dataclass(frozen=True)
@@ -36,16 +45,25 @@ def _kind(run: Run) -> Kind:
     return run.kind, run.horizon_epochs, run.stop_epochs
 
 
+def unit_of(config: StudyConfig) -> BudgetUnit:
+    """What a study is measured in: its budget, or its plan; a comparison has no other than that."""
+    return "trials" if config.recipes else config.budget.unit
+
+
 def expected_runs(config: StudyConfig) -> Mapping[Kind, int]:
-    """How many runs of each kind a study with a budget in trials comes to.
+    """How many runs of each kind a study with a budget in trials comes to, at least.
 
     Of each rung its share goes up. Those that go up regardless are not foreseen, and recipes that are confirmed may be
-    fewer than was asked for: so it is a plan, and not a promise.
+    fewer than was asked for, or need more seeds than the first: so it is a plan, and not a promise. A comparison is
+    one too, of its recipes.
     """
     full = config.epochs
+    num_confirmed = len(config.recipes) - 1 if config.recipes else config.num_confirmed
     expected: Counter[Kind] = Counter({
-        ("baseline", full, full): config.num_seeds, ("confirm", full, full): config.num_confirmed * config.num_seeds,
+        ("baseline", full, full): config.num_seeds, ("confirm", full, full): num_confirmed * config.num_seeds,
     })  # fmt: skip
+    if config.recipes:
+        return expected
     ladders = Counter(ladder_of(StudyState(config=config), number) for number in range(int(config.budget.amount)))
     for ladder, num_trials in ladders.items():
         for level, rung in enumerate(ladder, start=1):
@@ -77,14 +95,15 @@ class Progress:
     @staticmethod
     def of(state: StudyState) -> "Progress":
         """Where a study stands when it is begun or taken up again."""
+        first = "comparison" if state.config.recipes else "range test"
         over = {record.run.id: record for record in state.records if record.state != "running"}
         progress = Progress(
             config=state.config,
             records=over,
             epochs_trained=state.epochs_trained,
             busy_s=state.busy_seconds,
-            expected=expected_runs(state.config) if state.config.budget.unit == "trials" else {},
-            phase=_PHASES[state.records[-1].run.kind] if state.records else "range test",
+            expected=expected_runs(state.config) if unit_of(state.config) == "trials" else {},
+            phase=_phase_of(state.config, state.records[-1].run) if state.records else first,
         )
         progress._find_best()
         return progress
@@ -94,7 +113,7 @@ class Progress:
         match event:
             case RunStarted(run=run, epochs_done=epochs_done):
                 self.running[run.id] = Running(run, epochs_done)
-                self.phase = _PHASES[run.kind]
+                self.phase = _phase_of(self.config, run)
             case EpochEnded(run=run, measurement=measurement):
                 self.running[run.id] = Running(run, measurement.epoch, measurement)
                 self.epochs_trained += (not measurement.reused) + measurement.again_epochs
@@ -104,7 +123,7 @@ class Progress:
                 self.num_ended_here += 1
                 self._find_best()
                 if record.reason:
-                    self.notes.append(f"{wording.run_name(record.run)} {record.state}: {record.reason}")
+                    self.notes.append(f"{wording.run_name(self.config, record.run)} {record.state}: {record.reason}")
             case Note(text=text):
                 self.notes.append(text)
 
@@ -118,9 +137,22 @@ class Progress:
         runs = (*(record.run for record in self.records.values()), *(one.run for one in self.running.values()))
         return len({run.trial for run in runs if run.kind in ("rung", "search")})
 
-    def num_ended(self, kind: RunKind) -> int:
-        """Runs of a kind that are over."""
-        return sum(record.run.kind == kind for record in self.records.values())
+    @property
+    def num_ended_of_phase(self) -> int:
+        """Runs of the present phase that are over."""
+        return sum(_phase_of(self.config, record.run) == self.phase for record in self.records.values())
+
+    @property
+    def num_expected_of_phase(self) -> str:
+        """How many it comes to: `9`, or `9 to 17` where the race may ask for more seeds, of the baseline too."""
+        config = self.config
+        if self.phase in ("range test", "baseline"):
+            return str(config.num_seeds)
+        recipes = len(config.recipes) or config.num_confirmed
+        least = recipes * config.num_seeds
+        racing = recipes + (self.phase == "confirmation")
+        most = least + racing * max(0, config.max_seeds - config.num_seeds)
+        return f"{least} to {most}" if most > least else str(least)
 
     @property
     def baseline_top1s(self) -> list[float]:
@@ -134,7 +166,7 @@ class Progress:
             elapsed_s: of this session.
         """
         budget, config = self.config.budget, self.config
-        match budget.unit:
+        match unit_of(config):
             case "trials":
                 return self._epochs_of_plan()
             case "epochs":
@@ -147,18 +179,26 @@ class Progress:
     def _epochs_of_plan(self) -> tuple[float, float]:
         """Epochs that are behind, and all of those that are expected; neither ever takes a step back.
 
-        A run that is over counts in full, whatever it cost, and no more runs of a kind than were expected. Once
-        something is confirmed, runs of the search that did not come will not come any more.
+        A run that is over counts in full, whatever it cost, and no more runs of the search than were expected. Once
+        something is confirmed, runs of the search that did not come will not come any more. Seeds that the race adds
+        are expected from when they begin.
         """
         done: Counter[Kind] = Counter()
+        begun: Counter[Kind] = Counter()
         for record in self.records.values():
+            begun[_kind(record.run)] += 1
             done[_kind(record.run)] += record.run.stop_epochs
         for one in self.running.values():
+            begun[_kind(one.run)] += 1
             done[_kind(one.run)] += one.epochs
+        plan = {
+            kind: expected if kind[0] in ("rung", "search") else max(expected, begun[kind])
+            for kind, expected in self.expected.items()
+        }
         all_begun = self.num_trials >= self.config.budget.amount
         behind = 0
-        for kind, expected in self.expected.items():
+        for kind, expected in plan.items():
             epochs = expected * kind[2]
             over = all_begun and self.phase == "confirmation" and kind[0] in ("rung", "search")
             behind += epochs if over else min(done[kind], epochs)
-        return behind, sum(expected * kind[2] for kind, expected in self.expected.items())
+        return behind, sum(expected * kind[2] for kind, expected in plan.items())

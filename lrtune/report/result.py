@@ -13,6 +13,7 @@ from lrtune.core.trial import RunRecord
 from lrtune.decide.convergence import Convergence
 from lrtune.decide.recommend import Contender, Recommendation
 from lrtune.report.document import Report
+from lrtune.report.wording import recipe_name
 from lrtune.schedules import Schedule, build_schedule
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ def runs_dataframe(state: StudyState) -> "pd.DataFrame":
         recipe = record.run.recipe.to_dict()
         decay = recipe.pop("decay")
         rows.append(
-            {"run": record.run.id, "kind": record.run.kind, "trial": record.run.trial, "seed": record.run.seed}
+            {"run": record.run.id, "name": recipe_name(state.config, record.run.trial)}
+            | {"kind": record.run.kind, "trial": record.run.trial, "seed": record.run.seed}
             | {"horizon": record.run.horizon_epochs, "stop": record.run.stop_epochs, "reused": record.epochs_reused}
             | {"state": record.state, "epochs": record.epochs, "top1": record.top1}
             | {"averaged_top1": record.measurements[-1].averaged_top1 if record.measurements else math.nan}
@@ -86,6 +88,6 @@ def runs_dataframe(state: StudyState) -> "pd.DataFrame":
             | recipe
             | {"decay": decay.pop("name")}
             | {f"decay_{key}": value for key, value in decay.items()}
-            | {"seconds": record.seconds, "reason": record.reason}
+            | {"seconds": record.seconds, "retries": record.retries, "reason": record.reason}
         )
     return pd.DataFrame(rows)

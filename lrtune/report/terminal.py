@@ -14,6 +14,8 @@ from lrtune.report.document import Document, Report, compose
 from lrtune.report.wording import UNKNOWN, mean_and_spread
 
 NUM_COLUMNS_FOR_ALL = 110
+NARROW = ("top1", "difference", "probability_best", "convergence", "test_top1")
+"""Fields of the contenders that 80 columns have room for."""
 
 
 def print_recommendation(report: Report, console: Console, folder: Path | None = None) -> None:
@@ -28,14 +30,22 @@ def print_recommendation(report: Report, console: Console, folder: Path | None =
     console.print()
     console.print(Text(f"{report.state.config.name} · {document.task}", style="dim"))
     console.print(Text(document.headline, style="bold"))
-    console.print(Text(document.verdict))
+    if document.compares and document.schedule:
+        console.print(Text(f"Highest mean Top-1: {document.contenders[0].name}. {document.schedule}"))
+    if document.verdict:
+        console.print(Text(document.verdict))
     if document.contenders:
         console.print()
         console.print(_table(document, wide=console.width >= NUM_COLUMNS_FOR_ALL))
         console.print()
-        legend = "> recommended   = a tie with it   " * any(row.tie for row in document.contenders)
-        console.print(Text(f"{legend}Top-1 in percent", style="dim"))
+        best = "highest mean" if document.compares else "recommended"
+        ties = any("tie" in row.marks for row in document.contenders)
+        legend = f"> {best}   = a tie with it   " * ties
+        said = f"{legend}Top-1 in percent; best: probability that nothing here is better"
+        console.print(Text(said, style="dim"))
         console.print(Text(document.target, style="dim"))
+        if document.flattery:
+            console.print(Text(document.flattery, style="dim"))
     console.print(Text(str(document.cost), style="dim"))
     if document.rungs:
         console.print()
@@ -68,23 +78,19 @@ def print_studies(states: Sequence[StudyState], console: Console | None = None) 
 
 
 def _table(document: Document, *, wide: bool) -> Table:
-    """The comparison. A narrow one has no recipes, and the search's own Top-1 only where there is no test."""
-    search = wide or not document.tested
+    """The recipes side by side. A narrow one has the columns of `NARROW`; recipes are told where there is room."""
+    columns = [column for column in document.columns if wide or column.field in NARROW]
     table = _plain_table(gap=2 if wide else 1)
-    table.add_column("", no_wrap=True)
-    horizon = f" of {document.report.state.config.epochs}"  # once in the heading, where a line of 80 is short
-    headings = (
-        ["Search"] * search + ["Fresh seeds", "To baseline", f"Convergence{horizon}"] + ["Test"] * document.tested
-    )
-    for heading in headings:
-        table.add_column(heading, justify="right")  # wraps where a line is too short, and loses nothing
-    if wide:
+    table.add_column("", overflow="fold")
+    for column in columns:
+        table.add_column(column.heading, justify="right")  # wraps where a line is too short, and loses nothing
+    recipes = wide and not document.compares
+    if recipes:
         table.add_column("Recipe", overflow="fold")
     for row in document.contenders:
-        mark = ">" if row.recommended else "=" if row.tie else " "
-        cells = [f"{mark} {row.name}"] + [row.search_top1] * search + [row.top1, row.difference]
-        cells.append(row.convergence.removesuffix(horizon))
-        cells += [row.test_top1] * document.tested + [row.recipe] * wide
+        mark = ">" if row.recommended else "=" if "tie" in row.marks else " "
+        cells = [f"{mark} {row.name}", *(str(getattr(row, column.field)) for column in columns)]
+        cells += [row.recipe] * recipes
         table.add_row(*map(Text, cells), style="bold" if row.recommended else "")
     return table
 

@@ -1,12 +1,15 @@
 """The trials of a study as a report shows them: how they climbed its rungs, and where each of them ended."""
 
+from collections import Counter
 from typing import NamedTuple
 
-from lrtune.core.study import StudyState
+from lrtune.core.study import StudyConfig, StudyState
 from lrtune.core.trial import RunRecord
 from lrtune.decide.rungs import REGARDLESS_EVERY, summaries, why_left
 from lrtune.decide.trials import Trial, best_first, trials_of
 from lrtune.report import wording
+
+FATES = ("trained in full", "left on a rung", "pruned", "diverged", "failed", "running")
 
 
 class RungRow(NamedTuple):
@@ -47,6 +50,8 @@ class LeftRow(NamedTuple):
 class Point(NamedTuple):
     """One trial in the plot of peak LR against Top-1."""
 
+    trial: int
+    recipe: str
     peak_lr: float
     top1: float
     """Of one that was left on a rung the score there."""
@@ -72,6 +77,17 @@ def is_left(trial: Trial) -> bool:
     return trial.alive and not trial.running and not trial.finished
 
 
+def fates(state: StudyState) -> str:
+    """What became of the trials, in one sentence; empty before the first."""
+    trials = trials_of(state)
+    ends = Counter("left on a rung" if is_left(trial) else trial.runs[-1].state for trial in trials)
+    ends["trained in full"] = ends.pop("completed", 0)
+    if not trials:
+        return ""
+    said = [f"{ends[end]:,} {end}" for end in FATES if ends[end]]
+    return f"Of {wording.count(len(trials), 'trial')}: {', '.join(said)}."
+
+
 def rung_rows(state: StudyState) -> tuple[RungRow, ...]:
     """Lowest rung first; of Hyperband one bracket after the other."""
     rows, bracket = [], 1
@@ -94,10 +110,10 @@ def rung_note(state: StudyState) -> str:
     )
 
 
-def run_row(record: RunRecord) -> RunRow:
+def run_row(config: StudyConfig, record: RunRecord) -> RunRow:
     """A run as it is listed among its like."""
     return RunRow(
-        id=record.run.id,
+        id=wording.run_name(config, record.run) if config.recipes else record.run.id,
         recipe=record.run.recipe.label,
         state=record.state,
         epochs=f"{record.epochs} of {record.run.stop_epochs}",
@@ -125,5 +141,6 @@ def points_of(state: StudyState) -> tuple[Point, ...]:
         if last.measurements:
             on_rung = last.run.kind == "rung"
             level = state.config.rungs.index(trial.ladder[len(trial.runs) - 1]) + 1 if on_rung else 0
-            found.append(Point(trial.recipe.peak_lr, top1, trial.recipe.decay.name, fate, level))
+            recipe = trial.recipe
+            found.append(Point(trial.number, recipe.label, recipe.peak_lr, top1, recipe.decay.name, fate, level))
     return tuple(found)

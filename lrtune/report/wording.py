@@ -18,7 +18,7 @@ from lrtune.core.recipe import (
     Recipe,
     Step,
 )
-from lrtune.core.study import RangeResult, Rung
+from lrtune.core.study import RangeResult, Rung, StudyConfig
 from lrtune.core.trial import Run
 from lrtune.decide.noise import Difference
 
@@ -31,6 +31,9 @@ OPTIMIZER_NAMES = {
     "adamw": "AdamW",
     "lamb": "LAMB",
     "adabound": "AdaBound",
+    "schedule-free-sgd": "Schedule-Free SGD",
+    "schedule-free-adamw": "Schedule-Free AdamW",
+    "prodigy": "Prodigy",
 }
 
 
@@ -52,12 +55,19 @@ def mean_and_spread(top1s: Sequence[float]) -> str:
 
 
 def difference(found: Difference | None) -> str:
-    """`+0.53 [+0.21, +0.85]`: points of Top-1 with the 95 % interval, which takes two seeds at least."""
+    """`+0.53 [+0.21, +0.85]`: points of Top-1 with the 95 % interval; a run that diverged, or one seed, gives none."""
     if found is None:
         return UNKNOWN
     if math.isinf(found.low):
-        return f"{found.mean:+.2f} (one seed)"
+        return f"{found.mean:+.2f} (no interval)"
     return f"{found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
+
+
+def probability(value: float) -> str:
+    """`74 %`; `< 1 %` and `> 99 %` where the digits would claim to be certain."""
+    if math.isnan(value):
+        return UNKNOWN
+    return "< 1 %" if value < 0.01 else "> 99 %" if value > 0.99 else f"{100 * value:.0f} %"
 
 
 def count(amount: float, noun: str) -> str:
@@ -66,8 +76,17 @@ def count(amount: float, noun: str) -> str:
     return f"{digits} {noun}" + ("" if amount == 1 else "s")
 
 
-def run_name(run: Run) -> str:
-    """`trial-0007 on rung c3`; of any other run its id."""
+def recipe_name(config: StudyConfig, trial: int) -> str:
+    """`baseline` or `trial 7`; in a comparison what the recipe is called there."""
+    if config.recipes:
+        return config.recipes[max(trial, 0)].name
+    return "baseline" if trial < 0 else f"trial {trial}"
+
+
+def run_name(config: StudyConfig, run: Run) -> str:
+    """`trial-0007 on rung c3`, or `adamw, seed 2` in a comparison; of any other run its id."""
+    if config.recipes:
+        return f"{recipe_name(config, run.trial)}, seed {run.seed}"
     if run.kind != "rung":
         return run.id
     rung = Rung(run.stop_epochs, compressed=run.horizon_epochs < run.recipe_epochs)

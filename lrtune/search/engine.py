@@ -40,6 +40,9 @@ class Study(Protocol):
     def finish(self, run: Run, state: RunState, reason: str = "") -> None:
         """Records how a run ended."""
 
+    def count_retry(self, run: Run) -> None:
+        """Records that a run lost its worker and goes on with another."""
+
     def release(self, run: Run) -> None:
         """Gives a run back unfinished."""
 

@@ -35,6 +35,9 @@ WORST = -100.0
 """Value of a trial that diverged or was pruned."""
 NUM_CANDIDATES = 16
 """Suggestions for one trial, where the cheapest of them is taken, or the first that was not tried yet."""
+NUM_REPEATED = 2
+"""Suggestions in a row that were tried before, after which chance looks for one that was not: to ask the sampler, which
+is sure of itself by then, takes a hundred times as long and finds the same."""
 MIN_TRIALS_FOR_IMPORTANCES = 8
 """Finished trials; of one or two, PED-ANOVA gives every parameter the same share, whatever they did."""
 
@@ -57,6 +60,8 @@ def ask(state: StudyState, number: int) -> Recipe:
     compressed = any(rung.compressed for rung in ladder_of(state, number))  # hardly an epoch of it could be shared
     as_suggested = compressed or number % EXPLORED_EVERY == 0
     while len(suggested) < NUM_CANDIDATES and (not as_suggested or suggested[-1] in tried):
+        if as_suggested and len(suggested) == NUM_REPEATED:
+            study.sampler = optuna.samplers.RandomSampler(seed=_seed(f"{state.config.seed} repeated {number}"))
         suggested.append(on_grid(_suggest(study.ask(), space, state.config.baseline), space))
     if as_suggested:
         return suggested[-1]
@@ -202,7 +207,7 @@ def _sampler(state: StudyState, number: int) -> optuna.samplers.BaseSampler:
     name = state.config.sampler
     # QMC takes its position from the study, so its scrambling must stay the same throughout.
     words = f"{state.config.seed} {name}" + ("" if name == "qmc" else f" {number}")
-    seed = int.from_bytes(hashlib.sha256(words.encode()).digest()[:4], "big")
+    seed = _seed(words)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match name:
@@ -214,6 +219,10 @@ def _sampler(state: StudyState, number: int) -> optuna.samplers.BaseSampler:
                 return optuna.samplers.RandomSampler(seed=seed)
             case "qmc":
                 return optuna.samplers.QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False)
+
+
+def _seed(words: str) -> int:
+    return int.from_bytes(hashlib.sha256(words.encode()).digest()[:4], "big")
 
 
 def _frozen(trial: Trial, space: Space) -> FrozenTrial:

@@ -92,6 +92,9 @@ class Sweep:
         left = f"goes on after epoch {self._at_work[run_id].epochs}, retry {count} of {self._max_retries}"
         self._reasons[run_id] = why
         if count <= self._max_retries:
+            record = self._at_work[run_id]
+            self._bench.study.count_retry(record.run)
+            self._at_work[run_id] = replace(record, retries=record.retries + 1)
             self._bench.emit(Note(f"{run_id} lost its worker, because {why}: {left}"))
 
     def give_up(self, run_id: str) -> None:

@@ -55,6 +55,7 @@ _runs = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("worker", sa.String(300), nullable=False),
     sa.Column("seen_at", sa.Float, nullable=False),
+    sa.Column("retries", sa.Integer, nullable=False),
     sa.Column("test_top1", sa.Float),
 )
 _MEASURED = [field.name for field in fields(Measurement)]
@@ -243,6 +244,7 @@ class StudyStore:
             "reason": "",
             "worker": worker,
             "seen_at": time.time(),
+            "retries": 0,
         }
         position = sa.select(sa.func.count()).select_from(_runs).filter_by(study=self.config.name).scalar_subquery()
         try:
@@ -271,6 +273,11 @@ class StudyStore:
         """Records how a run ended."""
         with self._database._begin() as connection:
             connection.execute(self._row(run.id).values(state=state, reason=reason))
+
+    def count_retry(self, run: Run) -> None:
+        """Records that a run lost its worker and goes on with another."""
+        with self._database._begin() as connection:
+            connection.execute(self._row(run.id).values(retries=_runs.c.retries + 1))
 
     def release(self, run: Run) -> None:
         """Gives a run back unfinished, for whoever comes next."""
@@ -309,6 +316,7 @@ def _record(row: Any, measurements: list[Measurement]) -> RunRecord:
         reason=row.reason,
         measurements=tuple(measurements),
         orphaned=row.state == "running" and is_gone(row.worker, row.seen_at),
+        retries=row.retries,
         test_top1=row.test_top1,
     )
 

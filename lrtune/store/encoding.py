@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from lrtune.core.recipe import Recipe
+from lrtune.core.recipe import NamedRecipe, Published, Recipe
 from lrtune.core.space import Interval
 from lrtune.core.study import Budget, RangeCurve, RangeResult, Rung, StudyConfig, TrainSettings
 
@@ -26,8 +26,14 @@ def config_from_json(text: str) -> StudyConfig:
             "budget": Budget.parse(values["budget"]),
             "rungs": tuple(Rung(**rung) for rung in values["rungs"]),
             "baseline": Recipe.from_dict(values["baseline"]),
+            "recipes": tuple(map(_named_recipe, values["recipes"])),
         }
     )
+
+
+def _named_recipe(values: dict[str, Any]) -> NamedRecipe:
+    published = Published(**values["published"]) if values["published"] else None
+    return NamedRecipe(name=values["name"], recipe=Recipe.from_dict(values["recipe"]), published=published)
 
 
 def compared(config: StudyConfig) -> dict[str, Any]:

@@ -46,6 +46,12 @@ class Ledger:
         self._store.finish(run, state, reason)
         self._keep(replace(self._records[run.id], state=state, reason=reason))
 
+    def count_retry(self, run: Run) -> None:
+        """See `StudyStore.count_retry`."""
+        self._store.count_retry(run)
+        record = self._records[run.id]
+        self._keep(replace(record, retries=record.retries + 1))
+
     def release(self, run: Run) -> None:
         """See `StudyStore.release`."""
         self._store.release(run)

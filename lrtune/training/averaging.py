@@ -15,7 +15,8 @@ class AveragedWeights:
     networks arXiv 1803.05407, 2502.06761), so in mid-run the average's Top-1 says more of the run's end than its own.
     With `d = 0.5 ** (1 / half_life_steps)`, step `i` of `n` weighs `d**(n - i) * (1 - d) / (1 - d**n)`: corrected for
     its start as Adam's moments are (Kingma & Ba 2015, arXiv 1412.6980, section 3), so that the initial weights have
-    no share in it. An update does the same to the same memory each time, so that it can be part of a CUDA graph.
+    no share in it. An update does the same to the same memory each time, so that it can be part of a CUDA graph. Of
+    Schedule-Free, which is evaluated at an average of its own, it averages where the gradients were taken.
     """
 
     def __init__(self, model: nn.Module, half_life_steps: float):

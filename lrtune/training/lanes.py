@@ -11,13 +11,17 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lrtune.training.batches import Batches, derive_seed
 from lrtune.training.learner import Batch, Learner, Step
-from lrtune.training.optimizers import set_lr
+from lrtune.training.optimizers import TwoPoints, set_lr
 from lrtune.training.precision import Arithmetic
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+
+NUM_STATISTICS = 50
+"""Batches that batch norm's statistics are taken over where the weights change otherwise than by a step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +63,7 @@ class EagerLane:
     validation: Batches
     evaluation_loss: Loss
     accumulate: int
+    _begun: tuple[int, int] = field(init=False)
     _epoch: Iterator[Batch] = field(init=False)
 
     @property
@@ -70,11 +75,12 @@ class EagerLane:
         """See `Lane`."""
         # Of dropout, and of loaders without a generator of their own.
         torch.manual_seed(derive_seed(seed, "epoch", epoch))
+        self._begun = seed, epoch
         self._epoch = iter(self.batches.epoch(seed, epoch))
 
     def steps(self, multipliers: Sequence[float]) -> Taken:
         """See `Lane`."""
-        self.learner.model.train()
+        self.learner.train()
         losses: list[Tensor] = []
         num_steps = 0
         while len(losses) < len(multipliers):
@@ -90,10 +96,39 @@ class EagerLane:
         return Taken(losses=tuple(torch.stack(losses).tolist()) if losses else (), num_steps=num_steps)
 
     def evaluate(self, *, averaged: bool) -> tuple[float, float]:
-        """See `Lane`."""
+        """See `Lane`. The model is left as it was evaluated until the next step, and so it is kept and deployed."""
         assert self.learner.averaged is not None or not averaged
         model = self.learner.averaged.refresh() if averaged and self.learner.averaged else self.learner.model
+        if not averaged and isinstance(self.learner.optimizer, TwoPoints):
+            self.learner.optimizer.eval()
+            gather_statistics(model, self.batches.epoch(*self._begun), self.step.arithmetic)
         return evaluate(model, self.validation, self.evaluation_loss, self.step.arithmetic)
+
+
+@torch.no_grad()
+def gather_statistics(model: nn.Module, batches: Iterator[Batch], arithmetic: Arithmetic) -> None:
+    """Puts the mean of the statistics of up to `NUM_STATISTICS` batches in place of those that batch norm has.
+
+    For weights that no step was taken at. The authors of Schedule-Free advise it, and let the running statistics take
+    in 50 batches; a mean of the batches is what these come to, and owes nothing to the weights before where an epoch
+    has fewer (`torch.optim.swa_utils.update_bn`). Training goes by the statistics of its batches alone, so it needs
+    none of the old ones back. Layers that a model keeps from training keep theirs.
+    """
+    model.train()
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean of all
+    try:
+        for inputs, _ in islice(batches, NUM_STATISTICS):
+            with arithmetic.autocast():
+                model(inputs)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
 
 def evaluate(model: nn.Module, batches: Batches, loss: Loss, arithmetic: Arithmetic) -> tuple[float, float]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lrtune.training.averaging import AveragedWeights
+from lrtune.training.optimizers import TwoPoints
 from lrtune.training.precision import Arithmetic
 
 State = dict[str, Any]
@@ -25,6 +26,12 @@ class Learner:
     averaged: AveragedWeights | None
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+
+    def train(self) -> None:
+        """Makes model and optimizer ready for steps."""
+        self.model.train()
+        if isinstance(self.optimizer, TwoPoints):
+            self.optimizer.train()
 
     def state(self) -> State:
         """Tensors and plain values, for `restore`; they go on changing with the learner."""

@@ -1,18 +1,35 @@
 """From a recipe to an optimizer, built at its peak LR."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
+from lrtune.core.errors import InputError
 from lrtune.core.recipe import Recipe
 
 Groups = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
 
-
+OF_TORCH = ("sgd", "adagrad", "rmsprop", "adam", "adamw")
+"""Optimizers that come with torch; the others are those of pytorch-optimizer."""
 CAPTURABLE = ("sgd", "rmsprop", "adam", "adamw")
 """Optimizers whose step reads nothing on the host, so that it can be part of a CUDA graph."""
+
+
+@runtime_checkable
+class TwoPoints(Protocol):
+    """An optimizer that takes its steps at other weights than those that it is worth, as Schedule-Free does.
+
+    The model has one of them at a time: `y`, where gradients are taken, or `x`, the average of the iterates, which is
+    what one evaluates and deploys (Defazio et al. 2024, arXiv 2405.15682). Every library calls the switches so.
+    """
+
+    def train(self) -> None:
+        """The model gets `y`, where it has `x`."""
+
+    def eval(self) -> None:
+        """The model gets `x`, where it has `y`."""
 
 
 def build_optimizer(
@@ -31,6 +48,9 @@ def build_optimizer(
             that is its first, its momentum is uninitialised memory from then on.
         captured: whether its step will be part of a CUDA graph: each group's LR is then a tensor on the device of its
             parameters, to be written in place.
+
+    Raises:
+        InputError: groups of different LR for Prodigy, which would step all of them at the first one's.
     """
     given: list[Any] = list(parameters)
     if given and not isinstance(given[0], dict):
@@ -58,16 +78,39 @@ def build_optimizer(
             return torch.optim.Adam(groups, lr, weight_decay=decay, fused=True, capturable=on_gpu)
         case "adamw":
             return torch.optim.AdamW(groups, lr, weight_decay=decay, fused=True, capturable=on_gpu)
+        case _:
+            return _of_pytorch_optimizer(recipe, groups)
+
+
+def _of_pytorch_optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """One that torch does not have.
+
+    Schedule-Free SGD does bit for bit what its authors' package does, Prodigy up to rounding, and Schedule-Free AdamW
+    but for 1e-15 more under its root, which only weights with gradients below 1e-7 notice. To Schedule-Free a warmup of
+    the LR is the same as its own `warmup_steps`. Prodigy goes without its `safeguard_warmup`: with it, the LR that it
+    finds by itself falls with the one it is given, down to no training at a tenth, and a warmup trains no better.
+    """
+    import pytorch_optimizer as library  # seconds to import, so only where it is used
+
+    lr, decay = recipe.peak_lr, recipe.weight_decay
+    optimizer: torch.optim.Optimizer
+    match recipe.optimizer:
         case "lamb":
-            from pytorch_optimizer import Lamb  # seconds to import, so only where it is used
-
-            lamb: torch.optim.Optimizer = Lamb(groups, lr=lr, weight_decay=decay)
-            return lamb
+            optimizer = library.Lamb(groups, lr=lr, weight_decay=decay)
         case "adabound":
-            from pytorch_optimizer import AdaBound
-
-            adabound: torch.optim.Optimizer = AdaBound(groups, lr=lr, weight_decay=decay)
-            return adabound
+            optimizer = library.AdaBound(groups, lr=lr, weight_decay=decay)
+        case "schedule-free-sgd":
+            optimizer = library.ScheduleFreeSGD(groups, lr=lr, momentum=recipe.momentum, weight_decay=decay)
+        case "schedule-free-adamw":
+            optimizer = library.ScheduleFreeAdamW(groups, lr=lr, weight_decay=decay)
+        case "prodigy":
+            scales = [float(group.get("lr_scale", 1.0)) for group in groups]
+            if len(set(scales)) > 1:
+                raise InputError(f"`lr_scale` must be the same in all groups for prodigy, but got {scales}.")
+            optimizer = library.Prodigy(groups, lr=lr, weight_decay=decay)
+        case _:
+            raise AssertionError(recipe.optimizer)
+    return optimizer
 
 
 def base_lr(recipe: Recipe, group: Mapping[str, Any]) -> float:
@@ -85,5 +128,5 @@ def library_of(recipe: Recipe) -> Mapping[str, str]:
     """The library that the optimizer comes from, and its version: two LAMBs of the same name differ."""
     from importlib.metadata import version
 
-    package = "pytorch-optimizer" if recipe.optimizer in ("lamb", "adabound") else "torch"
+    package = "torch" if recipe.optimizer in OF_TORCH else "pytorch-optimizer"
     return {package: version(package)}

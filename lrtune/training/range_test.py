@@ -44,6 +44,9 @@ SWEEPS: dict[OptimizerName, tuple[float, float]] = {
     "adam": _NORMALISED,
     "adamw": _NORMALISED,
     "adabound": _NORMALISED,
+    "schedule-free-sgd": (1e-4, 100.0),  # at 1 its steps are those of SGD at 0.1 with a momentum of 0.9
+    "schedule-free-adamw": (1e-5, 10.0),
+    "prodigy": (1e-2, 100.0),  # times the LR that it finds by itself, which makes up for much of what is too high
 }
 """First and last LR of the sweep: from far below any useful LR to past divergence."""
 
@@ -193,6 +196,8 @@ def preserved(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[No
     groups = [dict(group) for group in optimizer.param_groups]
     optimizer_state = optimizer.state
     optimizer.state = type(optimizer_state)(dict, {p: _copied(s) for p, s in optimizer_state.items()})
+    for group in optimizer.param_groups:  # Prodigy has sums there, and adds to them in place
+        group.update({key: value.clone() for key, value in group.items() if isinstance(value, Tensor)})
     for parameter in parameters:
         parameter.grad = None
     try:

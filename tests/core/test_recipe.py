@@ -90,16 +90,24 @@ def test_what_is_left_out_is_not_in_the_label():
     assert Recipe(peak_lr=0.2).label == "sgd 0.2, cosine"
 
 
+# what they have all the same
+NEED_NO_SCHEDULE = {
+    "schedule-free-sgd": (Constant(), 0.5), "schedule-free-adamw": (Constant(), 0.5), "prodigy": (Constant(), 0),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_optimizer_has_a_default_recipe(optimizer):
     recipe = default_recipe(optimizer)
-    assert (recipe.optimizer, recipe.decay, recipe.warmup_epochs) == (optimizer, Cosine(), 0)
+    decay, warmup_epochs = NEED_NO_SCHEDULE.get(optimizer, (Cosine(), 0))
+    assert (recipe.optimizer, recipe.decay, recipe.warmup_epochs) == (optimizer, decay, warmup_epochs)
 
 
 RULES = [
     (
         {"optimizer": "sgdd"},
-        "`optimizer` must be one of sgd, adagrad, rmsprop, adam, adamw, lamb, adabound, but got 'sgdd'.",
+        "`optimizer` must be one of sgd, adagrad, rmsprop, adam, adamw, lamb, adabound, schedule-free-sgd, "
+        "schedule-free-adamw, prodigy, but got 'sgdd'.",
     ),
     ({"peak_lr": 0}, "`0 < peak_lr` must hold, but got peak_lr=0."),
     ({"peak_lr": -0.1}, "`0 < peak_lr` must hold, but got peak_lr=-0.1."),
@@ -108,6 +116,10 @@ RULES = [
     ({"final_frac": 1.1}, "`0 <= final_frac <= 1` must hold, but got 1.1."),
     ({"momentum": -0.1}, "`0 <= momentum < 1` must hold, but got -0.1."),
     ({"momentum": 1}, "`0 <= momentum < 1` must hold, but got 1."),
+    (
+        {"optimizer": "schedule-free-sgd", "momentum": 0},
+        "`0 < momentum` must hold for schedule-free-sgd, but got 0.",
+    ),
     ({"nesterov": "maybe"}, "`nesterov` must be true or false, but got 'maybe'."),
     ({"weight_decay": -1e-4}, "`0 <= weight_decay` must hold, but got -0.0001."),
     ({"decay": Step(every_epochs=0)}, "`0 < every_epochs` must hold, but got 0."),

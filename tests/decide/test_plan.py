@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from lrtune.core.recipe import Recipe
 from lrtune.core.study import Budget, Rung, StudyState
 from lrtune.core.trial import Run, RunRecord
-from lrtune.decide.plan import MAX_FAILURES, Done, Wait, fresh_seeds, is_done, next_run
+from lrtune.decide.plan import MAX_FAILURES, Done, Wait, is_done, next_run
+from lrtune.decide.race import fresh_seeds
 from lrtune.decide.trials import best_first, trials_of
 from tests.studies import BASELINE, config_of, measurement, record, state_of
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from lrtune.core.recipe import WSD, Constant, Cosine, HoldPower, Linear, Plateau, Recipe, Step
+from lrtune.core.recipe import WSD, Constant, Cosine, HoldPower, Linear, NamedRecipe, Plateau, Published, Recipe, Step
 from lrtune.core.space import Interval
 from lrtune.core.study import Budget, RangeCurve, RangeResult, Rung, StudyConfig, StudyState
 from lrtune.core.trial import Measurement, Run, RunRecord
@@ -114,6 +114,34 @@ def confirmation_records(trials=(1, 2, 5), test_top1=None):
     )  # fmt: skip
 
 
+COMPARED = (  # with the Top-1 that each comes to
+    (
+        NamedRecipe(
+            name="sgd-step",
+            recipe=BASELINE,
+            published=Published(on="ImageNet | 8 GPUs", top1=76.1, convergence_epoch=90),
+        ),
+        89.6,
+    ),
+    (NamedRecipe(name="adamw-<cosine>", recipe=Recipe(optimizer="adamw", peak_lr=1e-3, warmup_epochs=1)), 91.3),
+    (NamedRecipe(name="sgd-linear", recipe=Recipe(peak_lr=0.2, decay=Linear())), 91.1),
+    (NamedRecipe(name="prodigy", recipe=Recipe(optimizer="prodigy", peak_lr=1.0, decay=Constant())), 85.0),
+    (NamedRecipe(name="sgd-plateau", recipe=Recipe(peak_lr=0.05, decay=Plateau(patience_epochs=1))), 88.1),
+)
+
+
+def compared_records(num_recipes=5, *, more_seeds=True):
+    """Three seeds each; five of the two that lead, where more were asked for."""
+    return tuple(
+        record(
+            f"trial-{i:04d}-confirm-{j}" if i else f"baseline-{j}", "confirm" if i else "baseline", i or -1,
+            named.recipe, 1 + j, top1 + 0.2 * (j % 3) * (-1) ** i,
+        )
+        for i, (named, top1) in enumerate(COMPARED[:num_recipes])
+        for j in range(5 if more_seeds and i in (1, 2) else 3)
+    )  # fmt: skip
+
+
 RUNGS = Rung.parse("c2,4")
 
 
@@ -211,6 +239,19 @@ def climbed(climbing_config):
     return report_of(StudyState(config=climbing_config, range_results=(range_result(),), records=records))
 
 
+@pytest.fixture
+def comparison_config(config):
+    recipes = tuple(named for named, _ in COMPARED)
+    return replace(config, name="comparison", recipes=recipes, space_name="", pruner="none", max_seeds=5)
+
+
+@pytest.fixture
+def comparison(comparison_config):
+    """A finished comparison."""
+    state = StudyState(config=comparison_config, records=compared_records())
+    return replace(report_of(state, {}), command="lrtune compare --data digits")
+
+
 def stages(config):
     """Every stage that a study can be at, by name."""
     plateau = replace(config, num_confirmed=1)
@@ -223,6 +264,8 @@ def stages(config):
         replace(worse, run=replace(worse.run, id=f"trial-0000-confirm-{i}", kind="confirm", seed=i + 1))
         for i in range(3)
     )
+    comparison = replace(config, recipes=tuple(named for named, _ in COMPARED), pruner="none", max_seeds=5)
+    lost = record("trial-0001-confirm-0", "confirm", 1, COMPARED[1][0].recipe, 1, 40, epochs=2, state="diverged")
     states = {
         "nothing": StudyState(config=config),
         "range test": StudyState(config=config, range_results=(range_result(),)),
@@ -247,5 +290,9 @@ def stages(config):
         ),
         "left on rungs": StudyState(config=climbing, records=baseline_records() + climbing_records()[:17]),
         "worse than the baseline": StudyState(config=config, records=(*baseline_records(), worse, *worse_again)),
+        "comparison": StudyState(config=comparison),
+        "comparison of one so far": StudyState(config=comparison, records=compared_records(1)),
+        "comparison of three so far": StudyState(config=comparison, records=compared_records(3, more_seeds=False)),
+        "comparison with a loss": StudyState(config=comparison, records=(*compared_records(1), lost)),
     }
     return {name: report_of(state, {}) for name, state in states.items()}

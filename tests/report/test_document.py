@@ -1,6 +1,7 @@
 """What a report says, before it is set."""
 
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -22,7 +23,10 @@ from lrtune.core.study import Rung, StudyState, TrainSettings
 from lrtune.decide.noise import Difference
 from lrtune.decide.spending import Spending
 from lrtune.report import wording
-from lrtune.report.document import Cost, compose, lr_curve
+from lrtune.report.cost import Cost
+from lrtune.report.curves import lr_curve
+from lrtune.report.document import compose
+from lrtune.report.parallel import axis_of
 from lrtune.schedules import build_schedule
 from tests.report.conftest import EPOCHS, RECIPES, STEPS_PER_EPOCH, climbing_records, report_of, stages
 
@@ -75,12 +79,28 @@ def test_duration(seconds, said):
     ("difference", "said"),
     [
         (None, "–"),
-        (Difference(mean=0.5, low=-math.inf, high=math.inf), "+0.50 (one seed)"),
+        (Difference(mean=0.5, low=-math.inf, high=math.inf), "+0.50 (no interval)"),
         (Difference(mean=-0.5, low=-0.75, high=0.25), "-0.50 [-0.75, +0.25]"),
     ],
 )
 def test_difference(difference, said):
     assert wording.difference(difference) == said
+
+
+@pytest.mark.parametrize(
+    ("probability", "said"),
+    [
+        (math.nan, "–"),
+        (0.0, "< 1 %"),
+        (0.0099, "< 1 %"),
+        (0.01, "1 %"),
+        (0.735, "74 %"),
+        (0.99, "99 %"),
+        (1.0, "> 99 %"),
+    ],
+)
+def test_probability(probability, said):
+    assert wording.probability(probability) == said
 
 
 def test_finished_study(done):
@@ -100,6 +120,118 @@ def test_finished_study(done):
     assert [curve.label for curve in document.lr_curves] == ["trial 1", "baseline"]
     assert [curve.label for curve in document.learning_curves] == ["trial 1", "trial 2", "trial 5", "baseline"]
     assert document.importances[0] == ("peak_lr", 0.61)
+
+
+def test_first_screen_of_a_finished_study(done):
+    top1, convergence, difference, best = compose(done).facts
+    assert top1 == ("Top-1, %", "91.60 ± 0.36", "3 fresh seeds; baseline 89.60 ± 0.06 (3)")
+    assert convergence[1:] == ("7 [6, 7] of 12", "3 of 3 runs reach 89.61 %; baseline 11 [11, 12] of 12")
+    assert difference[:2] == ("To baseline, points", "+2.00")
+    assert re.fullmatch(r"95 % interval \[\+1\.\d\d, \+2\.\d\d\]", difference.note)
+    assert best.label == "Probability best"
+    assert best.note == f"of 4; a tie with {len(done.recommendation.ties)} of them"
+
+
+def test_winners_curse_in_numbers(done, config, comparison):
+    assert compose(done).flattery == (
+        "Winner's curse: the best search score of those confirmed was 92.02 % (trial 1); over 3 fresh seeds it has "
+        "91.60 %, 0.42 points less. On average over the 3 that have both, fresh seeds give 0.42 points less."
+    )
+    assert compose(stages(config)["unconfirmed"]).flattery == ""
+    assert compose(comparison).flattery == ""
+
+
+def test_of_equal_search_scores_the_first_is_the_best(done):
+    first, *others = (replace(c, search_top1=92.0) for c in reversed(done.recommendation.contenders) if c.trial >= 0)
+    found = replace(done.recommendation, contenders=(first, *others))
+    assert "was 92.00 % (trial 1)" in compose(replace(done, recommendation=found)).flattery
+
+
+def test_fates_and_cost_by_purpose(climbed, comparison):
+    document = compose(climbed)
+    assert document.fates == "Of 12 trials: 2 trained in full, 9 left on a rung, 1 diverged."
+    assert document.cost_rows == (
+        ("baseline", 3, "36", "0", "1 min 30 s"),
+        ("search, on rungs", 17, "41", "3", "1 min 42 s"),
+        ("search, in full", 2, "20", "8", "40 s"),
+        ("confirmation", 9, "108", "0", "4 min 30 s"),
+    )
+    assert (compose(comparison).fates, compose(comparison).cost_rows) == ("", ())
+
+
+def test_comparison(comparison):
+    document = compose(comparison)
+    assert document.headline == "Comparison of 5 recipes"
+    assert document.schedule.startswith("Train 12 epochs with SGD at a peak learning rate of 0.2")
+    assert [row.name for row in document.contenders] == [
+        "sgd-linear", "adamw-<cosine>", "sgd-step", "sgd-plateau", "prodigy",
+    ]  # fmt: skip
+    assert [row.num_seeds for row in document.contenders] == [5, 5, 3, 3, 3]
+    assert [row.marks for row in document.contenders[:2]] == [("highest mean", "simplest"), ("tie",)]
+    assert [column.field for column in document.columns] == [
+        "top1", "num_seeds", "difference", "probability_best", "convergence", "settling", "val_loss", "time",
+    ]  # fmt: skip
+    assert document.columns[2].heading == "To sgd-step"
+    assert document.contenders[2].difference == "–"
+    assert document.contenders[-1].convergence == "not reached"
+    assert {curve.label for curve in document.lr_curves} == {row.name for row in document.contenders}
+    assert len(document.learning_curves) == 5
+    assert document.replayed  # by its plateau
+    assert document.published == (("sgd-step", "ImageNet | 8 GPUs", "76.1", "90"),)
+    assert (document.points, document.parallel, document.rungs, document.left) == ((), None, (), ())
+    assert not {"Space, budget", "Sampler, pruner"} & {name for name, _ in document.settings}
+    assert dict(document.settings)["Seeds of each recipe"] == "3, up to 5 of those not told apart"
+
+
+def test_comparison_of_one_so_far_shows_that_one(config):
+    document = compose(stages(config)["comparison of one so far"])
+    assert [row.name for row in document.contenders] == ["sgd-step"]
+    assert document.facts[0].label == "Top-1 of sgd-step, %"
+
+
+def test_a_loss_of_everything_has_no_interval(config):
+    document = compose(stages(config)["comparison with a loss"])
+    lost = document.contenders[-1]
+    assert lost[:1] + lost[3:7] == ("adamw-<cosine>", "0.00", 1, "-89.66 (no interval)", "–")
+    assert lost.val_loss == "–"
+    assert [row.id for row in document.stopped] == ["adamw-<cosine>, seed 1"]
+
+
+def test_what_was_tried_in_parallel_coordinates(done):
+    parallel = compose(done).parallel
+    assert [axis.label for axis in parallel.axes] == [
+        "peak LR", "warmup, epochs", "decay", "floor, of peak", "weight decay", "place",
+    ]  # fmt: skip
+    assert parallel.axes[0].ticks == (
+        (0.0, "0.004"), (pytest.approx(0.143, abs=1e-3), "0.01"), (pytest.approx(0.503, abs=1e-3), "0.1"),
+        (pytest.approx(0.863, abs=1e-3), "1"), (1.0, "2.4"),
+    )  # fmt: skip
+    assert parallel.axes[-1].ticks == ((0.0, "stopped"), (pytest.approx(0.2), "8"), (1.0, "1"))
+    assert [line.place for line in parallel.lines] == [4, 1, 2, 8, 6, 3, 7, 5, 0, 0, 0]
+    assert parallel.lines[1].said == "trial 1: place 1, 92.02 % Top-1; sgd 0.35, warmup 0.6 ep, linear"
+    assert all(0 <= position <= 1 for line in parallel.lines for position in line.positions)
+
+
+@pytest.mark.parametrize(
+    ("values", "positions", "ticks"),
+    [
+        ([0.0, 1.0, 4.0], [0, 0.25, 1], ((0, "0"), (1, "4"))),
+        ([1.0, 2.0, 3.0], [0, 0.5, 1], ((0, "1"), (1, "3"))),
+        ([0.0, 0.0, 1e-4], [0, 0, 1], ((0, "0"), (1, "0.0001"))),
+        ([0.01, 0.1, 1.0], [0, 0.5, 1], ((0, "0.01"), (0.5, "0.1"), (1, "1"))),
+        ([0.0, 0.01, 1.0], [0, 0.1, 1], ((0, "0"), (0.1, "0.01"), (0.55, "0.1"), (1, "1"))),
+        (["wsd", "cosine", "wsd"], [1, 0, 1], ((0, "cosine"), (1, "wsd"))),
+    ],
+)
+def test_axis_is_linear_or_logarithmic_or_of_words(values, positions, ticks):
+    axis, found = axis_of("x", values)
+    assert found == pytest.approx(positions)
+    assert [text for _, text in axis.ticks] == [text for _, text in ticks]
+    assert [at for at, _ in axis.ticks] == pytest.approx([at for at, _ in ticks])
+
+
+def test_what_was_not_varied_has_no_axis():
+    assert axis_of("x", [0.9, 0.9]) is None
 
 
 def spending(asked, trained, reused):
@@ -124,6 +256,11 @@ def spending(asked, trained, reused):
             {"spending": spending(1, 7, 0), "num_trials": 1, "num_finished": 1, "num_runs": {"running": 2}},
             "1 epoch asked for: 7 trained in 35 s, 0 reused, none avoided, 6 added on rungs; "
             "1 trial, 1 of them in full; 2 runs running.",
+        ),
+        (
+            {"num_trials": 0, "num_finished": 0, "retries": 2},
+            "1,240 epochs asked for: 424 trained in 35 s, 60 reused, 756 avoided; 29 runs completed; "
+            "a run lost its worker 2 times, and went on with another.",
         ),
     ],
 )
@@ -204,7 +341,7 @@ def test_unconfirmed_says_so(config):
     assert "not confirmed" in document.verdict
     assert document.facts[0].note == "one run of the search, not confirmed"
     assert document.contenders[0].top1 == "not confirmed"
-    assert not any(row.tie for row in document.contenders)
+    assert not any("tie" in row.marks for row in document.contenders)
     assert len(document.learning_curves) == 5
 
 
@@ -217,7 +354,7 @@ def test_best_that_was_not_trained_in_full_says_so(config):
 
 def test_ties_are_said(config):
     document = compose(stages(config)["plateau"])
-    assert [row.name for row in document.contenders if row.tie] == ["baseline"]
+    assert [row.name for row in document.contenders if "tie" in row.marks] == ["baseline"]
 
 
 @pytest.mark.parametrize(

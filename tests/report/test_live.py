@@ -12,7 +12,13 @@ from lrtune.core.events import EpochEnded, Note, RunEnded, RunStarted
 from lrtune.core.study import Budget, Rung, StudyState
 from lrtune.report.live import LiveDisplay
 from lrtune.report.progress import Progress, expected_runs
-from tests.report.conftest import baseline_records, climbing_records, search_records
+from tests.report.conftest import (
+    baseline_records,
+    climbing_records,
+    compared_records,
+    confirmation_records,
+    search_records,
+)
 
 
 def events_of(record):
@@ -196,3 +202,37 @@ def test_events_of_several_threads_and_a_real_terminal(config, empty):
         assert len(show._progress.records) == len(records)
         assert show._progress.epochs_trained == sum(record.epochs for record in records)
         assert not show._progress.running
+
+
+def test_seeds_that_the_race_adds_are_part_of_the_confirmation(config):
+    config = replace(config, max_seeds=5)
+    confirmed, first = confirmation_records(), baseline_records()[0]
+    more = replace(first, run=replace(first.run, id="baseline-3", seed=4))
+    state = StudyState(config=config, records=(*baseline_records(), *search_records(), *confirmed))
+    progress = Progress.of(state)
+    before = progress.spent(0.0)
+    for event in events_of(more):
+        progress.take(event)
+    assert progress.phase == "confirmation"
+    assert progress.spent(0.0) == (before[0] + 12, before[1] + 12)
+    _, text = shown(config, state, events_of(more))
+    assert "10 of 9 to 17 runs" in text
+
+
+def test_progress_of_a_comparison(comparison_config):
+    records = compared_records()
+    state = StudyState(config=comparison_config, records=records[:2])
+    assert Progress.of(state).spent(0.0) == (2 * 12, 5 * 3 * 12)
+    plain, _ = shown(comparison_config, state, events_of(records[3]))
+    assert plain.startswith("adamw-<cosine>, seed 1 completed: 12 of 12 epochs")
+    _, text = shown(comparison_config, state, events_of(records[2]), width=120)
+    assert "comparison" in text
+    assert "3 of 15 to 25 runs" in text
+    assert "sgd-step 89.70 ± 0.04 %" in text
+
+
+@pytest.mark.parametrize("budget", ["15runs", "180ep", "4h"])
+def test_a_comparison_is_measured_by_its_plan(comparison_config, budget):
+    config = replace(comparison_config, budget=Budget.parse(budget))
+    state = StudyState(config=config, records=compared_records())
+    assert Progress.of(state).spent(0.0) == ((5 * 3 + 2 * 2) * 12,) * 2

@@ -1,6 +1,7 @@
 """A study as a value for programs."""
 
 import math
+from dataclasses import replace
 
 from lrtune.report.result import SearchResult, runs_dataframe
 from tests.report.conftest import stages
@@ -24,3 +25,12 @@ def test_best_that_was_left_on_a_rung(config, tmp_path):
     result = SearchResult(state=report.state, recommendation=report.recommendation, folder=tmp_path, report=report)
     assert result.best.recipe.peak_lr == 0.35
     assert math.isnan(result.best.top1)
+
+
+def test_names_and_retries_as_a_table(done, comparison):
+    first = replace(done.state.records[0], retries=2)
+    table = runs_dataframe(replace(done.state, records=(first, *done.state.records[1:]))).set_index("run")
+    assert table.loc["baseline-0", ["name", "retries"]].to_list() == ["baseline", 2]
+    assert table.loc["trial-0001-confirm-0", ["name", "retries"]].to_list() == ["trial 1", 0]
+    names = runs_dataframe(comparison.state).set_index("run")["name"]
+    assert (names["baseline-0"], names["trial-0004-confirm-2"]) == ("sgd-step", "sgd-plateau")

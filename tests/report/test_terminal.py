@@ -22,7 +22,13 @@ def printed(show, width):
 
 @pytest.mark.parametrize(
     ("study", "name", "width"),
-    [("done", "terminal-80", 80), ("done", "terminal-120", 120), ("climbed", "terminal-rungs-80", 80)],
+    [
+        ("done", "terminal-80", 80),
+        ("done", "terminal-120", 120),
+        ("climbed", "terminal-rungs-80", 80),
+        ("comparison", "terminal-comparison-80", 80),
+        ("comparison", "terminal-comparison-120", 120),
+    ],
 )
 def test_recommendation_is_the_golden_file(request, study, name, width):
     report = request.getfixturevalue(study)

@@ -4,11 +4,12 @@ from importlib.metadata import version
 
 import pytest
 import torch
-from pytorch_optimizer import AdaBound, Lamb
+from pytorch_optimizer import AdaBound, Lamb, Prodigy, ScheduleFreeAdamW, ScheduleFreeSGD
 from torch import nn
 
+from lrtune.core.errors import InputError
 from lrtune.core.recipe import OPTIMIZERS, Recipe
-from lrtune.training.optimizers import build_optimizer, library_of, set_lr
+from lrtune.training.optimizers import OF_TORCH, TwoPoints, build_optimizer, library_of, set_lr
 
 # recipe: class, and settings of its group
 BUILT = [
@@ -41,6 +42,21 @@ BUILT = [
     ),
     (Recipe(optimizer="lamb", peak_lr=0.02, weight_decay=1e-3), Lamb, {"lr": 0.02, "weight_decay": 1e-3}),
     (Recipe(optimizer="adabound", peak_lr=0.02, weight_decay=1e-3), AdaBound, {"lr": 0.02, "weight_decay": 1e-3}),
+    (
+        Recipe(optimizer="schedule-free-sgd", peak_lr=2.0, momentum=0.95, weight_decay=1e-3, warmup_epochs=1),
+        ScheduleFreeSGD,
+        {"lr": 2.0, "momentum": 0.95, "weight_decay": 1e-3, "warmup_steps": 0, "r": 0, "weight_lr_power": 2},
+    ),
+    (
+        Recipe(optimizer="schedule-free-adamw", peak_lr=0.02, momentum=0.8, weight_decay=1e-3, warmup_epochs=1),
+        ScheduleFreeAdamW,
+        {"lr": 0.02, "betas": (0.9, 0.999), "weight_decay": 1e-3, "warmup_steps": 0, "decoupling_c": 0},
+    ),
+    (
+        Recipe(optimizer="prodigy", peak_lr=0.5, weight_decay=1e-3, warmup_epochs=1),
+        Prodigy,
+        {"lr": 0.5, "weight_decay": 1e-3, "weight_decouple": True, "d_coef": 1, "safeguard_warmup": False},
+    ),
 ]
 
 
@@ -63,7 +79,7 @@ def test_each_is_what_it_should_be(recipe, kind, settings):
     assert [*map(id, group["params"])] == [*map(id, model.parameters())]
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "prodigy"])
 def test_groups_keep_their_ratio_and_their_own_settings(name):
     model = model_of_two()
     given = [
@@ -85,6 +101,27 @@ def test_groups_keep_their_ratio_and_their_own_settings(name):
     assert given == before  # the task's own dictionaries are not written to
 
 
+def test_prodigy_has_one_lr_for_all_groups():
+    model = model_of_two()
+
+    def build(*scales):
+        groups = [
+            {"params": [*part.parameters()], "lr_scale": scale} for part, scale in zip(model, scales, strict=True)
+        ]
+        return build_optimizer(Recipe(optimizer="prodigy", peak_lr=0.08), groups)
+
+    assert [group["base_lr"] for group in build(0.5, 0.5).param_groups] == [0.04, 0.04]
+    with pytest.raises(InputError) as caught:
+        build(0.25, 1.0)
+    assert caught.value.problems == ("`lr_scale` must be the same in all groups for prodigy, but got [0.25, 1.0].",)
+
+
+def test_only_schedule_free_has_two_points():
+    built = {name: build_optimizer(Recipe(optimizer=name), model_of_two().parameters()) for name in OPTIMIZERS}
+    two = {name for name, optimizer in built.items() if isinstance(optimizer, TwoPoints)}
+    assert two == {"schedule-free-sgd", "schedule-free-adamw"}
+
+
 def test_a_scaler_gets_an_sgd_that_it_can_skip():
     (group,) = build_optimizer(Recipe(), model_of_two().parameters(), scaled=True).param_groups
     assert group["fused"] is False
@@ -97,7 +134,8 @@ def test_a_sweep_of_the_multiplier_stays_finite(name):
     model = model_of_two()
     inputs = torch.randn(32, 4)
     targets = inputs.sum(1, keepdim=True)
-    optimizer = build_optimizer(Recipe(optimizer=name, peak_lr=0.01), model.parameters())
+    peak_lr = 1.0 if name == "prodigy" else 0.01
+    optimizer = build_optimizer(Recipe(optimizer=name, peak_lr=peak_lr), model.parameters())
     losses = []
     for step in range(300):
         set_lr(optimizer, min(1.0, 10 ** (step / 25 - 6)))
@@ -112,7 +150,7 @@ def test_a_sweep_of_the_multiplier_stays_finite(name):
 
 @pytest.mark.parametrize(
     ("name", "package"),
-    [(name, "pytorch-optimizer" if name in ("lamb", "adabound") else "torch") for name in OPTIMIZERS],
+    [(name, "torch" if name in OF_TORCH else "pytorch-optimizer") for name in OPTIMIZERS],
 )
 def test_the_library_is_the_one_that_the_class_comes_from(name, package):
     assert library_of(Recipe(optimizer=name)) == {package: version(package)}

@@ -63,7 +63,7 @@ def train_all(digits):
             settings = {"batch_size": 36, "precision": "fp32", "device": "cpu"} | settings
             task = Task(
                 model=lively, train=digits.train, validation=digits.validation, num_classes=10,
-                parameters=weights_and_biases,
+                parameters=weights_and_biases if run.recipe.optimizer != "prodigy" else None,
             )  # fmt: skip
             trainer = Trainer(task, TrainSettings(**settings))
             if lost:
@@ -104,7 +104,7 @@ def two_plateaus(optimizer):
 
 def compressed_first(optimizer):
     """A compressed run at a constant LR, which is the beginning of a full run too."""
-    recipe = default_recipe(optimizer)
+    recipe = replace(default_recipe(optimizer), warmup_epochs=0)
     short = full_run(replace(recipe, decay=Constant()), EPOCHS, id="rung", kind="rung", horizon_epochs=2, stop_epochs=2)
     return [short, full_run(replace(recipe, decay=Step(every_epochs=3)), EPOCHS)]
 

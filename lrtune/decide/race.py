@@ -1,0 +1,133 @@
+"""The race: the best recipes once more, with fresh seeds, and as many of those as it takes to tell them apart.
+
+Each begins with `num_seeds` of them, like the baseline. Then, seed by seed up to `max_seeds`, those go on that may
+still be the best; the baseline is one of them. Who goes on is decided between rounds, from the seeds that all had.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from statistics import fmean
+
+from lrtune.core.recipe import Recipe
+from lrtune.core.study import StudyState
+from lrtune.core.trial import Run, RunRecord
+from lrtune.decide.ranking import Ranking, rank
+from lrtune.decide.trials import best_first, trials_of
+
+BASELINE = -1
+"""The baseline's number among the trials."""
+CLEARLY = 0.005
+"""A recipe whose probability of being better than the leader is below this is out of the race. It is less than what the
+95 % interval of the report asks for: whoever looks after each seed finds equals different more often than 1 in 20."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entrant:
+    """A recipe that is confirmed."""
+
+    number: int
+    """Of its trial, or in a comparison its place among the recipes."""
+    name: str
+    recipe: Recipe
+
+
+def fresh_seeds(state: StudyState) -> range:
+    """Seeds that the search does not use. The baseline and the confirmations share them, so that they can be paired."""
+    return range(state.config.seed + 1, state.config.seed + 1 + state.config.num_seeds)
+
+
+def entrants(state: StudyState) -> list[Entrant]:
+    """Who is confirmed beside the baseline: the best few that differ from one another and from it, the best one first.
+
+    In a comparison, everyone but the first, which is its baseline.
+    """
+    if state.config.recipes:
+        named = enumerate(state.config.recipes[1:], start=1)
+        return [Entrant(number=number, name=one.name, recipe=one.recipe) for number, one in named]
+    seen = {state.config.baseline}
+    found: list[Entrant] = []
+    for trial in best_first(trials_of(state)):
+        if len(found) == state.config.num_confirmed:
+            break
+        if trial.recipe not in seen:
+            seen.add(trial.recipe)
+            found.append(Entrant(number=trial.number, name=f"trial {trial.number}", recipe=trial.recipe))
+    return found
+
+
+def runs_of_race(state: StudyState) -> Iterator[Run]:
+    """The runs with fresh seeds in their order, as far as they are known: up to the first round that is not over."""
+    config, records = state.config, {record.run.id: record for record in state.records}
+    field = entrants(state)
+    first = list(enumerate(fresh_seeds(state)))
+    runs = [_run(state, entrant, index, seed) for entrant in field for index, seed in first]
+    yield from runs
+    baseline = Entrant(number=BASELINE, name="baseline", recipe=config.baseline)
+    for index in range(config.num_seeds, config.max_seeds if field else 0):
+        if not all(run.id in records and records[run.id].state != "running" for run in runs):
+            return
+        seed = config.seed + 1 + index
+        open_ = still_open(standings(state, before_seed=seed))
+        runs = [_run(state, one, index, seed) for one in (baseline, *field) if one.number in open_]
+        yield from runs
+
+
+def still_open(ranking: Ranking) -> set[int]:
+    """Those that may be the best, where there are several; empty where that is told.
+
+    A recipe that diverged is out, whatever it did with other seeds.
+    """
+    means = {number: fmean(by_seed.values()) for number, by_seed in ranking.top1s.items()}
+    if not means:
+        return set()
+    leader = max(means, key=lambda number: means[number])
+    left = {n for n in means if n == leader or ranking.probability_above(n, leader) >= CLEARLY}
+    return left if len(left) > 1 else set()
+
+
+def standings(state: StudyState, *, before_seed: int | None = None) -> Ranking:
+    """What fresh seeds say of the baseline and of all that were confirmed.
+
+    Args:
+        state: of the study.
+        before_seed: leaves out this seed and later ones.
+    """
+    known = fresh_top1s(state, before_seed=before_seed)
+    # A loss of everything is no draw from a normal distribution; it would drown what the others say of each other.
+    sound = {number: by_seed for number, by_seed in known.items() if 0.0 not in by_seed.values()}
+    return rank(sound, reference=BASELINE, num_images=state.config.num_validation)
+
+
+def fresh_top1s(state: StudyState, *, before_seed: int | None = None) -> Mapping[int, Mapping[int, float]]:
+    """Final Top-1 by trial and fresh seed, percent; 0 of a run that diverged."""
+    found: dict[int, dict[int, float]] = {}
+    for record in (*state.of_kind("baseline"), *state.of_kind("confirm")):
+        if counts(record) and (before_seed is None or record.run.seed < before_seed):
+            found.setdefault(record.run.trial, {})[record.run.seed] = final_top1(record)
+    return found
+
+
+def counts(record: RunRecord) -> bool:
+    """Whether a run says something of its recipe; leaving out those that diverged would flatter it."""
+    return record.state in ("completed", "diverged")
+
+
+def final_top1(record: RunRecord) -> float:
+    """Percent; 0 for a run that diverged, so that it is a loss and not a gap."""
+    return 0.0 if record.state == "diverged" else record.top1
+
+
+def _run(state: StudyState, entrant: Entrant, index: int, seed: int) -> Run:
+    epochs, is_baseline = state.config.epochs, entrant.number == BASELINE
+    return Run(
+        id=f"baseline-{index}" if is_baseline else f"trial-{entrant.number:04d}-confirm-{index}",
+        kind="baseline" if is_baseline else "confirm",
+        trial=entrant.number, recipe=entrant.recipe, recipe_epochs=epochs, horizon_epochs=epochs, stop_epochs=epochs,
+        seed=seed,
+    )  # fmt: skip
+
+
+def baseline_runs(state: StudyState) -> list[Run]:
+    """The first runs of a study, whatever comes of them."""
+    baseline = Entrant(number=BASELINE, name="baseline", recipe=state.config.baseline)
+    return [_run(state, baseline, index, seed) for index, seed in enumerate(fresh_seeds(state))]

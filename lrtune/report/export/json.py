@@ -1,0 +1,53 @@
+"""JSON for programs.
+
+recipe      as `Recipe.from_dict` reads it back: optimizer, peak_lr, warmup_epochs, decay {name, parameters},
+            final_frac, momentum, nesterov, weight_decay
+optimizer   class ("torch.optim.SGD") and the arguments that it is built with; the rest are its defaults
+schedule    epochs, steps_per_epoch, warmup_steps, total_steps. With W warmup steps of T, the LR of step t = 0, 1, ...
+            is peak_lr * (t + 1) / W for t < W, and from there on
+            peak_lr * (final_frac + (1 - final_frac) * shape(p)), where p = (t - W) / (T - W)
+lrs         the LR of each optimizer step. A plateau depends on the metrics of a run: the LRs of the one that was
+            measured, as far as they are known; null where none was
+"""
+
+import json
+from collections.abc import Sequence
+
+from lrtune.core.recipe import Plateau
+from lrtune.core.trial import Measurement
+from lrtune.report.export.parts import TORCH_CLASSES, optimizer_arguments
+from lrtune.report.export.result import Export
+from lrtune.schedules import Schedule
+
+
+def export(schedule: Schedule, measurements: Sequence[Measurement]) -> Export:
+    """The recipe and the LR of every step; of a plateau, those that `measurements` led to."""
+    recipe = schedule.recipe
+    document = {
+        "recipe": recipe.to_dict(),
+        "optimizer": {"class": TORCH_CLASSES[recipe.optimizer], "arguments": optimizer_arguments(recipe)},
+        "schedule": {
+            "epochs": schedule.epochs,
+            "steps_per_epoch": schedule.steps_per_epoch,
+            "warmup_steps": schedule.warmup_steps,
+            "total_steps": schedule.total_steps,
+        },
+        "lrs": _lrs(schedule, measurements),
+    }
+    note = "`lrs` has the LR of every optimizer step."
+    if isinstance(recipe.decay, Plateau):
+        note = "A plateau depends on the metrics of a run: `lrs` has the LRs of the one that was measured, or is null."
+    # A list of numbers on one line: there may be many thousands.
+    lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in document.items())
+    return Export(to="json", text="{\n" + ",\n".join(lines) + "\n}\n", language="json", note=note)
+
+
+def _lrs(schedule: Schedule, measurements: Sequence[Measurement]) -> list[float] | None:
+    known_steps = schedule.total_steps
+    if isinstance(schedule.recipe.decay, Plateau):
+        if not measurements:
+            return None
+        for m in measurements[: schedule.epochs - 1]:  # nothing comes after the last
+            schedule = schedule.observe(val_loss=m.val_loss, top1=m.top1)
+        known_steps = len(schedule.states) * schedule.steps_per_epoch
+    return [schedule.recipe.peak_lr * schedule(step) for step in range(known_steps)]

@@ -1,0 +1,94 @@
+"""The recipe files on disk: those that come with lrtune, and the user's own.
+
+description = "..."
+epochs = 90                  # that the lengths below are meant for; without it they are those of the run
+optimizer = "sgd"
+peak_lr = 0.1
+warmup_epochs = 5
+
+[decay]
+name = "step"
+every_epochs = 30
+
+[published]                  # quoted beside what is measured, never among it
+on = "ImageNet, ResNet-50, 8 A100"
+top1 = 76.1
+convergence_epoch = 90
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from lrtune.core.errors import InputError
+from lrtune.core.recipe import NamedRecipe, Published, Recipe
+from lrtune.schedules.compress import compress
+
+ORDER = (
+    "sgd-step", "adamw", "adamw-cosine", "lamb-cosine", "sgd-linear", "sgd-wsd",
+    "schedule-free-sgd", "schedule-free-adamw", "prodigy",
+)  # fmt: skip
+"""In which they are listed and compared."""
+_FOLDER = Path(__file__).parent.parent / "recipes"
+
+
+def read_recipe(recipe: str | Path, epochs: int) -> NamedRecipe:
+    """A recipe that comes with lrtune, or a file's, its lengths in proportion to a run.
+
+    Args:
+        recipe: name or path.
+        epochs: of the run.
+
+    Raises:
+        InputError: there is neither, or it is no recipe; every rule that it breaks, with file and key.
+    """
+    name, values = _read(recipe)
+    values.pop("description", None)
+    problems = []
+    meant_for = values.pop("epochs", epochs)
+    if not isinstance(meant_for, int) or meant_for < 1:
+        problems.append(f"`epochs` must be a whole number from 1, but got {meant_for!r}.")
+    published = None
+    if "published" in values:
+        given = values.pop("published")
+        try:
+            published = Published(**given)
+        except TypeError:
+            problems.append(f"`published` must have on, top1 and convergence_epoch, but got {given!r}.")
+    found = None
+    try:
+        found = Recipe.from_dict(values)
+    except InputError as error:
+        problems += error.problems
+    except TypeError as error:
+        problems.append(f"a recipe's values must be numbers and words: {error}.")
+    if found is None or problems:
+        raise InputError([f"{name}: {problem}" for problem in problems])
+    return NamedRecipe(
+        name=Path(name).stem, recipe=compress(found, meant_for, epochs) if meant_for != epochs else found,
+        published=published,
+    )  # fmt: skip
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with lrtune: the classic schedules first, then those that need none."""
+    return [path.stem for path in sorted(_FOLDER.glob("*.toml"), key=lambda path: ORDER.index(path.stem))]
+
+
+def describe_recipe(name: str) -> str:
+    """What a recipe that comes with lrtune says of itself."""
+    return str(_read(name)[1]["description"])
+
+
+def _read(recipe: str | Path) -> tuple[str, dict[str, Any]]:
+    """Name or path, and the values of the file."""
+    named = _FOLDER / f"{recipe}.toml"
+    path = named if named.is_file() else Path(recipe)
+    if not path.is_file():
+        known = ", ".join(recipe_names())
+        raise InputError(f"a recipe must be a TOML file or one of {known}, but got {str(recipe)!r}.")
+    name = str(recipe)
+    try:
+        return name, tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{name}: cannot be read as a recipe: {error}.") from None

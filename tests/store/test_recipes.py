@@ -1,0 +1,65 @@
+"""Recipe files: those that come with lrtune, and the user's own."""
+
+import pytest
+
+from lrtune.core.errors import InputError
+from lrtune.core.recipe import OPTIMIZERS, Constant, Cosine, Published, Recipe, Step
+from lrtune.schedules import build_schedule
+from lrtune.store.recipes import ORDER, describe_recipe, read_recipe, recipe_names
+
+PUBLISHED = {"sgd-step": (76.1, 90), "adamw": (77.4, 75), "adamw-cosine": (78.2, 70), "lamb-cosine": (78.0, 68)}
+
+
+def test_the_shipped_ones_are_listed_in_their_order():
+    assert recipe_names() == list(ORDER)
+
+
+@pytest.mark.parametrize("name", ORDER)
+@pytest.mark.parametrize("epochs", [2, 12, 300])
+def test_a_shipped_one_goes_with_runs_of_any_length(name, epochs):
+    found = read_recipe(name, epochs)
+    schedule = build_schedule(found.recipe, epochs=epochs, steps_per_epoch=10)
+    assert found.name == name
+    assert found.recipe.optimizer in OPTIMIZERS
+    assert 0 < schedule(schedule.total_steps - 1) <= 1
+    assert describe_recipe(name).endswith(".")
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_what_was_published_is_quoted(name):
+    expected = None
+    if name in PUBLISHED:
+        top1, epoch = PUBLISHED[name]
+        expected = Published(on="ImageNet, ResNet-50, 8 A100", top1=top1, convergence_epoch=epoch)
+    assert read_recipe(name, 12).published == expected
+
+
+def test_lengths_are_scaled_to_the_run():
+    assert read_recipe("sgd-step", 90).recipe == Recipe(
+        peak_lr=0.1, nesterov=False, weight_decay=1e-4, decay=Step(every_epochs=30, factor=0.1)
+    )
+    assert read_recipe("sgd-step", 12).recipe.decay == Step(every_epochs=4, factor=0.1)
+    assert read_recipe("adamw-cosine", 18).recipe.warmup_epochs == 1
+
+
+def test_a_file_without_a_length_is_meant_for_the_run(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('optimizer = "adamw"\npeak_lr = 3e-4\nwarmup_epochs = 2\ndecay = "constant"\n')
+    found = read_recipe(path, 7)
+    assert found.recipe == Recipe(optimizer="adamw", peak_lr=3e-4, warmup_epochs=2, decay=Constant())
+    assert (found.name, found.published) == ("mine", None)
+
+
+def test_a_recipe_without_values_is_the_default_one(tmp_path):
+    (tmp_path / "empty.toml").write_text("")
+    assert read_recipe(tmp_path / "empty.toml", 5).recipe == Recipe(decay=Cosine())
+
+
+def test_all_that_is_wrong_with_a_file_is_said_at_once(tmp_path):
+    path = tmp_path / "bad.toml"
+    path.write_text("epochs = 0\npeak_lr = -1\nwarmup_epochs = -1\n[published]\nx = 1\n")
+    with pytest.raises(InputError) as refused:
+        read_recipe(path, 5)
+    said = refused.value.problems
+    assert len(said) == 4
+    assert all(problem.startswith(f"{path}: ") for problem in said)
