@@ -119,9 +119,10 @@ def race(rng: np.random.Generator, truths: Sequence[float], noises: Sequence[flo
     noise = rng.normal(size=(len(truths), MAX_SEEDS)) * np.asarray(noises)[:, None]
     scores = np.asarray(truths)[:, None] + shared + noise
     top1s = {recipe: dict(enumerate(row[:NUM_SEEDS])) for recipe, row in enumerate(scores)}
-    found = rank(top1s, reference=0, num_images=10**6)
+    found, left = rank(top1s, reference=0, num_images=10**6), set(top1s)
     for seed in range(NUM_SEEDS, MAX_SEEDS):
-        for recipe in still_open(found):
+        left = still_open(found, left)
+        for recipe in left:
             top1s[recipe][seed] = scores[recipe, seed]
         found = rank(top1s, reference=0, num_images=10**6)
     return found

@@ -264,7 +264,7 @@ def compare(
 
     epochs = epochs or loaded.epochs
     compared: list[NamedRecipe] = []
-    for one in recipes or ([] if include else recipe_names()):
+    for one in recipes or recipe_names():
         with problems.gather():
             compared.append(one if isinstance(one, NamedRecipe) else read_recipe(one, epochs))
             build_schedule(compared[-1].recipe, epochs=epochs, steps_per_epoch=1000)

@@ -4,9 +4,8 @@ Each begins with `num_seeds` of them, like the baseline. Then, seed by seed up t
 still be the best; the baseline is one of them. Who goes on is decided between rounds, from the seeds that all had.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
-from statistics import fmean
 
 from lrtune.core.recipe import Recipe
 from lrtune.core.study import StudyState
@@ -63,26 +62,27 @@ def runs_of_race(state: StudyState) -> Iterator[Run]:
     runs = [_run(state, entrant, index, seed) for entrant in field for index, seed in first]
     yield from runs
     baseline = Entrant(number=BASELINE, name="baseline", recipe=config.baseline)
+    left = {BASELINE, *(entrant.number for entrant in field)}
     for index in range(config.num_seeds, config.max_seeds if field else 0):
         if not all(run.id in records and records[run.id].state != "running" for run in runs):
             return
         seed = config.seed + 1 + index
-        open_ = still_open(standings(state, before_seed=seed))
-        runs = [_run(state, one, index, seed) for one in (baseline, *field) if one.number in open_]
+        left = still_open(standings(state, before_seed=seed), left)
+        runs = [_run(state, one, index, seed) for one in (baseline, *field) if one.number in left]
         yield from runs
 
 
-def still_open(ranking: Ranking) -> set[int]:
-    """Those that may be the best, where there are several; empty where that is told.
+def still_open(ranking: Ranking, left: Set[int]) -> set[int]:
+    """Of those that are left in the race, who may be the best; empty where that is told. Who is out stays out.
 
     A recipe that diverged is out, whatever it did with other seeds.
     """
-    means = {number: fmean(by_seed.values()) for number, by_seed in ranking.top1s.items()}
-    if not means:
+    estimates = {number: top1 for number, top1 in ranking.estimates.items() if number in left}
+    if not estimates:
         return set()
-    leader = max(means, key=lambda number: means[number])
-    left = {n for n in means if n == leader or ranking.probability_above(n, leader) >= CLEARLY}
-    return left if len(left) > 1 else set()
+    leader = max(estimates, key=lambda number: estimates[number])
+    open_ = {n for n in estimates if n == leader or ranking.probability_above(n, leader) >= CLEARLY}
+    return open_ if len(open_) > 1 else set()
 
 
 def standings(state: StudyState, *, before_seed: int | None = None) -> Ranking:

@@ -49,6 +49,11 @@ class Ranking:
     freedom: int
     """Degrees of freedom of the multivariate t distributions that `centres` and `roots` belong to; 0: none."""
 
+    @property
+    def estimates(self) -> Mapping[int, float]:
+        """Each recipe's true Top-1, up to a constant that all share: what its seeds did to all is allowed for."""
+        return dict(zip(self.top1s, map(float, self.weights @ self.centres), strict=True))
+
     def difference(self, ours: int, theirs: int) -> Difference | None:
         """Mean of `ours - theirs` over the seeds that both have, with its 95 % interval; `None` where there is none."""
         shared = self.top1s[ours].keys() & self.top1s[theirs].keys()

@@ -15,6 +15,8 @@ from lrtune.decide.race import BASELINE, Entrant, counts, entrants, final_top1, 
 from lrtune.decide.ranking import Ranking
 from lrtune.decide.trials import best_first, trials_of
 
+LIKELY = 0.05
+"""Probability of being the best that a recipe needs to be named as the simplest of a tie."""
 Known = Mapping[int, Mapping[int, float]]
 """Final Top-1 by trial and fresh seed."""
 
@@ -81,7 +83,8 @@ class Recommendation:
     ties: tuple[Contender, ...]
     """Contenders that fresh seeds do not tell from `best`."""
     simplest: Contender | None
-    """Of `best` and its ties the one with the fewest parts, and then the earliest to converge; `None` without ties."""
+    """Of `best` and its ties, as far as they may well be better, the one with the fewest parts, and then the earliest
+    to converge; `None` without ties."""
     target: float
     """Top-1 that convergence is measured against, percent; nan while there is none."""
     target_source: str
@@ -149,7 +152,8 @@ def recommend(state: StudyState) -> Recommendation | None:
         return None
     final = is_done(state) and bool(best.top1s)
     ties = tuple(c for c in ranked if c is not best and best.top1s and _is_tie(best, c, known, ranking))
-    simplest = min((best, *ties), key=_upkeep) if ties else None
+    plausible = [c for c in ties if not c.probability_best < LIKELY]  # nan: nothing is known of that
+    simplest = min((best, *plausible), key=_upkeep) if ties else None
     return Recommendation(
         best=best,
         baseline=baseline,
@@ -228,7 +232,7 @@ def _verdict(
     elif compared:
         said.append(f"{best.name} is told apart from all others.")
     if simplest is not None and simplest is not best:
-        said.append(f"Of these, {simplest.name} is the simplest: {simplest.recipe.label}.")
+        said.append(f"The simplest that may well be the best is {simplest.name}: {simplest.recipe.label}.")
     if not final:
         said.append(f"The {'comparison' if compared else 'study'} is not finished.")
     return " ".join(said)

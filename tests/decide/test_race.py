@@ -92,7 +92,7 @@ def test_a_round_is_decided_by_the_seeds_before_it():
 def test_without_more_seeds_allowed_there_is_no_race():
     state = study(noisy({-1: 80, 2: 80, 1: 80}), max_seeds=2)
     assert seeds_of(state) == {trial: [1, 2] for trial in (-1, 2, 1)}
-    assert still_open(standings(state)) == {-1, 1, 2}
+    assert still_open(standings(state), {-1, 1, 2}) == {-1, 1, 2}
 
 
 def test_without_anyone_to_confirm_the_baseline_does_not_race_alone():

@@ -113,12 +113,20 @@ def test_the_probability_of_being_best_goes_with_the_means():
     assert pair.probability_best[1] == pytest.approx(pair.probability_above(1, 0), abs=0.01)
 
 
+def test_seeds_that_were_harder_for_all_do_not_count_against_those_that_had_them():
+    """The first recipe is better with each seed, and lower on average for a seed that the other did not have."""
+    found = ranked([90, 91, 80], [89.5, 90.6, None], [85, 86.1, 75])
+    estimates = found.estimates
+    assert estimates[0] > estimates[1] > estimates[2]
+
+
 def test_who_may_still_be_the_best():
     close = ranked([80, 81, 82], [83.1, 84.0, 85.2], [83.0, 84.1, 85.0])
-    assert still_open(close) == {1, 2}  # the reference is far below
-    assert still_open(ranked([80, 81, 82], [90, 91, 92.1])) == set()
-    assert still_open(ranked([80, 81, 82], [81, 80.5, 82.5])) == {0, 1}
-    assert still_open(ranked()) == set()
+    assert still_open(close, {0, 1, 2}) == {1, 2}  # the reference is far below
+    assert still_open(close, {0, 2}) == set()  # who is out stays out
+    assert still_open(ranked([80, 81, 82], [90, 91, 92.1]), {0, 1}) == set()
+    assert still_open(ranked([80, 81, 82], [81, 80.5, 82.5]), {0, 1}) == {0, 1}
+    assert still_open(ranked(), set()) == set()
 
 
 @pytest.mark.slow

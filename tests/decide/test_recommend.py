@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from lrtune.core.recipe import Recipe
 from lrtune.core.study import Budget
 from lrtune.decide.convergence import Convergence
 from lrtune.decide.recommend import recommend, target_of
@@ -118,13 +119,32 @@ def test_two_good_recipes_are_a_tie_and_the_baseline_is_none():
     assert "Trial 0 is a tie with trial 1" in found.verdict
 
 
+@pytest.mark.parametrize(("behind", "simplest"), [(0.3, "trial 1"), (0.5, "trial 0")])
+def test_the_simplest_of_a_tie_is_one_that_may_well_be_the_best(behind, simplest):
+    """Half a point behind it is a tie still, but the best with a probability of 3 % only."""
+    warm, plain = Recipe(warmup_epochs=1), Recipe()
+    theirs = [90.3 - behind, 90.9 - behind, 91.8 - behind]
+    found = recommend(
+        finished_study(
+            *runs("baseline", 60, 61, 62),
+            record(final(95), recipe=warm),
+            record(final(94), trial=1, recipe=plain),
+            *(replace(r, run=replace(r.run, recipe=warm)) for r in runs("confirm", 90, 91, 92, trial=0)),
+            *(replace(r, run=replace(r.run, recipe=plain)) for r in runs("confirm", *theirs, trial=1)),
+            num_confirmed=2,
+        )
+    )
+    assert (found.best.name, [c.name for c in found.ties]) == ("trial 0", ["trial 1"])
+    assert found.simplest.name == simplest
+
+
 def test_the_baseline_is_named_where_a_new_recipe_only_equals_it():
     found = recommend(finished_study(*runs("baseline", 80, 81, 82), *trials(95), *runs("confirm", 82, 80, 81)))
     assert found.best is found.baseline
     assert [c.name for c in found.ties] == ["trial 0"]
     assert found.verdict == (
         f"{KEEP} Baseline is a tie with trial 0: 3 fresh seeds do not tell them apart. "
-        "Of these, trial 0 is the simplest: sgd 0.01, cosine."
+        "The simplest that may well be the best is trial 0: sgd 0.01, cosine."
     )
 
 
