@@ -20,7 +20,7 @@ from lrtune.core.errors import InputError, LrtuneError, TaskError
 
 Result = TypeVar("Result")
 Serializer = tuple[Callable[[Any], Any], Callable[[Any], Any]]
-PROBE_S = 60.0
+PROBE_S = 180.0
 """How long a node may take to do something for the first time."""
 ANSWER_S = 5.0
 """How long a cluster may take to answer."""
