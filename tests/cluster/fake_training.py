@@ -77,10 +77,11 @@ def sweep(store, training, address, *, emit=lambda event: None, ground=lambda ru
 
 
 def records_of(store):
-    """Everything recorded but the processes; nan to be compared as well."""
+    """Everything recorded but the processes and the retries; nan to be compared as well."""
     records = store.state().records
     return sorted(
-        repr(replace(r, measurements=tuple(replace(m, images_per_s=100.0) for m in r.measurements))) for r in records
+        repr(replace(r, retries=0, measurements=tuple(replace(m, images_per_s=100.0) for m in r.measurements)))
+        for r in records
     )
 
 

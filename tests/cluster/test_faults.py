@@ -79,6 +79,7 @@ def test_a_worker_process_is_killed(three_nodes, store, unbroken, tmp_path):
     assert not done.failed
     assert records_of(store) == records_of(unbroken)
     assert one.retries == {"trial-0001": 1}
+    assert {r.run.id: r.retries for r in store.state().records if r.retries} == one.retries
     assert strike.notes == [
         "trial-0001 lost its worker, because its process or its node died: goes on after epoch 4, retry 1 of 3"
     ]
