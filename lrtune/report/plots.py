@@ -169,7 +169,7 @@ def _range_sheet(results: tuple[RangeResult, ...], width: float) -> Sheet:
         for curve in result.curves:
             [line] = axes.plot(curve.lrs, curve.losses, color=SERIES[0], linewidth=0.9, alpha=0.65)
             sheet.say(line, f"sweep with seed {curve.seed}{', stopped by its loss' if curve.diverged else ''}")
-        name = wording.OPTIMIZER_NAMES[result.optimizer]
+        name = wording.OPTIMIZER_NAMES.get(result.optimizer, result.optimizer)
         if result.interval is None:
             axes.set_title(f"{name}: no signal", loc="left", fontsize=8.5)
         else:

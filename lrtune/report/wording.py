@@ -116,7 +116,7 @@ def task(source: Mapping[str, Any]) -> str:
 
 def range_result(result: RangeResult) -> str:
     """What a range test found, or that it found nothing and why."""
-    name, sweeps = OPTIMIZER_NAMES[result.optimizer], count(len(result.curves), "sweep")
+    name, sweeps = OPTIMIZER_NAMES.get(result.optimizer, result.optimizer), count(len(result.curves), "sweep")
     if result.interval is None:
         return f"{name}: no signal in {sweeps}. {result.reason}"
     low, high, start = map(lr, (result.interval.low, result.interval.high, result.interval.suggestion))

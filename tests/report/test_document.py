@@ -19,7 +19,7 @@ from lrtune.core.recipe import (
     Recipe,
     Step,
 )
-from lrtune.core.study import Rung, StudyState, TrainSettings
+from lrtune.core.study import RangeResult, Rung, StudyState, TrainSettings
 from lrtune.decide.noise import Difference
 from lrtune.decide.spending import Spending
 from lrtune.report import wording
@@ -384,3 +384,8 @@ def test_diverged_confirmation_does_not_break_the_curves(config, done):
             records[i] = replace(record, state="diverged", measurements=(record.measurements[0], broken))
     document = compose(report_of(replace(done.state, records=tuple(records))))
     assert all(len(curve.ys) == EPOCHS for curve in document.learning_curves)
+
+
+def test_a_range_test_of_somebodys_own_optimizer_is_told_by_its_name():
+    result = RangeResult(optimizer="schedulefreesgd", curves=(), interval=None, rule="", reason="the loss only rises")
+    assert wording.range_result(result).startswith("schedulefreesgd: no signal")
