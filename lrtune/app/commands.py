@@ -1,32 +1,29 @@
 """The wiring: one function a command. What a command does is decided here, how it is done in the rooms below."""
 
-import os
-import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+from lrtune.app.arguments import check_name, check_study, default_name, engine_of, threads_of
 from lrtune.app.engines import open_site
 from lrtune.app.places import Places
 from lrtune.app.studies import run_study, write_study_report
-from lrtune.core.engines import Engine, EngineName, Local, Ray
+from lrtune.core.engines import Engine, EngineName, Local
 from lrtune.core.errors import InputError, Problems
-from lrtune.core.recipe import OPTIMIZERS, NamedRecipe, OptimizerName, Recipe
+from lrtune.core.recipe import OPTIMIZERS, OptimizerName, Recipe
 from lrtune.core.space import parse_space
 from lrtune.core.study import Budget, PrunerName, RangeResult, Rung, SamplerName, Signal, StudyConfig, StudyState
 from lrtune.decide.recommend import recommend
 from lrtune.decide.rungs import automatic_rungs, check_rungs
 from lrtune.report.export import Export, Target
 from lrtune.report.export import export as export_recipe
-from lrtune.report.result import SearchResult
+from lrtune.report.result import SearchResult, measurements_of
 from lrtune.schedules import build_schedule
-from lrtune.schedules.compress import compress
 from lrtune.search.sampler import mirror
 from lrtune.store.database import missing_file
-from lrtune.store.encoding import digest
-from lrtune.store.recipes import read_recipe, recipe_names
+from lrtune.store.recipes import read_recipe
 from lrtune.store.spaces import read_space
 from lrtune.training.loop import Trainer
 from lrtune.training.range_test import for_optimizer, preserved_random_states, task_range_test
@@ -106,26 +103,19 @@ def search(
         space_name, space_toml = read_space(space)
     chosen: Engine = Local()
     with problems.gather():
-        chosen = _engine(engine, jobs, lanes)
-    for name, value in (("num_seeds", num_seeds), ("epochs", 1 if epochs is None else epochs)):
-        if value < 1:
-            problems.append(f"`1 <= {name}` must hold, but got {value}.")
+        chosen = engine_of(engine, jobs, lanes)
+    max_seeds = num_seeds + 2 if max_seeds is None else max_seeds
+    check_study(problems, epochs=epochs, target=target, num_seeds=num_seeds, max_seeds=max_seeds, study=study)
     for name, word, known in (
         ("sampler", sampler, get_args(SamplerName)), ("pruner", pruner, get_args(PrunerName)),
         ("signal", signal, get_args(Signal)),
     ):  # fmt: skip
         if word not in known:
             problems.append(f"`{name}` must be one of {', '.join(known)}, but got {word!r}.")
-    max_seeds = _max_seeds(num_seeds, max_seeds, problems)
     if num_confirmed < 0:
         problems.append(f"`0 <= num_confirmed` must hold, but got {num_confirmed}.")
     if reduction_factor < 2:
         problems.append(f"`2 <= reduction_factor` must hold, but got {reduction_factor}.")
-    if target is not None and not 0 < target <= 100:
-        problems.append(f"`0 < target <= 100` must hold, in percent, but got {target}.")
-    if study is not None:
-        with problems.gather():
-            _check_name(study)
     loaded: Task | None = None
     with problems.gather():
         loaded = load_task(task)
@@ -148,7 +138,7 @@ def search(
         if runs < num_seeds + 1:
             needed = f"the baseline's {num_seeds} runs of {epochs} epochs and one trial"
             problems.append(f"`budget` must cover {needed}, but got {budget}.")
-    changed = {"threads": _threads(chosen)} | dict(settings or {})
+    changed = {"threads": threads_of(chosen)} | dict(settings or {})
     with problems.gather():
         loaded = replace(loaded, settings=replace(loaded.settings, **changed))
     given_rungs: tuple[Rung, ...] | None = None
@@ -189,127 +179,10 @@ def search(
             environment=site.environment(baseline),
             command=command or f"lrtune.search(..., space={space_name!r}, budget={str(budget)!r})",
         )
-        config = replace(config, name=study or _default_name(loaded.name, Path(space_name).stem, config))
-        _check_name(config.name)
+        config = replace(config, name=study or default_name(loaded.name, Path(space_name).stem, config))
+        check_name(config.name)
         store = places.database().open(config)
         return run_study(store, site, places, quiet=quiet)
-
-
-def compare(
-    task: TaskSource,
-    recipes: Sequence[str | Path | NamedRecipe] = (),
-    *,
-    include: Sequence[str] = (),
-    epochs: int | None = None,
-    study: str | None = None,
-    seed: int = 0,
-    engine: EngineName | Engine = "local",
-    jobs: int = 1,
-    lanes: str | int = "auto",
-    target: float | None = None,
-    num_seeds: int = 3,
-    max_seeds: int | None = None,
-    settings: Mapping[str, Any] | None = None,
-    home: str | Path = ".lrtune",
-    out: str | Path = "reports",
-    storage: str = "",
-    quiet: bool = False,
-    command: str = "",
-) -> SearchResult:
-    """Trains recipes side by side, each with the same seeds, or goes on with the comparison that was begun so.
-
-    Args:
-        task: what is trained.
-        recipes: names of recipes that come with lrtune, TOML files, or recipes with a name; the first is what the
-            others are compared with. By default all that come with lrtune.
-        include: studies whose recommended recipe takes part, too.
-        epochs: of every run; by default the task's. Lengths in a recipe that says what they are meant for are scaled.
-        study: its name; by default made from the task and the other arguments.
-        seed: of everything random; the runs have the seeds that follow it.
-        engine: see `search`.
-        jobs: see `search`.
-        lanes: see `search`.
-        target: Top-1, percent, that convergence is measured against; by default the first recipe's median.
-        num_seeds: runs of each recipe.
-        max_seeds: runs of those that `num_seeds` do not tell from the best; by default no more than those.
-        settings: changes to the task's `TrainSettings`, by field.
-        home: folder of database and checkpoints.
-        out: folder of the reports.
-        storage: SQLAlchemy URL of another database.
-        quiet: no display.
-        command: what to quote as the way to do it again.
-
-    Raises:
-        LrtuneError: see `lrtune.core.errors`.
-    """
-    places = Places(home=Path(home), out=Path(out), storage=storage)
-    problems = Problems()
-    chosen: Engine = Local()
-    with problems.gather():
-        chosen = _engine(engine, jobs, lanes)
-    for name, value in (("num_seeds", num_seeds), ("epochs", 1 if epochs is None else epochs)):
-        if value < 1:
-            problems.append(f"`1 <= {name}` must hold, but got {value}.")
-    if target is not None and not 0 < target <= 100:
-        problems.append(f"`0 < target <= 100` must hold, in percent, but got {target}.")
-    most = _max_seeds(num_seeds, max_seeds or num_seeds, problems)
-    if study is not None:
-        with problems.gather():
-            _check_name(study)
-    loaded: Task | None = None
-    with problems.gather():
-        loaded = load_task(task)
-    if loaded is None or problems:
-        raise InputError(problems)
-
-    epochs = epochs or loaded.epochs
-    compared: list[NamedRecipe] = []
-    for one in recipes or recipe_names():
-        with problems.gather():
-            compared.append(one if isinstance(one, NamedRecipe) else read_recipe(one, epochs))
-            build_schedule(compared[-1].recipe, epochs=epochs, steps_per_epoch=1000)
-    for name in include:
-        with problems.gather():
-            compared.append(_winner(name, epochs, places))
-    if len(names := [one.name for one in compared]) > len(set(names)):
-        problems.append(f"recipes must have different names, but got {', '.join(names)}.")
-    if len(compared) < 2:
-        problems.append(f"a comparison needs two recipes at least, but got {', '.join(names) or 'none'}.")
-    with problems.gather():
-        changed = {"threads": _threads(chosen)} | dict(settings or {})
-        loaded = replace(loaded, settings=replace(loaded.settings, **changed))
-    problems.raise_any()
-
-    baseline = compared[0].recipe
-    with (
-        preserved_random_states(),
-        open_site(chosen, loaded, task, loaded.settings, baseline, places) as site,
-    ):
-        config = StudyConfig(
-            name=study or "",
-            task=describe_source(task),
-            space_name="",
-            space_toml="",
-            epochs=epochs,
-            steps_per_epoch=site.steps_per_epoch,
-            num_validation=site.num_validation,
-            num_classes=loaded.num_classes,
-            settings=loaded.settings,
-            seed=seed,
-            budget=Budget(len(compared) * most, "runs"),
-            pruner="none",
-            baseline=baseline,
-            target=target,
-            num_seeds=num_seeds,
-            max_seeds=most,
-            num_confirmed=len(compared) - 1,
-            recipes=tuple(compared),
-            environment=site.environment(baseline),
-            command=command or f"lrtune.compare(..., {names})",
-        )
-        config = replace(config, name=study or _default_name(loaded.name, "comparison", config))
-        _check_name(config.name)
-        return run_study(places.database().open(config), site, places, quiet=quiet)
 
 
 def export(name: str, *, to: Target, home: str | Path = ".lrtune", storage: str = "") -> Export:
@@ -331,24 +204,10 @@ def export(name: str, *, to: Target, home: str | Path = ".lrtune", storage: str 
     if found is None:
         raise InputError(f"study {name!r} has nothing to export: no run of it has finished.")
     config, best = state.config, found.best
-    whole = (r for r in state.records if r.run.trial == best.trial and r.run.kind != "rung" and r.state == "completed")
-    run = max(whole, key=lambda record: record.run.seed, default=None)
     return export_recipe(
         best.recipe, epochs=config.epochs, steps_per_epoch=config.steps_per_epoch, to=to,
-        measurements=run.measurements if run else (),
+        measurements=measurements_of(state, best),
     )  # fmt: skip
-
-
-def _winner(name: str, epochs: int, places: Places) -> NamedRecipe:
-    """The recommended recipe of a study, its lengths in proportion to other runs."""
-    state = places.existing().study(name).state()
-    found = recommend(state)
-    if found is None:
-        raise InputError(f"study {name!r} has no recipe to include: no run of it has finished.")
-    recipe = found.best.recipe
-    if state.config.epochs != epochs:
-        recipe = compress(recipe, state.config.epochs, epochs)
-    return NamedRecipe(name=f"{found.best.name} of {name}", recipe=recipe)
 
 
 def resume(
@@ -369,7 +228,7 @@ def resume(
         InputError: there is no such study, or its task is a Python object that only its program has.
     """
     places = Places(home=Path(home), out=Path(out), storage=storage)
-    chosen = _engine(engine, jobs, lanes)
+    chosen = engine_of(engine, jobs, lanes)
     database = places.existing()
     store = database.study(name)
     source = source_from(store.config.task)
@@ -466,49 +325,3 @@ def dashboard(
         run_server(places.url, host=host, port=port)
     finally:
         stopped.set()
-
-
-def _default_name(task_name: str, what: str, config: StudyConfig) -> str:
-    """Readable, and the same for the same command: `digits-small-cnn-20ep-default-b416c0`."""
-    words = f"{task_name}-{config.epochs}ep-{what}"
-    return f"{re.sub(r'[^A-Za-z0-9_.+]+', '-', words).strip('-.')[-100:]}-{digest(config)}"
-
-
-def _max_seeds(num_seeds: int, max_seeds: int | None, problems: Problems) -> int:
-    if max_seeds is not None and max_seeds < num_seeds:
-        problems.append(f"`num_seeds <= max_seeds` must hold, but got num_seeds={num_seeds}, max_seeds={max_seeds}.")
-    return num_seeds + 2 if max_seeds is None else max_seeds
-
-
-def _engine(engine: EngineName | Engine, jobs: int, lanes: str | int) -> Engine:
-    """The engine that is meant.
-
-    Raises:
-        InputError: there is none such, or `jobs` and `lanes` do not go with it.
-    """
-    if engine == "local":
-        return Local(jobs=jobs, lanes=lanes)
-    if engine == "ray":
-        engine = Ray()
-    if not isinstance(engine, Local | Ray):
-        known = ", ".join(get_args(EngineName))
-        raise InputError(f"`engine` must be one of {known}, or a Ray or a Local, but got {engine!r}.")
-    if (jobs, lanes) != (1, "auto"):
-        raise InputError(
-            f"`jobs` and `lanes` go with the local engine, but got jobs={jobs} and lanes={lanes} beside {engine}."
-        )
-    return engine
-
-
-def _threads(engine: Engine) -> int:
-    """CPU threads of a run."""
-    cores = os.cpu_count() or 1
-    return max(1, cores // engine.jobs if isinstance(engine, Local) else int(engine.cpus_per_trial))
-
-
-def _check_name(name: str) -> None:
-    """A study's name is a folder's name too."""
-    if not all(c.isalnum() or c in "-_.+" for c in name) or name.startswith(".") or not 0 < len(name) <= 150:
-        raise InputError(
-            f"`study` must consist of letters, digits and -_.+, and not begin with a dot, but got {name!r}."
-        )

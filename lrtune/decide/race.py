@@ -54,21 +54,27 @@ def entrants(state: StudyState) -> list[Entrant]:
     return found
 
 
+def baseline_runs(state: StudyState) -> list[Run]:
+    """The first runs of a study, whatever comes of them."""
+    return [_run(state, baseline_of(state), index, seed) for index, seed in enumerate(fresh_seeds(state))]
+
+
 def runs_of_race(state: StudyState) -> Iterator[Run]:
     """The runs with fresh seeds in their order, as far as they are known: up to the first round that is not over."""
     config, records = state.config, {record.run.id: record for record in state.records}
     field = entrants(state)
     first = list(enumerate(fresh_seeds(state)))
-    runs = [_run(state, entrant, index, seed) for entrant in field for index, seed in first]
+    runs = [*baseline_runs(state), *(_run(state, entrant, index, seed) for entrant in field for index, seed in first)]
     yield from runs
-    baseline = Entrant(number=BASELINE, name="baseline", recipe=config.baseline)
     left = {BASELINE, *(entrant.number for entrant in field)}
     for index in range(config.num_seeds, config.max_seeds if field else 0):
         if not all(run.id in records and records[run.id].state != "running" for run in runs):
             return
         seed = config.seed + 1 + index
         left = still_open(standings(state, before_seed=seed), left)
-        runs = [_run(state, one, index, seed) for one in (baseline, *field) if one.number in left]
+        if not left:
+            return
+        runs = [_run(state, one, index, seed) for one in (baseline_of(state), *field) if one.number in left]
         yield from runs
 
 
@@ -117,6 +123,12 @@ def final_top1(record: RunRecord) -> float:
     return 0.0 if record.state == "diverged" else record.top1
 
 
+def baseline_of(state: StudyState) -> Entrant:
+    """The baseline, which nobody has to choose; of a comparison, its first recipe."""
+    name = state.config.recipes[0].name if state.config.recipes else "baseline"
+    return Entrant(number=BASELINE, name=name, recipe=state.config.baseline)
+
+
 def _run(state: StudyState, entrant: Entrant, index: int, seed: int) -> Run:
     epochs, is_baseline = state.config.epochs, entrant.number == BASELINE
     return Run(
@@ -125,9 +137,3 @@ def _run(state: StudyState, entrant: Entrant, index: int, seed: int) -> Run:
         trial=entrant.number, recipe=entrant.recipe, recipe_epochs=epochs, horizon_epochs=epochs, stop_epochs=epochs,
         seed=seed,
     )  # fmt: skip
-
-
-def baseline_runs(state: StudyState) -> list[Run]:
-    """The first runs of a study, whatever comes of them."""
-    baseline = Entrant(number=BASELINE, name="baseline", recipe=state.config.baseline)
-    return [_run(state, baseline, index, seed) for index, seed in enumerate(fresh_seeds(state))]

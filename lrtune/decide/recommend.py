@@ -11,7 +11,17 @@ from lrtune.core.trial import RunRecord
 from lrtune.decide.convergence import Convergence, convergence_epoch, settling_epoch
 from lrtune.decide.noise import Difference
 from lrtune.decide.plan import is_done
-from lrtune.decide.race import BASELINE, Entrant, counts, entrants, final_top1, fresh_seeds, fresh_top1s, standings
+from lrtune.decide.race import (
+    BASELINE,
+    Entrant,
+    baseline_of,
+    counts,
+    entrants,
+    final_top1,
+    fresh_seeds,
+    fresh_top1s,
+    standings,
+)
 from lrtune.decide.ranking import Ranking
 from lrtune.decide.trials import best_first, trials_of
 
@@ -131,8 +141,7 @@ def recommend(state: StudyState) -> Recommendation | None:
 
     baseline = None
     if BASELINE in runs:
-        name = state.config.recipes[0].name if state.config.recipes else "baseline"
-        baseline = contender(Entrant(number=BASELINE, name=name, recipe=state.config.baseline), math.nan)
+        baseline = contender(baseline_of(state), math.nan)
     if state.config.recipes:
         candidates = [c for entrant in entrants(state) if (c := contender(entrant, math.nan)).top1s]
     else:

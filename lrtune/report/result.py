@@ -1,7 +1,6 @@
 """A study as a value for programs: its best recipe, ready to use, and its runs as a table."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING
 from lrtune.core.errors import LrtuneError
 from lrtune.core.recipe import Recipe
 from lrtune.core.study import StudyState
-from lrtune.core.trial import RunRecord
+from lrtune.core.trial import Measurement
 from lrtune.decide.convergence import Convergence
 from lrtune.decide.recommend import Contender, Recommendation
 from lrtune.report.document import Report
@@ -54,7 +53,7 @@ class SearchResult:
         chosen = self.recommendation.best
         config = self.state.config
         schedule = build_schedule(chosen.recipe, epochs=config.epochs, steps_per_epoch=config.steps_per_epoch)
-        for m in next((r.measurements for r in self._runs_of(chosen)), ()):
+        for m in measurements_of(self.state, chosen):
             schedule = schedule.observe(val_loss=m.val_loss, top1=m.top1)
         top1 = chosen.mean if chosen.top1s else chosen.search_top1
         return Best(recipe=chosen.recipe, schedule=schedule, top1=top1, convergence=chosen.convergence)
@@ -63,11 +62,13 @@ class SearchResult:
         """One row a run: what it was for, its recipe, its state, its final Top-1."""
         return runs_dataframe(self.state)
 
-    def _runs_of(self, contender: Contender) -> Iterator[RunRecord]:
-        kinds = {"confirm": 0, "baseline": 0, "search": 1}
-        of_trial = (r for r in self.state.records if r.run.trial == contender.trial and r.run.kind in kinds)
-        records = (r for r in of_trial if r.state == "completed")
-        yield from sorted(records, key=lambda r: kinds[r.run.kind])
+
+def measurements_of(state: StudyState, contender: Contender) -> tuple[Measurement, ...]:
+    """Of its first run with a fresh seed, or else of the search's own; empty where none was completed."""
+    kinds = {"confirm": 0, "baseline": 0, "search": 1}
+    of_trial = (r for r in state.records if r.run.trial == contender.trial and r.run.kind in kinds)
+    records = [r for r in of_trial if r.state == "completed"]
+    return min(records, key=lambda r: kinds[r.run.kind]).measurements if records else ()
 
 
 def runs_dataframe(state: StudyState) -> "pd.DataFrame":

@@ -36,8 +36,8 @@ WORST = -100.0
 NUM_CANDIDATES = 16
 """Suggestions for one trial, where the cheapest of them is taken, or the first that was not tried yet."""
 NUM_REPEATED = 2
-"""Suggestions in a row that were tried before, after which chance looks for one that was not: to ask the sampler, which
-is sure of itself by then, takes a hundred times as long and finds the same."""
+"""Suggestions in a row that were tried before, after which chance looks for one that was not: the sampler is sure of
+itself by then, and asking it takes long."""
 MIN_TRIALS_FOR_IMPORTANCES = 8
 """Finished trials; of one or two, PED-ANOVA gives every parameter the same share, whatever they did."""
 

@@ -78,15 +78,23 @@ def test_a_round_begins_when_the_one_before_is_over():
     assert [run.seed for run in runs_of_race(replace(state, records=(*rest, *third[:-1], under_way)))][-1] == 3
 
 
+def test_a_round_waits_for_the_baseline_too():
+    """Of a comparison the baseline may still be at work when all others have ended."""
+    state = study(noisy({-1: 80, 2: 80, 1: 80}))
+    rest = tuple(r for r in state.records if r.run.kind == "search" or r.run.seed < 3)
+    under_way = tuple(replace(r, state="running") if r.run.id == "baseline-1" else r for r in rest)
+    assert max(run.seed for run in runs_of_race(replace(state, records=rest))) == 3
+    assert max(run.seed for run in runs_of_race(replace(state, records=under_way))) == 2
+
+
 def test_a_round_is_decided_by_the_seeds_before_it():
     """Half of a round changes nothing of who runs in it."""
     state = study(noisy({-1: 80, 2: 80, 1: 80}))
     ids = [run.id for run in runs_of_race(state)]
-    for num in range(len(state.records)):
-        begun = replace(state, records=state.records[: num + 1])
-        if all(r.state != "running" for r in begun.records) and len(begun.of_kind("baseline")) >= 2:
-            shown = [run.id for run in runs_of_race(begun)]
-            assert shown == ids[: len(shown)] or num < 3 + 2  # before the trials are over, others are the best
+    for num in range(len(state.of_kind("search")), len(state.records)):
+        shown = [run.id for run in runs_of_race(replace(state, records=state.records[:num]))]
+        assert shown == ids[: len(shown)]
+    assert shown == ids
 
 
 def test_without_more_seeds_allowed_there_is_no_race():
