@@ -1,6 +1,6 @@
 """Which half-life the averaged weights should have: rank correlation with the final Top-1, by half-life and progress.
 
-    python benchmarks/half_life.py --recipes 64 --json benchmarks/results/half_life.json
+    python benchmarks/half_life.py --recipes 48 --json benchmarks/results/half_life.json
 
 Trains recipes of the bank for a third of their horizon, with an average of each half-life beside the raw weights, and
 compares the Top-1 of each average with what the bank has for the same recipe at its end. Kendall's tau, by optimizer.

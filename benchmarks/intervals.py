@@ -100,7 +100,7 @@ def outcomes(width: float, gain: float, noises: Sequence[float] = EQUAL, *, num_
     for _ in range(num_studies):
         truths = [0.0, *rng.normal(gain, width, len(noises) - 1)]
         found = race(rng, truths, noises)
-        leader = max(range(1, len(truths)), key=lambda recipe: fmean(found.top1s[recipe].values()))
+        leader = max(range(1, len(truths)), key=lambda recipe: found.means[recipe])
         difference = found.difference(leader, 0)
         assert difference is not None
         covered.append(difference.low <= truths[leader] <= difference.high)

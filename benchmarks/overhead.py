@@ -1,6 +1,6 @@
 """What a search costs beside its training: asking, storing, checkpoints, pruning, display.
 
-    python benchmarks/overhead.py --json benchmarks/results/overhead.json
+    python benchmarks/overhead.py --json benchmarks/results/overhead-cpu.json
 
 Runs a real search on Fashion-MNIST (10,000 images, small-cnn) in a temporary folder, and compares the time from the
 first run's start to the last run's end with the time inside the epochs (training and evaluation). The range test and
@@ -55,7 +55,7 @@ def measure(trials: int, epochs: int) -> Mapping[str, Any]:
     span = Clock.last_end - Clock.first_start
     return {
         "benchmark": "overhead",
-        "environment": dict(result.report.environment),
+        "environment": dict(result.state.config.environment),
         "trials": trials,
         "epochs": Clock.num_epochs,
         "training_s": Clock.epoch_s,

@@ -60,7 +60,7 @@ def main() -> None:
     """Races, then retrains what was recommended."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--budget", type=int, default=15, help="in full runs")
+    parser.add_argument("--budget", type=int, default=10, help="in full runs")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -77,7 +77,9 @@ def main() -> None:
     best = max(quality, key=lambda recipe: quality[recipe])
     print(f"\nbest of {len(quality)} recipes retrained with {len(FRESH_SEEDS)} fresh seeds: {best.label}, ", end="")
     print(f"{quality[best]:.2f} %\nuntil within {CLOSE} points, median [each seed]:")
-    result: dict[str, Any] = {"benchmark": "race", "environment": environment, "epochs": EPOCHS, "racers": {}}
+    result: dict[str, Any] = {
+        "benchmark": "race", "environment": environment, "budget": arguments.budget, "epochs": EPOCHS, "racers": {},
+    }  # fmt: skip
     for name, passed in races.items():
         arrivals = [_arrival(race, quality, quality[best] - CLOSE) for race in passed]
         epochs, seconds = ([arrival[i] for arrival in arrivals] for i in (0, 1))

@@ -15,7 +15,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lrtune.app import compare, export, find_lr, resume, search
+    from lrtune.app import compare, export, find_lr, load, resume, search
+    from lrtune.app.commands import studies
     from lrtune.core.engines import Local, Ray
     from lrtune.core.errors import DataError, InputError, LrtuneError, StoreError, TaskError
     from lrtune.core.recipe import NamedRecipe, Recipe
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Audit": "integrations.audit", "audit": "integrations.audit", "watch": "integrations.watch",
-    "compare": "app", "export": "app", "find_lr": "app", "resume": "app", "search": "app",
+    "compare": "app", "export": "app", "find_lr": "app", "load": "app", "resume": "app", "search": "app",
+    "studies": "app",
     "Local": "core.engines", "Ray": "core.engines",
     "DataError": "core.errors", "InputError": "core.errors", "LrtuneError": "core.errors",
     "StoreError": "core.errors", "TaskError": "core.errors",
@@ -41,7 +43,7 @@ _HOMES = {
 __all__ = [
     "Audit", "DataError", "InputError", "Local", "LrtuneError", "NamedRecipe", "NamedTask", "Ray", "Recipe",
     "SearchResult", "StoreError", "Task", "TaskError", "TaskFile", "TrainSettings", "audit", "build_schedule",
-    "compare", "export", "find_lr", "range_test", "resume", "search", "watch",
+    "compare", "export", "find_lr", "load", "range_test", "resume", "search", "studies", "watch",
 ]  # fmt: skip
 
 

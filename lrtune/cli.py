@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
+from click.core import ParameterSource
 
 from lrtune.core.engines import Engine, EngineName, Local, Ray
 from lrtune.core.errors import InputError, LrtuneError, StoreError
@@ -192,7 +193,7 @@ def search(
         target=target, num_seeds=num_seeds, max_seeds=max_seeds, num_confirmed=num_confirmed,
         baseline=baseline or (default_recipe(optimizer) if optimizer else None),
         settings=_settings(flags), home=home, out=out, storage=storage, quiet=quiet,
-        command=f"lrtune {shlex.join(sys.argv[1:])}",
+        command=_command(),
     )  # fmt: skip
     _print(result, as_json=as_json)
 
@@ -226,7 +227,7 @@ def compare(
     result = app.compare(
         _source(flags), recipes, include=include, epochs=epochs, target=target, num_seeds=num_seeds,
         max_seeds=max_seeds, study=study, seed=seed, engine=_engine(engine, flags), settings=_settings(flags),
-        home=home, out=out, storage=storage, quiet=quiet, command=f"lrtune {shlex.join(sys.argv[1:])}",
+        home=home, out=out, storage=storage, quiet=quiet, command=_command(),
     )  # fmt: skip
     _print(result, as_json=as_json)
 
@@ -246,8 +247,10 @@ def resume(
     """Go on with a study after Ctrl-C or a crash; nothing that was finished is trained again."""
     from lrtune import app
 
-    on = _engine(engine, flags)
-    result = app.resume(study, budget=budget, engine=on, home=home, storage=storage, out=out, quiet=quiet)
+    result = app.resume(
+        study, budget=budget, engine=_engine(engine, flags), home=home, storage=storage, out=out, quiet=quiet,
+        command=_command(),
+    )  # fmt: skip
     _print(result, as_json=as_json)
 
 
@@ -321,7 +324,24 @@ def list_studies(home: str, storage: str) -> None:
     from lrtune import app
     from lrtune.report.terminal import print_studies
 
-    print_studies(app.studies(home=home, storage=storage))
+    print_studies(app.studies(home=home, storage=storage, on_event=lambda note: click.echo(note.text, err=True)))
+
+
+@lrtune.command()
+@click.argument("study")
+@option("--yes", is_flag=True, help="Do not ask.")
+@home_option
+@storage_option
+@option("--storage-path", default="", metavar="PATH|URL", help="Shared place of its checkpoints.  [default: in --home]")
+def delete(study: str, yes: bool, home: str, storage: str, storage_path: str) -> None:
+    """Delete what is recorded of a study, and its checkpoints; its report stays."""
+    from lrtune import app
+
+    if not yes:
+        if not sys.stdin.isatty():
+            raise InputError("there is no terminal to ask at: `--yes` deletes the study without.")
+        click.confirm(f"Delete study {study} and its checkpoints?", abort=True, err=True)
+    app.delete(study, home=home, storage=storage, storage_path=storage_path)
 
 
 @lrtune.command()
@@ -361,8 +381,6 @@ def main() -> None:
     """Runs the command line and exits."""
     try:
         lrtune(standalone_mode=False)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(2)
@@ -371,16 +389,34 @@ def main() -> None:
             click.echo(f"lrtune: {line}", err=True)
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("lrtune: stopped; what was finished is kept, and the same command goes on from there.", err=True)
+        goes_on = sys.argv[1] in ("search", "compare", "resume")
+        kept = "; what was finished is kept, and the same command goes on from there" if goes_on else ""
+        click.echo(f"lrtune: stopped{kept}.", err=True)
         sys.exit(130)
 
 
+def _command() -> str:
+    """What was typed, for all to read."""
+    from lrtune.store.database import shown
+
+    return f"lrtune {shlex.join(map(shown, sys.argv[1:]))}"
+
+
 def _source(flags: dict[str, Any]) -> "TaskSource":
+    """The task of these flags.
+
+    Raises:
+        InputError: names beside a file.
+    """
     from lrtune.training.task import NamedTask, TaskFile
 
-    if flags["task_file"] is not None:
-        return TaskFile(path=flags["task_file"])
-    return NamedTask(**{name: flags[name] for name in NAMES})
+    if flags["task_file"] is None:
+        return NamedTask(**{name: flags[name] for name in NAMES})
+    source_of = click.get_current_context().get_parameter_source
+    given = [f"`--{name.replace('_', '-')}`" for name in NAMES if source_of(name) is ParameterSource.COMMANDLINE]
+    if given:
+        raise InputError(f"`--task` says what is trained, so it does not go with {', '.join(given)}.")
+    return TaskFile(path=flags["task_file"])
 
 
 def _engine(name: EngineName, flags: dict[str, Any]) -> Engine:

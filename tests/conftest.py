@@ -1,6 +1,11 @@
 """The command line as a function, a small study that it has finished, and how long an example of a law may take."""
 
 import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # A process a core: two with as many threads as cores are many times slower than one. Torch reads it when imported.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import shutil
 import sys
 from dataclasses import dataclass
@@ -39,9 +44,7 @@ def tiny():
 @pytest.fixture
 def call(monkeypatch, capsys):
     """`call("search", "--budget", "3")` as `lrtune search --budget 3`, in this process."""
-    monkeypatch.setattr(
-        os, "cpu_count", lambda: 1
-    )  # one thread a run: faster for tasks as small, on a busy machine too
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # faster for tasks as small, on a busy machine too
 
     def call_with(*words):
         monkeypatch.setattr(sys, "argv", ["lrtune", *map(str, words)])
@@ -61,7 +64,7 @@ def command():
     """`command("search", "--budget", "3")`: the words that start it in a process of its own, `first` going before."""
 
     def words_of(*words, first=""):
-        program = f"{first}\nimport os, sys; os.cpu_count = lambda: 1; sys.argv[0] = 'lrtune'\n"
+        program = f"{first}\nimport os, sys; os.environ['OMP_NUM_THREADS'] = '1'; sys.argv[0] = 'lrtune'\n"
         return [sys.executable, "-c", program + "from lrtune.cli import main; main()", *words]
 
     return words_of
@@ -84,7 +87,7 @@ def finished_folder(tmp_path_factory):
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         patch.chdir(folder)
-        patch.setattr(os, "cpu_count", lambda: 1)
+        patch.setenv("OMP_NUM_THREADS", "1")
         patch.setattr(sys, "argv", ["lrtune", *TINY])
         main()
     return folder, Outcome(0, out.getvalue(), err.getvalue())

@@ -13,6 +13,8 @@ import torch
 from torch.utils.data import TensorDataset
 
 import lrtune
+from lrtune.app.arguments import threads_of
+from lrtune.core.events import EpochEnded, Note, RunEnded
 from lrtune.core.recipe import Cosine, Plateau
 from lrtune.schedules import build_schedule
 from lrtune.training.loop import Trainer
@@ -22,7 +24,7 @@ NAMED = lrtune.NamedTask(model="mlp", train_size=200, val_size=100)
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 def blobs(num_images, seed):
@@ -178,6 +180,101 @@ def test_a_task_whose_loss_is_never_finite_ends_in_words(here):
     assert (result.folder / "report.html").is_file()
 
 
+def test_a_study_that_was_given_up_has_a_report_and_goes_on_once_the_fault_is_gone(here, call):
+    broken = False
+
+    def loss(logits, labels):
+        if broken:
+            raise RuntimeError("the disk is away")
+        return torch.nn.functional.cross_entropy(logits, labels)
+
+    def break_after_the_baseline(event):
+        nonlocal broken
+        broken = broken or isinstance(event, RunEnded)
+
+    task, changes = make_task(loss=loss), {"study": "mine", "num_seeds": 1, "budget": 4}
+    with pytest.raises(lrtune.LrtuneError, match=r"given up: 3 runs .*disk is away.*`lrtune resume mine` tries them"):
+        search(task, **changes, on_event=break_after_the_baseline)
+    assert (here / "reports" / "mine" / "report.html").is_file()
+    assert not lrtune.load("mine").recommendation.final
+    assert call("list").out.rstrip().endswith("given up")
+    given_up = lrtune.load("mine").state.records
+    assert [record.state for record in given_up] == ["completed", "failed", "failed", "failed"]
+    broken = False
+    result = search(task, **changes)
+    assert result.recommendation.final
+    assert {(record.state, record.reason) for record in result.state.records} == {("completed", "")}
+    assert result.state.records[0].measurements == given_up[0].measurements
+    assert [record.run for record in result.state.records[:4]] == [record.run for record in given_up]
+
+
+@pytest.mark.parametrize("function", [lrtune.search, lrtune.find_lr, lambda task: lrtune.compare(task, ("adamw",))])
+def test_a_task_is_one_or_the_path_of_a_file(here, function):
+    with pytest.raises(lrtune.InputError, match=r"there is no file my_task\.py"):
+        function("my_task.py")
+    with pytest.raises(lrtune.InputError, match=r"`task` must be an lrtune\.Task, .*, but got a Linear\."):
+        function(torch.nn.Linear(3, 2))
+
+
+@pytest.mark.parametrize(
+    ("engine", "limit", "threads"),
+    [
+        (lrtune.Local(), "", 6),
+        (lrtune.Local(), "4", 4),
+        (lrtune.Local(), "8", 6),
+        (lrtune.Local(jobs=2), "", 3),
+        (lrtune.Local(jobs=9), "", 1),
+        (lrtune.Ray(cpus_per_trial=2), "", 2),
+    ],
+)
+def test_the_cores_that_may_be_used_are_divided_among_the_jobs(monkeypatch, engine, limit, threads):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", limit)
+    assert threads_of(engine) == threads
+
+
+def test_the_batch_size_of_a_loader_is_the_studys(here):
+    loader = torch.utils.data.DataLoader(blobs(64, 0), batch_size=8)
+    result = search(make_task(train=loader), budget=1, num_confirmed=0)
+    assert (result.state.config.settings.batch_size, result.state.config.steps_per_epoch) == (8, 8)
+
+
+DATA_OF_ANOTHER_FILE = """
+import torch
+from torch.utils.data import TensorDataset
+import lrtune
+
+images = torch.load("images.pt")
+data = TensorDataset(images, torch.arange(len(images)) % 2)
+task = lrtune.Task(model=lambda: torch.nn.Linear(3, 2), train=data, validation=data, num_classes=2, epochs=2)
+"""
+
+
+def test_resume_refuses_data_of_another_size(here):
+    (here / "my_task.py").write_text(DATA_OF_ANOTHER_FILE)
+    torch.save(torch.randn(64, 3), here / "images.pt")
+    search(here / "my_task.py", study="mine", settings={"batch_size": 16})
+    before = rows(here, "lrtune_studies")
+    torch.save(torch.randn(48, 3), here / "images.pt")
+    with pytest.raises(lrtune.InputError) as caught:
+        lrtune.resume("mine", budget=9, quiet=True)
+    said = "study 'mine' has {}, but got {}: that takes a study of another name."
+    assert caught.value.problems == (said.format("num_validation=64", 48), said.format("steps_per_epoch=4", 3))
+    assert rows(here, "lrtune_studies") == before
+
+
+def test_events_are_told_as_they_happen_and_a_study_is_loaded_without_a_trace(here):
+    told = []
+    result = search(study="mine", on_event=told.append)
+    assert [(e.run.id, e.measurement) for e in told if isinstance(e, EpochEnded)] == [
+        (record.run.id, m) for record in result.state.records for m in record.measurements
+    ]
+    before = {path: path.read_bytes() for path in (here / "reports").rglob("*.*") if path.is_file()}
+    assert lrtune.load("mine") == result
+    assert lrtune.studies() == [result.state]
+    assert {path: path.read_bytes() for path in before} == before
+
+
 # --- rungs and reuse
 
 
@@ -211,6 +308,23 @@ def test_after_a_study_only_the_recommended_weights_are_kept(here):
             if record.run.trial == best and record.run.kind in ("baseline", "confirm")}  # fmt: skip
     assert {path.name for path in folder.iterdir()} == {f"{key}.4.ckpt" for key in kept}
     assert len(kept) == 2
+
+
+def test_only_a_full_run_that_was_completed_leaves_no_state(here):
+    left = {}
+
+    def look(event):
+        if isinstance(event, RunEnded):
+            key = event.record.measurements[-1].prefix
+            left[event.record.run.id] = any((here / ".lrtune" / "checkpoints").glob(f"*/{key}.*"))
+
+    result = search(epochs=6, budget=12, pruner="median", on_event=look)
+    assert {(r.run.kind, r.state, left[r.run.id]) for r in result.state.records} == {
+        ("baseline", "completed", True),
+        ("search", "completed", False),
+        ("search", "pruned", True),  # may be on the way of others
+        ("confirm", "completed", True),
+    }
 
 
 def test_lost_checkpoints_cost_epochs_and_no_number(here):
@@ -304,6 +418,13 @@ def test_an_export_is_of_the_recommended_recipe(here):
         lrtune.export("mine", to="jax")
 
 
+def test_an_export_of_what_is_not_confirmed_says_so(here):
+    search(study="mine")
+    assert "Not final" not in lrtune.export("mine", to="torch").note
+    search(study="bare", num_confirmed=0, baseline=lrtune.Recipe(peak_lr=1e-7))
+    assert lrtune.export("bare", to="torch").note.endswith("Not final: the recipe is not confirmed with fresh seeds.")
+
+
 # --- the test split
 
 
@@ -331,6 +452,22 @@ def test_a_task_without_a_test_split_is_not_tested(here):
     assert {record.test_top1 for record in result.state.records} == {None}
 
 
+def test_a_test_split_that_cannot_be_read_costs_no_report(here):
+    class Broken(torch.utils.data.Dataset):
+        def __len__(self):
+            return 10
+
+        def __getitem__(self, index):
+            raise lrtune.TaskError("test image 7 is no image")
+
+    told = []
+    result = search(make_task(test=Broken()), on_event=told.append)
+    assert [event.text for event in told if isinstance(event, Note)][-1].endswith("test image 7 is no image")
+    assert (result.folder / "report.html").is_file()
+    assert result.recommendation.final
+    assert {record.test_top1 for record in result.state.records} == {None}
+
+
 # --- several processes
 
 
@@ -355,6 +492,7 @@ def test_two_commands_at_once_share_one_study(here, tiny, command):
 def test_jobs_share_one_study_and_the_same_command_goes_on_with_it(here, call, tiny):
     outcome = call(*tiny, "--budget", "6", "--jobs", "2")
     assert outcome.code == 0, outcome.err
+    assert "2 jobs x 1 threads > 1 cores: fewer jobs may be faster" in outcome.err
     runs = rows(here, "lrtune_runs", "id, kind, state")
     assert sum(kind == "search" for _, kind, _ in runs) == 6
     before = rows(here, "lrtune_measurements")

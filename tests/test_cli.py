@@ -10,7 +10,7 @@ from contextlib import closing
 import click
 import pytest
 
-from lrtune.cli import lrtune
+from lrtune.cli import _command, lrtune
 from lrtune.store.spaces import space_names
 
 HEAVY = ("torch", "torchvision", "optuna", "matplotlib", "pandas", "sklearn", "scipy", "sqlalchemy")
@@ -34,6 +34,7 @@ SURFACE = {
         "--seed", "--seeds", "--study", "--target",
     },
     "dashboard": {"STUDY", *PLACES, "--host", "--port"},
+    "delete": {"STUDY", *PLACES, "--storage-path", "--yes"},
     "export": {"STUDY", *PLACES, "--to"},
     "find": {*TASK, "--high", "--json", "--low", "--optimizer", "--out", "--seed", "--seeds", "--steps"},
     "list": {*PLACES},
@@ -233,6 +234,52 @@ def test_list_shows_how_far_studies_are(finished, call):
     assert re.search(r"^tiny .* done *$", outcome.out, re.MULTILINE)
 
 
+def test_a_study_of_another_version_hides_no_other(finished, here, call):
+    with closing(sqlite3.connect(here / ".lrtune" / "lrtune.db")) as connection, connection:
+        (config,) = connection.execute("SELECT config FROM lrtune_studies").fetchone()
+        for name, values in (("newer", json.loads(config) | {"momentum_warmup": 3}), ("older", {"epochs": 4})):
+            row = (name, 0.0, json.dumps(values), "[]")
+            connection.execute("INSERT INTO lrtune_studies VALUES (?, ?, ?, ?)", row)
+    outcome = call("list")
+    assert (outcome.code, outcome.out.splitlines()[1].split()[0]) == (0, "tiny")
+    said = "study {!r} is of another version of lrtune."
+    assert outcome.err.splitlines() == [said.format("newer"), said.format("older")]
+    assert call("resume", "newer").err == f"lrtune: {said.format('newer')}\n"
+    assert call("delete", "newer", "--yes").code == call("delete", "older", "--yes").code == 0
+    assert call("list").err == ""
+
+
+def test_a_study_that_is_deleted_is_gone_with_its_checkpoints_and_can_be_begun_again(finished, here, call, tiny):
+    assert call("delete", "tiny", "--yes").code == 0
+    assert "no studies" in call("list").out
+    assert not any((here / ".lrtune" / "checkpoints").rglob("*.*"))
+    assert files_of(here / "reports" / "tiny") == FILES
+    assert call(*tiny).code == 0
+    assert runs_in(here).keys() >= {"baseline-0", "trial-0000"}
+
+
+def test_the_way_to_do_it_again_is_the_last_search_and_what_went_on_with_it(finished, call, tiny):
+    def quoted():
+        return json.loads(call("report", "tiny", "--json").out)["command"]
+
+    search = f"lrtune {' '.join(tiny)}"
+    assert quoted() == search
+    assert call(*tiny, "--budget", "4").code == 0
+    assert quoted() == f"{search} --budget 4"
+    for budget in ("5", "6"):
+        assert call("resume", "tiny", "--budget", budget).code == 0
+        assert quoted() == f"{search} --budget 4; lrtune resume tiny --budget {budget}"
+    assert call("resume", "tiny").code == 0
+    assert quoted().endswith("6")
+
+
+def test_no_password_is_quoted(monkeypatch):
+    words = ["lrtune", "search", "--storage=postgresql://me:SECRET@host/db", "--storage-path", "s3://me:SECRET@host/x"]
+    monkeypatch.setattr(sys, "argv", words)
+    shown = "lrtune search '--storage=postgresql://me:***@host/db' --storage-path 's3://me:***@host/x'"
+    assert _command() == shown
+
+
 def test_list_without_studies_says_so_and_makes_nothing(here, call):
     outcome = call("list")
     assert (outcome.code, outcome.out.strip()) == (0, "There are no studies yet.")
@@ -333,6 +380,17 @@ def test_find_says_what_it_saw(here, call, low, high, code):
     found = json.loads(call(*words, "--json").out)
     assert found["optimizer"] == "sgd"
     assert (found["interval"] is None) == bool(found["reason"]) == bool(code)
+
+
+def test_an_interrupt_of_what_trains_nothing_says_no_more(finished, call, monkeypatch):
+    from lrtune.store.database import StudyStore
+
+    def stop(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(StudyStore, "state", stop)
+    outcome = call("list")
+    assert (outcome.code, outcome.err.strip()) == (130, "lrtune: stopped.")
 
 
 def test_an_interrupt_says_that_nothing_is_lost(here, call, tiny, monkeypatch):

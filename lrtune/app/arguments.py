@@ -2,18 +2,34 @@
 
 import os
 import re
+from pathlib import Path
 from typing import get_args
 
 from lrtune.core.engines import Engine, EngineName, Local, Ray
 from lrtune.core.errors import InputError, Problems
 from lrtune.core.study import StudyConfig
 from lrtune.store.encoding import digest
+from lrtune.training.task import NamedTask, Task, TaskFile, TaskSource
 
 
 def default_name(task_name: str, what: str, config: StudyConfig) -> str:
     """Readable, and the same for the same command: `digits-small-cnn-20ep-default-b416c0`."""
     words = f"{task_name}-{config.epochs}ep-{what}"
-    return f"{re.sub(r'[^A-Za-z0-9_.+]+', '-', words).strip('-.')[-100:]}-{digest(config)}"
+    return f"{re.sub(r'[^A-Za-z0-9_.+]+', '-', words)[-100:].strip('-.')}-{digest(config)}"
+
+
+def task_source(task: TaskSource | str | Path) -> TaskSource:
+    """What is meant by a task: a path is that of a file.
+
+    Raises:
+        InputError: it is nothing of the kind.
+    """
+    if isinstance(task, str | Path):
+        return TaskFile(path=Path(task))
+    if not isinstance(task, Task | NamedTask | TaskFile):
+        kinds = "an lrtune.Task, an lrtune.NamedTask or the path of a Python file"
+        raise InputError(f"`task` must be {kinds}, but got a {type(task).__name__}.")
+    return task
 
 
 def check_study(
@@ -53,9 +69,15 @@ def engine_of(engine: EngineName | Engine, jobs: int, lanes: str | int) -> Engin
 
 
 def threads_of(engine: Engine) -> int:
-    """CPU threads of a run."""
-    cores = os.cpu_count() or 1
-    return max(1, cores // engine.jobs if isinstance(engine, Local) else int(engine.cpus_per_trial))
+    """CPU threads of a run: its share of the cores, and no more than `OMP_NUM_THREADS`."""
+    share = max(1, num_cores() // engine.jobs if isinstance(engine, Local) else int(engine.cpus_per_trial))
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return min(share, int(limit)) if limit.isdecimal() and int(limit) else share
+
+
+def num_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_name(name: str) -> None:

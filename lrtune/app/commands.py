@@ -1,17 +1,19 @@
 """The wiring: one function a command. What a command does is decided here, how it is done in the rooms below."""
 
+import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from lrtune.app.arguments import check_name, check_study, default_name, engine_of, threads_of
+from lrtune.app.arguments import check_study, default_name, engine_of, task_source, threads_of
 from lrtune.app.engines import open_site
 from lrtune.app.places import Places
-from lrtune.app.studies import run_study, write_study_report
+from lrtune.app.studies import result_of, run_study, write_study_report
 from lrtune.core.engines import Engine, EngineName, Local
-from lrtune.core.errors import InputError, Problems
+from lrtune.core.errors import InputError, Problems, StoreError
+from lrtune.core.events import Note
 from lrtune.core.recipe import OPTIMIZERS, OptimizerName, Recipe
 from lrtune.core.space import parse_space
 from lrtune.core.study import Budget, PrunerName, RangeResult, Rung, SamplerName, Signal, StudyConfig, StudyState
@@ -21,17 +23,19 @@ from lrtune.report.export import Export, Target
 from lrtune.report.export import export as export_recipe
 from lrtune.report.result import SearchResult, measurements_of
 from lrtune.schedules import build_schedule
+from lrtune.search.engine import Emit
 from lrtune.search.sampler import mirror
 from lrtune.store.database import missing_file
 from lrtune.store.recipes import read_recipe
 from lrtune.store.spaces import read_space
 from lrtune.training.loop import Trainer
-from lrtune.training.range_test import for_optimizer, preserved_random_states, task_range_test
-from lrtune.training.task import Task, TaskSource, describe_source, load_task, source_from
+from lrtune.training.randomness import preserved_random_states
+from lrtune.training.range_test import for_optimizer, task_range_test
+from lrtune.training.task import Task, TaskSource, describe_source, load_task, settings_for, source_from
 
 
 def search(
-    task: TaskSource,
+    task: TaskSource | str | Path,
     *,
     space: str | Path = "default",
     budget: str | int = 50,
@@ -56,12 +60,13 @@ def search(
     out: str | Path = "reports",
     storage: str = "",
     quiet: bool = False,
+    on_event: Emit | None = None,
     command: str = "",
 ) -> SearchResult:
     """Searches the space for the best schedule, or goes on with the study that the same arguments began.
 
     Args:
-        task: what is trained: a `Task`, the names of one, or a file.
+        task: what is trained: a `Task`, the names of one, or the path of a file that defines it.
         space: name of a space that comes with lrtune, or a TOML file.
         budget: `50` (trials), `"300ep"` (epochs trained), `"20runs"` (full-length equivalents) or `"4h"`.
         epochs: of every full run; by default the task's.
@@ -88,6 +93,8 @@ def search(
         out: folder of the reports.
         storage: SQLAlchemy URL of another database.
         quiet: no display.
+        on_event: called with each event of `lrtune.core.events` as it happens, by one thread at a time; an `EpochEnded`
+            has a run and its measurement, to log them with W&B, MLflow or TensorBoard, say.
         command: what to quote as the way to do it again.
 
     Raises:
@@ -118,7 +125,8 @@ def search(
         problems.append(f"`2 <= reduction_factor` must hold, but got {reduction_factor}.")
     loaded: Task | None = None
     with problems.gather():
-        loaded = load_task(task)
+        source = task_source(task)
+        loaded = load_task(source)
     if loaded is None or problems:
         raise InputError(problems)
 
@@ -140,7 +148,7 @@ def search(
             problems.append(f"`budget` must cover {needed}, but got {budget}.")
     changed = {"threads": threads_of(chosen)} | dict(settings or {})
     with problems.gather():
-        loaded = replace(loaded, settings=replace(loaded.settings, **changed))
+        loaded = replace(loaded, settings=settings_for(loaded, replace(loaded.settings, **changed)))
     given_rungs: tuple[Rung, ...] | None = None
     if rungs != "auto":
         with problems.gather():
@@ -150,11 +158,11 @@ def search(
 
     with (
         preserved_random_states(),
-        open_site(chosen, loaded, task, loaded.settings, baseline, places) as site,
+        open_site(chosen, loaded, source, loaded.settings, baseline, places) as site,
     ):
         config = StudyConfig(
             name=study or "",
-            task=describe_source(task),
+            task=describe_source(source),
             space_name=space_name,
             space_toml=space_toml,
             epochs=epochs,
@@ -180,9 +188,7 @@ def search(
             command=command or f"lrtune.search(..., space={space_name!r}, budget={str(budget)!r})",
         )
         config = replace(config, name=study or default_name(loaded.name, Path(space_name).stem, config))
-        check_name(config.name)
-        store = places.database().open(config)
-        return run_study(store, site, places, quiet=quiet)
+        return run_study(places.database().open(config), site, places, quiet=quiet, on_event=on_event)
 
 
 def export(name: str, *, to: Target, home: str | Path = ".lrtune", storage: str = "") -> Export:
@@ -204,10 +210,14 @@ def export(name: str, *, to: Target, home: str | Path = ".lrtune", storage: str 
     if found is None:
         raise InputError(f"study {name!r} has nothing to export: no run of it has finished.")
     config, best = state.config, found.best
-    return export_recipe(
-        best.recipe, epochs=config.epochs, steps_per_epoch=config.steps_per_epoch, to=to,
+    made = export_recipe(
+        best.recipe, epochs=config.epochs, steps_per_epoch=config.steps_per_epoch, settings=config.settings, to=to,
         measurements=measurements_of(state, best),
     )  # fmt: skip
+    if found.final:
+        return made
+    reason = "the study is not finished" if best.top1s else "the recipe is not confirmed with fresh seeds"
+    return replace(made, note=f"{made.note} Not final: {reason}.")
 
 
 def resume(
@@ -221,26 +231,43 @@ def resume(
     out: str | Path = "reports",
     storage: str = "",
     quiet: bool = False,
+    on_event: Emit | None = None,
+    command: str = "",
 ) -> SearchResult:
-    """Goes on with a study, with whatever engine; `budget` may be another than the one it was begun with.
+    """Goes on with a study, with whatever engine.
+
+    Args:
+        name: of the study.
+        budget: another than the one it has.
+        engine: see `search`.
+        jobs: see `search`.
+        lanes: see `search`.
+        home: folder of database and checkpoints.
+        out: folder of the reports.
+        storage: SQLAlchemy URL of another database.
+        quiet: no display.
+        on_event: see `search`.
+        command: where there is another budget, what to quote as the way to go on so.
 
     Raises:
-        InputError: there is no such study, or its task is a Python object that only its program has.
+        InputError: there is no such study, or its task is a Python object that only its program has, or has changed.
     """
     places = Places(home=Path(home), out=Path(out), storage=storage)
     chosen = engine_of(engine, jobs, lanes)
     database = places.existing()
-    store = database.study(name)
-    source = source_from(store.config.task)
+    config = database.study(name).config
+    source = source_from(config.task)
     if budget is not None:
-        database.update_config(replace(store.config, budget=Budget.parse(budget)))
-        store = database.study(name)
-    config, task = store.config, load_task(source)
+        begun = re.sub(r"; lrtune[ .]resume.*", "", config.command)
+        again = command or f"lrtune.resume({name!r}, budget={str(budget)!r})"
+        config = replace(config, budget=Budget.parse(budget), command=f"{begun}; {again}")
+    task = load_task(source)
     with (
         preserved_random_states(),
         open_site(chosen, task, source, config.settings, config.baseline, places) as site,
     ):
-        return run_study(store, site, places, quiet=quiet)
+        config = replace(config, steps_per_epoch=site.steps_per_epoch, num_validation=site.num_validation)
+        return run_study(database.open(config), site, places, quiet=quiet, on_event=on_event)
 
 
 def report(name: str, *, home: str | Path = ".lrtune", out: str | Path = "reports", storage: str = "") -> SearchResult:
@@ -253,8 +280,35 @@ def report(name: str, *, home: str | Path = ".lrtune", out: str | Path = "report
     return write_study_report(places.existing().study(name).state(), places)
 
 
+def load(name: str, *, home: str | Path = ".lrtune", out: str | Path = "reports", storage: str = "") -> SearchResult:
+    """A study as far as it has come; nothing is trained or written.
+
+    Raises:
+        InputError: there is no such study.
+    """
+    places = Places(home=Path(home), out=Path(out), storage=storage)
+    return result_of(places.existing().study(name).state(), places)
+
+
+def delete(name: str, *, home: str | Path = ".lrtune", storage: str = "", storage_path: str = "") -> None:
+    """Deletes what is recorded of a study, and its checkpoints. Its report stays.
+
+    Args:
+        name: of the study.
+        home: folder of database and checkpoints.
+        storage: SQLAlchemy URL of another database.
+        storage_path: folder or URL of the checkpoints, where they are not in `home`.
+
+    Raises:
+        InputError: there is no such study, or a worker is at it.
+    """
+    places = Places(home=Path(home), storage=storage, storage_path=storage_path)
+    places.existing().delete(name)
+    places.checkpoints(name).keep_only(())
+
+
 def find_lr(
-    task: TaskSource,
+    task: TaskSource | str | Path,
     *,
     optimizer: OptimizerName | None = None,
     low: float | None = None,
@@ -267,7 +321,7 @@ def find_lr(
     """An LR range test on a task: the interval of peak LRs worth searching, or no signal and why.
 
     Args:
-        task: what is trained.
+        task: see `search`.
         optimizer: by default that of the task's baseline.
         low: first LR of the sweep; by default far below what the optimizer can use.
         high: last LR of the sweep; by default past where it diverges.
@@ -280,7 +334,7 @@ def find_lr(
         raise InputError(f"`optimizer` must be one of {', '.join(OPTIMIZERS)}, but got {optimizer!r}.")
     if num_seeds < 1:
         raise InputError(f"`1 <= num_seeds` must hold, but got {num_seeds}.")
-    loaded = load_task(task)
+    loaded = load_task(task_source(task))
     with preserved_random_states():
         trainer = Trainer(loaded, replace(loaded.settings, **(settings or {})))
         recipe = for_optimizer(loaded.baseline, optimizer or loaded.baseline.optimizer)
@@ -288,13 +342,28 @@ def find_lr(
         return task_range_test(trainer, recipe, seeds=seeds, num_steps=num_steps, low=low, high=high)
 
 
-def studies(*, home: str | Path = ".lrtune", storage: str = "") -> list[StudyState]:
-    """All studies, oldest first; empty where there is no database."""
+def studies(
+    *, home: str | Path = ".lrtune", storage: str = "", on_event: Callable[[Note], None] | None = None
+) -> list[StudyState]:
+    """All studies, oldest first; empty where there is no database.
+
+    Args:
+        home: folder of the database.
+        storage: SQLAlchemy URL of another database.
+        on_event: called with a `Note` for each study that is left out because it cannot be read.
+    """
     places = Places(home=Path(home), storage=storage)
     if missing_file(places.url):
         return []
     database = places.database()
-    return [database.study(name).state() for name in database.names()]
+    found = []
+    for name in database.names():
+        try:
+            found.append(database.study(name).state())
+        except StoreError as error:
+            if on_event is not None:
+                on_event(Note(str(error)))
+    return found
 
 
 def dashboard(

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lrtune.app.arguments import check_name, check_study, default_name, engine_of, threads_of
+from lrtune.app.arguments import check_study, default_name, engine_of, task_source, threads_of
 from lrtune.app.engines import open_site
 from lrtune.app.places import Places
 from lrtune.app.studies import run_study
@@ -17,13 +17,14 @@ from lrtune.decide.recommend import recommend
 from lrtune.report.result import SearchResult
 from lrtune.schedules import build_schedule
 from lrtune.schedules.compress import compress
+from lrtune.search.engine import Emit
 from lrtune.store.recipes import read_recipe, recipe_names
-from lrtune.training.range_test import preserved_random_states
-from lrtune.training.task import Task, TaskSource, describe_source, load_task
+from lrtune.training.randomness import preserved_random_states
+from lrtune.training.task import Task, TaskSource, describe_source, load_task, settings_for
 
 
 def compare(
-    task: TaskSource,
+    task: TaskSource | str | Path,
     recipes: Sequence[str | Path | NamedRecipe] = (),
     *,
     include: Sequence[str] = (),
@@ -41,12 +42,13 @@ def compare(
     out: str | Path = "reports",
     storage: str = "",
     quiet: bool = False,
+    on_event: Emit | None = None,
     command: str = "",
 ) -> SearchResult:
     """Trains recipes side by side, each with the same seeds, or goes on with the comparison that was begun so.
 
     Args:
-        task: what is trained.
+        task: see `search`.
         recipes: names of recipes that come with lrtune, TOML files, or recipes with a name; the first is what the
             others are compared with. By default all that come with lrtune.
         include: studies whose recommended recipe takes part, too.
@@ -64,6 +66,7 @@ def compare(
         out: folder of the reports.
         storage: SQLAlchemy URL of another database.
         quiet: no display.
+        on_event: see `search`.
         command: what to quote as the way to do it again.
 
     Raises:
@@ -78,7 +81,8 @@ def compare(
     check_study(problems, epochs=epochs, target=target, num_seeds=num_seeds, max_seeds=max_seeds, study=study)
     loaded: Task | None = None
     with problems.gather():
-        loaded = load_task(task)
+        source = task_source(task)
+        loaded = load_task(source)
     if loaded is None or problems:
         raise InputError(problems)
 
@@ -97,17 +101,17 @@ def compare(
         problems.append(f"a comparison needs two recipes at least, but got {', '.join(names) or 'none'}.")
     with problems.gather():
         changed = {"threads": threads_of(chosen)} | dict(settings or {})
-        loaded = replace(loaded, settings=replace(loaded.settings, **changed))
+        loaded = replace(loaded, settings=settings_for(loaded, replace(loaded.settings, **changed)))
     problems.raise_any()
 
     baseline = compared[0].recipe
     with (
         preserved_random_states(),
-        open_site(chosen, loaded, task, loaded.settings, baseline, places) as site,
+        open_site(chosen, loaded, source, loaded.settings, baseline, places) as site,
     ):
         config = StudyConfig(
             name=study or "",
-            task=describe_source(task),
+            task=describe_source(source),
             space_name="",
             space_toml="",
             epochs=epochs,
@@ -128,8 +132,7 @@ def compare(
             command=command or f"lrtune.compare(..., {names})",
         )
         config = replace(config, name=study or default_name(loaded.name, "comparison", config))
-        check_name(config.name)
-        return run_study(places.database().open(config), site, places, quiet=quiet)
+        return run_study(places.database().open(config), site, places, quiet=quiet, on_event=on_event)
 
 
 def _winner(name: str, epochs: int, places: Places) -> NamedRecipe:

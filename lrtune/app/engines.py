@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from lrtune import worker
+from lrtune.app.arguments import num_cores
 from lrtune.app.places import Places
 from lrtune.core.engines import Engine, Local, Ray
 from lrtune.core.errors import InputError
@@ -121,7 +122,11 @@ class LocalSite:
         if self._engine.jobs == 1 or done:
             num_lanes = 1 if done else self._num_lanes(store.config.baseline, emit)
             return work_in_lanes(partial(_open_lane, name, self._trainer, self.places), num_lanes, emit)
-        return work_side_by_side(partial(_open_workbench, name, self._source, self.places), self._engine.jobs, emit)
+        jobs, threads, cores = self._engine.jobs, store.config.settings.threads, num_cores()
+        if jobs * threads > cores:
+            kept = "a study keeps its threads, since they move the last bits of its numbers"
+            emit(Note(f"{jobs} jobs x {threads} threads > {cores} cores: fewer jobs may be faster ({kept})"))
+        return work_side_by_side(partial(_open_workbench, name, self._source, self.places), jobs, emit)
 
     def test_top1s(self, keys: Sequence[str], study: str) -> dict[str, float]:
         """See `Site`."""
@@ -245,11 +250,14 @@ def _workbench(
 
 
 def _tidying(emit: Emit, config: StudyConfig, places: Places) -> Emit:
-    """Drops the last state of a full run, since nothing goes on where one ends."""
+    """Drops the last state of a trial's completed full run, since nothing goes on there.
+
+    A compressed run's may be on the way of a full one: a plateau has the same LRs until its first drop.
+    """
     checkpoints = places.checkpoints(config.name)
 
     def emit_and_tidy(event: Event) -> None:
-        if isinstance(event, RunEnded) and event.record.run.kind == "search" and event.record.measurements:
+        if isinstance(event, RunEnded) and (event.record.run.kind, event.record.state) == ("search", "completed"):
             checkpoints.drop(event.record.measurements[-1].prefix)
         emit(event)
 

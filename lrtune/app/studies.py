@@ -1,15 +1,17 @@
 """A study on its way: range tests, runs, test split, report; each only where it is not recorded yet."""
 
 import os
+from collections.abc import Mapping
 
 from rich.console import Console
 
 from lrtune.app.engines import Site
 from lrtune.app.places import Places
 from lrtune.core.errors import LrtuneError, StoreError
-from lrtune.core.events import Note
+from lrtune.core.events import Event, Note
 from lrtune.core.space import parse_space
 from lrtune.core.study import StudyState
+from lrtune.decide.plan import outcome
 from lrtune.decide.race import fresh_seeds
 from lrtune.decide.recommend import recommend
 from lrtune.report.document import Report
@@ -22,16 +24,33 @@ from lrtune.store.database import StudyStore
 from lrtune.training.range_test import for_optimizer
 
 
-def run_study(store: StudyStore, site: Site, places: Places, *, quiet: bool) -> SearchResult:
-    """Goes on with a study until it is done, and writes its report."""
+def run_study(
+    store: StudyStore, site: Site, places: Places, *, quiet: bool, on_event: Emit | None = None
+) -> SearchResult:
+    """Goes on with a study until it is done, and writes its report. One that was given up tries its failed runs again.
+
+    Raises:
+        LrtuneError: it is given up; its report is written all the same.
+    """
+    name = store.config.name
     site.use(store.config.settings)  # it may have been begun with another number of jobs, and so of threads
+    if (ended := outcome(store.state())) and ended.failed:
+        store.retry_failed()
     with LiveDisplay(store.state(), Console(stderr=True), device=site.device, quiet=quiet) as display:
-        _range_tests(store, site, display)
-        done = site.work(store, display)
-        if done.failed:
-            raise LrtuneError(f"study {store.config.name!r} was given up: {done.reason}.")
-        _read_test_split(store, site)
-    return write_study_report(store.state(), places)
+
+        def emit(event: Event) -> None:
+            display(event)
+            if on_event is not None:
+                on_event(event)
+
+        _range_tests(store, site, emit)
+        done = site.work(store, emit)
+        if not done.failed:
+            _read_test_split(store, site, emit)
+    result = write_study_report(store.state(), places)
+    if done.failed:
+        raise LrtuneError(f"study {name!r} was given up: {done.reason}. `lrtune resume {name}` tries them again.")
+    return result
 
 
 def _range_tests(store: StudyStore, site: Site, emit: Emit) -> None:
@@ -55,8 +74,11 @@ def _range_tests(store: StudyStore, site: Site, emit: Emit) -> None:
     store.record_ranges(tuple(results))
 
 
-def _read_test_split(store: StudyStore, site: Site) -> None:
-    """Reads the test split once, for the recommended recipe and the baseline; keeps the recommended weights only."""
+def _read_test_split(store: StudyStore, site: Site, emit: Emit) -> None:
+    """Reads the test split once, for the recommended recipe and the baseline; keeps the recommended weights only.
+
+    Where it cannot be read, the study has its outcome all the same.
+    """
     state = store.state()
     found = recommend(state)
     if found is None or not found.final:
@@ -68,13 +90,29 @@ def _read_test_split(store: StudyStore, site: Site) -> None:
     ]
     keys = {record.run.id: record.measurements[-1].prefix for record in compared}
     unread = [record.run.id for record in compared if record.test_top1 is None]
+    top1s: Mapping[str, float] = {}
     if unread:
-        top1s = site.test_top1s([keys[run_id] for run_id in unread], state.config.name)
-        for run_id in unread:
-            if keys[run_id] in top1s:
-                store.record_test(run_id, top1s[keys[run_id]])
+        try:
+            top1s = site.test_top1s([keys[run_id] for run_id in unread], state.config.name)
+        except LrtuneError as error:
+            emit(Note(f"no Top-1 on the test images: {error}"))
+    for run_id in unread:
+        if keys[run_id] in top1s:
+            store.record_test(run_id, top1s[keys[run_id]])
     best = {keys[record.run.id] for record in compared if record.run.trial == found.best.trial}
     site.places.checkpoints(state.config.name).keep_only(best)
+
+
+def result_of(state: StudyState, places: Places) -> SearchResult:
+    """What is known of a study at whatever stage it is."""
+    recommendation = recommend(state)
+    made = Report(
+        state=state,
+        recommendation=recommendation,
+        importances=importances(state),
+    )
+    folder = places.out / state.config.name
+    return SearchResult(state=state, recommendation=recommendation, folder=folder, report=made)
 
 
 def write_study_report(state: StudyState, places: Places) -> SearchResult:
@@ -83,20 +121,12 @@ def write_study_report(state: StudyState, places: Places) -> SearchResult:
     Raises:
         StoreError: its folder cannot be written to.
     """
-    recommendation = recommend(state)
-    made = Report(
-        state=state,
-        recommendation=recommendation,
-        importances=importances(state),
-        environment=state.config.environment,
-        command=state.config.command,
-    )
-    folder = places.out / state.config.name
+    result = result_of(state, places)
     try:
-        write_report(made, folder)
-        temporary = folder / f"trials.{os.getpid()}.tmp"
+        write_report(result.report, result.folder)
+        temporary = result.folder / f"trials.{os.getpid()}.tmp"
         runs_dataframe(state).to_csv(temporary, index=False)
-        temporary.replace(folder / "trials.csv")
+        temporary.replace(result.folder / "trials.csv")
     except OSError as error:
-        raise StoreError(f"the report cannot be written to {folder}: {error.strerror}.") from None
-    return SearchResult(state=state, recommendation=recommendation, folder=folder, report=made)
+        raise StoreError(f"the report cannot be written to {result.folder}: {error.strerror}.") from None
+    return result

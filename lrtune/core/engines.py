@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from lrtune.core.errors import InputError
+from lrtune.core.errors import check
 
 EngineName = Literal["local", "ray"]
 
@@ -25,7 +25,7 @@ class Local:
     def __post_init__(self) -> None:
         known = self.lanes == "auto" or (str(self.lanes).isdecimal() and int(self.lanes) >= 1)
         many = known and self.lanes != "auto" and int(self.lanes) > 1
-        _raise_broken([
+        check([
             (self.jobs >= 1, f"`1 <= jobs` must hold, but got {self.jobs}."),
             (known, f"`lanes` must be auto or a whole number from 1, but got {self.lanes!r}."),
             (
@@ -63,7 +63,7 @@ class Ray:
 
     def __post_init__(self) -> None:
         gpus = self.gpus_per_trial
-        _raise_broken([
+        check([
             (0 < self.cpus_per_trial < math.inf, f"`0 < cpus_per_trial` must hold, but got {self.cpus_per_trial}."),
             (gpus is None or 0 <= gpus < math.inf, f"`0 <= gpus_per_trial` must hold, but got {gpus}."),
             (
@@ -80,9 +80,3 @@ class Ray:
 
 
 Engine = Local | Ray
-
-
-def _raise_broken(rules: list[tuple[bool, str]]) -> None:
-    problems = [message for holds, message in rules if not holds]
-    if problems:
-        raise InputError(problems)

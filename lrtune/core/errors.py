@@ -10,7 +10,7 @@
 The command line prints the message of any of them without a traceback and exits with code 2.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 
@@ -43,6 +43,22 @@ class TrialError(LrtuneError):
 
 class StoreError(LrtuneError):
     """The study's database, or a checkpoint beside it, cannot be used."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; the name of its class where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def check(rules: Iterable[tuple[bool, str]]) -> None:
+    """Raises `InputError` with the message of every rule that does not hold.
+
+    Args:
+        rules: whether each holds, and what is said where it does not.
+    """
+    problems = [message for holds, message in rules if not holds]
+    if problems:
+        raise InputError(problems)
 
 
 class Problems(list[str]):

@@ -163,7 +163,9 @@ class Recipe:
             InputError: an unknown key, a missing one, or an impossible value.
         """
         values = dict(values)
-        decay = values.pop("decay", {"name": "cosine"})
+        decay = values.pop("decay", "cosine")
+        if not isinstance(decay, str | Mapping):
+            raise InputError(f"`decay` must be a name, or a table with a name, but got {decay!r}.")
         decay = {"name": decay} if isinstance(decay, str) else dict(decay)
         unknown = sorted(set(values) - {f.name for f in fields(Recipe)})
         if unknown:
@@ -267,6 +269,9 @@ def _names(kind: type) -> str:
 def _problems(r: Recipe) -> list[str]:
     """Every rule that `r` breaks. NaN breaks each rule it meets: all comparisons with it are false."""
     d = r.decay
+    truths = [(key, value) for key, value in (vars(d) | vars(r)).items() if isinstance(value, bool)]
+    if problems := [f"`{key}` must be a number, but got {value}." for key, value in truths if key != "nesterov"]:
+        return problems
     rules: list[tuple[bool, str]] = [
         (r.optimizer in OPTIMIZERS, f"`optimizer` must be one of {', '.join(OPTIMIZERS)}, but got {r.optimizer!r}."),
         (0 < r.peak_lr < math.inf, f"`0 < peak_lr` must hold, but got peak_lr={r.peak_lr}."),

@@ -24,6 +24,7 @@ import math
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
+from itertools import product
 from typing import Any, cast
 
 from lrtune.core.errors import InputError
@@ -57,9 +58,9 @@ class Percent:
     value: float
 
     def of(self, epochs: int, *, whole: bool) -> float:
-        """Epochs; to the nearest whole one, and at least 1, where only whole ones make sense."""
+        """Epochs; to the nearest whole one, and at least 1 of more than 0 %, where only whole ones make sense."""
         length = round(self.value / 100 * epochs, 9)  # 10 % of 7 is 0.7, and not 0.7000000000000001
-        return max(1, round(length)) if whole else length
+        return max(int(self.value > 0), round(length)) if whole else length
 
 
 @dataclass(frozen=True)
@@ -331,7 +332,7 @@ def _flat(value: Any) -> Iterator[float]:
 
 
 def _semantic_problems(space: Space) -> Iterator[tuple[str, str]]:
-    """Rules of recipes (tried on both ends of every parameter at 100 epochs), and parameters that have no value."""
+    """Rules of recipes, tried on both ends of every parameter, and parameters that have no value."""
     for optimizer in space.choices("optimizer"):
         if space.parameter("peak_lr", optimizer) is None:
             yield "[parameters] peak_lr", f'is missing for {optimizer}: give a range, or "range-test".'
@@ -340,6 +341,7 @@ def _semantic_problems(space: Space) -> Iterator[tuple[str, str]]:
         for key in sorted(needed - set(space.decays.get(name, {}))):
             yield f"[decay.{name}] {key}", "is missing."
     trial_epochs = 10**6  # long enough that only what is impossible at any length is a problem here
+    every = space.choices("optimizer")
     tables = [("[parameters]", "", space.parameters)]
     tables += [(f"[optimizer.{name}]", "", table) for name, table in space.optimizers.items()]
     tables += [(f"[decay.{name}]", name, table) for name, table in space.decays.items()]
@@ -347,9 +349,11 @@ def _semantic_problems(space: Space) -> Iterator[tuple[str, str]]:
         for key, parameter in table.items():
             if key in ("optimizer", "decay"):
                 continue
-            for value in _extremes(_in_epochs(parameter, trial_epochs, whole=key in _WHOLE)):
+            values = _extremes(_in_epochs(parameter, trial_epochs, whole=key in _WHOLE))
+            users = every[:1] if decay else [name for name in every if space.parameter(key, name) is parameter]
+            for optimizer, value in product(users, values):
                 try:
-                    _probe(decay, key, value, {k for k in wanted.get(decay, set()) if k != key})
+                    _probe(optimizer, decay, key, value, {k for k in wanted.get(decay, set()) if k != key})
                 except InputError as error:
                     for line in error.problems:
                         yield f"{where} {key}", line
@@ -360,9 +364,9 @@ def _semantic_problems(space: Space) -> Iterator[tuple[str, str]]:
                     break
 
 
-def _probe(decay: str, key: str, value: Any, others: set[str]) -> Recipe:
+def _probe(optimizer: str, decay: str, key: str, value: Any, others: set[str]) -> Recipe:
     if not decay:
-        return Recipe(decay=Constant(), **{key: value})
+        return Recipe(optimizer=cast(OptimizerName, optimizer), decay=Constant(), **{key: value})
     stand_in: dict[str, Any] = {"every_epochs": 1.0, "milestones_epochs": (1.0,)}
     kind: type[Decay] = DECAYS[decay]
     return Recipe(decay=kind(**{key: value}, **{k: stand_in[k] for k in others}))

@@ -4,10 +4,11 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
-from lrtune.core.errors import InputError
+from lrtune.core.errors import InputError, check
 from lrtune.core.recipe import NamedRecipe, Recipe
 from lrtune.core.space import Interval
 from lrtune.core.trial import RunRecord
@@ -26,7 +27,7 @@ class Budget:
     """What a study may spend.
 
     `50` is trials of the search. `300ep` (epochs trained), `20runs` (full-length equivalents) and `4h` / `30min` /
-    `90s` (time at work) cover everything that the study trains: the baseline and the confirmation as well.
+    `90s` (time at work) cover the runs of the baseline and of the confirmation as well, and range tests not.
     """
 
     amount: float
@@ -123,7 +124,7 @@ class TrainSettings:
     """CPU threads of a run; 0: all cores, divided among the jobs. A setting, since it moves the last bits."""
 
     def __post_init__(self) -> None:
-        rules = [
+        check([
             (self.batch_size >= 1, f"`1 <= batch_size` must hold, but got {self.batch_size}."),
             (self.accumulate >= 1, f"`1 <= accumulate` must hold, but got {self.accumulate}."),
             (
@@ -141,10 +142,8 @@ class TrainSettings:
                 f"`data_on_device` must be auto, yes or no, but got {self.data_on_device!r}.",
             ),
             (0 <= self.label_smoothing < 1, f"`0 <= label_smoothing < 1` must hold, but got {self.label_smoothing}."),
-        ]
-        problems = [message for holds, message in rules if not holds]
-        if problems:
-            raise InputError(problems)
+            (self.threads >= 0, f"`0 <= threads` must hold, but got {self.threads}."),
+        ])  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,12 +230,12 @@ class StudyState:
         """The runs of one kind, in the order of their planning."""
         return tuple(record for record in self.records if record.run.kind == kind)
 
-    @property
+    @cached_property
     def epochs_trained(self) -> int:
         """Epochs that all runs cost."""
         return sum(record.epochs_trained for record in self.records)
 
-    @property
+    @cached_property
     def busy_seconds(self) -> float:
         """Time in which at least one run was training; pauses between sessions do not count."""
         measured = (m for record in self.records for m in record.measurements if not m.reused)

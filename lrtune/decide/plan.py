@@ -9,7 +9,6 @@ what was recorded.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from statistics import fmean
 
 from lrtune.core.recipe import Recipe
 from lrtune.core.study import StudyState
@@ -71,8 +70,8 @@ def _next_of_search(state: StudyState, ask: Ask) -> Run | Wait | None:
     promoted = promotion(state)
     if promoted is not None and _affordable(state, promoted, reserve_epochs=reserve):
         return promoted
-    if promoted is None and state.spent("trials") < _max_trials(state) and not _is_exhausted(state):
-        number = int(state.spent("trials"))
+    number = int(state.spent("trials"))
+    if promoted is None and number < _max_trials(state) and not _is_exhausted(state):
         run = first_run(state, number, state.config.baseline)
         if _affordable(state, run, reserve_epochs=reserve):
             return replace(run, recipe=ask(state, number))
@@ -82,9 +81,15 @@ def _next_of_search(state: StudyState, ask: Ask) -> Run | Wait | None:
     return promoted if promoted is not None and _affordable(state, promoted, reserve_epochs=0) else None
 
 
+def outcome(state: StudyState) -> Done | None:
+    """How the study has ended; `None` where something is left to train."""
+    step = next_run(state, lambda _state, _number: state.config.baseline)
+    return step if isinstance(step, Done) else None
+
+
 def is_done(state: StudyState) -> bool:
     """Whether nothing is left to train."""
-    return isinstance(next_run(state, lambda _state, _number: state.config.baseline), Done)
+    return outcome(state) is not None
 
 
 def _is_exhausted(state: StudyState) -> bool:
@@ -108,15 +113,21 @@ def _reserve_epochs(state: StudyState) -> float:
 
 
 def _affordable(state: StudyState, run: Run, *, reserve_epochs: float) -> bool:
-    """Whether a run fits into the budget, with what is running now and `reserve_epochs` set aside."""
+    """Whether a run fits into the budget, with what is running now and `reserve_epochs` set aside.
+
+    Side by side, epochs cost less time than they take. A run fits only if there is the time that it takes itself.
+    """
     budget, epoch = state.config.budget, _epoch_cost(state)
     if budget.unit == "trials" or not epoch or state.config.recipes:
         return True
     behind = [r for r in state.records if r.run.trial == run.trial and _is_prefix(r.run, run)]
     known = max((r.run.stop_epochs for r in behind), default=0)
     running = sum(r.run.stop_epochs - r.epochs for r in state.records if r.state == "running")
-    wanted = running + run.stop_epochs - known + reserve_epochs
-    return state.spent(budget.unit) + epoch * wanted <= budget.amount + 1e-9
+    own = run.stop_epochs - known
+    wanted = epoch * (running + own + reserve_epochs)
+    if budget.unit == "seconds":
+        wanted = max(wanted, own * sum(record.seconds for record in state.records) / state.epochs_trained)
+    return state.spent(budget.unit) + wanted <= budget.amount + 1e-9
 
 
 def _is_prefix(first: Run, run: Run) -> bool:
@@ -135,8 +146,7 @@ def _epoch_cost(state: StudyState) -> float:
         case "trials":
             return 0.0
         case "seconds":
-            seconds = [m.seconds for record in state.records for m in record.measurements if not m.reused]
-            return fmean(seconds) if seconds else 0.0
+            return state.busy_seconds / state.epochs_trained if state.epochs_trained else 0.0
 
 
 def _hopeless_failure(state: StudyState) -> str:

@@ -83,11 +83,11 @@ def still_open(ranking: Ranking, left: Set[int]) -> set[int]:
 
     A recipe that diverged is out, whatever it did with other seeds.
     """
-    estimates = {number: top1 for number, top1 in ranking.estimates.items() if number in left}
-    if not estimates:
+    means = {number: top1 for number, top1 in ranking.means.items() if number in left}
+    if not means:
         return set()
-    leader = max(estimates, key=lambda number: estimates[number])
-    open_ = {n for n in estimates if n == leader or ranking.probability_above(n, leader) >= CLEARLY}
+    leader = max(means, key=lambda number: means[number])
+    open_ = {n for n in means if n == leader or ranking.probability_above(n, leader) >= CLEARLY}
     return open_ if len(open_) > 1 else set()
 
 

@@ -49,10 +49,23 @@ class Ranking:
     freedom: int
     """Degrees of freedom of the multivariate t distributions that `centres` and `roots` belong to; 0: none."""
 
-    @property
-    def estimates(self) -> Mapping[int, float]:
-        """Each recipe's true Top-1, up to a constant that all share: what its seeds did to all is allowed for."""
-        return dict(zip(self.top1s, map(float, self.weights @ self.centres), strict=True))
+    @cached_property
+    def means(self) -> Mapping[int, float]:
+        """Each recipe's mean Top-1, percent, with what a seed did to all allowed for: least squares of recipe and seed.
+
+        Where all recipes have the same seeds these are the plain means, and also where seeds link no two recipes.
+        """
+        runs = [(recipe, seed, top1) for recipe, scores in self.top1s.items() for seed, top1 in scores.items()]
+        seeds = sorted({seed for _, seed, _ in runs})
+        design = np.array(
+            [[recipe == r for r in self.top1s] + [seed == s for s in seeds[1:]] for recipe, seed, _ in runs]
+        )
+        if not runs or np.linalg.matrix_rank(design) < design.shape[1]:
+            return {recipe: fmean(scores.values()) for recipe, scores in self.top1s.items()}
+        effects = np.linalg.lstsq(design.astype(float), np.array([top1 for *_, top1 in runs]))[0]
+        offset = effects[len(self.top1s) :].sum() / len(seeds)
+        # Rounded, so that equal ones are equal.
+        return {recipe: round(float(effect + offset), 9) for recipe, effect in zip(self.top1s, effects, strict=False)}
 
     def difference(self, ours: int, theirs: int) -> Difference | None:
         """Mean of `ours - theirs` over the seeds that both have, with its 95 % interval; `None` where there is none."""

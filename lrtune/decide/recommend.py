@@ -10,7 +10,7 @@ from lrtune.core.study import StudyState
 from lrtune.core.trial import RunRecord
 from lrtune.decide.convergence import Convergence, convergence_epoch, settling_epoch
 from lrtune.decide.noise import Difference
-from lrtune.decide.plan import is_done
+from lrtune.decide.plan import outcome
 from lrtune.decide.race import (
     BASELINE,
     Entrant,
@@ -105,7 +105,7 @@ class Recommendation:
 
 
 def recommend(state: StudyState) -> Recommendation | None:
-    """The recipe to use, by the mean Top-1 over fresh seeds; by the search's own Top-1 until there are any.
+    """The recipe to use, by the Top-1 over fresh seeds (`Ranking.means`); by the search's own until there are any.
 
     Returns:
         `None` where no trial has finished and no baseline either.
@@ -151,7 +151,7 @@ def recommend(state: StudyState) -> Recommendation | None:
         ]
     # The baseline comes first, so that it keeps its place where a new recipe only equals it.
     proven = ([baseline] if baseline else []) + [c for c in candidates if c.top1s]
-    ranked = sorted(proven, key=lambda c: c.mean, reverse=True)
+    ranked = sorted(proven, key=lambda c: (c.trial in ranking.means, ranking.means.get(c.trial, c.mean)), reverse=True)
     if any(c.top1s and c.trial >= 0 for c in ranked) or (baseline and baseline.mean > 0 and not candidates):
         best = ranked[0]
     elif candidates:
@@ -159,7 +159,8 @@ def recommend(state: StudyState) -> Recommendation | None:
         best = baseline if baseline and candidates[0].recipe == baseline.recipe else candidates[0]
     else:
         return None
-    final = is_done(state) and bool(best.top1s)
+    ended = outcome(state)
+    final = ended is not None and not ended.failed and bool(best.top1s)
     ties = tuple(c for c in ranked if c is not best and best.top1s and _is_tie(best, c, known, ranking))
     plausible = [c for c in ties if not c.probability_best < LIKELY]  # nan: nothing is known of that
     simplest = min((best, *plausible), key=_upkeep) if ties else None
@@ -185,10 +186,12 @@ def target_of(state: StudyState) -> tuple[float, str]:
         return state.config.target, "asked for"
     first = fresh_seeds(state)
     finals = [final_top1(r) for r in state.of_kind("baseline") if counts(r) and r.run.seed in first]
+    whose = state.config.recipes[0].name if state.config.recipes else "the baseline"
     if not finals:
         return math.nan, "no baseline yet"
+    if median(finals) == 0:
+        return math.nan, f"{whose} diverged"
     seeds = "1 seed" if len(finals) == 1 else f"{len(finals)} seeds"
-    whose = state.config.recipes[0].name if state.config.recipes else "the baseline"
     return median(finals), f"{whose}'s median final Top-1 over {seeds}"
 
 
@@ -235,9 +238,8 @@ def _verdict(
         said.append(f"{interval}: {told_apart}.")
     if ties:
         names = ", ".join(c.name for c in ties)
-        seeds = f"{len(best.top1s)} fresh seeds do" if len(best.top1s) > 1 else "one fresh seed does"
         name = best.name if compared else best.name.capitalize()
-        said.append(f"{name} is a tie with {names}: {seeds} not tell them apart.")
+        said.append(f"{name} is a tie with {names}: {_shared_seeds(best, ties)} not tell them apart.")
     elif compared:
         said.append(f"{best.name} is told apart from all others.")
     if simplest is not None and simplest is not best:
@@ -245,3 +247,10 @@ def _verdict(
     if not final:
         said.append(f"The {'comparison' if compared else 'study'} is not finished.")
     return " ".join(said)
+
+
+def _shared_seeds(best: Contender, ties: tuple[Contender, ...]) -> str:
+    numbers = {len(set(best.seeds) & set(c.seeds)) for c in ties}
+    if len(numbers) > 1:
+        return "the fresh seeds that they share do"
+    return "one fresh seed does" if numbers == {1} else f"{max(numbers)} fresh seeds do"

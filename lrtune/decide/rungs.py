@@ -11,7 +11,7 @@ never seen again.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from scipy import stats
@@ -82,8 +82,7 @@ def promotion(state: StudyState, *, settled: bool = False) -> Run | None:
     trials = trials_of(state)
     for ladder, peers in _by_ladder(trials):
         for level in range(len(ladder), 0, -1):
-            factor = factor_at(state.config, ladder, level)
-            trial = next(_deserving(peers, level, factor, settled=settled), None)
+            trial = next(_deserving(state.config, peers, level, settled=settled), None)
             if trial is not None:
                 return _run_at(state, trial.number, trial.recipe, ladder, level)
     return None
@@ -95,16 +94,13 @@ def factor_at(config: StudyConfig, ladder: tuple[Rung, ...], level: int) -> int:
     return max(config.reduction_factor, round(lengths[level] / lengths[level - 1]))
 
 
-def is_regardless(number: int, level: int) -> bool:
-    """Whether a trial goes up from a level whatever its score. Which ones do depends on their number alone."""
-    return (number + 5 * level) % REGARDLESS_EVERY == REGARDLESS_EVERY - 1
+def is_regardless(config: StudyConfig, number: int, level: int) -> bool:
+    """Whether a trial goes up from a level whatever its score. Which ones do depends on their number alone.
 
-
-def why_left(state: StudyState, trial: Trial, trials: Iterable[Trial]) -> str:
-    """Why a trial stays on its rung: the reason that the report gives."""
-    peers = [t.scores[trial.level - 1] for t in trials if t.level >= trial.level and t.ladder == trial.ladder]
-    place = 1 + sum(score > trial.score for score in peers)
-    return f"place {place} of {len(peers)} on rung {trial.ladder[trial.level - 1]}"
+    Of Hyperband that is the number within the bracket, since trials are dealt to the brackets in turn.
+    """
+    within = number // (len(config.rungs) + 1) if config.pruner == "hyperband" else number
+    return (within + 5 * level) % REGARDLESS_EVERY == REGARDLESS_EVERY - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +125,7 @@ def summaries(state: StudyState) -> list[RungSummary]:
         for level, rung in enumerate(ladder, start=1):
             entered = [trial for trial in peers if trial.level >= level]
             promoted = [trial for trial in entered if len(trial.runs) > level]
-            num_promoted = len(_on_merit(promoted, entered, level, factor_at(state.config, ladder, level)))
+            num_promoted = len(_on_merit(state.config, promoted, entered, level))
             both = [(t.scores[level - 1], t.scores[level]) for t in promoted if t.level > level]
             tau = stats.kendalltau(*zip(*both, strict=True)).statistic if len(both) > 2 else float("nan")
             found.append(
@@ -152,27 +148,29 @@ def _by_ladder(trials: list[Trial]) -> list[tuple[tuple[Rung, ...], list[Trial]]
     return [(peers[0].ladder, peers) for peers in by_height.values()]
 
 
-def _deserving(peers: list[Trial], level: int, reduction_factor: int, *, settled: bool) -> Iterator[Trial]:
+def _deserving(config: StudyConfig, peers: list[Trial], level: int, *, settled: bool) -> Iterator[Trial]:
     """Trials that may go up from a level: those whose turn it is regardless, then those that are good enough."""
     entered = [trial for trial in peers if trial.level >= level]
     for trial in entered:
-        if is_regardless(trial.number, level) and _waits(trial, level):
+        if is_regardless(config, trial.number, level) and _waits(trial, level):
             yield trial
-    quota = len(entered) // reduction_factor
+    quota = len(entered) // factor_at(config, peers[0].ladder, level)
     if settled:
         quota = max(1, quota)
     promoted = [trial for trial in entered if len(trial.runs) > level]
-    if len(_on_merit(promoted, entered, level, reduction_factor)) >= quota:
+    if len(_on_merit(config, promoted, entered, level)) >= quota:
         return
     best = sorted(entered, key=lambda trial: trial.scores[level - 1], reverse=True)[:quota]
     yield from (trial for trial in best if _waits(trial, level))
 
 
-def _on_merit(promoted: list[Trial], entered: list[Trial], level: int, reduction_factor: int) -> list[Trial]:
-    """The promoted trials that did not need to go up regardless."""
+def _on_merit(config: StudyConfig, promoted: list[Trial], entered: list[Trial], level: int) -> list[Trial]:
+    """The promoted trials, of those that entered a level, that did not need to go up regardless."""
+    if not promoted:
+        return []
     share = sorted((trial.scores[level - 1] for trial in entered), reverse=True)
-    last = share[max(1, len(entered) // reduction_factor) - 1] if share else 0.0
-    return [t for t in promoted if not is_regardless(t.number, level) or t.scores[level - 1] >= last]
+    last = share[max(1, len(entered) // factor_at(config, entered[0].ladder, level)) - 1]
+    return [t for t in promoted if not is_regardless(config, t.number, level) or t.scores[level - 1] >= last]
 
 
 def _waits(trial: Trial, level: int) -> bool:

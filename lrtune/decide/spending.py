@@ -8,7 +8,7 @@ from lrtune.decide.trials import trials_of
 
 @dataclass(frozen=True, kw_only=True)
 class Spending:
-    """Epochs, of everything that has ended."""
+    """Epochs, of everything so far."""
 
     asked: int
     """If each recipe had been trained in full, from its start."""

@@ -243,21 +243,25 @@ def check(
 
 
 def _drawing(ran: Array, meant: Array | None) -> list[str]:
-    """One line a curve, on one scale."""
+    """One line a curve, on one scale; `?` where the LR is no number."""
     curves = {"as it ran": ran} if meant is None else {"as it ran": ran, "as meant": meant}
-    top = max(float(curve.max()) for curve in curves.values())
+    top = max(_highest(curve) for curve in curves.values())
     return [f"  {name:9}  {_bars(curve, top)}  {_in_words(curve)}" for name, curve in curves.items()]
 
 
 def _bars(curve: Array, top: float, width: int = 40) -> str:
     shown = curve[np.linspace(0, len(curve) - 1, min(width, len(curve))).round().astype(int)]
     heights = np.clip(shown / top if top > 0 else 0 * shown, 0, 1) * (len(BARS) - 1)
-    return "".join(BARS[round(height)] for height in heights)
+    return "".join(BARS[round(height)] if np.isfinite(height) else "?" for height in heights)
+
+
+def _highest(curve: Array) -> float:
+    return float(curve.max(where=np.isfinite(curve), initial=curve[0]))
 
 
 def _in_words(curve: Array) -> str:
     """`0.1 → 0.3 → 0`: first, highest and last LR."""
-    first, peak, last = (f"{lr:.3g}" for lr in (curve[0], curve.max(), curve[-1]))
+    first, peak, last = (f"{lr:.3g}" for lr in (curve[0], _highest(curve), curve[-1]))
     return " → ".join([first] + [peak] * (peak not in (first, last)) + [last] * (last != first or peak != first))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
+from lrtune.core.errors import InputError
 from lrtune.integrations.audit import Audit
 from lrtune.integrations.watch import watch
 
@@ -13,7 +14,8 @@ from lrtune.integrations.watch import watch
 class AuditCallback(pl.Callback):
     """Watches each optimizer during `fit`, and warns at its end of what is wrong with the learning rates.
 
-    Of an optimizer with several schedulers only the LRs are seen, not who wrote them.
+    Of an optimizer with several schedulers, or with one that cannot be copied, only the LRs are seen, not who wrote
+    them. Whatever it cannot look at it warns of; no training ends for it.
 
     Example:
         trainer = lightning.Trainer(max_epochs=30, callbacks=[callback := AuditCallback()])
@@ -22,7 +24,7 @@ class AuditCallback(pl.Callback):
     """
 
     audits: tuple[Audit, ...] = ()
-    """One an optimizer, once `fit` has ended."""
+    """One an optimizer that made a step, once `fit` has ended."""
     _watched: tuple[watch, ...] = ()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -32,19 +34,22 @@ class AuditCallback(pl.Callback):
             steps_per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
             epochs = math.ceil(trainer.estimated_stepping_batches / steps_per_epoch)
         self._watched = tuple(
-            watch(
-                optimizer,
-                scheduler=_only_scheduler(trainer, optimizer),
-                steps_per_epoch=steps_per_epoch,
-                epochs=epochs,
-            ).__enter__()
+            _watch(optimizer, _only_scheduler(trainer, optimizer), steps_per_epoch, epochs)
             for optimizer in trainer.optimizers
         )
+        for watched in self._watched:
+            watched.__enter__()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Warns of what was found."""
         self._let_go()
-        self.audits = tuple(watched.audit() for watched in self._watched)
+        audits = []
+        for watched in self._watched:
+            try:
+                audits.append(watched.audit())
+            except InputError as error:
+                warnings.warn(str(error), stacklevel=2)
+        self.audits = tuple(audits)
         for audit in self.audits:
             if not audit.ok:
                 warnings.warn(str(audit), stacklevel=2)
@@ -56,6 +61,14 @@ class AuditCallback(pl.Callback):
     def _let_go(self) -> None:
         for watched in self._watched:
             watched.__exit__(None, None, None)
+
+
+def _watch(optimizer: Any, scheduler: Any, steps_per_epoch: int | None, epochs: int | None) -> watch:
+    try:
+        return watch(optimizer, scheduler=scheduler, steps_per_epoch=steps_per_epoch, epochs=epochs)
+    except InputError as error:
+        warnings.warn(f"only the LRs are seen: {error}", stacklevel=2)
+        return watch(optimizer, steps_per_epoch=steps_per_epoch, epochs=epochs)
 
 
 def _only_scheduler(trainer: pl.Trainer, optimizer: Any) -> Any:

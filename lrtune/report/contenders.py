@@ -31,7 +31,7 @@ class ContenderRow(NamedTuple):
     test_top1: str
     recommended: bool
     marks: tuple[str, ...]
-    """What the verdict says of it: `recommended`, `tie`, `simplest`."""
+    """What the verdict says of it: `recommended` (of a comparison `in the lead`), `tie`, `simplest`."""
 
 
 class PublishedRow(NamedTuple):
@@ -111,6 +111,10 @@ def table_note(state: StudyState, rows: tuple[ContenderRow, ...]) -> str:
             f"{'; of a trial that was left on a rung there is none' if left else ''}. "
             "Fresh seeds: mean ± standard deviation over seeds that the search did not use."
         ]
+    if len({row.num_seeds for row in rows}) > 1:
+        said.append(
+            "The numbers of seeds differ, so rows are in the order of means with what a seed did to all allowed for."
+        )
     said += [
         f"To {reference}: points of Top-1, the mean over the seeds that both have, with the 95 % interval of the true "
         "difference.",
@@ -152,11 +156,12 @@ def _off(flattery: float) -> str:
 
 def _row(state: StudyState, found: Recommendation, contender: Contender) -> ContenderRow:
     epochs = state.config.epochs
-    convergence = str(contender.convergence).removesuffix(f" of {epochs}").removesuffix(f" in {epochs}")
+    convergence = wording.convergence(contender.convergence, found.target)
+    convergence = convergence.removesuffix(f" of {epochs}").removesuffix(f" in {epochs}")
     recommended = contender.trial == found.best.trial
     marks = []
     if recommended:
-        marks.append("highest mean" if state.config.recipes else "recommended")
+        marks.append("in the lead" if state.config.recipes else "recommended")
     # Without fresh seeds nothing is known to be equal either.
     if found.best.top1s and contender.trial in {one.trial for one in found.ties}:
         marks.append("tie")

@@ -24,13 +24,13 @@ from lrtune.report.curves import Curve, learning_curves, lr_curves
 from lrtune.report.export.torch import torch_code
 from lrtune.report.parallel import Parallel, parallel_of
 from lrtune.report.trials import (
-    LeftRow,
+    Left,
     Point,
     RungRow,
     RunRow,
     fates,
     finished_trials,
-    left_rows,
+    left_trials,
     points_of,
     run_row,
     rung_note,
@@ -47,10 +47,6 @@ class Report:
     """`None` where no run has finished yet."""
     importances: Mapping[str, float]
     """Parameter to its share in the Top-1 of the trials; may be empty."""
-    environment: Mapping[str, str]
-    """`{"Python": "3.11.7", "CPU": ..., ...}`, in the order in which it is shown."""
-    command: str
-    """The command that does it again."""
 
 
 class Fact(NamedTuple):
@@ -89,7 +85,7 @@ class Document:
     """What became of the trials; empty without any."""
     finished: tuple[RunRow, ...]
     """Full runs of the search that ran to their end, best first."""
-    left: tuple[LeftRow, ...]
+    left: tuple[Left, ...]
     """Trials that went no further than a rung, those from the highest one first."""
     stopped: tuple[RunRow, ...]
     """Runs of any kind that were pruned, diverged or failed, in the order of their planning."""
@@ -156,18 +152,18 @@ def compose(report: Report) -> Document:
         rung_note=rung_note(state),
         fates=fates(state),
         finished=tuple(run_row(config, trial.runs[-1]) for trial in finished_trials(state)),
-        left=left_rows(state),
+        left=left_trials(state),
         stopped=tuple(run_row(config, r) for r in state.records if r.state in ("pruned", "diverged", "failed")),
         points=points_of(state),
         parallel=parallel_of(state),
         range_tests=tuple(map(wording.range_result, state.range_results)),
         cost=cost_of(state),
         cost_rows=cost_rows(state),
-        settings=tuple(_settings(report)),
+        settings=tuple(_settings(config)),
         lr_curves=lr_curves(state, found),
         learning_curves=learning_curves(state, found),
         importances=tuple(sorted(report.importances.items(), key=lambda item: -item[1])),
-        code=torch_code(found.best.recipe, config.epochs, config.steps_per_epoch) if found else "",
+        code=torch_code(found.best.recipe, config.epochs, config.steps_per_epoch, config.settings) if found else "",
     )
 
 
@@ -200,15 +196,15 @@ def _facts(state: StudyState, found: Recommendation | None) -> tuple[Fact, ...]:
     if other is not None:
         reference = wording.recipe_name(state.config, -1)
         top1 += f"; {reference} {wording.mean_and_spread(other.top1s)} ({len(other.top1s)})"
-        convergence += f"; {reference} {other.convergence}"
+        convergence += f"; {reference} {wording.convergence(other.convergence, found.target)}"
     facts = [
         Fact(f"Top-1{name}, %", wording.mean_and_spread(best.top1s), top1),
-        Fact("Convergence, epoch", str(best.convergence), convergence),
+        Fact("Convergence, epoch", wording.convergence(best.convergence, found.target), convergence),
     ]
-    if other is not None and best.difference is not None:
-        mean, interval = wording.difference(best.difference).split(" ", 1)
-        said = f"95 % interval {interval}" if interval.startswith("[") else f"points; {interval.strip('()')}"
-        facts.append(Fact(f"To {wording.recipe_name(state.config, -1)}, points", mean, said))
+    if other is not None and (difference := best.difference) is not None:
+        interval = f"95 % interval [{difference.low:+.2f}, {difference.high:+.2f}]"
+        said = interval if math.isfinite(difference.low) else "no interval"
+        facts.append(Fact(f"To {wording.recipe_name(state.config, -1)}, points", f"{difference.mean:+.2f}", said))
     if len(found.contenders) > 1:
         tied = f"a tie with {len(found.ties)} of them" if found.ties else "told apart from all others"
         probability = wording.probability(best.probability_best)
@@ -229,23 +225,26 @@ def _baseline_facts(found: Recommendation) -> Iterator[Fact]:
         top1 = wording.mean_and_spread(found.baseline.top1s)
         yield Fact("Baseline Top-1, %", top1, found.baseline.recipe.label)
         reached = _reached(found.baseline, found.target)
-        yield Fact("Baseline convergence", str(found.baseline.convergence), reached)
+        yield Fact("Baseline convergence", wording.convergence(found.baseline.convergence, found.target), reached)
 
 
 def _reached(contender: Contender, target: float) -> str:
+    if math.isnan(target):
+        return "no target"
     reached = f"{contender.convergence.num_reached} of {len(contender.top1s)}"
     return f"{reached} runs reach {wording.number(target)} %"
 
 
 def _target(state: StudyState, found: Recommendation | None) -> str:
-    if found is None or math.isnan(found.target):
+    if found is None or (found.baseline is None and math.isnan(found.target)):
         against = "the first recipe" if state.config.recipes else "the baseline"
         return f"No target yet: convergence is measured against {against}, which has not finished."
+    if math.isnan(found.target):
+        return f"No target: {found.target_source}; give `--target`."
     return f"Convergence is the first epoch with a Top-1 of at least {found.target:.2f} % ({found.target_source})."
 
 
-def _settings(report: Report) -> Iterator[tuple[str, str]]:
-    config = report.state.config
+def _settings(config: StudyConfig) -> Iterator[tuple[str, str]]:
     settings = config.settings
     clipping = f", gradients clipped to {settings.clip_norm:g}" if math.isfinite(settings.clip_norm) else ""
     accumulated = f" in {settings.accumulate} micro-batches" if settings.accumulate > 1 else ""
@@ -262,7 +261,7 @@ def _settings(report: Report) -> Iterator[tuple[str, str]]:
     more = f", up to {config.max_seeds} of those not told apart" if config.max_seeds > config.num_seeds else ""
     yield "Seeds of each recipe", f"{config.num_seeds}{more}"
     yield "Seed", str(config.seed)
-    yield from report.environment.items()
+    yield from config.environment.items()
 
 
 def _rung_settings(config: StudyConfig) -> Iterator[tuple[str, str]]:

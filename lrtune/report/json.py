@@ -9,15 +9,13 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from lrtune.core.study import StudyState
 from lrtune.core.trial import RunRecord
 from lrtune.decide.recommend import Contender, Recommendation
-from lrtune.decide.rungs import summaries, why_left
-from lrtune.decide.trials import trials_of
+from lrtune.decide.rungs import summaries
 from lrtune.report.contenders import compared
 from lrtune.report.cost import Cost
 from lrtune.report.document import Document
-from lrtune.report.trials import left_trials
+from lrtune.report.trials import Left
 
 SCHEMA = 2
 """A higher number means that something was renamed or left out."""
@@ -33,8 +31,8 @@ def render_json(document: Document) -> str:
     )  # fmt: skip
     values = {
         "schema": SCHEMA,
-        "command": report.command,
-        "environment": dict(report.environment),
+        "command": config.command,
+        "environment": dict(config.environment),
         "study": {name: getattr(config, name) for name in names}
         | {"kind": "comparison" if config.recipes else "search", "recipes": list(map(asdict, config.recipes))}
         | {"rungs": list(map(str, config.rungs))}
@@ -44,7 +42,7 @@ def render_json(document: Document) -> str:
         "recommendation": _recommendation(document, report.recommendation),
         "contenders": [_contender(contender) for contender in compared(report.recommendation)],
         "rungs": [asdict(found) | {"rung": str(found.rung)} for found in summaries(report.state)],
-        "left": _left(report.state),
+        "left": list(map(_left, document.left)),
         "runs": [_run(record) for record in report.state.records],
         "range_tests": [asdict(result) for result in report.state.range_results],
         "importances": dict(document.importances),
@@ -57,17 +55,8 @@ def _cost(cost: Cost) -> dict[str, Any]:
     return {f"epochs_{name}": epochs for name, epochs in values.pop("spending").items()} | values
 
 
-def _left(state: StudyState) -> list[dict[str, Any]]:
-    trials = trials_of(state)
-    return [
-        {
-            "trial": trial.number,
-            "rung": str(trial.ladder[trial.level - 1]),
-            "score": trial.score,
-            "reason": why_left(state, trial, trials),
-        }
-        for trial in left_trials(state)
-    ]
+def _left(left: Left) -> dict[str, Any]:
+    return {name: getattr(left, name) for name in ("trial", "rung", "score", "reason")}
 
 
 def _recommendation(document: Document, found: Recommendation | None) -> dict[str, Any] | None:

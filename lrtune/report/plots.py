@@ -55,7 +55,7 @@ def _plots(doc: Document) -> Iterator[Plot]:
         ends = "; ".join(f"{c.label} ends at {c.ys[-1]:.2f} %" for c in doc.learning_curves)
         yield Plot("learning_curves", "Validation Top-1 by epoch", f"{ends}.", partial(_learning_sheet, doc))
     results = doc.report.state.range_results
-    if any(result.curves for result in results):
+    if any(curve.losses for result in results for curve in result.curves):
         yield _range_plot(results)
     if doc.importances:
         shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in doc.importances)
@@ -100,10 +100,11 @@ def _lr_sheet(doc: Document, width: float) -> Sheet:
     for i, (curve, look) in enumerate(zip(doc.lr_curves, looks, strict=True)):
         unit = max(curve.ys) / 100 if doc.compares else 1.0
         # Steps, since the LR is constant for a step; the first curve lies on top.
-        axes.plot(
-            curve.xs, [y / unit for y in curve.ys], drawstyle="steps-post", label=curve.label, zorder=3 - i / 10,
+        [line] = axes.plot(
+            curve.xs, [y / unit for y in curve.ys], drawstyle="steps-post", zorder=3 - i / 10,
             linewidth=1.4 if i else 1.8, **look,
         )  # fmt: skip
+        sheet.enter(line, curve.label)
         for x, y in zip(curve.xs, curve.ys, strict=True):
             if x.is_integer():
                 said = f"{curve.label}: LR {wording.lr(y)} after {wording.count(x, 'epoch')}"
@@ -121,7 +122,8 @@ def _learning_sheet(doc: Document, width: float) -> Sheet:
     [axes] = sheet.panels
     looks = _looks(doc.learning_curves, doc.reference)
     for curve, look in zip(doc.learning_curves, looks, strict=True):
-        axes.plot(curve.xs, curve.ys, label=curve.label, marker="o", markersize=2.5, **look)
+        [line] = axes.plot(curve.xs, curve.ys, marker="o", markersize=2.5, **look)
+        sheet.enter(line, curve.label)
         if len(doc.learning_curves) <= NUM_BANDS:
             axes.fill_between(curve.xs, curve.lows, curve.highs, color=look["color"], alpha=0.15, linewidth=0)
     found = doc.report.recommendation
@@ -163,10 +165,10 @@ def _range_plot(results: tuple[RangeResult, ...]) -> Plot:
 
 
 def _range_sheet(results: tuple[RangeResult, ...], width: float) -> Sheet:
-    shown = [result for result in results if result.curves]
-    sheet = Sheet(width, 0.5 + 2.1 * len(shown), num_panels=len(shown))
-    for axes, result in zip(sheet.panels, shown, strict=True):
-        for curve in result.curves:
+    sheet = Sheet(width, 0.5 + 2.1 * len(results), num_panels=len(results))
+    for axes, result in zip(sheet.panels, results, strict=True):
+        curves = [curve for curve in result.curves if curve.losses]  # a first loss may have been infinite
+        for curve in curves:
             [line] = axes.plot(curve.lrs, curve.losses, color=SERIES[0], linewidth=0.9, alpha=0.65)
             sheet.say(line, f"sweep with seed {curve.seed}{', stopped by its loss' if curve.diverged else ''}")
         name = wording.OPTIMIZER_NAMES.get(result.optimizer, result.optimizer)
@@ -180,9 +182,10 @@ def _range_sheet(results: tuple[RangeResult, ...], width: float) -> Sheet:
             sheet.say(band, f"peak LR from {said}")
             axes.set_title(f"{name}: {said}", loc="left", fontsize=8.5)
         axes.set(xscale="log", xlabel="learning rate", ylabel="training loss")
-        first = median(curve.losses[0] for curve in result.curves)
-        lowest = min(min(curve.losses) for curve in result.curves)
-        axes.set_ylim(lowest - 0.1 * abs(first - lowest), first + max(0.6 * (first - lowest), 0.1 * abs(first)))
+        if curves:
+            first = median(curve.losses[0] for curve in curves)
+            lowest = min(min(curve.losses) for curve in curves)
+            axes.set_ylim(lowest - 0.1 * abs(first - lowest), first + max(0.6 * (first - lowest), 0.1 * abs(first)))
         _plain_log(axes)
     return sheet
 
@@ -214,7 +217,8 @@ def _trials_sheet(doc: Document, width: float) -> Sheet:
     shown = {label: group for label, group in groups.items() if group}
     sheet = Sheet(width, 2.8 if len(shown) == 1 else 4.4, num_panels=len(shown))
     for decay in (decay for decay in DECAY_COLOURS if any(point.decay == decay for point in points)):
-        sheet.panels[0].plot([], [], "o", color=DECAY_COLOURS[decay], markersize=4, label=decay)
+        [mark] = sheet.panels[0].plot([], [], "o", color=DECAY_COLOURS[decay], markersize=4)
+        sheet.enter(mark, decay)
     for axes, (label, group) in zip(sheet.panels, shown.items(), strict=True):
         axes.sharex(sheet.panels[-1])
         _trials_panel(sheet, axes, group)
@@ -279,7 +283,8 @@ def _parallel_sheet(parallel: Parallel, width: float) -> Sheet:
             )  # fmt: skip
     shown = {line.decay for line in parallel.lines if 0 < line.place <= num_best}
     for decay in (decay for decay in DECAY_COLOURS if decay in shown):
-        axes.plot([], [], "-", color=DECAY_COLOURS[decay], label=decay)
+        [drawn] = axes.plot([], [], "-", color=DECAY_COLOURS[decay])
+        sheet.enter(drawn, decay)
     axes.set_yticks(heights, [axis.label for axis in parallel.axes])
     axes.set(xlim=(-0.01, 1.01), ylim=(heights[-1] - 0.45, 0.35))
     axes.grid(visible=False)

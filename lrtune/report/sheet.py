@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from markupsafe import escape
-from matplotlib import rc_context
+from matplotlib import style
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -44,6 +44,7 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "svg.fonttype": "none",  # text stays text: it can be selected, searched and read aloud
     "svg.hashsalt": "lrtune",  # the same report gives the same file
+    "text.parse_math": False,  # a name may have dollars in it
 }
 
 Width = Literal["wide", "narrow"]
@@ -66,6 +67,7 @@ class Sheet:
         self.figure = Figure(figsize=(width, height), layout="constrained")
         self.panels: list[Axes] = list(self.figure.subplots(num_panels, 1, squeeze=False)[:, 0])
         self.said: dict[str, str] = {}
+        self._entries: list[tuple[Artist, str]] = []
 
     def say(self, artist: Artist, text: str) -> None:
         """Lets an artist say `text`."""
@@ -80,17 +82,20 @@ class Sheet:
             mark.set_in_layout(False)
             self.say(mark, text)
 
+    def enter(self, artist: Artist, label: str) -> None:
+        """Gives an artist a place in the legend. Matplotlib's own `label` would hide what begins with `_`."""
+        self._entries.append((artist, label))
+
     def legend(self) -> None:
         """Above the first panel, in as many columns as fit; the figure grows by its lines."""
-        axes = self.panels[0]
-        handles, labels = axes.get_legend_handles_labels()
-        labels = [label if len(label) <= 28 else f"{label[:17]}…{label[-10:]}" for label in labels]
+        handles = [artist for artist, _ in self._entries]
+        labels = [label if len(label) <= 28 else f"{label[:17]}…{label[-10:]}" for _, label in self._entries]
         width, height = self.figure.get_size_inches()
         size = 7 if width < WIDTHS["wide"] else 8
         column = (LETTER_EM * max(map(len, labels)) + 4) * size / 72
         ncols = max(1, min(len(labels), int((width - 0.4) / column)))
         self.figure.set_size_inches(width, height + 0.17 * math.ceil(len(labels) / ncols))
-        axes.legend(
+        self.panels[0].legend(
             handles, labels, loc="lower left", bbox_to_anchor=(0, 1), ncols=ncols, borderaxespad=0.2, columnspacing=1.8,
             fontsize=size, handlelength=1.6, handletextpad=0.5,
         )  # fmt: skip
@@ -135,7 +140,7 @@ class Plot:
 
 
 def _saved(paint: Callable[[float], Sheet], kind: Literal["png", "svg"], width: Width) -> bytes:
-    with rc_context(STYLE):
+    with style.context(["default", STYLE]):  # whatever the user's own matplotlibrc says
         sheet = paint(WIDTHS[width])
         buffer = io.BytesIO()
         metadata = {"Date": None} if kind == "svg" else {"Software": None}

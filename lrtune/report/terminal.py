@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lrtune.core.study import StudyState
-from lrtune.decide.plan import is_done
+from lrtune.decide.plan import outcome
 from lrtune.decide.recommend import recommend
 from lrtune.report.document import Document, Report, compose
 from lrtune.report.wording import UNKNOWN, mean_and_spread
@@ -31,18 +31,22 @@ def print_recommendation(report: Report, console: Console, folder: Path | None =
     console.print(Text(f"{report.state.config.name} · {document.task}", style="dim"))
     console.print(Text(document.headline, style="bold"))
     if document.compares and document.schedule:
-        console.print(Text(f"Highest mean Top-1: {document.contenders[0].name}. {document.schedule}"))
+        console.print(Text(f"In the lead: {document.contenders[0].name}. {document.schedule}"))
     if document.verdict:
         console.print(Text(document.verdict))
     if document.contenders:
         console.print()
-        console.print(_table(document, wide=console.width >= NUM_COLUMNS_FOR_ALL))
+        wide = console.width >= NUM_COLUMNS_FOR_ALL
+        console.print(_table(document, wide=wide))
         console.print()
-        best = "highest mean" if document.compares else "recommended"
+        best = "in the lead" if document.compares else "recommended"
         ties = any("tie" in row.marks for row in document.contenders)
         legend = f"> {best}   = a tie with it   " * ties
         said = f"{legend}Top-1 in percent; best: probability that nothing here is better"
         console.print(Text(said, style="dim"))
+        seeds = [row.num_seeds for row in document.contenders]
+        if len(set(seeds)) > 1 and not wide:
+            console.print(Text(f"Seeds, from the top: {', '.join(map(str, seeds))}.", style="dim"))
         console.print(Text(document.target, style="dim"))
         if document.flattery:
             console.print(Text(document.flattery, style="dim"))
@@ -71,7 +75,10 @@ def print_studies(states: Sequence[StudyState], console: Console | None = None) 
         found = recommend(state)
         top1 = UNKNOWN if found is None else mean_and_spread(found.best.top1s or (found.best.search_top1,))
         running = any(record.state == "running" and not record.orphaned for record in state.records)
-        stage = "done" if is_done(state) else "running" if running else "stopped"
+        if ended := outcome(state):
+            stage = "given up" if ended.failed else "done"
+        else:
+            stage = "running" if running else "stopped"
         cells = (state.config.name, str(len(state.records)), str(state.epochs_trained), top1, stage)
         table.add_row(*map(Text, cells))
     console.print(table if states else Text("There are no studies yet."))

@@ -1,11 +1,12 @@
 """The trials of a study as a report shows them: how they climbed its rungs, and where each of them ended."""
 
+from bisect import bisect_right
 from collections import Counter
 from typing import NamedTuple
 
 from lrtune.core.study import StudyConfig, StudyState
 from lrtune.core.trial import RunRecord
-from lrtune.decide.rungs import REGARDLESS_EVERY, summaries, why_left
+from lrtune.decide.rungs import REGARDLESS_EVERY, summaries
 from lrtune.decide.trials import Trial, best_first, trials_of
 from lrtune.report import wording
 
@@ -37,13 +38,15 @@ class RunRow(NamedTuple):
     reason: str
 
 
-class LeftRow(NamedTuple):
-    """One trial that did not go up, in words."""
+class Left(NamedTuple):
+    """One trial that was measured on a rung and has gone no further so far."""
 
-    trial: str
+    trial: int
     recipe: str
-    score: str
-    """On its highest rung, percent."""
+    rung: str
+    """The highest that it came to."""
+    score: float
+    """There, percent."""
     reason: str
 
 
@@ -65,11 +68,6 @@ class Point(NamedTuple):
 def finished_trials(state: StudyState) -> list[Trial]:
     """Trials that were trained in full, the highest Top-1 first."""
     return sorted((t for t in trials_of(state) if t.finished), key=lambda trial: trial.score, reverse=True)
-
-
-def left_trials(state: StudyState) -> list[Trial]:
-    """Trials that were measured on a rung and have gone no further so far, those from the highest rung first."""
-    return [trial for trial in best_first(trials_of(state)) if is_left(trial)]
 
 
 def is_left(trial: Trial) -> bool:
@@ -123,13 +121,23 @@ def run_row(config: StudyConfig, record: RunRecord) -> RunRow:
     )
 
 
-def left_rows(state: StudyState) -> tuple[LeftRow, ...]:
-    """See `left_trials`."""
+def left_trials(state: StudyState) -> tuple[Left, ...]:
+    """Trials that were left on a rung, those on the highest one first; the reason is the place among all there."""
     trials = trials_of(state)
-    return tuple(
-        LeftRow(f"trial-{t.number:04d}", t.recipe.label, wording.number(t.score), why_left(state, t, trials))
-        for t in left_trials(state)
-    )
+    scores: dict[tuple[int, int], list[float]] = {}  # by height of the ladder, which brackets differ in, and level
+    for trial in trials:
+        for level, score in enumerate(trial.scores, start=1):
+            scores.setdefault((len(trial.ladder), level), []).append(score)
+    for peers in scores.values():
+        peers.sort()
+
+    def left(trial: Trial) -> Left:
+        rung, peers = str(trial.ladder[trial.level - 1]), scores[len(trial.ladder), trial.level]
+        place = 1 + len(peers) - bisect_right(peers, trial.score)
+        reason = f"place {place} of {len(peers)} on rung {rung}"
+        return Left(trial.number, trial.recipe.label, rung, trial.score, reason)
+
+    return tuple(left(trial) for trial in best_first(trials) if is_left(trial))
 
 
 def points_of(state: StudyState) -> tuple[Point, ...]:

@@ -20,6 +20,7 @@ from lrtune.core.recipe import (
 )
 from lrtune.core.study import RangeResult, Rung, StudyConfig
 from lrtune.core.trial import Run
+from lrtune.decide.convergence import Convergence
 from lrtune.decide.noise import Difference
 
 UNKNOWN = "–"
@@ -61,6 +62,11 @@ def difference(found: Difference | None) -> str:
     if math.isinf(found.low):
         return f"{found.mean:+.2f} (no interval)"
     return f"{found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
+
+
+def convergence(found: Convergence, target: float) -> str:
+    """`7 [6, 9] of 12`; a dash where there is no target."""
+    return UNKNOWN if math.isnan(target) else str(found)
 
 
 def probability(value: float) -> str:

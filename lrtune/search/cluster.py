@@ -16,7 +16,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from lrtune.core.errors import InputError, LrtuneError, TaskError
+from lrtune.core.errors import InputError, LrtuneError, TaskError, first_line
 
 Result = TypeVar("Result")
 Serializer = tuple[Callable[[Any], Any], Callable[[Any], Any]]
@@ -129,8 +129,7 @@ def share(
     try:
         return ray.put(value)
     except (TypeError, ValueError, AttributeError, pickle.PicklingError) as error:
-        said = str(error).strip().splitlines()[0]
-        raise TaskError(f"the task cannot be sent to the workers of a cluster: {said}") from error
+        raise TaskError(f"the task cannot be sent to the workers of a cluster: {first_line(error)}") from error
     finally:
         for module in modules:
             ray.cloudpickle.unregister_pickle_by_value(module)
@@ -152,7 +151,7 @@ def _start(address: str) -> None:
             _check_that_it_answers(address)
             ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        said = str(error).strip().splitlines()[0]
+        said = first_line(error)
         raise InputError(f"`address` must be that of a running Ray cluster, but got {address!r}: {said}") from None
 
 
@@ -209,4 +208,4 @@ def _awaited(reference: Any) -> Any:
 
 def _cause(error: RayError) -> str:
     cause = error.cause if isinstance(error, RayTaskError) else error
-    return f"{type(cause).__name__}: {(str(cause).strip().splitlines() or [''])[0]}"
+    return f"{type(cause).__name__}: {first_line(cause)}"

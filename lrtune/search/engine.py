@@ -6,11 +6,11 @@ all that is decided is decided here, so a study comes out the same in a loop, in
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from lrtune.core.errors import LrtuneError, TaskError, TrialError
+from lrtune.core.errors import LrtuneError, TaskError
 from lrtune.core.events import EpochEnded, Event, RunEnded, RunStarted
 from lrtune.core.study import StudyState
 from lrtune.core.trial import Measurement, Run, RunRecord, RunState
@@ -81,7 +81,7 @@ def end(record: RunRecord, state: RunState, reason: str, bench: Bench) -> RunRec
     return record
 
 
-def fail(record: RunRecord, error: TrialError | TaskError, bench: Bench) -> RunRecord:
+def fail(record: RunRecord, error: LrtuneError, bench: Bench) -> RunRecord:
     """Ends a run that cannot go on.
 
     Raises:
@@ -99,11 +99,9 @@ def heartbeat(study: Study, runs: Callable[[], Iterable[Run]]) -> Iterator[None]
 
     def beat() -> None:
         while not over.wait(HEARTBEAT_S):
-            try:
-                for run in runs():
+            for run in runs():
+                with suppress(LrtuneError):  # trouble that does not pass is met by the next measurement
                     study.heartbeat(run)
-            except LrtuneError:
-                return  # the next measurement meets the same trouble, and reports it
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()

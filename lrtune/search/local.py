@@ -6,6 +6,7 @@ only in the study's records, so it does not matter who started them.
 
 import multiprocessing
 import os
+import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import cast
 
-from lrtune.core.errors import LrtuneError, TaskError, TrialError
+from lrtune.core.errors import InputError, LrtuneError, TaskError, TrialError, first_line
 from lrtune.core.events import Event, Note
 from lrtune.core.recipe import Recipe
 from lrtune.core.study import StudyState
@@ -123,6 +124,7 @@ def work_side_by_side(open_workbench: OpenWorkbench, num_jobs: int, emit: Emit) 
     and a worker that is killed while it holds it would silence the others for ever.
 
     Raises:
+        TaskError: what opens the workbench cannot be sent to another process.
         LrtuneError: what a worker raised; or all of them died before the study was done.
     """
     context = multiprocessing.get_context("spawn")
@@ -131,8 +133,15 @@ def work_side_by_side(open_workbench: OpenWorkbench, num_jobs: int, emit: Emit) 
     try:
         for _ in range(num_jobs):
             events, sending = context.Pipe(duplex=False)
-            jobs[events] = context.Process(target=_job, args=(open_workbench, sending), daemon=True)
-            jobs[events].start()
+            job: BaseProcess = context.Process(target=_job, args=(open_workbench, sending), daemon=True)
+            try:
+                job.start()
+            except (pickle.PicklingError, AttributeError, TypeError) as error:
+                raise TaskError(
+                    f"the task cannot be sent to another process: {first_line(error)}; "
+                    "use a task file, functions of a module, or jobs=1."
+                ) from error
+            jobs[events] = job
             sending.close()  # the worker has the only other end, so its death ends the events
         reading = set(jobs)
         while reading:
@@ -193,5 +202,5 @@ def _train(record: RunRecord, bench: Workbench) -> None:
             if record.state != "running":
                 return
         raise TrialError("the training ended before its last epoch")
-    except (TrialError, TaskError) as error:
+    except (TrialError, TaskError, InputError) as error:
         fail(record, error, bench)

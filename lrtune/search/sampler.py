@@ -11,14 +11,14 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from lrtune.core.errors import StoreError
-from lrtune.core.recipe import Recipe, decay_from_dict
+from lrtune.core.errors import StoreError, first_line
+from lrtune.core.recipe import OptimizerName, Recipe, decay_from_dict, default_recipe
 from lrtune.core.space import Choice, Parameter, Range, Space, Value, parse_space
 from lrtune.core.study import StudyState
 from lrtune.decide.trials import Trial, best_first, ladder_of, trials_of
@@ -136,7 +136,7 @@ def mirror(state: StudyState, url: str) -> None:
             if not trial.running and f"{trial.number}/{trial.level}" not in there:
                 study.add_trial(_frozen(trial, space))
     except Exception as error:  # Optuna raises SQLAlchemy's errors, its own and built-in ones
-        raise StoreError(f"{url}: Optuna cannot use this database: {error}") from error
+        raise StoreError(f"Optuna cannot use this database: {first_line(error)}") from error
 
 
 def _in_memory(state: StudyState, space: Space, number: int) -> optuna.Study:
@@ -294,9 +294,9 @@ def _build(space: Space, optimizer: str, decay: str, values: Mapping[str, Any], 
     """A recipe of the space: what varies from `values`, moved onto the grid; what is fixed from the space.
 
     `values` are looked up by full name (`adamw.peak_lr`, `step.factor`) and then by key. Settings of the optimizer
-    that the space leaves open come from the baseline where that has the same optimizer.
+    that the space leaves open are the baseline's where that has the same one, and else customary.
     """
-    defaults = baseline if baseline.optimizer == optimizer else Recipe()
+    defaults = baseline if baseline.optimizer == optimizer else default_recipe(cast(OptimizerName, optimizer))
     own = space.optimizers.get(optimizer, {})
     fields: dict[str, Any] = {
         "momentum": defaults.momentum, "nesterov": defaults.nesterov, "weight_decay": defaults.weight_decay,

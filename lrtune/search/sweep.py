@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from lrtune.core.errors import TaskError, TrialError
+from lrtune.core.errors import InputError, LrtuneError, TrialError
 from lrtune.core.events import Note
 from lrtune.core.trial import Assignment, Measurement, Run, RunRecord
 from lrtune.decide.plan import Done, Wait, next_run
@@ -20,7 +20,7 @@ class Sweep:
     """The runs of a study that are at work on a cluster.
 
     Args:
-        bench: what is worked with; nobody else writes to its study.
+        bench: what is worked with.
         ground: a run's key before its first step, on the machines that train it.
         max_retries: how often a run may lose its worker.
     """
@@ -58,13 +58,9 @@ class Sweep:
                 self._waiting = bool(self._at_work)  # until one of them ends, the answer is the same
                 return step
             if self._bench.study.claim(step, self._bench.worker):
-                self._at_work[step.id] = RunRecord(run=step, state="running")  # given back, whatever happens next
-                record = begin(step, self._bench)
-                for measurement in self._known_epochs(step):
-                    if record.state == "running" and measurement.epoch > record.epochs:
-                        record = take(record, replace(measurement, reused=True, again_epochs=0), self._bench)
-                if self._goes_on(step.id, record):
-                    return self.assignment(step.id)
+                assignment = self._begin(step)
+                if assignment is not None:
+                    return assignment
 
     def assignment(self, run_id: str) -> Assignment:
         """What a worker has to know of a run at work as it is now."""
@@ -78,7 +74,7 @@ class Sweep:
             self._known[measurement.prefix] = measurement
         return self._goes_on(run_id, record)
 
-    def fail(self, run_id: str, error: TrialError | TaskError) -> None:
+    def fail(self, run_id: str, error: LrtuneError) -> None:
         """Ends a run that cannot go on.
 
         Raises:
@@ -114,6 +110,23 @@ class Sweep:
                 self._bench.study.release(run)
             self._at_work.clear()
             self._waiting = False
+
+    def _begin(self, run: Run) -> Assignment | None:
+        """Begins a run that was claimed, and replays what is known of it; `None` where it ends with that."""
+        self._at_work[run.id] = RunRecord(run=run, state="running")  # given back, whatever happens next
+        record = begin(run, self._bench)
+        self._known |= {m.prefix: m for m in record.measurements if not m.reused}  # it may have been somebody else's
+        try:
+            known = self._known_epochs(run)
+        except InputError as error:  # its recipe has no schedule
+            self.fail(run.id, error)
+            return None
+        for measurement in known:
+            if record.state == "running" and measurement.epoch > record.epochs:
+                record = take(record, replace(measurement, reused=True, again_epochs=0), self._bench)
+        if not self._goes_on(run.id, record):
+            return None
+        return Assignment(run=run, num_recorded=record.epochs, known=known)
 
     def _known_epochs(self, run: Run) -> tuple[Measurement, ...]:
         return reuse.known_epochs(run, self._ground(run), self._known, self._steps_per_epoch)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ray import tune
 
-from lrtune.core.errors import TaskError, TrialError
+from lrtune.core.errors import InputError, TaskError, TrialError
 from lrtune.core.trial import Assignment, Measurement
 
 Train = Callable[[Assignment], Iterator[Measurement]]
@@ -42,7 +42,7 @@ class RunTrainable(tune.Trainable):  # type: ignore[misc]
                 for measurement in self._measurements:
                     if measurement.epoch > self._assignment.num_recorded:
                         return {"measurement": measurement}
-            except (TrialError, TaskError) as error:
+            except (TrialError, TaskError, InputError) as error:
                 return {"failure": error}
         return {"failure": TrialError("the training ended before its last epoch")}
 

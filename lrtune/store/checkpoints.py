@@ -6,6 +6,7 @@ it: this room neither knows torch nor unpickles anything. Any file may go at any
 
 import hashlib
 import os
+import uuid
 from collections.abc import Container
 from pathlib import Path
 from typing import Protocol
@@ -24,7 +25,7 @@ class Checkpoints(Protocol):
         """Keeps a state that took `epochs` epochs."""
 
     def load(self, key: str) -> bytes | None:
-        """The state under `key`; `None` where there is none."""
+        """The state under `key`; `None` where there is none, or a damaged one, which is dropped."""
 
     def drop(self, key: str) -> None:
         """Forgets the state under `key`, if there is one."""
@@ -38,19 +39,10 @@ def sealed(payload: bytes) -> bytes:
     return hashlib.sha256(payload).digest() + payload
 
 
-def unsealed(content: bytes, path: object) -> bytes:
-    """The payload of a file's content.
-
-    Raises:
-        StoreError: it is damaged.
-    """
+def unsealed(content: bytes) -> bytes | None:
+    """The payload of a file's content; `None` where that is damaged."""
     digest, payload = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-    if hashlib.sha256(payload).digest() != digest:
-        raise StoreError(
-            f"checkpoint {path} is damaged: its content does not match its checksum. "
-            "Delete it, and its epochs are trained again; what was measured is kept."
-        )
-    return payload
+    return payload if hashlib.sha256(payload).digest() == digest else None
 
 
 class CheckpointStore:
@@ -72,7 +64,7 @@ class CheckpointStore:
             StoreError: the disk is full or cannot be written.
         """
         path = self.folder / f"{key}.{epochs}{SUFFIX}"
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")  # two processes may come to the same state at once
+        temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")  # several lanes may come to the same state at once
         try:
             with temporary.open("wb") as file:
                 file.write(sealed(payload))
@@ -85,10 +77,10 @@ class CheckpointStore:
         self._evict(keep=path)
 
     def load(self, key: str) -> bytes | None:
-        """The state under `key`; `None` where there is none.
+        """The state under `key`; `None` where there is none, or a damaged one, which is dropped.
 
         Raises:
-            StoreError: it is damaged.
+            StoreError: it cannot be read.
         """
         for path in self._paths(key):
             try:
@@ -97,7 +89,10 @@ class CheckpointStore:
                 return None
             except OSError as error:
                 raise StoreError(f"checkpoint {path} cannot be read: {error.strerror}.") from error
-            return unsealed(content, path)
+            payload = unsealed(content)
+            if payload is None:
+                path.unlink(missing_ok=True)
+            return payload
         return None
 
     def drop(self, key: str) -> None:

@@ -7,6 +7,7 @@ process loses nothing committed.
 
 import json
 import math
+import re
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from lrtune.core.errors import InputError, StoreError
+from lrtune.core.errors import InputError, StoreError, first_line
 from lrtune.core.recipe import Recipe
 from lrtune.core.study import RangeResult, StudyConfig, StudyState
 from lrtune.core.trial import Measurement, Run, RunRecord, RunState
@@ -84,6 +85,11 @@ def missing_file(url: str) -> str:
     return str(parsed.database) if is_file and not Path(str(parsed.database)).exists() else ""
 
 
+def shown(text: str) -> str:
+    """A text with the passwords of the URLs in it hidden: `postgresql://me:***@host/db`."""
+    return re.sub(r"(://[^:/@\s]*:)[^@\s]*(?=@)|([?&]password=)[^&\s]*", r"\1\2***", text)
+
+
 class StudyDatabase:
     """All the studies of one database."""
 
@@ -98,7 +104,7 @@ class StudyDatabase:
         try:
             self.engine: Engine = sa.create_engine(url, connect_args=connect_args)
         except (SQLAlchemyError, ImportError) as error:
-            raise StoreError(f"{url} cannot be used as a database: {_first_line(error)}") from None
+            raise StoreError(f"{shown(url)} cannot be used as a database: {shown(first_line(error))}") from None
         if self.engine.dialect.name == "sqlite":
             sa.event.listen(self.engine, "connect", _tune_sqlite)
         with self._begin() as connection:
@@ -107,7 +113,7 @@ class StudyDatabase:
             there = sa.inspect(connection)
             for table in _metadata.sorted_tables:
                 if {column["name"] for column in there.get_columns(table.name)} != set(table.columns.keys()):
-                    raise StoreError(f"{url} holds studies of another version of lrtune: use another place.")
+                    raise StoreError(f"{shown(url)} holds studies of another version of lrtune: use another place.")
 
     def create(self, config: StudyConfig) -> None:
         """Records a new study.
@@ -120,13 +126,20 @@ class StudyDatabase:
             with self._begin() as connection:
                 connection.execute(_studies.insert().values(row))
         except IntegrityError:
-            raise StoreError(f"there is a study named {config.name!r} already in {self.url}.") from None
+            raise StoreError(f"there is a study named {config.name!r} already in {shown(self.url)}.") from None
 
     def config(self, name: str) -> StudyConfig | None:
-        """The configuration of a study; `None` where there is none of that name."""
+        """The configuration of a study; `None` where there is none of that name.
+
+        Raises:
+            StoreError: another version of lrtune wrote it.
+        """
         with self._begin() as connection:
             found = connection.execute(sa.select(_studies.c.config).where(_studies.c.name == name)).scalar()
-        return None if found is None else config_from_json(found)
+        try:
+            return None if found is None else config_from_json(found)
+        except (KeyError, TypeError, InputError):  # a field, a choice or a unit more or less
+            raise StoreError(f"study {name!r} is of another version of lrtune.") from None
 
     def names(self) -> list[str]:
         """The studies, oldest first."""
@@ -141,12 +154,11 @@ class StudyDatabase:
         """
         config = self.config(name)
         if config is None:
-            known = ", ".join(self.names()) or "none"
-            raise InputError(f"there is no study {name!r} in {self.url}; there are: {known}.")
+            raise self._unknown(name)
         return StudyStore(self, config)
 
     def open(self, config: StudyConfig) -> "StudyStore":
-        """The study of this configuration: a new one, or the one that the same command began; its budget may differ.
+        """The study of this configuration: a new one, or the one that was begun so, with this budget and command now.
 
         Raises:
             InputError: the study is there with another configuration; every difference is listed.
@@ -164,11 +176,12 @@ class StudyDatabase:
         if different:
             study = f"study {config.name!r} has"
             raise InputError([
-                f"{study} {key}={theirs.get(key)!r}, but got {ours[key]!r}: choose another study name."
+                f"{study} {key}={theirs.get(key)!r}, but got {ours[key]!r}: that takes a study of another name."
                 for key in different
             ])  # fmt: skip
-        if there.budget != config.budget:
-            self.update_config(replace(there, budget=config.budget))
+        now = replace(there, budget=config.budget, command=config.command)
+        if now != there:
+            self.update_config(now)
         return self.study(config.name)
 
     def update_config(self, config: StudyConfig) -> None:
@@ -176,6 +189,26 @@ class StudyDatabase:
         with self._begin() as connection:
             where = _studies.c.name == config.name
             connection.execute(_studies.update().where(where).values(config=config_to_json(config)))
+
+    def delete(self, name: str) -> None:
+        """Forgets a study, of whatever version of lrtune, and everything recorded of it.
+
+        Raises:
+            InputError: there is none of that name, or a worker is at it.
+        """
+        if name not in self.names():
+            raise self._unknown(name)
+        running = sa.select(_runs.c.worker, _runs.c.seen_at).where(_runs.c.study == name, _runs.c.state == "running")
+        with self._begin() as connection:
+            if not all(is_gone(worker, seen_at) for worker, seen_at in connection.execute(running)):
+                raise InputError(f"a worker is training for study {name!r}: stop it first.")
+            for table in (_measurements, _runs):
+                connection.execute(table.delete().where(table.c.study == name))
+            connection.execute(_studies.delete().where(_studies.c.name == name))
+
+    def _unknown(self, name: str) -> InputError:
+        known = ", ".join(self.names()) or "none"
+        return InputError(f"there is no study {name!r} in {shown(self.url)}; there are: {known}.")
 
     @contextmanager
     def _begin(self) -> Iterator[Connection]:
@@ -189,7 +222,7 @@ class StudyDatabase:
         except IntegrityError:
             raise
         except SQLAlchemyError as error:
-            raise StoreError(f"{self.url}: {_in_words(error)}") from None
+            raise StoreError(f"{shown(self.url)}: {shown(_in_words(error))}") from None
 
 
 class StudyStore:
@@ -198,7 +231,7 @@ class StudyStore:
     def __init__(self, database: StudyDatabase, config: StudyConfig):
         self._database = database
         self.config = config
-        self._ended: dict[str, RunRecord] = {}  # read once: only their test Top-1 is still to come
+        self._ended: dict[str, RunRecord] = {}  # read once: only their test Top-1 is still to come; none that failed
 
     def state(self) -> StudyState:
         """Everything recorded so far."""
@@ -218,7 +251,7 @@ class StudyStore:
             replace(ended[row.id], test_top1=row.test_top1) if row.id in ended else _record(row, measured[row.id])
             for row in rows
         )
-        self._ended = {record.run.id: record for record in records if record.state != "running"}
+        self._ended = {record.run.id: record for record in records if record.state not in ("running", "failed")}
         return StudyState(config=self.config, range_results=ranges_from_json(ranges), records=records)
 
     def claim(self, run: Run, worker: str) -> bool:
@@ -283,6 +316,12 @@ class StudyStore:
         """Gives a run back unfinished, for whoever comes next."""
         with self._database._begin() as connection:
             connection.execute(self._row(run.id).values(worker=NOBODY))
+
+    def retry_failed(self) -> None:
+        """Makes the runs that failed unfinished ones that nobody has, so that the plan takes them first."""
+        failed = _runs.update().where(_runs.c.study == self.config.name, _runs.c.state == "failed")
+        with self._database._begin() as connection:
+            connection.execute(failed.values(state="running", reason="", worker=NOBODY))
 
     def record_test(self, run_id: str, top1: float) -> None:
         """Records a Top-1 on the test images."""
@@ -353,7 +392,7 @@ def _turn_on_wal(cursor: Any) -> None:
 
 
 def _in_words(error: SQLAlchemyError) -> str:
-    said = _first_line(getattr(error, "orig", None) or error)
+    said = first_line(getattr(error, "orig", None) or error)
     for sign, words in (
         ("locked", f"the database is locked by another program (waited {BUSY_S:.0f} s)"),
         ("readonly", "the database cannot be written: it, or its folder, is read-only"),
@@ -363,7 +402,3 @@ def _in_words(error: SQLAlchemyError) -> str:
         if sign in said:
             return f"{words}."
     return f"the database failed: {said}"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

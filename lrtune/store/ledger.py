@@ -1,4 +1,4 @@
-"""A study whose only writer is this process: read once, and from then on kept in memory as it is written."""
+"""A study in memory: read once, and from then on kept as this process writes it."""
 
 from dataclasses import replace
 
@@ -8,15 +8,21 @@ from lrtune.store.database import StudyStore
 
 
 class Ledger:
-    """A study's store that answers what is recorded without asking the database; every change goes there first."""
+    """A study's store that answers what is recorded without asking the database; every change goes there first.
+
+    As long as another process has a run it does ask, since that run may end, or its process may.
+    """
 
     def __init__(self, store: StudyStore):
         self._store = store
         self._state: StudyState | None = None
+        self._mine: set[str] = set()
         self._read()
 
     def state(self) -> StudyState:
         """Everything recorded so far."""
+        if self._others_at_work:
+            self._read()
         if self._state is None:
             self._state = replace(self._begun_with, records=tuple(self._records.values()))
         return self._state
@@ -26,6 +32,7 @@ class Ledger:
         if not self._store.claim(run, worker):
             self._read()
             return False
+        self._mine.add(run.id)
         known = self._records.get(run.id, RunRecord(run=run, state="running"))
         self._keep(replace(known, orphaned=False))
         return True
@@ -55,12 +62,17 @@ class Ledger:
     def release(self, run: Run) -> None:
         """See `StudyStore.release`."""
         self._store.release(run)
+        self._mine.discard(run.id)
         self._keep(replace(self._records[run.id], orphaned=True))
 
     def _read(self) -> None:
         self._begun_with = self._store.state()
         self._records = {record.run.id: record for record in self._begun_with.records}
         self._state = self._begun_with
+        self._others_at_work = any(
+            record.state == "running" and not record.orphaned and record.run.id not in self._mine
+            for record in self._begun_with.records
+        )
 
     def _keep(self, record: RunRecord) -> None:
         self._records[record.run.id] = record

@@ -42,25 +42,26 @@ def read_recipe(recipe: str | Path, epochs: int) -> NamedRecipe:
     Raises:
         InputError: there is neither, or it is no recipe; every rule that it breaks, with file and key.
     """
-    name, values = _read(recipe)
+    name, values = str(recipe), _read(recipe)
     values.pop("description", None)
     problems = []
     meant_for = values.pop("epochs", epochs)
-    if not isinstance(meant_for, int) or meant_for < 1:
+    if type(meant_for) is not int or meant_for < 1:
         problems.append(f"`epochs` must be a whole number from 1, but got {meant_for!r}.")
     published = None
     if "published" in values:
-        given = values.pop("published")
-        try:
-            published = Published(**given)
-        except TypeError:
-            problems.append(f"`published` must have on, top1 and convergence_epoch, but got {given!r}.")
+        match values.pop("published"):
+            case {"on": str(on), "top1": float() | int() as top1, "convergence_epoch": int(epoch), **rest} if not rest:
+                published = Published(on=on, top1=top1, convergence_epoch=epoch)
+            case given:
+                wanted = "words as on, a number as top1 and a whole number as convergence_epoch"
+                problems.append(f"`published` must have {wanted}, but got {given!r}.")
     found = None
     try:
         found = Recipe.from_dict(values)
     except InputError as error:
         problems += error.problems
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         problems.append(f"a recipe's values must be numbers and words: {error}.")
     if found is None or problems:
         raise InputError([f"{name}: {problem}" for problem in problems])
@@ -72,23 +73,22 @@ def read_recipe(recipe: str | Path, epochs: int) -> NamedRecipe:
 
 def recipe_names() -> list[str]:
     """The recipes that come with lrtune: the classic schedules first, then those that need none."""
-    return [path.stem for path in sorted(_FOLDER.glob("*.toml"), key=lambda path: ORDER.index(path.stem))]
+    return list(ORDER)
 
 
 def describe_recipe(name: str) -> str:
     """What a recipe that comes with lrtune says of itself."""
-    return str(_read(name)[1]["description"])
+    return str(_read(name)["description"])
 
 
-def _read(recipe: str | Path) -> tuple[str, dict[str, Any]]:
-    """Name or path, and the values of the file."""
+def _read(recipe: str | Path) -> dict[str, Any]:
+    """The values of a recipe's file."""
     named = _FOLDER / f"{recipe}.toml"
     path = named if named.is_file() else Path(recipe)
     if not path.is_file():
         known = ", ".join(recipe_names())
         raise InputError(f"a recipe must be a TOML file or one of {known}, but got {str(recipe)!r}.")
-    name = str(recipe)
     try:
-        return name, tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{name}: cannot be read as a recipe: {error}.") from None
+        raise InputError(f"{recipe}: cannot be read as a recipe: {error}.") from None

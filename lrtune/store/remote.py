@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import fsspec
 
-from lrtune.core.errors import InputError, StoreError
+from lrtune.core.errors import InputError, StoreError, first_line
 from lrtune.store.checkpoints import LIMIT_BYTES, SUFFIX, Checkpoints, CheckpointStore, sealed, unsealed
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ class RemoteCheckpointStore:
         try:
             self._fs, self._root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         except (ImportError, ValueError, OSError) as error:
-            said = str(error).strip().splitlines()[0]
+            said = first_line(error)
             raise InputError(f"`storage_path` must be a URL that fsspec knows, but got {url!r}: {said}.") from None
         self._try("made", lambda: self._fs.makedirs(self._root, exist_ok=True))
 
@@ -56,16 +56,19 @@ class RemoteCheckpointStore:
         self._evict(keep=path)
 
     def load(self, key: str) -> bytes | None:
-        """The state under `key`; `None` where there is none.
+        """The state under `key`; `None` where there is none, or a damaged one, which is dropped.
 
         Raises:
-            StoreError: it is damaged, or cannot be reached.
+            StoreError: it cannot be reached.
         """
         for path in self._paths(key):
             try:
-                return unsealed(self._try("read", partial(self._fs.cat_file, path)), path)
+                payload = unsealed(self._try("read", partial(self._fs.cat_file, path)))
             except FileNotFoundError:  # another process was faster
                 return None
+            if payload is None:
+                self._remove([path])
+            return payload
         return None
 
     def drop(self, key: str) -> None:
@@ -144,8 +147,8 @@ class PatientCheckpoints:
         while True:
             try:
                 return action()
-            except StoreError as error:
-                if error.__cause__ is None or time.monotonic() > deadline:  # damaged, say: that will not pass
+            except StoreError:
+                if time.monotonic() > deadline:
                     raise
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)

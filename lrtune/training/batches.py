@@ -4,9 +4,7 @@ What is random in an epoch (order, crops, flips) is drawn on the CPU from (seed,
 every device, a run's state holds no position in its data, and the global generators are left as they are.
 """
 
-import contextlib
 import copy
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,24 +13,13 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset
 
-from lrtune.core.errors import InputError, TaskError
+from lrtune.core.errors import InputError, check
 from lrtune.core.study import DataOnDevice
+from lrtune.training.loaders import LoaderBatches, batches_of_dataset, check_own
+from lrtune.training.randomness import derive_seed
 from lrtune.training.streaming import Rows, ahead, gather, slices
-
-
-def derive_seed(seed: int, *words: int | str) -> int:
-    """A seed of its own for each use: 63 bits of SHA-256 over `seed` and `words`.
-
-    The same in every process and version of Python, and unrelated for neighbouring seeds, where `seed + epoch` would
-    make epoch 1 of seed 0 the twin of epoch 0 of seed 1.
-
-    Example:
-        >>> torch.Generator().manual_seed(derive_seed(seed, "batches", epoch))
-    """
-    digest = hashlib.sha256(repr((seed, *words)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,7 +48,7 @@ class Images:
             raise InputError(f"`images` must be uint8 of shape (N, C, H, W), none of them 0, but got {got}.")
         num_images, channels = images.shape[:2]
         got_labels = f"{labels.dtype} {tuple(labels.shape)}"
-        rules = [
+        check([
             (
                 labels.dtype == torch.int64 and labels.shape == (num_images,),
                 f"`labels` must be int64 of shape ({num_images},), one for each image, but got {got_labels}.",
@@ -71,10 +58,7 @@ class Images:
                 len(self.std) == channels and all(value > 0 for value in self.std),
                 f"`std` must have {channels} values above 0, one a channel, but got {self.std}.",
             ),
-        ]
-        problems = [message for holds, message in rules if not holds]
-        if problems:
-            raise InputError(problems)
+        ])  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.images)
@@ -321,69 +305,8 @@ class StreamedBatches:
             yield inputs, labels.to(self.device, non_blocking=True)
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoaderBatches:
-    """Batches of a user's own `DataLoader`, moved to the device.
-
-    The loader's generator, and its sampler's, are seeded from (seed, epoch) when an epoch starts. A loader without
-    one draws from the global generator of torch, and so do transforms that draw: the caller seeds that one. Workers
-    that persist over epochs keep generators of their own, and with them an epoch is no function of (seed, epoch).
-
-    Raises:
-        InputError: when built on a loader that does not know its length.
-    """
-
-    loader: "DataLoader[Any]"
-    device: torch.device | str
-
-    def __post_init__(self) -> None:
-        try:
-            len(self.loader)
-        except TypeError:
-            raise InputError("a `DataLoader` must know its length, but its dataset or sampler has none.") from None
-
-    @property
-    def num_batches(self) -> int:
-        """Batches that one epoch gives."""
-        return len(self.loader)
-
-    @property
-    def num_images(self) -> int:
-        """Images that one epoch gives: as many as the sampler, less those of a dropped batch.
-
-        Of an iterable dataset that is not known, and all its batches count as full.
-        """
-        counts = [self.num_batches * self.loader.batch_size] if self.loader.batch_size else []
-        with contextlib.suppress(TypeError):  # the sampler of an iterable dataset has no length
-            counts.append(len(self.loader.sampler))  # type: ignore[arg-type]
-        return min(counts, default=self.num_batches)
-
-    def epoch(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs and labels as the loader gives them.
-
-        Raises:
-            TaskError: a batch that is no pair of tensors.
-        """
-        for generator in generators_of(self.loader):
-            generator.manual_seed(derive_seed(seed, "batches", epoch))
-        for batch in self.loader:
-            if not isinstance(batch, list | tuple) or [isinstance(part, Tensor) for part in batch] != [True, True]:
-                raise TaskError(
-                    f"a batch must be a pair of tensors (inputs, labels), but the loader gave {_describe(batch)}."
-                )
-            inputs, labels = (part.to(self.device, non_blocking=True) for part in batch)
-            yield inputs, labels
-
-
-def generators_of(loader: object) -> list[torch.Generator]:
-    """The random generators that a loader and its samplers own; none where they draw from torch's global one."""
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    owners = (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
-    found = [getattr(owner, "generator", None) for owner in owners]
-    return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
-
-
 Source = Images | Dataset[Any] | DataLoader[Any]
+"""Labelled images: a resident set, a map-style dataset of `(input, label)`, or a loader of batches of them."""
 
 
 def training_batches(
@@ -409,9 +332,10 @@ def training_batches(
     Raises:
         InputError: no such source, a batch size below 1, or what is for `Images` only.
     """
+    check_source(source)
+    check([(batch_size >= 1, f"`1 <= batch_size` must hold, but got {batch_size}.")])
     match source:
         case Images():
-            _check(batch_size)
             side = min(source.images.shape[2:])
             if not 0 <= cutout <= side:
                 raise InputError(f"`0 <= cutout <= {side}` must hold, the side of the images, but got {cutout}.")
@@ -420,12 +344,12 @@ def training_batches(
             batches = ResidentBatches(images=images, batch_size=batch_size, augment=augment, cutout=cutout)
             return StreamedBatches(batches=batches, device=torch.device(device)) if streamed else batches
         case DataLoader():
-            _check_own(source, data_on_device, cutout)
+            _check_unused(source, data_on_device, cutout)
             return LoaderBatches(loader=source, device=device)
         case _:
-            drop = _length(source) >= batch_size
-            _check_own(source, data_on_device, cutout)
-            return _wrapped(source, batch_size, device, shuffle=True, drop_last=drop)
+            _check_unused(source, data_on_device, cutout)
+            drop = len(source) >= batch_size  # type: ignore[arg-type]
+            return batches_of_dataset(source, batch_size, device, shuffle=True, drop_last=drop)
 
 
 def evaluation_batches(
@@ -439,19 +363,38 @@ def evaluation_batches(
     Raises:
         InputError: no such source, a batch size below 1, or what is for `Images` only.
     """
+    check_source(source)
+    check([(batch_size >= 1, f"`1 <= batch_size` must hold, but got {batch_size}.")])
     match source:
         case Images():
-            _check(batch_size)
             streamed = _is_streamed(source, device, data_on_device)
             batches = EvaluationBatches(images=source if streamed else source.to(device), batch_size=batch_size)
             return StreamedBatches(batches=batches, device=torch.device(device)) if streamed else batches
         case DataLoader():
-            _check_own(source, data_on_device)
+            _check_unused(source, data_on_device)
             return LoaderBatches(loader=source, device=device)
         case _:
-            _length(source)
-            _check_own(source, data_on_device)
-            return _wrapped(source, batch_size, device, shuffle=False)
+            _check_unused(source, data_on_device)
+            return batches_of_dataset(source, batch_size, device, shuffle=False)
+
+
+def check_source(source: Source) -> None:
+    """Whether batches can be had of a source, without reading any.
+
+    Raises:
+        InputError: they cannot.
+    """
+    if not isinstance(source, Images):
+        check_own(source)
+
+
+def _check_unused(source: Source, data_on_device: DataOnDevice, cutout: int = 0) -> None:
+    """Of a user's own dataset or loader, which nothing can be asked of but batches."""
+    kind = type(source).__name__
+    check([
+        (data_on_device != "yes", f"`data_on_device` can be yes for `Images` only, but the data are a {kind}."),
+        (cutout == 0, f"`cutout` is for `Images` only, but the data are a {kind}."),
+    ])  # fmt: skip
 
 
 def _is_streamed(images: Images, device: torch.device | str, data_on_device: DataOnDevice) -> bool:
@@ -484,46 +427,3 @@ def _covered(centres: Tensor, side: int, length: int) -> Tensor:
     """Which of `length` pixels lie within `side` pixels around `centres` (B,): bool, (B, length)."""
     offsets = torch.arange(length, device=centres.device) - (centres[:, None] - side // 2)
     return (offsets >= 0) & (offsets < side)
-
-
-def _wrapped(dataset: Any, batch_size: int, device: torch.device | str, **order: Any) -> LoaderBatches:
-    _check(batch_size)
-    _length(dataset)
-    # With a generator of its own the loader leaves the global one alone, even where it does not shuffle.
-    pinned = torch.device(device).type == "cuda"
-    loader = DataLoader(dataset, batch_size=batch_size, generator=torch.Generator(), pin_memory=pinned, **order)
-    return LoaderBatches(loader=loader, device=device)
-
-
-def _check(batch_size: int) -> None:
-    if batch_size < 1:
-        raise InputError(f"`1 <= batch_size` must hold, but got {batch_size}.")
-
-
-def _check_own(source: object, data_on_device: DataOnDevice, cutout: int = 0) -> None:
-    """Of a user's own dataset or loader, which nothing can be asked of but batches."""
-    kind = type(source).__name__
-    rules = [
-        (data_on_device != "yes", f"`data_on_device` can be yes for `Images` only, but the data are a {kind}."),
-        (cutout == 0, f"`cutout` is for `Images` only, but the data are a {kind}."),
-    ]
-    problems = [message for holds, message in rules if not holds]
-    if problems:
-        raise InputError(problems)
-
-
-def _length(dataset: Any) -> int:
-    """Of a map-style dataset, and nothing else."""
-    if isinstance(dataset, IterableDataset) or not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
-        wanted = "`Images`, a map-style `Dataset` or a `DataLoader`"
-        raise InputError(f"data must be {wanted}, but got {type(dataset).__name__}.")
-    length: int = len(dataset)
-    if not length:
-        raise InputError(f"a dataset must have at least 1 image, but this {type(dataset).__name__} has none.")
-    return length
-
-
-def _describe(batch: object) -> str:
-    if isinstance(batch, list | tuple):
-        return f"a {type(batch).__name__} of {[type(part).__name__ for part in batch]}"
-    return f"a {type(batch).__name__}"

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from lrtune.core.errors import TrialError
+from lrtune.core.errors import TaskError, TrialError
 from lrtune.core.recipe import Recipe
+from lrtune.training.captured import CapturedLane
 from lrtune.training.loop import Trainer
 
 MOST_LANES = 8
@@ -31,7 +32,7 @@ def calibrate_lanes(trainer: Trainer, recipe: Recipe) -> int:
         num_steps = max(NUM_FIRST, round(TRIAL_S * pace))
         try:
             return num_lanes * num_steps / _seconds(trainer, recipe, num_lanes=num_lanes, num_steps=num_steps)
-        except TrialError:  # out of memory
+        except (TaskError, TrialError):  # one lane has worked, so it is the number of them that fails
             return 0.0
 
     num_lanes = best_num_lanes(rate)
@@ -58,13 +59,16 @@ def _seconds(trainer: Trainer, recipe: Recipe, *, num_lanes: int, num_steps: int
     """Time that lanes take for so many steps each, once all of them are ready. They train nothing that is kept.
 
     Raises:
-        TrialError: out of memory.
+        TrialError: out of memory, or a lane of several that is eager, for which the others would wait.
+        TaskError: a lane could not be captured, or not be trained on.
     """
     ready = threading.Barrier(num_lanes + 1)
 
     def work() -> None:
         try:
             with trainer.lane(recipe, 0) as lane:
+                if num_lanes > 1 and not isinstance(lane, CapturedLane):
+                    raise TrialError("a lane could not be captured")
                 lane.begin_epoch(0, 0)
                 with trainer.guard("the task could not be trained"):
                     lane.steps([1e-3, 1e-3])  # the first ones are slow

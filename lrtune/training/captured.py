@@ -21,10 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from lrtune.core.recipe import Recipe
-from lrtune.training.batches import EvaluationBatches, ResidentBatches, derive_seed
+from lrtune.training.batches import EvaluationBatches, ResidentBatches
 from lrtune.training.lanes import Loss, Taken, count
 from lrtune.training.learner import Learner, Step
 from lrtune.training.optimizers import base_lr
+from lrtune.training.randomness import derive_seed
 
 CHUNK = 16
 """Replays that are launched together. Two chunks are under way at most, so that no lane keeps the others waiting."""
@@ -32,7 +33,8 @@ NUM_WARM_UPS = 3
 """Steps before the capture: libraries choose their algorithms in the first ones, and the optimizer makes its state."""
 
 TURN = threading.RLock()
-"""Held by the thread that captures, launches, or draws from a global generator: all lanes of a process take turns."""
+"""Held by the thread that captures, launches, or draws from a global generator: all lanes of a process take turns.
+An eager lane draws all the time, so its thread holds it for the whole run."""
 
 Function = Callable[[], object]
 

@@ -2,17 +2,16 @@
 
 import os
 import platform
-import random
 from collections.abc import Mapping
 from importlib.metadata import version
 
-import numpy as np
 import torch
 
 from lrtune.core.recipe import Recipe
 from lrtune.core.study import TrainSettings
 from lrtune.training.optimizers import library_of
 from lrtune.training.precision import choose_arithmetic, choose_device
+from lrtune.training.randomness import seed_all
 
 
 def describe_environment(settings: TrainSettings, recipe: Recipe) -> Mapping[str, str]:
@@ -40,9 +39,7 @@ def reset_process(seed: int) -> None:
 
     What lrtune draws depends on the run's seed and epoch alone; this is for the task's own code.
     """
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    seed_all(seed)
     torch.clear_autocast_cache()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

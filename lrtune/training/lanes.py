@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lrtune.training.batches import Batches, derive_seed
+from lrtune.training.batches import Batches
 from lrtune.training.learner import Batch, Learner, Step
 from lrtune.training.optimizers import TwoPoints, set_lr
 from lrtune.training.precision import Arithmetic
+from lrtune.training.randomness import derive_seed, seed_all
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+"""Mean loss of (logits, labels)."""
 
 NUM_STATISTICS = 50
 """Batches that batch norm's statistics are taken over where the weights change otherwise than by a step."""
@@ -73,8 +75,7 @@ class EagerLane:
 
     def begin_epoch(self, seed: int, epoch: int) -> None:
         """See `Lane`."""
-        # Of dropout, and of loaders without a generator of their own.
-        torch.manual_seed(derive_seed(seed, "epoch", epoch))
+        seed_all(derive_seed(seed, "epoch", epoch))  # dropout, the task's transforms and many a loader draw from these
         self._begun = seed, epoch
         self._epoch = iter(self.batches.epoch(seed, epoch))
 

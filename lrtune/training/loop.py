@@ -5,6 +5,7 @@ augmentation and dropout of an epoch come from (seed, epoch), so that a run resu
 state to go on as if never stopped.
 """
 
+import copy
 import io
 import math
 import statistics
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lrtune.core.errors import LrtuneError, StoreError, TaskError, TrialError
+from lrtune.core.errors import LrtuneError, StoreError, TaskError, TrialError, first_line
 from lrtune.core.recipe import Constant, Recipe
 from lrtune.core.study import TrainSettings
 from lrtune.core.trial import Measurement, Run
@@ -30,7 +31,8 @@ from lrtune.training.batches import (
     Batches,
     EvaluationBatches,
     ResidentBatches,
-    derive_seed,
+    Source,
+    check_source,
     evaluation_batches,
     training_batches,
 )
@@ -40,7 +42,8 @@ from lrtune.training.layout import fastest_layout
 from lrtune.training.learner import Learner, State, Step
 from lrtune.training.optimizers import CAPTURABLE, build_optimizer
 from lrtune.training.precision import choose_arithmetic, choose_device
-from lrtune.training.task import Source, Task
+from lrtune.training.randomness import derive_seed, preserved_random_states, seed_all
+from lrtune.training.task import Task, settings_for
 
 Save = Callable[[Measurement, State], None]
 EVALUATION_BATCH_SIZES = {"cpu": 128}
@@ -50,7 +53,7 @@ EVALUATION_BATCH_SIZES = {"cpu": 128}
 class Trainer:
     """A task made ready on one device: its data are in place once, for all the runs that follow.
 
-    Runs may be trained by several threads at once where they are captured; each has a lane of its own.
+    Several threads may train runs; each has a lane of its own. Captured lanes work side by side, eager ones in turn.
     """
 
     new_player: Callable[[torch.device], Player] = GraphPlayer
@@ -59,10 +62,10 @@ class Trainer:
         """Puts the data on the device.
 
         Raises:
-            InputError: a device or precision that is not there.
+            InputError: a device or precision that is not there, or a task that cannot be trained so.
         """
         self.task = task
-        self.settings = settings
+        self.settings = settings = settings_for(task, settings)
         self.device = choose_device(settings.device)
         self.arithmetic = choose_arithmetic(settings.precision, self.device)
         if settings.threads:
@@ -72,9 +75,13 @@ class Trainer:
             device=self.device, data_on_device=settings.data_on_device, cutout=settings.cutout,
         )  # fmt: skip
         self.validation = self._evaluation_batches(task.validation)
-        self.evaluation_loss: Loss = task.loss or functional.cross_entropy
+        if task.test is not None:
+            check_source(task.test)
+        own_loss = copy.deepcopy(task.loss).to(self.device) if isinstance(task.loss, nn.Module) else task.loss
+        self.evaluation_loss: Loss = own_loss or functional.cross_entropy
         self._idle: list[tuple[Recipe, CapturedLane]] = []
         self._initial: tuple[int, Mapping[str, Tensor]] | None = None
+        self._has_captured = False
         self._capture_failure = ""
 
     @property
@@ -85,14 +92,14 @@ class Trainer:
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean training loss of a batch."""
         if self.task.loss is not None:
-            return self.task.loss(logits, labels)
+            return self.evaluation_loss(logits, labels)
         return functional.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
 
     @cached_property
     def layout(self) -> torch.memory_format:
         """Of the weights of every model that is built, and so of what goes through it."""
         try:
-            with TURN, torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            with TURN, preserved_random_states():
                 inputs, _ = next(iter(self.batches.epoch(0, 0)))
                 return fastest_layout(self.task.model().to(self.device), inputs)
         except Exception:  # a task that does not work says so when it is trained
@@ -106,7 +113,7 @@ class Trainer:
             TrialError: out of memory.
         """
         layout = self.layout
-        torch.manual_seed(derive_seed(seed, "weights"))
+        seed_all(derive_seed(seed, "weights"))
         with self.guard("the task's model could not be built"):
             return self.task.model().to(self.device).to(memory_format=layout)
 
@@ -179,13 +186,16 @@ class Trainer:
     def lane(self, recipe: Recipe, seed: int, state: State | None = None) -> Iterator[Lane]:
         """A lane for one run, at its start or at a `state` of it. No other run gets it until the context is left.
 
+        An eager lane draws from the global generators, so it is the only one at work as long as it is held.
+
         Raises:
             TrialError: out of memory.
             TaskError: the task's model or parameters failed, or are not those of the state.
         """
         captured = self._captured_lane(recipe)
         if captured is None:
-            yield self._eager_lane(recipe, seed, state)
+            with TURN:
+                yield self._eager_lane(recipe, seed, state)
             return
         try:
             captured.begin(recipe, self._initial_weights(seed))
@@ -229,15 +239,17 @@ class Trainer:
         assert isinstance(self.batches, ResidentBatches)
         assert isinstance(self.validation, EvaluationBatches)
         try:
-            return CapturedLane(
+            lane = CapturedLane(
                 self._step(learner), self.batches, self.validation, self.evaluation_loss, self.settings.accumulate,
                 self.new_player(self.device),
             )  # fmt: skip
         except RuntimeError as error:  # whatever the task's own code does that a graph cannot hold
-            if _is_out_of_memory(error):
+            if self._has_captured or _is_out_of_memory(error):
                 raise
-            self._capture_failure = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            self._capture_failure = f"{type(error).__name__}: {first_line(error)}"
             return None
+        self._has_captured = True
+        return lane
 
     def keep_lanes(self, num_lanes: int) -> None:
         """Closes the idle lanes above so many."""
@@ -327,11 +339,17 @@ class Trainer:
         )
 
     def test_top1(self, state: Mapping[str, Any]) -> float:
-        """Top-1 on the task's test images, percent, of the model in a run's final state."""
+        """Top-1 on the task's test images, percent, of the model in a run's final state.
+
+        Raises:
+            TaskError: the task's model or test images failed.
+            TrialError: out of memory.
+        """
         assert self.task.test is not None
-        model = self.task.model().to(self.device)
-        model.load_state_dict(state["model"])
-        return self.evaluate(model, self._evaluation_batches(self.task.test))[1]
+        model = self.build_model(0)
+        with self.guard("the task's test images could not be evaluated"):
+            model.load_state_dict(state["model"])
+            return self.evaluate(model, self._evaluation_batches(self.task.test))[1]
 
 
 def _constants_of(recipe: Recipe) -> Recipe:
@@ -340,8 +358,9 @@ def _constants_of(recipe: Recipe) -> Recipe:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """The allocator of a CPU raises a plain `RuntimeError`."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    """The allocator of a CPU, the CUDA runtime and its libraries raise a `RuntimeError` like any other."""
+    signs = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in str(error) for sign in signs)
 
 
 def state_to_bytes(state: State) -> bytes:

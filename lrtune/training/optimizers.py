@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from lrtune.core.errors import InputError
+from lrtune.core.errors import InputError, check
 from lrtune.core.recipe import Recipe
 
 Groups = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
@@ -50,12 +50,15 @@ def build_optimizer(
             parameters, to be written in place.
 
     Raises:
-        InputError: groups of different LR for Prodigy, which would step all of them at the first one's.
+        InputError: a group with an LR of its own, or groups of different LR for Prodigy, which would step all of them
+            at the first one's.
     """
     given: list[Any] = list(parameters)
     if given and not isinstance(given[0], dict):
         given = [{"params": given}]
     groups: list[dict[str, Any]] = [dict(group) for group in given]
+    rule = "a group's LR is `peak_lr * lr_scale`: give `lr_scale`, not `lr`"
+    check(("lr" not in group, f"{rule}, but got lr={group.get('lr')}.") for group in groups)
     for group in groups:
         group["base_lr"] = group["lr"] = base_lr(recipe, group)
         if captured:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lrtune.core.errors import InputError
+from lrtune.core.errors import InputError, first_line
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def choose_device(name: str) -> torch.device:
         torch.ones(1, device=device).item()  # `meta` has tensors and no values
     except (RuntimeError, AssertionError, ImportError) as error:
         raise InputError(
-            f"`device` must be auto or a device that is there, but got {name!r}: {_first_line(error)}"
+            f"`device` must be auto or a device that is there, but got {name!r}: {first_line(error)}"
         ) from None
     return device
 
@@ -74,7 +74,3 @@ def choose_arithmetic(precision: str, device: torch.device) -> Arithmetic:
     if precision == "fp16":
         return Arithmetic(device, torch.float16)
     raise InputError(f"`precision` must be one of auto, fp32, bf16, fp16, but got {precision!r}.")
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

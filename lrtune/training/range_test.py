@@ -2,27 +2,25 @@
 
 import copy
 import math
-import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lrtune.core.errors import InputError
-from lrtune.core.recipe import OptimizerName, Recipe
+from lrtune.core.errors import InputError, check
+from lrtune.core.recipe import OptimizerName, Recipe, default_recipe
 from lrtune.core.study import RangeCurve, RangeResult
 from lrtune.decide.bounds import MIN_POINTS, range_result
-from lrtune.training.batches import derive_seed, generators_of
-from lrtune.training.lanes import EagerLane, Lane
+from lrtune.training.lanes import EagerLane, Lane, Loss
 from lrtune.training.learner import Batch, Learner, Step
+from lrtune.training.loaders import LoaderBatches
 from lrtune.training.loop import Trainer
 from lrtune.training.precision import choose_arithmetic
-
-Loss = Callable[[Tensor, Tensor], Tensor]
+from lrtune.training.randomness import preserved_random_states
 
 NUM_STEPS = 200
 """Optimizer steps of a sweep."""
@@ -134,7 +132,7 @@ def range_test(
             largest = max(float(group["lr"]) for group in optimizer.param_groups)
             for group in optimizer.param_groups:
                 group["base_lr"] = float(group["lr"]) / largest if largest > 0 else 1.0
-            batches = _Given(loader, device)
+            batches = LoaderBatches(loader=loader, device=device)
             lane = EagerLane(step=step, batches=batches, validation=batches, evaluation_loss=loss, accumulate=1)
             curves.append(sweep(lane, _exponential(low, high, num_steps), 1.0, seed=seed))
     return range_result(type(optimizer).__name__.lower(), curves)
@@ -217,38 +215,8 @@ def preserved(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[No
             group.update(before)
 
 
-@contextmanager
-def preserved_random_states(loader: object = None) -> Iterator[None]:
-    """Gives the random states of Python, NumPy, torch (CPU and GPU) and a loader back as they were."""
-    python, numpy = random.getstate(), np.random.get_state()
-    generators = [(generator, generator.get_state()) for generator in generators_of(loader)]
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
-            for generator, state in generators:
-                generator.set_state(state)
-
-
 def _copied(state: dict[str, Any]) -> dict[str, Any]:
     return {key: value.clone() if isinstance(value, Tensor) else copy.deepcopy(value) for key, value in state.items()}
-
-
-@dataclass(frozen=True)
-class _Given:
-    """A caller's batches, as they come."""
-
-    loader: Iterable[Batch]
-    device: torch.device
-    num_batches: int = 0
-    num_images: int = 0
-
-    def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
-        for generator in generators_of(self.loader):
-            generator.manual_seed(derive_seed(seed, "range test", epoch))
-        return ((inputs.to(self.device), labels.to(self.device)) for inputs, labels in self.loader)
 
 
 def _exponential(low: float, high: float, num_steps: int) -> list[float]:
@@ -256,22 +224,19 @@ def _exponential(low: float, high: float, num_steps: int) -> list[float]:
 
 
 def _check_sweep(low: float, high: float, num_steps: int, num_seeds: int) -> None:
-    rules = [
+    check([
         (0 < low < high < math.inf, f"`0 < low < high` must hold, but got low={low}, high={high}."),
         (num_steps >= MIN_POINTS, f"`{MIN_POINTS} <= num_steps` must hold, but got {num_steps}."),
         (num_seeds >= 1, f"`1 <= num_seeds` must hold, but got {num_seeds}."),
-    ]
-    problems = [message for holds, message in rules if not holds]
-    if problems:
-        raise InputError(problems)
+    ])  # fmt: skip
 
 
 def for_optimizer(recipe: Recipe, optimizer: OptimizerName) -> Recipe:
-    """The recipe's settings with another optimizer, at the LR in the middle of its sweep.
+    """The recipe where it has this optimizer; else the optimizer's customary settings, at the middle of its sweep.
 
     AdaBound bounds its steps by the LR that it was built with.
     """
     if recipe.optimizer == optimizer:
         return recipe
     low, high = SWEEPS[optimizer]
-    return replace(recipe, optimizer=optimizer, peak_lr=math.sqrt(low * high))
+    return replace(default_recipe(optimizer), peak_lr=math.sqrt(low * high))

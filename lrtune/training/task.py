@@ -5,22 +5,21 @@ import importlib.util
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from numbers import Integral
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from lrtune.core.errors import InputError, TaskError
 from lrtune.core.recipe import Recipe, default_recipe
 from lrtune.core.study import TrainSettings
-from lrtune.training.batches import Images
-
-Source = Images | Dataset[Any] | DataLoader[Any]
-"""Labelled images: a resident set, a map-style data set of `(input, label)`, or a loader of batches of them."""
+from lrtune.training.batches import Source
+from lrtune.training.datasets.folder import folder_of, listing_digest
+from lrtune.training.fingerprint import fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +32,7 @@ class Task:
     """
 
     model: Callable[[], nn.Module]
-    """Builds an untrained model; called with torch's random numbers seeded, once a run."""
+    """Builds an untrained model; called with the random numbers seeded, as often as needed."""
     train: Source
     validation: Source
     num_classes: int
@@ -51,6 +50,8 @@ class Task:
     epochs: int = 10
     settings: TrainSettings = field(default_factory=TrainSettings)
     name: str = "task"
+    """In reports, and in the names of studies. Tasks of equal name are told apart by a fingerprint of their model, loss
+    and data, which does not see everything: give a changed task another name where its results must not be mixed."""
 
     def __post_init__(self) -> None:
         problems = [
@@ -179,36 +180,54 @@ def modules_of(source: TaskSource) -> list[ModuleType]:
     return found
 
 
+def settings_for(task: Task, settings: TrainSettings) -> TrainSettings:
+    """The settings that a task is trained by: a loader has a batch size of its own.
+
+    Raises:
+        InputError: label smoothing, which does not reach a loss of the task's own.
+    """
+    if task.loss is not None and settings.label_smoothing:
+        rule = "`label_smoothing` must be 0 where the task has a loss of its own, which has to smooth by itself"
+        raise InputError(f"{rule}, but got {settings.label_smoothing}.")
+    if isinstance(task.train, DataLoader) and task.train.batch_size:
+        return replace(settings, batch_size=task.train.batch_size * settings.accumulate)
+    return settings
+
+
 def describe_source(source: TaskSource) -> Mapping[str, Any]:
     """What tells one source from another, as plain values; `source_from` reads it back."""
     match source:
         case NamedTask():
-            return {key: value for key, value in asdict(source).items() if value is not None}
+            given = {key: value for key, value in asdict(source).items() if value is not None}
+            folder = folder_of(source.data)
+            return given | {"sha256": listing_digest(folder)} if folder else given
         case TaskFile(path=path):
             return {"file": str(path.resolve()), "sha256": _digest(path) if path.is_file() else ""}
         case Task():
-            return {"python": source.name}
+            return {"python": source.name, "sha256": fingerprint(source)}
 
 
 def source_from(described: Mapping[str, Any]) -> TaskSource:
     """The source that was described.
 
     Raises:
-        InputError: it was a Python object, or its file has changed since.
+        InputError: it was a Python object, or its file or folder has changed since.
     """
     if "python" in described:
         raise InputError(
             f"this study's task, {described['python']!r}, is a Python object: call lrtune.search with it and the "
             "study's name again."
         )
+    source: NamedTask | TaskFile
     if "file" in described:
         source = TaskFile(path=Path(described["file"]))
-        if source.path.is_file() and describe_source(source) != dict(described):
-            raise InputError(
-                f"{source.path} has changed since the study began: its new results would not go with the old ones."
-            )
-        return source
-    return NamedTask(**described)
+        place: Path | None = source.path
+    else:
+        source = NamedTask(**{key: value for key, value in described.items() if key != "sha256"})
+        place = folder_of(source.data)
+    if place is not None and place.exists() and describe_source(source) != dict(described):
+        raise InputError(f"{place} has changed since the study began: its new results would not go with the old ones.")
+    return source
 
 
 def _at_least(low: int, value: object) -> bool:

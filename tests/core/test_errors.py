@@ -4,7 +4,17 @@ import pickle
 
 import pytest
 
-from lrtune.core.errors import DataError, InputError, LrtuneError, Problems, StoreError, TaskError, TrialError
+from lrtune.core.errors import (
+    DataError,
+    InputError,
+    LrtuneError,
+    Problems,
+    StoreError,
+    TaskError,
+    TrialError,
+    check,
+    first_line,
+)
 
 
 @pytest.mark.parametrize("kind", [InputError, DataError, TaskError, TrialError, StoreError])
@@ -30,6 +40,20 @@ def test_an_input_error_survives_the_way_from_a_worker_process():
     arrived = pickle.loads(pickle.dumps(InputError(["one rule", "another"])))
     assert arrived.problems == ("one rule", "another")
     assert str(arrived) == "one rule\nanother"
+
+
+def test_all_rules_that_do_not_hold_are_raised_together():
+    check([(True, "this holds")])
+    with pytest.raises(InputError) as caught:
+        check([(False, "first"), (True, "this holds"), (False, "second")])
+    assert caught.value.problems == ("first", "second")
+
+
+@pytest.mark.parametrize(
+    ("said", "line"), [("one\ntwo", "one"), ("\n one\n", "one"), ("", "ValueError"), ("\n", "ValueError")]
+)
+def test_the_first_line_of_an_error(said, line):
+    assert first_line(ValueError(said)) == line
 
 
 def test_problems_are_gathered_and_raised_together():

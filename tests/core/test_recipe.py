@@ -202,6 +202,20 @@ def test_no_number_of_a_decay_is_nan_or_infinite(kind, needed, key, value):
         Recipe(decay=kind(**needed | {key: value}))
 
 
+@pytest.mark.parametrize("key", NUMBERS)
+def test_no_number_is_true(key):
+    with pytest.raises(InputError) as caught:
+        Recipe(**{key: True})
+    assert caught.value.problems == (f"`{key}` must be a number, but got True.",)
+
+
+@pytest.mark.parametrize(("kind", "needed", "key"), DECAY_NUMBERS)
+def test_no_number_of_a_decay_is_true(kind, needed, key):
+    with pytest.raises(InputError) as caught:
+        Recipe(decay=kind(**needed | {key: True}))
+    assert caught.value.problems == (f"`{key}` must be a number, but got True.",)
+
+
 @pytest.mark.parametrize("value", [math.nan, -math.inf])
 def test_the_threshold_of_a_plateau_is_not_nan(value):
     with pytest.raises(InputError, match="threshold"):
@@ -243,6 +257,7 @@ RECIPE_KEYS = "optimizer, peak_lr, warmup_epochs, decay, final_frac, momentum, n
             {"decay": {"name": "step", "factor": 0.1}},
             ("decay 'step' needs all of every_epochs, factor, but got name, factor.",),
         ),
+        ({"decay": ["cosine"]}, ("`decay` must be a name, or a table with a name, but got ['cosine'].",)),
         ({"peak_lr": 0}, ("`0 < peak_lr` must hold, but got peak_lr=0.",)),
     ],
 )

@@ -133,7 +133,9 @@ FITTED = [
     ("plateau.patience_epochs", '"20%"', 12, 2),
     ("plateau.patience_epochs", '"20%"', 13, 3),
     ("plateau.patience_epochs", '"20%"', 2, 1),
-    ("plateau.patience_epochs", '"0%"', 20, 1),
+    ("plateau.patience_epochs", '"0%"', 20, 0),
+    ("plateau.cooldown_epochs", '"0%"', 20, 0),
+    ("plateau.cooldown_epochs", '"1%"', 20, 1),
     ("plateau.patience_epochs", '{ low = 1, high = "20%" }', 5, Range(1, 1, step=1)),
     ("plateau.patience_epochs", '{ low = 1, high = "20%" }', 90, Range(1, 18, step=1)),
     ("plateau.patience_epochs", '{ low = 1, high = "20%", step = 2 }', 20, Range(1, 3, step=2)),
@@ -157,9 +159,9 @@ def test_percentages_become_epochs(key, entry, epochs, expected):
         assert (found.log, found.step) == (expected.log, expected.step)
     else:
         assert found == expected
-    if key == "patience_epochs":
+    if key in ("patience_epochs", "cooldown_epochs"):
         assert all(isinstance(end, int) for end in ends(found))
-        Plateau(patience_epochs=ends(found)[-1])
+        Plateau(**{key: ends(found)[-1]})
 
 
 RECIPE_KEYS = "optimizer, peak_lr, warmup_epochs, decay, final_frac, momentum, nesterov, weight_decay"
@@ -279,6 +281,17 @@ BAD = [
     ("peak_lr = nan", "", ["[parameters] peak_lr: must be a number, a word or a list of numbers, but got nan."]),
     (LR + "momentum = [0.9]", "", ["[parameters] momentum: must be a number, but got (0.9,)."]),
     (LR + 'nesterov = "maybe"', "", ["[parameters] nesterov: `nesterov` must be true or false, but got 'maybe'."]),
+    ("peak_lr = true", "", ["[parameters] peak_lr: `peak_lr` must be a number, but got True."]),
+    (
+        'optimizer = { choices = ["sgd", "schedule-free-sgd"] }\n' + LR + "momentum = { low = 0.0, high = 0.9 }",
+        "",
+        ["[parameters] momentum: `0 < momentum` must hold for schedule-free-sgd, but got 0.0."],
+    ),
+    (
+        LR + 'optimizer = "schedule-free-sgd"',
+        "[optimizer.schedule-free-sgd]\nmomentum = 0",
+        ["[optimizer.schedule-free-sgd] momentum: `0 < momentum` must hold for schedule-free-sgd, but got 0."],
+    ),
     (LR + "nesterov = 1", "", ["[parameters] nesterov: `nesterov` must be true or false, but got 1."]),
     (LR + 'weight_decay = "range-test"', "", ["[parameters] weight_decay: must be a number, but got 'range-test'."]),
     # lengths
@@ -353,6 +366,14 @@ BAD = [
 @pytest.mark.parametrize(("parameters", "tables", "problems"), BAD)
 def test_a_bad_document_is_refused_with_file_and_key(parameters, tables, problems):
     assert problems_of(space_of, parameters, tables) == [f"spaces/mine.toml: {problem}" for problem in problems]
+
+
+def test_a_value_is_tried_with_the_optimizers_that_use_it():
+    space = space_of(
+        'optimizer = { choices = ["sgd", "schedule-free-sgd"] }\nmomentum = 0.0\n' + LR,
+        "[optimizer.schedule-free-sgd]\nmomentum = 0.9",
+    )
+    assert [space.parameter("momentum", name) for name in space.choices("optimizer")] == [0.0, 0.9]
 
 
 @pytest.mark.parametrize(

@@ -242,6 +242,17 @@ def test_a_budget_of_time_is_not_overspent(budget, epochs):
     assert state.spent("seconds") == state.epochs_trained == epochs
 
 
+# The three baselines took 4 s side by side, so an epoch costs a third of a second; how many runs have begun since then.
+@pytest.mark.parametrize(
+    ("num_begun", "budget", "begins"), [(2, "8s", True), (2, "7s", False), (5, "11s", False), (5, "12s", True),
+                                        (0, "8s", True), (0, "7s", False)],
+)  # fmt: skip
+def test_of_a_budget_of_time_as_many_runs_begin_side_by_side_as_there_is_time_for(num_begun, budget, begins):
+    begun = (record([], trial=trial, state="running") for trial in range(num_begun))
+    step = next_run(baseline_done(*begun, budget=Budget.parse(budget), num_confirmed=0), ask)
+    assert isinstance(step, Run) == begins
+
+
 def test_a_third_of_the_budget_is_kept_for_the_confirmation():
     state, _ = study("24runs")
     assert Counter(r.run.kind for r in state.records) == {"baseline": 3, "search": 13, "confirm": 8}

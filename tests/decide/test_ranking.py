@@ -116,8 +116,11 @@ def test_the_probability_of_being_best_goes_with_the_means():
 def test_seeds_that_were_harder_for_all_do_not_count_against_those_that_had_them():
     """The first recipe is better with each seed, and lower on average for a seed that the other did not have."""
     found = ranked([90, 91, 80], [89.5, 90.6, None], [85, 86.1, 75])
-    estimates = found.estimates
-    assert estimates[0] > estimates[1] > estimates[2]
+    means = found.means
+    assert means[0] > means[1] > means[2]
+    assert means[2] == pytest.approx(246.1 / 3)  # it had every seed
+    assert means[0] - means[2] == pytest.approx(14.9 / 3)
+    assert ranked([80, 82], [None, None, 90]).means == {0: 81, 1: 90}  # nothing links them
 
 
 def test_who_may_still_be_the_best():

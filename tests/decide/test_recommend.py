@@ -162,6 +162,22 @@ def test_a_trial_of_the_baselines_own_recipe_stands_for_the_baseline():
     assert recommend(finished_study(*runs("baseline", 80, 81, 82), own, better)).best.name == "trial 1"
 
 
+def test_seeds_that_were_hard_for_all_do_not_make_a_winner_of_who_was_out_before_them():
+    found = recommend(
+        finished_study(
+            *runs("baseline", 90.45, 90.55, 90.5, 88.0, 88.1),
+            *trials(95, 94),
+            *runs("confirm", 90.50, 90.6, 90.52, 88.05, 88.2, trial=0),
+            *runs("confirm", 89.98, 90.1, 90.02, trial=1),
+            num_confirmed=2,
+            max_seeds=5,
+        )
+    )
+    assert [c.name for c in found.contenders] == ["trial 0", "baseline", "trial 1"]
+    assert found.contenders[2].mean > found.best.mean
+    assert "Trial 0 is a tie with baseline: 5 fresh seeds do not tell them apart." in found.verdict
+
+
 def test_a_diverged_confirmation_counts_as_nothing_right():
     found = recommend(
         finished_study(
@@ -250,6 +266,7 @@ def test_test_images_are_those_of_the_same_runs():
         ((80, 84, 81), None, 90.5, 90.5, "asked for"),
         ((), None, 90.5, 90.5, "asked for"),
         ((), None, None, math.nan, "no baseline yet"),
+        ((80, 0, 0), ["completed", "diverged", "diverged"], None, math.nan, "the baseline diverged"),
     ],
 )
 def test_target(finals, states, target, expected, source):

@@ -21,7 +21,6 @@ from lrtune.decide.rungs import (
     is_regardless,
     promotion,
     summaries,
-    why_left,
 )
 from lrtune.decide.trials import trials_of
 from tests.studies import config_of, measurement, record, state_of
@@ -130,9 +129,20 @@ def test_a_few_go_up_whatever_their_score(trials, expected):
 
 @pytest.mark.parametrize("level", [1, 2, 3, 4])
 def test_one_in_so_many_goes_up_regardless_and_at_each_level_another_one(level):
-    chosen = [number for number in range(10 * REGARDLESS_EVERY) if is_regardless(number, level)]
+    chosen = [number for number in range(10 * REGARDLESS_EVERY) if is_regardless(config_of(), number, level)]
     assert [b - a for a, b in pairwise(chosen)] == [REGARDLESS_EVERY] * 9
     assert chosen[0] == [10, 5, 0, 11][level - 1]
+
+
+@pytest.mark.parametrize("rungs", ["1", "1,3", "1,3,9"])
+def test_of_hyperband_one_in_so_many_of_each_bracket(rungs):
+    ladder = Rung.parse(rungs)
+    config = config_of(pruner="hyperband", rungs=ladder, epochs=27)
+    num_brackets = len(ladder) + 1
+    for bracket in range(num_brackets):
+        dealt = range(bracket, 2 * REGARDLESS_EVERY * num_brackets, num_brackets)
+        for level in range(1, num_brackets - bracket):
+            assert sum(is_regardless(config, number, level) for number in dealt) == 2
 
 
 # rungs, epochs, reduction factor; how many trials it takes for one to go up from each rung
@@ -222,14 +232,14 @@ def check_deserved(state, run, *, settled):
     assert not trial.running
     assert trial.alive
     assert level == len(trial.runs)
-    if is_regardless(trial.number, level):
+    if is_regardless(state.config, trial.number, level):
         return
     peers = [t for t in trials if t.ladder == trial.ladder and t.level >= level]
     share = len(peers) // factor_at(state.config, trial.ladder, level)
     share = max(share, 1) if settled else share
     better = sum(t.scores[level - 1] > trial.score for t in peers)
     assert better < share
-    up = [t for t in peers if len(t.runs) > level and not is_regardless(t.number, level)]
+    up = [t for t in peers if len(t.runs) > level and not is_regardless(state.config, t.number, level)]
     assert len(up) < share
 
 
@@ -372,11 +382,3 @@ def test_kendalls_tau_between_a_rung_and_the_next(pairs, tau):
 
 def test_a_study_without_rungs_has_no_summaries():
     assert summaries(state_of(record([50] * 4))) == []
-
-
-def test_why_a_trial_is_left():
-    state = study_of([(50, 30), (60, 70), (55, 40), 20, DEAD])
-    trials = trials_of(state)
-    said = [why_left(state, trial, trials) for trial in trials[:4]]
-    assert said == ["place 3 of 3 on rung c3", "place 1 of 3 on rung c3", "place 2 of 3 on rung c3",
-                    "place 4 of 5 on rung c1"]  # fmt: skip

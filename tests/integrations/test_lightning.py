@@ -177,6 +177,31 @@ def test_each_optimizer_has_its_audit():
     assert names(callback) == []
 
 
+def test_an_optimizer_that_made_no_step_ends_no_training():
+    class One(Module):
+        automatic_optimization = False
+
+        def training_step(self, batch, index):
+            _, optimizer = self.optimizers()
+            self.manual_backward(super().training_step(batch, index))
+            optimizer.step()
+
+    callback = fit(One(lambda module: [sgd(module), torch.optim.AdamW(module.parameters(), lr=1e-3)]))
+    assert [audit.title.split(", ")[1] for audit in callback.audits] == ["AdamW"]
+    assert "at least one optimizer step must be watched" in callback.warned
+
+
+def test_a_scheduler_that_cannot_be_copied_ends_no_training():
+    def build(optimizer):
+        scheduler = lrs.CosineAnnealingLR(optimizer, TOTAL_STEPS)
+        scheduler.values = (value for value in ())
+        return scheduler
+
+    callback = fit(Module(scheduled(build, interval="step")))
+    assert callback.audits[0].title == f"{TOTAL_STEPS} optimizer steps, SGD"
+    assert "only the LRs are seen: `scheduler` must be such that copy.deepcopy can copy it" in callback.warned
+
+
 def test_of_two_schedulers_on_one_optimizer_neither_is_blamed():
     def configure(module):
         optimizer = sgd(module)

@@ -11,6 +11,7 @@ from torch.optim import lr_scheduler as lrs
 
 from lrtune.core.errors import InputError
 from lrtune.core.recipe import DECAYS, Cosine, MultiStep, Plateau, Recipe, Step
+from lrtune.core.study import TrainSettings
 from lrtune.integrations.watch import watch
 from lrtune.report.export.torch import torch_code
 from lrtune.schedules import build_schedule
@@ -365,7 +366,7 @@ PARAMETERS = {"step": Step(every_epochs=2), "multistep": MultiStep(milestones_ep
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 def test_nothing_is_wrong_with_exported_code(model, decay, warmup_epochs):
     recipe = Recipe(peak_lr=0.1, warmup_epochs=warmup_epochs, decay=PARAMETERS.get(decay) or DECAYS[decay]())
-    code = torch_code(recipe, epochs=EPOCHS, steps_per_epoch=STEPS_PER_EPOCH)
+    code = torch_code(recipe, EPOCHS, STEPS_PER_EPOCH, TrainSettings())
     before_the_loop, loop = code.split("\nfor epoch in ")
     here = {
         "model": model,

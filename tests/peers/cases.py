@@ -13,6 +13,7 @@ from lrtune.core.recipe import (
     Recipe,
     Step,
 )
+from lrtune.core.study import TrainSettings
 from lrtune.report.export import Export, Target, export
 from lrtune.schedules import build_schedule
 
@@ -46,8 +47,12 @@ VAL_LOSSES = (1.0, 1.1, 1.2, 0.99999, 1.0, 1.3, 1.2, 1.4)
 TOP1S = (50.0, 49.0, 48.0, 50.001, 50.0, 47.0, 48.0, 46.0)
 
 
-def exported(recipe: Recipe, to: Target) -> Export:
-    return export(recipe, epochs=EPOCHS, steps_per_epoch=STEPS_PER_EPOCH, to=to)
+PLAIN = TrainSettings(batch_size=1)
+UNUSUAL = TrainSettings(batch_size=6, accumulate=3, clip_norm=0.5, label_smoothing=0.1)
+
+
+def exported(recipe: Recipe, to: Target, settings: TrainSettings = PLAIN) -> Export:
+    return export(recipe, epochs=EPOCHS, steps_per_epoch=STEPS_PER_EPOCH, settings=settings, to=to)
 
 
 def lrs_planned(recipe: Recipe) -> list[float]:

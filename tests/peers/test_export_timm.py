@@ -54,11 +54,11 @@ def parsed(command):
     parser = argparse.ArgumentParser(allow_abbrev=False)
     for flag in ("--data-dir", "--model", "--opt", "--sched"):
         parser.add_argument(flag)
-    for flag in ("--lr", "--momentum", "--weight-decay", "--opt-eps", "--warmup-lr", "--min-lr"):
+    for flag in ("--lr", "--momentum", "--weight-decay", "--opt-eps", "--warmup-lr", "--min-lr", "--smoothing"):
         parser.add_argument(flag, type=float)
     for flag in ("--decay-epochs", "--decay-rate"):
         parser.add_argument(flag, type=float)
-    for flag in ("--epochs", "--warmup-epochs", "--cooldown-epochs"):
+    for flag in ("--epochs", "--warmup-epochs", "--cooldown-epochs", "--batch-size"):
         parser.add_argument(flag, type=int)
     parser.add_argument("--decay-milestones", type=int, nargs="+")
     parser.add_argument("--opt-kwargs", nargs="*", default={}, action=ParseKwargs)

@@ -23,6 +23,7 @@ from tests.peers.cases import (
     PLATEAUS,
     STEPS_PER_EPOCH,
     TOP1S,
+    UNUSUAL,
     VAL_LOSSES,
     WARMUPS_EPOCHS,
     deviation,
@@ -44,7 +45,7 @@ class Tiny(torch.nn.Module):
 
 
 def trainer_of(recipe, path, monkeypatch):
-    """The `trainer` that the code builds, before it trains; one example a batch, and the metrics of the tests."""
+    """The `trainer` that the code builds, before it trains, with the metrics of the tests."""
 
     def evaluate(self, *args, **kwargs):
         epoch = round(self.state.epoch) - 1
@@ -52,9 +53,8 @@ def trainer_of(recipe, path, monkeypatch):
 
     monkeypatch.setattr(transformers.Trainer, "evaluate", evaluate)
     data = [{"x": torch.ones(1)} for _ in range(STEPS_PER_EPOCH)]
-    settings = {
+    mine = {
         "output_dir": str(path),
-        "per_device_train_batch_size": 1,
         "use_cpu": True,
         "report_to": "none",
         "save_strategy": "no",
@@ -62,7 +62,7 @@ def trainer_of(recipe, path, monkeypatch):
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
     }
-    found = {"model": Tiny(), "train_dataset": data, "eval_dataset": data, "compute_metrics": None, "mine": settings}
+    found = {"model": Tiny(), "train_dataset": data, "eval_dataset": data, "compute_metrics": None, "mine": mine}
     text = exported(recipe, "transformers").text.removesuffix("trainer.train()\n")
     exec(text.replace('output_dir="output"', "**mine"), found)
     return found["trainer"]
@@ -129,6 +129,14 @@ def test_every_optimizer_is_built_with_the_settings_of_the_recipe(optimizer, dec
     for key, value in plain["optimizer"].defaults.items():
         assert key in ("fused", "foreach") or group[key] == value
     assert trainer.args.max_grad_norm == 0
+
+
+def test_trainer_is_told_how_the_search_trained():
+    found = {}
+    exec(exported(Recipe(), "transformers", UNUSUAL).text.partition("trainer = ")[0], found)
+    arguments = found["arguments"]
+    assert (arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps) == (2, 3)
+    assert (arguments.max_grad_norm, arguments.label_smoothing_factor) == (0.5, 0.1)
 
 
 @pytest.mark.parametrize("optimizer", ["schedule-free-sgd", "lamb", "prodigy"])

@@ -206,6 +206,8 @@ def config():
         budget=Budget(11, "trials"),
         pruner="hopeless",
         baseline=BASELINE,
+        environment={"Python": "3.11.7", "PyTorch": "2.15.0", "CPU": "2 cores"},
+        command="lrtune search --data digits --budget 11 --study 'digits-<first>'",
     )
 
 
@@ -215,8 +217,6 @@ def report_of(state, importances=None):
         state=state,
         recommendation=recommend(state),
         importances=shares if importances is None else importances,
-        environment={"Python": "3.11.7", "PyTorch": "2.15.0", "CPU": "2 cores"},
-        command="lrtune search --data digits --budget 11 --study 'digits-<first>'",
     )
 
 
@@ -242,14 +242,17 @@ def climbed(climbing_config):
 @pytest.fixture
 def comparison_config(config):
     recipes = tuple(named for named, _ in COMPARED)
-    return replace(config, name="comparison", recipes=recipes, space_name="", pruner="none", max_seeds=5)
+    return replace(
+        config, name="comparison", recipes=recipes, space_name="", pruner="none", max_seeds=5,
+        command="lrtune compare --data digits",
+    )  # fmt: skip
 
 
 @pytest.fixture
 def comparison(comparison_config):
     """A finished comparison."""
     state = StudyState(config=comparison_config, records=compared_records())
-    return replace(report_of(state, {}), command="lrtune compare --data digits")
+    return report_of(state, {})
 
 
 def stages(config):

@@ -132,6 +132,25 @@ def test_first_screen_of_a_finished_study(done):
     assert best.note == f"of 4; a tie with {len(done.recommendation.ties)} of them"
 
 
+def test_a_baseline_that_diverged_gives_no_target(done):
+    found = replace(done.recommendation, target=math.nan, target_source="the baseline diverged")
+    document = compose(replace(done, recommendation=found))
+    assert document.target == "No target: the baseline diverged; give `--target`."
+    assert {row.convergence for row in document.contenders} == {"–"}
+    assert document.facts[1] == ("Convergence, epoch", "–", "no target; baseline –")
+
+
+def test_a_difference_without_an_interval_on_the_first_screen(done):
+    best = replace(done.recommendation.best, difference=Difference(mean=2.0, low=-math.inf, high=math.inf))
+    facts = compose(replace(done, recommendation=replace(done.recommendation, best=best))).facts
+    assert facts[2] == ("To baseline, points", "+2.00", "no interval")
+
+
+def test_the_order_is_explained_where_seeds_differ(done, comparison):
+    assert "The numbers of seeds differ" in compose(comparison).table_note
+    assert "The numbers of seeds differ" not in compose(done).table_note
+
+
 def test_winners_curse_in_numbers(done, config, comparison):
     assert compose(done).flattery == (
         "Winner's curse: the best search score of those confirmed was 92.02 % (trial 1); over 3 fresh seeds it has "
@@ -167,7 +186,7 @@ def test_comparison(comparison):
         "sgd-linear", "adamw-<cosine>", "sgd-step", "sgd-plateau", "prodigy",
     ]  # fmt: skip
     assert [row.num_seeds for row in document.contenders] == [5, 5, 3, 3, 3]
-    assert [row.marks for row in document.contenders[:2]] == [("highest mean", "simplest"), ("tie",)]
+    assert [row.marks for row in document.contenders[:2]] == [("in the lead", "simplest"), ("tie",)]
     assert [column.field for column in document.columns] == [
         "top1", "num_seeds", "difference", "probability_best", "convergence", "settling", "val_loss", "time",
     ]  # fmt: skip
@@ -277,7 +296,7 @@ def test_study_on_rungs(climbed):
     assert [row[:4] for row in document.rungs] == [("2 epochs, compressed", 12, 4, 1), ("4 epochs", 5, 1, 1)]
     assert [row.id for row in document.finished] == ["trial-0001", "trial-0005"]
     assert [row.trained for row in document.finished] == ["8 + 4 taken over", "12 + 4 taken over"]
-    assert [row.trial for row in document.left[:4]] == ["trial-0002", "trial-0000", "trial-0010", "trial-0007"]
+    assert [row.trial for row in document.left[:4]] == [2, 0, 10, 7]
     assert document.left[0].reason == "place 2 of 5 on rung 4"
     assert [row.id for row in document.stopped] == ["trial-0011-rung-c2"]
     # Each trial once: by its full run, or by the rung that it was left on.

@@ -26,9 +26,11 @@ from lrtune.report.export import export
 from tests.peers.cases import (
     DECAYS,
     EPOCHS,
+    PLAIN,
     PLATEAUS,
     STEPS_PER_EPOCH,
     TOP1S,
+    UNUSUAL,
     VAL_LOSSES,
     exported,
     lrs_planned,
@@ -63,9 +65,26 @@ def test_every_target_takes_an_optimizer_or_says_what_to_use_instead(to, optimiz
         assert exported(recipe, to).exact
 
 
+@pytest.mark.parametrize("to", TARGETS)
+def test_every_target_says_what_the_lr_holds_for(to):
+    found = exported(Recipe(), to, UNUSUAL)
+    assert found.note.endswith("Found with batches of 6, gradients clipped to a norm of 0.5, labels smoothed by 0.1.")
+    assert exported(Recipe(), to).note.endswith("Found with batches of 1.")
+
+
+@pytest.mark.parametrize("recipe", [Recipe(), Recipe(decay=Exponential())])  # by a command line, and by code alone
+def test_train_py_is_told_how_the_search_trained(recipe):
+    flags = "--batch-size 2 --smoothing 0.1 --grad-accum-steps 3 --clip-grad 0.5"
+    found = exported(recipe, "timm", UNUSUAL)
+    assert flags in found.text + found.note
+    found = exported(recipe, "timm")
+    assert "--batch-size 1 --smoothing 0.0" in found.text + found.note
+    assert "--clip-grad" not in found.text + found.note
+
+
 def test_a_run_that_cannot_be_is_refused():
     with pytest.raises(InputError, match="`warmup_epochs < epochs` must hold"):
-        export(Recipe(warmup_epochs=5), epochs=5, steps_per_epoch=10, to="timm")
+        export(Recipe(warmup_epochs=5), epochs=5, steps_per_epoch=10, settings=PLAIN, to="timm")
 
 
 @pytest.mark.parametrize("decay", DECAYS, ids=str)
@@ -77,6 +96,7 @@ def test_json_has_the_recipe_and_every_lr(decay):
     assert document["schedule"] == {"epochs": 8, "steps_per_epoch": 5, "warmup_steps": 8, "total_steps": 40}
     assert document["optimizer"]["class"] == "pytorch_optimizer.Prodigy"
     assert document["optimizer"]["arguments"]["lr"] == recipe.peak_lr
+    assert document["settings"] == {"batch_size": 1, "clip_norm": None, "label_smoothing": 0.0}
 
 
 def measured(epochs):
@@ -101,8 +121,11 @@ def measured(epochs):
 @pytest.mark.parametrize("decay", PLATEAUS, ids=str)
 def test_json_of_a_plateau_has_the_lrs_of_the_run_that_was_measured(decay, epochs, known_epochs):
     recipe = Recipe(decay=decay, warmup_epochs=1.5)
-    text = export(recipe, epochs=EPOCHS, steps_per_epoch=STEPS_PER_EPOCH, to="json", measurements=measured(epochs)).text
-    assert json.loads(text)["lrs"] == lrs_planned(recipe)[: known_epochs * STEPS_PER_EPOCH]
+    found = export(
+        recipe, epochs=EPOCHS, steps_per_epoch=STEPS_PER_EPOCH, settings=PLAIN, to="json",
+        measurements=measured(epochs),
+    )  # fmt: skip
+    assert json.loads(found.text)["lrs"] == lrs_planned(recipe)[: known_epochs * STEPS_PER_EPOCH]
 
 
 def test_json_of_a_plateau_that_nobody_measured_has_no_lrs():
@@ -128,7 +151,7 @@ def table() -> str:
 
     def cell(to, decay, warmup_epochs, final_frac):
         recipe = Recipe(decay=decay, warmup_epochs=warmup_epochs, final_frac=final_frac)
-        found = export(recipe, epochs=27, steps_per_epoch=391, to=to)
+        found = export(recipe, epochs=27, steps_per_epoch=391, settings=PLAIN, to=to)
         if to == "timm" and not found.text.startswith("# python train.py"):
             return "–"
         if "optimizers=(optimizer, scheduler)" in found.text:

@@ -20,9 +20,11 @@ from lrtune.report.export.torch import torch_code
 from tests.peers.cases import (
     DECAYS,
     EPOCHS,
+    PLAIN,
     PLATEAUS,
     STEPS_PER_EPOCH,
     TOP1S,
+    UNUSUAL,
     VAL_LOSSES,
     deviation,
     lrs_planned,
@@ -57,23 +59,38 @@ def lrs_used(code: str, metrics: tuple[float, ...]) -> list[float]:
 def test_pasted_code_uses_the_lr_of_the_schedule_at_every_step(decay, warmup_epochs, final_frac):
     recipe = Recipe(peak_lr=0.03, warmup_epochs=warmup_epochs, decay=decay, final_frac=final_frac)
     metrics = TOP1S if getattr(decay, "monitor", "") == "top1" else VAL_LOSSES
-    used = lrs_used(torch_code(recipe, EPOCHS, STEPS_PER_EPOCH), metrics)
+    used = lrs_used(torch_code(recipe, EPOCHS, STEPS_PER_EPOCH, PLAIN), metrics)
     assert deviation(used, recipe) <= 1e-9
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_pasted_code_builds_every_optimizer(optimizer):
     recipe = Recipe(optimizer=optimizer, peak_lr=0.003, warmup_epochs=1, weight_decay=0.01)
-    assert lrs_used(torch_code(recipe, EPOCHS, STEPS_PER_EPOCH), ()) == pytest.approx(lrs_planned(recipe), rel=1e-12)
+    assert lrs_used(torch_code(recipe, EPOCHS, STEPS_PER_EPOCH, PLAIN), ()) == pytest.approx(
+        lrs_planned(recipe), rel=1e-12
+    )
 
 
 def test_sgd_keeps_its_momentum():
-    code = torch_code(Recipe(momentum=0.85, nesterov=False, weight_decay=5e-4), EPOCHS, STEPS_PER_EPOCH)
+    code = torch_code(Recipe(momentum=0.85, nesterov=False, weight_decay=5e-4), EPOCHS, STEPS_PER_EPOCH, PLAIN)
     assert "model.parameters(), lr=0.1, momentum=0.85, nesterov=False, weight_decay=0.0005\n" in code
 
 
+@pytest.mark.parametrize("decay", [Constant(), Plateau()])
+@pytest.mark.parametrize("optimizer", ["sgd", "prodigy"])
+def test_pasted_code_clips_as_the_search_did(optimizer, decay, monkeypatch):
+    norms = []
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda parameters, norm: norms.append(norm))
+    recipe = Recipe(optimizer=optimizer, decay=decay)
+    lrs_used(torch_code(recipe, EPOCHS, STEPS_PER_EPOCH, UNUSUAL), VAL_LOSSES)
+    assert norms == [0.5] * EPOCHS * STEPS_PER_EPOCH
+    assert "clip" not in torch_code(recipe, EPOCHS, STEPS_PER_EPOCH, PLAIN)
+
+
 def test_nesterov_without_momentum_is_plain_sgd():
-    assert len(lrs_used(torch_code(Recipe(momentum=0.0), EPOCHS, STEPS_PER_EPOCH), ())) == EPOCHS * STEPS_PER_EPOCH
+    assert (
+        len(lrs_used(torch_code(Recipe(momentum=0.0), EPOCHS, STEPS_PER_EPOCH, PLAIN), ())) == EPOCHS * STEPS_PER_EPOCH
+    )
 
 
 @pytest.mark.parametrize(
@@ -91,20 +108,20 @@ def test_nesterov_without_momentum_is_plain_sgd():
     ],
 )
 def test_torchs_own_scheduler_where_it_has_the_same_lrs(recipe, scheduler):
-    assert f"\nscheduler = {scheduler}" in torch_code(recipe, EPOCHS, STEPS_PER_EPOCH)
+    assert f"\nscheduler = {scheduler}" in torch_code(recipe, EPOCHS, STEPS_PER_EPOCH, PLAIN)
 
 
 @pytest.mark.parametrize("decay", [Constant(), Plateau(patience_epochs=0)])
 @pytest.mark.parametrize("optimizer", ["schedule-free-sgd", "schedule-free-adamw"])
 def test_schedule_free_is_switched_around_the_epoch(optimizer, decay):
-    code = torch_code(Recipe(optimizer=optimizer, decay=decay), EPOCHS, STEPS_PER_EPOCH)
+    code = torch_code(Recipe(optimizer=optimizer, decay=decay), EPOCHS, STEPS_PER_EPOCH, PLAIN)
     epoch = code.partition("for epoch in range(epochs):\n")[2]
     assert epoch.startswith("    optimizer.train()  #")
     assert "\n    optimizer.eval()  #" in epoch.partition("optimizer.step()")[2]
 
 
 def test_code_as_a_reader_sees_it():
-    code = torch_code(Recipe(peak_lr=0.2, warmup_epochs=0.5, decay=WSD()), 12, 79)
+    code = torch_code(Recipe(peak_lr=0.2, warmup_epochs=0.5, decay=WSD()), 12, 79, PLAIN)
     assert (
         code
         == '''\

@@ -4,14 +4,17 @@ import json
 import os
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
 import jsonschema
 import pytest
+from matplotlib import rc_context
 
 import lrtune.report.html
+from lrtune.core.study import StudyState
 from lrtune.report.document import compose
 from lrtune.report.files import write_report, write_whole
 from lrtune.report.html import render_html
@@ -20,9 +23,10 @@ from lrtune.report.markdown import escape, render_markdown
 from lrtune.report.plots import DECAY_COLOURS, draw, draw_range_test
 from lrtune.report.range_test import write_range_result
 from lrtune.report.sheet import SERIES, VARIABLES, WIDTHS
-from tests.report.conftest import range_result, stages
+from tests.report.conftest import range_result, report_of, stages
 
 GOLDEN = Path(__file__).parent / "golden"
+REPORTS = Path(__file__).parents[2] / "reports"
 CSS = Path(lrtune.report.html.__file__).parent / "templates" / "report.css"
 SCHEMA = json.loads(Path(lrtune.report.html.__file__).with_name("report.schema.json").read_text())
 STAGES = (
@@ -159,6 +163,15 @@ def test_page_is_escaped(request, study, raw, escaped):
     assert escaped in text
 
 
+@pytest.mark.parametrize("name", [r"sgd $\frac$", "_mine"])
+def test_any_name_can_be_drawn(comparison, name):
+    config = comparison.state.config
+    recipes = tuple(replace(named, name=f"{name} {i}") for i, named in enumerate(config.recipes))
+    state = replace(comparison.state, config=replace(config, recipes=recipes))
+    lr_curve, learning_curves = draw(compose(report_of(state, {})))
+    assert all(f">{name} {i}<" in plot.svg for plot in (lr_curve, learning_curves) for i in range(len(recipes)))
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("study", ["done", "comparison"])
 def test_plots_on_a_page_take_its_colours_and_speak(request, study, width):
@@ -169,6 +182,14 @@ def test_plots_on_a_page_take_its_colours_and_speak(request, study, width):
         ET.fromstring(re.sub(r"xlink:href", "href", svg))
         assert re.search(r'<svg viewBox="[^"]+" class="\w+" role="img" aria-labelledby="[^"]+"><title[^>]*>\w', svg)
         assert svg.count('class="says"><title>') == svg.count('class="says"') > 0
+
+
+def test_plots_are_the_same_whatever_the_users_matplotlibrc(done):
+    before = [plot.svg for plot in draw(compose(done))]
+    with rc_context(
+        {"lines.marker": "x", "figure.autolayout": True, "axes.xmargin": 0.3, "axes.formatter.limits": (0, 0)}
+    ):
+        assert [plot.svg for plot in draw(compose(done))] == before
 
 
 def test_plots_in_files(done):
@@ -257,6 +278,11 @@ def test_json_is_that_of_the_schema(request, study):
     jsonschema.validate(json.loads(render_json(compose(request.getfixturevalue(study)))), SCHEMA)
 
 
+@pytest.mark.parametrize("path", sorted(REPORTS.glob("*/report.json")), ids=lambda path: path.parent.name)
+def test_a_committed_report_is_that_of_the_schema(path):
+    jsonschema.validate(json.loads(path.read_text(), parse_constant=pytest.fail), SCHEMA)
+
+
 def test_the_same_report_gives_the_same_files(done, tmp_path):
     first, second = (write_report(done, tmp_path / name) for name in "ab")
     assert first.keys() == second.keys()
@@ -299,3 +325,14 @@ def test_range_test_on_its_own(tmp_path, signal):
     assert len(rows) == 3 * 81
     assert (json.loads(files["range_test.json"].read_text())["interval"] is not None) == signal
     assert ("no signal" in draw_range_test(range_result(signal=signal)).description) != signal
+
+
+@pytest.mark.parametrize("num_curves", [0, 1, 3])
+def test_a_range_test_whose_first_losses_were_not_finite_is_drawn(config, num_curves):
+    result = range_result(signal=False)
+    empty = tuple(replace(curve, lrs=(), losses=(), diverged=True) for curve in result.curves[:num_curves])
+    empty = replace(result, curves=empty)
+    assert draw_range_test(empty).svg.count("SGD: no signal") == 1
+    assert draw(compose(report_of(StudyState(config=config, range_results=(empty,)), {}))) == ()
+    [plot] = draw(compose(report_of(StudyState(config=config, range_results=(empty, range_result("adamw"))), {})))
+    assert "AdamW: 0.012 to 0.94" in plot.svg

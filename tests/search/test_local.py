@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrtune.core.errors import LrtuneError, StoreError, TaskError, TrialError
+from lrtune.core.errors import InputError, LrtuneError, StoreError, TaskError, TrialError
 from lrtune.core.events import EpochEnded, Note, RunEnded, RunStarted
 from lrtune.core.recipe import WSD, Constant, Cosine, Recipe, Step
 from lrtune.core.study import Budget, Rung
@@ -299,6 +299,11 @@ def broken_loss(run, study):
     yield
 
 
+def impossible(run, study):
+    raise InputError("`lr_scale` must be the same in all groups for prodigy")
+    yield
+
+
 def stops_early(run, study):
     yield measurement(run, 1)
 
@@ -319,6 +324,7 @@ def at_chance(run, study):
 ENDS = {
     "out of memory": (out_of_memory, "failed", 1, "out of memory on cuda: try a smaller --batch-size"),
     "task": (broken_loss, "failed", 0, "the task's loss failed"),
+    "impossible": (impossible, "failed", 0, "`lr_scale` must be the same in all groups for prodigy"),
     "short": (stops_early, "failed", 1, "the training ended before its last epoch"),
     "diverged": (not_finite, "diverged", 2, "the loss was not finite in epoch 2, at an LR of 0.02"),
     "hopeless": (at_chance, "pruned", 3, "Top-1 10.20 is at chance (10.0) after 3 epochs"),
@@ -472,6 +478,11 @@ def test_when_all_workers_die_it_is_said_and_what_they_recorded_stays(url):
     work(make_bench(store))
     assert len(runs_of(store)) == NUM_RUNS
     assert not runs_of(store, "running")
+
+
+def test_what_cannot_be_sent_to_a_process_is_said(url):
+    with pytest.raises(TaskError, match=r"cannot be sent to another process: .*lambda.*; use a task file"):
+        work_side_by_side(lambda emit: None, 2, lambda event: None)
 
 
 def test_what_a_worker_raises_is_raised_to_its_user(url):

@@ -435,10 +435,12 @@ def test_mirroring_again_adds_only_what_is_new(tmp_path):
     assert len(optuna.load_study(study_name="fake", storage=url).trials) == 7
 
 
-def test_a_database_that_optuna_cannot_use_is_one_message(tmp_path):
+@pytest.mark.parametrize("url", ["sqlite:///{}/lrtune.db", "postgresql://me:secret@127.0.0.1:1/lrtune"])
+def test_a_database_that_optuna_cannot_use_is_one_line_without_its_password(tmp_path, url):
     (tmp_path / "lrtune.db").write_text("no database at all " * 100)
-    with pytest.raises(StoreError, match="Optuna cannot use this database"):
-        mirror(make_state(), f"sqlite:///{tmp_path / 'lrtune.db'}")
+    with pytest.raises(StoreError, match=r"^Optuna cannot use this database: .+$") as raised:
+        mirror(make_state(), url.format(tmp_path))
+    assert "secret" not in str(raised.value)
 
 
 def test_a_grid_whose_end_is_no_round_number_in_binary_is_searched_to_its_end():

@@ -27,6 +27,7 @@ from lrtune.search.sampler import ask
 from lrtune.search.sweep import Sweep
 from lrtune.store.checkpoints import CheckpointStore
 from lrtune.store.database import StudyDatabase
+from lrtune.store.ledger import Ledger
 from lrtune.store.workers import this_worker
 from tests.search.fake_objective import EPOCHS, make_bench, make_config, measurement, open_store
 from tests.search.fake_objective import train as train_made_up
@@ -554,6 +555,15 @@ def test_a_run_that_cannot_go_on_fails_with_its_reason_and_the_search_goes_on(ur
     assert len(store.state().of_kind("search")) == 10
 
 
+def test_a_recipe_without_a_schedule_fails_and_the_search_goes_on(url):
+    store = open_store(url, make_config(budget=Budget(3, "trials")))
+    swept(store, made_up, asked=table(Recipe(), Recipe(warmup_epochs=EPOCHS), Recipe(peak_lr=0.2)))
+    failed = by_id(store)["trial-0001"]
+    assert (failed.state, failed.epochs) == ("failed", 0)
+    assert "warmup" in failed.reason
+    assert by_id(store)["trial-0002"].state == "completed"
+
+
 def test_a_training_that_ends_early_is_a_failure(url):
     store = open_store(url, make_config())
 
@@ -588,13 +598,16 @@ def test_a_task_that_fails_before_any_epoch_is_the_users_business(url, num_slots
 
 
 class Watched:
-    """A study that remembers what it was asked and told."""
+    """A study that remembers what it was asked and told; its first heartbeats may fail."""
 
-    def __init__(self, study):
-        self.study, self.calls = study, []
+    def __init__(self, study, hiccups=0):
+        self.study, self.calls, self.hiccups = study, [], hiccups
 
     def __getattr__(self, name):
         def call(*args):
+            if name == "heartbeat" and self.hiccups:
+                self.hiccups -= 1
+                raise StoreError("the database is locked")
             self.calls.append((name, *(run.id for run in args[:1])))
             return getattr(self.study, name)(*args)
 
@@ -646,11 +659,12 @@ def test_while_nothing_has_ended_nothing_is_asked_again(url):
         assert numbers_asked == [0, 1]
 
 
-def test_somebody_elses_run_is_waited_for_and_looked_at_each_time(url):
+@pytest.mark.parametrize("opened", [lambda store: store, Ledger], ids=["store", "ledger"])
+def test_somebody_elses_run_is_waited_for_and_looked_at_each_time(url, opened):
     store = open_store(url, make_config(budget=Budget(1, "trials"), num_seeds=1))
     theirs = next_run(store.state(), ask)
     store.claim(theirs, "elsewhere/1/0.00")
-    bench = Bench(study=store, worker=this_worker(), ask=ask, emit=lambda event: None)
+    bench = Bench(study=opened(store), worker=this_worker(), ask=ask, emit=lambda event: None)
     sweep = Sweep(bench, ground=ground_of, max_retries=0)
     with sweep.at_work():
         while isinstance(step := sweep.next(), Assignment):
@@ -663,9 +677,26 @@ def test_somebody_elses_run_is_waited_for_and_looked_at_each_time(url):
         assert isinstance(sweep.next(), Done)
 
 
-def test_the_claims_of_all_runs_at_work_are_kept_alive(url, monkeypatch):
+@pytest.mark.parametrize("opened", [lambda store: store, Ledger], ids=["store", "ledger"])
+def test_a_run_whose_owner_is_gone_goes_on_from_his_last_epoch(url, opened):
+    store = open_store(url, make_config(budget=Budget(1, "trials"), num_seeds=1))
+    theirs = next_run(store.state(), ask)
+    store.claim(theirs, "elsewhere/1/0.00")
+    bench = Bench(study=opened(store), worker=this_worker(), ask=ask, emit=lambda event: None)
+    sweep = Sweep(bench, ground=ground_of, max_retries=0)
+    for measured in alone(theirs, 2):
+        store.record(theirs, measured)
+    with sweep.at_work():
+        while (step := sweep.next()).run != theirs:
+            sweep.fail(step.run.id, TrialError("it is not what this is about"))
+            store.release(theirs)
+        assert (step.num_recorded, numbers(step.known)) == (2, numbers(alone(theirs, 2)))
+
+
+@pytest.mark.parametrize("hiccups", [0, 4])
+def test_the_claims_of_all_runs_at_work_are_kept_alive(url, monkeypatch, hiccups):
     monkeypatch.setattr(engine, "HEARTBEAT_S", 0.01)
-    study = Watched(open_store(url, make_config()))
+    study = Watched(open_store(url, make_config()), hiccups)
     bench = Bench(study=study, worker=this_worker(), ask=ask, emit=lambda event: None)
     sweep = Sweep(bench, ground=ground_of, max_retries=0)
     before = threading.active_count()

@@ -19,7 +19,7 @@ from lrtune.core.space import Interval
 from lrtune.core.study import Budget, RangeCurve, RangeResult, Rung, StudyConfig, TrainSettings
 from lrtune.core.trial import Measurement
 from lrtune.store import database as database_module
-from lrtune.store.database import StudyDatabase
+from lrtune.store.database import StudyDatabase, shown
 from lrtune.store.encoding import config_from_json, config_to_json
 from lrtune.store.workers import this_worker
 from tests.studies import full_run
@@ -286,6 +286,39 @@ def test_several_may_open_a_new_database_at_the_same_moment(tmp_path):
             assert list(pool.map(open_one, [number] * 4)) == [[]] * 4
 
 
+def test_runs_that_failed_are_tried_again_as_nobodys_with_what_they_have(store, make_run, measured):
+    for number, state in enumerate(("failed", "diverged", "failed")):
+        run = make_run(f"trial-{number:04d}", trial=number)
+        store.claim(run, this_worker())
+        store.record(run, measured(1))
+        store.finish(run, state, "out of memory")
+    other = StudyDatabase(store._database.url).study("study")
+    assert [record.state for record in other.state().records] == ["failed", "diverged", "failed"]
+    store.retry_failed()
+    for records in (store.state().records, other.state().records):
+        assert [(r.state, r.orphaned, r.epochs) for r in records] == [
+            ("running", True, 1), ("diverged", False, 1), ("running", True, 1),
+        ]  # fmt: skip
+        assert [record.reason for record in records] == ["", "out of memory", ""]
+
+
+def test_a_study_is_deleted_only_when_nobody_is_at_it(store, database, make_config, make_run, measured):
+    database.create(make_config(name="another"))
+    run = make_run()
+    store.claim(run, this_worker())
+    store.record(run, measured(1))
+    with pytest.raises(InputError, match="a worker is training for study 'study'"):
+        database.delete("study")
+    assert store.state().records[0].epochs == 1
+    store.release(run)
+    database.delete("study")
+    assert database.names() == ["another"]
+    with pytest.raises(InputError, match=r"no study 'study' in .*; there are: another"):
+        database.delete("study")
+    database.create(make_config())
+    assert database.study("study").state().records == ()
+
+
 # --- reading while others write
 
 
@@ -308,6 +341,22 @@ def test_what_is_read_once_is_still_right_after_others_have_written(store, make_
 
 
 # --- what cannot be used
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("postgresql://me:SECRET@host:5432/db", "postgresql://me:***@host:5432/db"),
+        ("postgresql+psycopg://:SEC:RET@host/db", "postgresql+psycopg://:***@host/db"),
+        ("--storage=mysql://me:SECRET@host/db", "--storage=mysql://me:***@host/db"),
+        ("postgresql://host/db?user=me&password=SECRET&x=1", "postgresql://host/db?user=me&password=***&x=1"),
+        ("postgresql://me@host:5432/db", "postgresql://me@host:5432/db"),
+        ("sqlite:////home/a:b/my@file.db", "sqlite:////home/a:b/my@file.db"),
+        ("no URL: me@host", "no URL: me@host"),
+    ],
+)
+def test_passwords_are_not_shown(text, wanted):
+    assert shown(text) == wanted
 
 
 @contextmanager

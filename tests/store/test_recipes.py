@@ -1,7 +1,10 @@
 """Recipe files: those that come with lrtune, and the user's own."""
 
+from pathlib import Path
+
 import pytest
 
+import lrtune
 from lrtune.core.errors import InputError
 from lrtune.core.recipe import OPTIMIZERS, Constant, Cosine, Published, Recipe, Step
 from lrtune.schedules import build_schedule
@@ -10,8 +13,8 @@ from lrtune.store.recipes import ORDER, describe_recipe, read_recipe, recipe_nam
 PUBLISHED = {"sgd-step": (76.1, 90), "adamw": (77.4, 75), "adamw-cosine": (78.2, 70), "lamb-cosine": (78.0, 68)}
 
 
-def test_the_shipped_ones_are_listed_in_their_order():
-    assert recipe_names() == list(ORDER)
+def test_all_that_are_shipped_are_listed():
+    assert sorted(recipe_names()) == sorted(path.stem for path in Path(lrtune.__file__).parent.glob("recipes/*.toml"))
 
 
 @pytest.mark.parametrize("name", ORDER)
@@ -63,3 +66,26 @@ def test_all_that_is_wrong_with_a_file_is_said_at_once(tmp_path):
     said = refused.value.problems
     assert len(said) == 4
     assert all(problem.startswith(f"{path}: ") for problem in said)
+
+
+ON = '[published]\non = "ImageNet"\n'
+MISTAKEN = {
+    "true as a number": ("epochs = true", "`epochs` must be a whole number from 1, but got True."),
+    "a list of decays": ('decay = ["cosine"]', "bad.toml: "),
+    "a number in words": ('peak_lr = "0.1"', "numbers and words"),
+    "a Top-1 in words": (ON + 'top1 = "76.1"\nconvergence_epoch = 90', "a number as top1"),
+    "half an epoch": (ON + "top1 = 76.1\nconvergence_epoch = 90.5", "a whole number as convergence_epoch"),
+    "nothing of when": (ON + "top1 = 76.1", "convergence_epoch"),
+    "more than is asked for": (ON + "top1 = 76.1\nconvergence_epoch = 90\nseeds = 3", "'seeds': 3"),
+}
+
+
+@pytest.mark.parametrize(("text", "words"), MISTAKEN.values(), ids=MISTAKEN)
+def test_a_value_of_the_wrong_kind_is_refused(tmp_path, text, words):
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(InputError) as refused:
+        read_recipe(path, 5)
+    (said,) = refused.value.problems
+    assert said.startswith(f"{path}: ")
+    assert words in said

@@ -12,11 +12,11 @@ from lrtune.core.errors import InputError, TaskError
 from lrtune.training.batches import (
     Draws,
     Images,
-    LoaderBatches,
-    derive_seed,
     evaluation_batches,
     training_batches,
 )
+from lrtune.training.loaders import LoaderBatches
+from lrtune.training.randomness import derive_seed
 
 
 def numbered(num_images, *, channels=1, side=8, flips=False):
@@ -287,6 +287,11 @@ def test_an_epoch_is_the_same_on_every_device():
             4,
             "a `DataLoader` must know its length, but its dataset or sampler has none.",
         ),
+        (
+            DataLoader(Squares(3), batch_size=4, drop_last=True),
+            4,
+            "a `DataLoader` must give at least 1 batch, but this one has none.",
+        ),
     ],
 )
 def test_impossible_sources_are_refused(source, batch_size, message):
@@ -324,7 +329,7 @@ def test_impossible_images_are_refused_with_all_that_is_wrong(changed, problems)
 
 
 def test_seeds_are_derived_alike_in_every_process():
-    code = "from lrtune.training.batches import derive_seed; print(derive_seed(3, 'batches', 5))"
+    code = "from lrtune.training.randomness import derive_seed; print(derive_seed(3, 'batches', 5))"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(other.stdout) == derive_seed(3, "batches", 5)
 

@@ -86,6 +86,39 @@ def test_lanes_that_do_not_fit_are_not_used(trainer_of, monkeypatch):
     assert threading.active_count() == before
 
 
+def test_several_lanes_of_which_some_are_eager_are_not_used(trainer_of, monkeypatch):
+    trainer, tried = trainer_of(), []
+    new_lane = trainer._captured_lane
+
+    def only_one(recipe):
+        return new_lane(recipe) if trainer._idle or not trainer._has_captured else None
+
+    monkeypatch.setattr(trainer, "_captured_lane", only_one)
+    monkeypatch.setattr(calibration, "best_num_lanes", lambda rate: tried.extend(map(rate, (1, 4))) or 1)
+    calibrate_lanes(trainer, Recipe())
+    assert [rate > 0 for rate in tried] == [True, False]
+
+
+def test_a_further_lane_that_cannot_be_captured_is_not_used(trainer_of):
+    made = []
+
+    class Single(CallsAgain):
+        """Of two in a process, the second records nothing."""
+
+        def __init__(self, device):
+            super().__init__(device)
+            made.append(self)
+
+        def record(self, function):
+            if len(made) > 1:
+                raise RuntimeError("CUDNN_STATUS_INTERNAL_ERROR")
+            return super().record(function)
+
+    trainer = trainer_of(Single)
+    assert calibrate_lanes(trainer, Recipe()) == 1
+    assert trainer.why_eager(Recipe()) == ""
+
+
 def test_a_failed_capture_leaves_one_lane(trainer_of):
     class Uncapturable(CallsAgain):
         def record(self, function):

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
+from lrtune.core.errors import TaskError
 from lrtune.core.recipe import Constant, Cosine, Recipe, Step, default_recipe
 from lrtune.core.study import TrainSettings
 from lrtune.training.captured import CapturedLane
@@ -193,6 +194,19 @@ def test_a_failed_capture_is_trained_eagerly_from_then_on(trainers_of):
     assert repr(train(captured, RUN)[0]) == repr(train(eager, RUN)[0])
     reason = "the capture failed: RuntimeError: operation not permitted when stream is capturing"
     assert captured.why_eager(RUN.recipe) == reason
+
+
+def test_a_capture_that_fails_after_others_is_no_reason_to_train_eagerly(trainers_of):
+    class Once(CallsAgain):
+        def record(self, function):
+            if captured._has_captured:
+                raise RuntimeError("CUDNN_STATUS_INTERNAL_ERROR")
+            return super().record(function)
+
+    captured, _ = trainers_of(captured=type("Second", (CapturingTrainer,), {"new_player": Once}))
+    with captured.lane(RUN.recipe, 0), pytest.raises(TaskError, match="could not be captured: RuntimeError: CUDNN"):
+        train(captured, RUN)
+    assert captured.why_eager(RUN.recipe) == ""
 
 
 @pytest.mark.slow

@@ -1,15 +1,18 @@
 """The loop: the LR of every step, exact repeats and resumes, and what is said when a run cannot go on."""
 
 import math
+import random
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, TensorDataset
 
-from lrtune.core.errors import DataError, StoreError, TaskError, TrialError
+from lrtune.core.errors import DataError, InputError, StoreError, TaskError, TrialError
 from lrtune.core.recipe import (
     DECAYS,
     OPTIMIZERS,
@@ -92,9 +95,11 @@ class WatchedTrainer(Trainer):
 
 @pytest.fixture
 def trainer_of(digits):
-    def build(kind=Trainer, *, model=tiny, train=digits.train, loss=None, parameters=None, **settings):
+    def build(
+        kind=Trainer, *, model=tiny, train=digits.train, test=digits.test, loss=None, parameters=None, **settings
+    ):
         task = Task(
-            model=model, train=train, validation=digits.validation, test=digits.test, num_classes=10,
+            model=model, train=train, validation=digits.validation, test=test, num_classes=10,
             loss=loss, parameters=parameters,
         )  # fmt: skip
         return kind(task, TrainSettings(**{"batch_size": 36, "precision": "fp32", "device": "cpu"} | settings))
@@ -207,6 +212,28 @@ def test_a_run_is_the_same_each_time(trainer_of, identical, optimizer):
     other, other_states = train(trainer_of(model=lively), replace(run, seed=1))
     assert other[0].train_loss != measurements[0].train_loss
     assert not identical(other_states[-1]["model"], states[-1]["model"])
+
+
+def test_eager_lanes_train_in_several_threads_what_each_trains_alone(trainer_of, identical):
+    trainer = trainer_of(model=lively)
+    runs = [run_of(Recipe(peak_lr=lr), epochs=4, seed=seed) for seed, lr in enumerate((0.02, 0.05, 0.1))]
+    alone = [train(trainer, run) for run in runs]
+    with ThreadPoolExecutor(len(runs)) as pool:
+        together = list(pool.map(lambda run: train(trainer, run), runs))
+    for (measurements, states), (expected, expected_states) in zip(together, alone, strict=True):
+        assert timeless(measurements) == timeless(expected)
+        assert identical(states, expected_states)
+
+
+def test_weights_may_be_drawn_from_any_global_generator(trainer_of, identical):
+    def drawn():
+        model = tiny()
+        with torch.no_grad():
+            model[1].bias[:2] = torch.tensor([random.random(), np.random.rand()])
+        return model
+
+    trainer = trainer_of(model=drawn)
+    assert identical(trainer.build_model(2**40).state_dict(), trainer.build_model(2**40).state_dict())
 
 
 def test_seeds_differ_in_weights_order_and_dropout(trainer_of, identical):
@@ -466,6 +493,8 @@ OUT_OF_MEMORY = {
     "gpu": raising(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")),
     "python": raising(MemoryError()),
     "cpu": lambda: torch.empty(10**15),  # more than a process can address
+    "cuda runtime": raising(RuntimeError("CUDA error: out of memory")),
+    "cublas": raising(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")),
 }
 
 
@@ -520,6 +549,18 @@ def test_what_the_task_raises_is_said_as_it_was(trainer_of, changes, message):
     assert str(caught.value).startswith("the task")
 
 
+def test_what_the_test_images_raise_is_said_too(trainer_of):
+    trainer = trainer_of(test=TensorDataset(torch.zeros(4, 1, 9, 9), torch.zeros(4, dtype=torch.int64)))
+    _, (state,) = train(trainer, run_of(Recipe(), epochs=1))
+    with pytest.raises(TaskError, match="the task's test images could not be evaluated: RuntimeError: "):
+        trainer.test_top1(state)
+
+
+def test_what_are_no_test_images_is_said_before_anything_is_trained(trainer_of):
+    with pytest.raises(InputError, match="data must be `Images`, a map-style `Dataset` or a `DataLoader`, but got int"):
+        trainer_of(test=7)
+
+
 def test_an_error_that_speaks_for_itself_is_left_alone(trainer_of):
     error = DataError("the images in /data are gone")
     with pytest.raises(DataError) as caught:
@@ -535,6 +576,13 @@ def test_an_error_of_saving_is_not_blamed_on_the_task(trainer_of, error):
 
 
 # --- on a GPU ---
+
+
+@pytest.mark.gpu
+def test_a_loss_with_weights_goes_to_the_device(trainer_of):
+    loss = nn.CrossEntropyLoss(weight=torch.linspace(0.5, 1.5, 10))
+    assert train(trainer_of(loss=loss, device="cuda"), run_of(Recipe(), epochs=1))[0]
+    assert loss.weight.device.type == "cpu"
 
 
 @pytest.mark.gpu

@@ -116,6 +116,14 @@ def test_prodigy_has_one_lr_for_all_groups():
     assert caught.value.problems == ("`lr_scale` must be the same in all groups for prodigy, but got [0.25, 1.0].",)
 
 
+def test_a_group_has_no_lr_of_its_own():
+    with pytest.raises(InputError) as caught:
+        build_optimizer(Recipe(), [{"params": [*model_of_two().parameters()], "lr": 1e-4}])
+    assert caught.value.problems == (
+        "a group's LR is `peak_lr * lr_scale`: give `lr_scale`, not `lr`, but got lr=0.0001.",
+    )
+
+
 def test_only_schedule_free_has_two_points():
     built = {name: build_optimizer(Recipe(optimizer=name), model_of_two().parameters()) for name in OPTIMIZERS}
     two = {name for name, optimizer in built.items() if isinstance(optimizer, TwoPoints)}

@@ -1,5 +1,6 @@
 """Tasks: by name, from a file, from Python; what is refused; and that a user's own data train like ours."""
 
+import random
 import textwrap
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from lrtune.core.errors import InputError, TaskError
 from lrtune.core.recipe import Recipe
 from lrtune.core.study import TrainSettings
 from lrtune.training.loop import Trainer, state_from_bytes, state_to_bytes
+from lrtune.training.randomness import seed_all
 from lrtune.training.task import (
     NamedTask,
     Task,
@@ -22,6 +24,7 @@ from lrtune.training.task import (
     describe_source,
     load_task,
     load_task_file,
+    settings_for,
     source_from,
 )
 from tests.studies import full_run
@@ -32,13 +35,14 @@ VALIDATION = TensorDataset(INPUTS[90:], LABELS[90:])
 
 
 class Noisy(Dataset):
-    """A map-style data set whose transform draws from torch's generator, as torchvision's do."""
+    """A map-style data set whose transform draws from every generator, as torchvision's and older ones do."""
 
     def __len__(self):
         return 90
 
     def __getitem__(self, index):
-        return INPUTS[index] + 0.05 * torch.randn(6), int(LABELS[index])
+        noise = 0.05 * torch.randn(6) + 0.01 * float(np.random.randn()) + 0.01 * random.gauss(0, 1)
+        return INPUTS[index] + noise, int(LABELS[index])
 
 
 def net():
@@ -241,6 +245,19 @@ def test_a_lost_file_is_missed_when_it_is_loaded(tmp_path):
         load_task(source_from(described))
 
 
+def test_a_changed_folder_of_images_is_refused(tmp_path):
+    for name in ("cats", "dogs"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(b"pixels")
+    source = NamedTask(data=f"folder:{tmp_path}")
+    described = describe_source(source)
+    (tmp_path / "notes.txt").write_text("no image")
+    assert source_from(described) == source
+    (tmp_path / "cats" / "1.png").write_bytes(b"other pixels")
+    with pytest.raises(InputError, match=f"^{tmp_path} has changed since the study began"):
+        source_from(described)
+
+
 def test_a_python_object_cannot_be_read_back():
     task = a_task(name="mine")
     assert load_task(task) is task
@@ -273,9 +290,9 @@ def test_own_data_train_repeat_and_resume(identical, source):
         states = [state_from_bytes(content) for content in files]
         return [replace(m, seconds=0, images_per_s=0, ended_at=0) for m in measurements], states
 
-    torch.manual_seed(1)
+    seed_all(1)
     measurements, states = train()
-    torch.manual_seed(2)
+    seed_all(2)
     again, states_again = train()
     rest, rest_states = train(history=measurements[:4], state=states[3])
     assert again == measurements
@@ -288,8 +305,31 @@ def test_own_data_train_repeat_and_resume(identical, source):
 
 
 def test_a_loader_of_another_batch_size_counts_its_own_steps():
-    trainer = Trainer(a_task(train=SOURCES["loader"]()), TrainSettings(batch_size=60, accumulate=4, device="cpu"))
+    trainer = Trainer(a_task(train=SOURCES["loader"]()), TrainSettings(batch_size=128, accumulate=4, device="cpu"))
     assert trainer.steps_per_epoch == 2  # 6 batches of 15: one step of 4, one of 2
+    assert trainer.settings.batch_size == 60
+
+
+# the training data: the batch size that is trained with, where 24 was asked for
+BATCH_SIZES = [
+    (Noisy(), 24),
+    (DataLoader(Noisy(), batch_size=15), 30),
+    (DataLoader(Noisy(), batch_sampler=[[0, 1], [2]]), 24),
+]
+
+
+@pytest.mark.parametrize(("source", "batch_size"), BATCH_SIZES)
+def test_a_loader_has_a_batch_size_of_its_own(source, batch_size):
+    settings = TrainSettings(batch_size=24, accumulate=2)
+    assert settings_for(a_task(train=source), settings) == replace(settings, batch_size=batch_size)
+
+
+def test_label_smoothing_beside_a_loss_of_the_tasks_own_is_refused():
+    with pytest.raises(InputError) as caught:
+        settings_for(a_task(loss=nn.CrossEntropyLoss()), TrainSettings(label_smoothing=0.1))
+    assert caught.value.problems == (
+        "`label_smoothing` must be 0 where the task has a loss of its own, which has to smooth by itself, but got 0.1.",
+    )
 
 
 def test_a_task_file_may_import_what_lies_beside_it(tmp_path):

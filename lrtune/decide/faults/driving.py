@@ -144,14 +144,19 @@ def _writes_of_others(trace: Trace) -> tuple[list[int], int]:
     num_overwritten = 0
     for event in trace.events:
         if isinstance(event, Called):
-            num_overwritten += event.before != known and event.after != event.before
+            num_overwritten += _differ(event.before, known) and _differ(event.after, event.before)
             known, called = event.after, True
         else:
-            if called and event.lrs != known:
+            if called and _differ(event.lrs, known):
                 changed.append(step)
             known = event.lrs
             step += not event.skipped
     return changed, num_overwritten
+
+
+def _differ(lrs: tuple[float, ...], others: tuple[float, ...]) -> bool:
+    """An LR that is no number is the same as itself."""
+    return not np.array_equal(lrs, others, equal_nan=True)
 
 
 def group_ratio_lost(trace: Trace) -> Finding | None:

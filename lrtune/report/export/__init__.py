@@ -1,26 +1,31 @@
 """A recipe in the words of the framework that it will train in: code, a command line or JSON, to paste."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import assert_never
 
 from lrtune.core.recipe import Recipe
+from lrtune.core.study import TrainSettings
 from lrtune.core.trial import Measurement
 from lrtune.report.export import json, keras, lightning, timm, torch, transformers
+from lrtune.report.export.parts import found_with
 from lrtune.report.export.result import Export, Target
-from lrtune.schedules import build_schedule
+from lrtune.schedules import Schedule, build_schedule
 
 __all__ = ["Export", "Target", "export"]
 
 
 def export(
-    recipe: Recipe, *, epochs: int, steps_per_epoch: int, to: Target, measurements: Sequence[Measurement] = ()
-) -> Export:
+    recipe: Recipe, *, epochs: int, steps_per_epoch: int, settings: TrainSettings, to: Target,
+    measurements: Sequence[Measurement] = (),
+) -> Export:  # fmt: skip
     """`recipe` for the framework `to`, with the LR of `build_schedule` at each optimizer step, or the closest to it.
 
     Args:
         recipe: optimizer and schedule.
         epochs: horizon of the run.
         steps_per_epoch: optimizer steps.
+        settings: how the recipe was trained; its LR holds for these.
         to: the framework.
         measurements: of a run of the recipe, from its first epoch on: what a plateau did, for JSON.
 
@@ -28,18 +33,23 @@ def export(
         InputError: the framework has no equal, or see `build_schedule`.
     """
     schedule = build_schedule(recipe, epochs=epochs, steps_per_epoch=steps_per_epoch)
+    made = _export(schedule, settings, to, measurements)
+    return replace(made, note=f"{made.note} {found_with(settings)}")
+
+
+def _export(schedule: Schedule, settings: TrainSettings, to: Target, measurements: Sequence[Measurement]) -> Export:
     match to:
         case "torch":
-            return torch.export(schedule)
+            return torch.export(schedule, settings)
         case "lightning":
             return lightning.export(schedule)
         case "timm":
-            return timm.export(schedule)
+            return timm.export(schedule, settings)
         case "transformers":
-            return transformers.export(schedule)
+            return transformers.export(schedule, settings)
         case "keras":
             return keras.export(schedule)
         case "json":
-            return json.export(schedule, measurements)
+            return json.export(schedule, settings, measurements)
         case _:
             assert_never(to)

@@ -6,21 +6,24 @@ optimizer   class ("torch.optim.SGD") and the arguments that it is built with; t
 schedule    epochs, steps_per_epoch, warmup_steps, total_steps. With W warmup steps of T, the LR of step t = 0, 1, ...
             is peak_lr * (t + 1) / W for t < W, and from there on
             peak_lr * (final_frac + (1 - final_frac) * shape(p)), where p = (t - W) / (T - W)
+settings    batch_size (of an optimizer step), clip_norm (null: not clipped) and label_smoothing that it was found with
 lrs         the LR of each optimizer step. A plateau depends on the metrics of a run: the LRs of the one that was
             measured, as far as they are known; null where none was
 """
 
 import json
+import math
 from collections.abc import Sequence
 
 from lrtune.core.recipe import Plateau
+from lrtune.core.study import TrainSettings
 from lrtune.core.trial import Measurement
 from lrtune.report.export.parts import TORCH_CLASSES, optimizer_arguments
 from lrtune.report.export.result import Export
 from lrtune.schedules import Schedule
 
 
-def export(schedule: Schedule, measurements: Sequence[Measurement]) -> Export:
+def export(schedule: Schedule, settings: TrainSettings, measurements: Sequence[Measurement]) -> Export:
     """The recipe and the LR of every step; of a plateau, those that `measurements` led to."""
     recipe = schedule.recipe
     document = {
@@ -31,6 +34,11 @@ def export(schedule: Schedule, measurements: Sequence[Measurement]) -> Export:
             "steps_per_epoch": schedule.steps_per_epoch,
             "warmup_steps": schedule.warmup_steps,
             "total_steps": schedule.total_steps,
+        },
+        "settings": {
+            "batch_size": settings.batch_size,
+            "clip_norm": settings.clip_norm if math.isfinite(settings.clip_norm) else None,
+            "label_smoothing": settings.label_smoothing,
         },
         "lrs": _lrs(schedule, measurements),
     }

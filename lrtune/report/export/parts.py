@@ -1,5 +1,6 @@
 """What the code for several frameworks is made of: lengths, optimizer, and the multiplier as a function."""
 
+import math
 import re
 from textwrap import indent
 from typing import Any, assert_never
@@ -19,6 +20,7 @@ from lrtune.core.recipe import (
     Recipe,
     Step,
 )
+from lrtune.core.study import TrainSettings
 from lrtune.schedules import Schedule
 
 TORCH_CLASSES: dict[OptimizerName, str] = {
@@ -33,6 +35,13 @@ TORCH_CLASSES: dict[OptimizerName, str] = {
     "schedule-free-adamw": "pytorch_optimizer.ScheduleFreeAdamW",
     "prodigy": "pytorch_optimizer.Prodigy",
 }
+
+
+def found_with(settings: TrainSettings) -> str:
+    """What a recipe was trained with besides, and its LR depends on, in a sentence."""
+    clipped = f", gradients clipped to a norm of {settings.clip_norm:g}" if math.isfinite(settings.clip_norm) else ""
+    smoothed = f", labels smoothed by {settings.label_smoothing:g}" if settings.label_smoothing else ""
+    return f"Found with batches of {settings.batch_size}{clipped}{smoothed}."
 
 
 def from_torch(recipe: Recipe) -> bool:

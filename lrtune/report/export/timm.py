@@ -3,12 +3,13 @@
 import shlex
 from bisect import bisect_right
 from collections.abc import Callable
-from math import sqrt
+from math import isfinite, sqrt
 from textwrap import indent
 from typing import Any
 
 from lrtune.core.errors import InputError
 from lrtune.core.recipe import WSD, Constant, Cosine, Linear, MultiStep, Plateau, Polynomial, Recipe, Step
+from lrtune.core.study import TrainSettings
 from lrtune.report.export.parts import (
     call,
     from_torch,
@@ -57,7 +58,7 @@ class Schedule(Scheduler):
             self.plateau.step(metric)'''
 
 
-def export(schedule: Schedule) -> Export:
+def export(schedule: Schedule, settings: TrainSettings) -> Export:
     """Code, under the command line that comes closest to it.
 
     Raises:
@@ -69,27 +70,29 @@ def export(schedule: Schedule) -> Export:
             f"timm's train.py must call the optimizer's `train()` and `eval()` for {recipe.optimizer}, and does not; "
             "use the loop of `--to torch`, with a timm model."
         )
+    training = _training(settings)
+    in_place = "Put the code in place of train.py's optimizer and lr_scheduler, and run it with `--sched-on-updates"
+    in_place += f" {shlex.join(training)}`"
     said = _arguments(schedule) if from_torch(recipe) and float(recipe.warmup_epochs).is_integer() else None
     if said is None:
-        note = f"Exact at every step. train.py has no command line for this recipe. {_IN_PLACE}"
+        note = f"Exact at every step. train.py has no command line for this recipe. {in_place}"
         if isinstance(recipe.decay, Plateau):
             note += f" and `--eval-metric {'loss' if recipe.decay.monitor == 'val_loss' else 'top1'}`"
         return Export(to="timm", text=_code(schedule), language="python", note=f"{note}.")
     arguments, theirs = said
     deviation = largest_deviation(schedule, theirs)
-    command = f"# {_command(recipe, arguments)}\n"
+    command = f"# {_command(recipe, arguments, training)}\n"
     if deviation == 0:
         text, note = command + _factories(schedule, arguments), f"Exact at every step. {_SAME_LENGTH}"
     else:
         text = command + _code(schedule)
         note = f"The command line is up to {deviation:.2g} of the peak LR off: {_why(schedule, theirs)}."
-        note += f" The code is exact. {_IN_PLACE}. {_SAME_LENGTH}"
+        note += f" The code is exact. {in_place}. {_SAME_LENGTH}"
     if recipe.weight_decay:
         note += " train.py takes biases and norms out of the weight decay."
     return Export(to="timm", text=text, language="python", deviation=deviation, note=note)
 
 
-_IN_PLACE = "Put the code in place of train.py's optimizer and lr_scheduler, and run it with `--sched-on-updates`"
 _SAME_LENGTH = "It holds for the same number of updates an epoch."
 
 
@@ -190,7 +193,18 @@ def _optimizer_arguments(recipe: Recipe) -> dict[str, Any]:
             return name
 
 
-def _command(recipe: Recipe, arguments: dict[str, Any]) -> str:
+def _training(settings: TrainSettings) -> list[str]:
+    """The flags of train.py for how a recipe was trained; by itself it smooths labels by 0.1."""
+    flags: dict[str, float] = {"batch-size": settings.batch_size // settings.accumulate}
+    flags["smoothing"] = settings.label_smoothing
+    if settings.accumulate > 1:
+        flags["grad-accum-steps"] = settings.accumulate
+    if isfinite(settings.clip_norm):
+        flags["clip-grad"] = settings.clip_norm
+    return [word for flag, value in flags.items() for word in (f"--{flag}", str(value))]
+
+
+def _command(recipe: Recipe, arguments: dict[str, Any], training: list[str]) -> str:
     flags = {"eps": "--opt-eps", "num_epochs": "--epochs"}
     words = ["python", "train.py", "--data-dir", "DATA", "--model", "MODEL"]
     for name, value in (
@@ -203,7 +217,7 @@ def _command(recipe: Recipe, arguments: dict[str, Any]) -> str:
             words += [flag] * value
         else:
             words += [flag, *map(str, value if isinstance(value, list) else [value])]
-    return shlex.join(words)
+    return shlex.join(words + training)
 
 
 def _factories(schedule: Schedule, arguments: dict[str, Any]) -> str:

@@ -1,8 +1,10 @@
 """Plain PyTorch, without lrtune: a training loop with the optimizer and the learning rates of a recipe."""
 
+import math
 from dataclasses import dataclass
 
 from lrtune.core.recipe import Cosine, Exponential, Linear, MultiStep, Plateau, Polynomial, Recipe, Step
+from lrtune.core.study import TrainSettings
 from lrtune.report.export.parts import (
     IN_A_LOOP,
     drops_code,
@@ -23,18 +25,18 @@ PLATEAU_METRICS = {
 """By what is monitored: variable, meaning, mode."""
 
 
-def export(schedule: Schedule) -> Export:
+def export(schedule: Schedule, settings: TrainSettings) -> Export:
     """The loop of `torch_code`; always exact."""
     recipe = schedule.recipe
     note = "Exact at every step. It takes `model`, `train_loader` and `loss_function` from where it is pasted"
     note += " and, for the plateau, `validate(model)`." if isinstance(recipe.decay, Plateau) else "."
     if is_schedule_free(recipe):
         note += " Validate and save between `optimizer.eval()` and `optimizer.train()`."
-    return Export(to="torch", text=_code(schedule), language="python", note=note)
+    return Export(to="torch", text=_code(schedule, settings), language="python", note=note)
 
 
-def torch_code(recipe: Recipe, epochs: int, steps_per_epoch: int) -> str:
-    """A training loop with the optimizer and the learning rates of `recipe`.
+def torch_code(recipe: Recipe, epochs: int, steps_per_epoch: int, settings: TrainSettings) -> str:
+    """A training loop with the optimizer and the learning rates of `recipe`, its gradients clipped as they were.
 
     It takes `model`, `train_loader` and `loss_function` from where it is pasted and, for a plateau, `validate(model)`.
     The LR at each optimizer step is that of `lrtune.schedules.build_schedule`.
@@ -43,17 +45,21 @@ def torch_code(recipe: Recipe, epochs: int, steps_per_epoch: int) -> str:
         recipe: optimizer and schedule.
         epochs: horizon of the run.
         steps_per_epoch: optimizer steps.
+        settings: how the recipe was trained.
     """
-    return _code(build_schedule(recipe, epochs=epochs, steps_per_epoch=steps_per_epoch))
+    return _code(build_schedule(recipe, epochs=epochs, steps_per_epoch=steps_per_epoch), settings)
 
 
-def _code(schedule: Schedule) -> str:
+def _code(schedule: Schedule, settings: TrainSettings) -> str:
     recipe = schedule.recipe
+    clips = math.isfinite(settings.clip_norm)
+    imports = [optimizer_import(recipe), *["import torch"] * clips]
+    clip = f"\n        torch.nn.utils.clip_grad_norm_(model.parameters(), {settings.clip_norm!r})" if clips else ""
     if isinstance(recipe.decay, Plateau):
-        return _plateau_loop(schedule, recipe.decay)
+        return _plateau_loop(schedule, recipe.decay, imports, clip)
     scheduler = scheduler_code(schedule)
     return program(
-        [optimizer_import(recipe), scheduler.imports],
+        [*imports, scheduler.imports],
         *scheduler.constants,
         "",
         optimizer_code(recipe),
@@ -65,6 +71,7 @@ def _code(schedule: Schedule) -> str:
             batches="train_loader",
             ramp="",
             train=_TRAIN if is_schedule_free(recipe) else "",
+            clip=clip,
             after_step="\n        scheduler.step()  # after every optimizer step, not once an epoch",
             after_epoch=_EVAL if is_schedule_free(recipe) else "",
         ),
@@ -152,7 +159,7 @@ _LOOP = """\
 for epoch in range(epochs):{train}
     for {batch} in {batches}:{ramp}
         optimizer.zero_grad()
-        loss_function(model(images), labels).backward()
+        loss_function(model(images), labels).backward(){clip}
         optimizer.step(){after_step}{after_epoch}"""
 
 _RAMP = """
@@ -180,7 +187,7 @@ def plateau_code(schedule: Schedule, decay: Plateau) -> str:
 PLATEAU_IMPORT = "from torch.optim.lr_scheduler import ReduceLROnPlateau"
 
 
-def _plateau_loop(schedule: Schedule, decay: Plateau) -> str:
+def _plateau_loop(schedule: Schedule, decay: Plateau, imports: list[str], clip: str) -> str:
     """A ramp by hand, and `ReduceLROnPlateau` stepped once an epoch; it knows no warmup (pytorch#68978)."""
     recipe = schedule.recipe
     metric, meaning, _ = PLATEAU_METRICS[decay.monitor]
@@ -194,7 +201,7 @@ def _plateau_loop(schedule: Schedule, decay: Plateau) -> str:
     else:
         after_epoch += f"\n    scheduler.step({metric})"
     return program(
-        [optimizer_import(recipe), PLATEAU_IMPORT],
+        [*imports, PLATEAU_IMPORT],
         *lengths(schedule),
         *([f"peak_lr = {recipe.peak_lr!r}"] if schedule.warmup_steps else []),
         "",
@@ -206,6 +213,7 @@ def _plateau_loop(schedule: Schedule, decay: Plateau) -> str:
             batches="enumerate(train_loader, epoch * steps_per_epoch)" if schedule.warmup_steps else "train_loader",
             ramp=_RAMP if schedule.warmup_steps else "",
             train=_TRAIN if is_schedule_free(recipe) else "",
+            clip=clip,
             after_step="",
             after_epoch=after_epoch,
         ),

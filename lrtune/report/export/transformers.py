@@ -1,10 +1,11 @@
 """transformers: `TrainingArguments`, and an optimizer and a scheduler of torch where they have no equal."""
 
 from collections.abc import Callable
-from math import ceil
+from math import ceil, isfinite
 from typing import Any
 
 from lrtune.core.recipe import WSD, Constant, Cosine, HoldPower, Linear, Plateau, Polynomial, Recipe
+from lrtune.core.study import TrainSettings
 from lrtune.report.export.parts import (
     call,
     is_schedule_free,
@@ -31,7 +32,7 @@ class Warmup(TrainerCallback):
                 group["lr"] = peak_lr * (state.global_step + 1) / warmup_steps'''
 
 
-def export(schedule: Schedule) -> Export:
+def export(schedule: Schedule, settings: TrainSettings) -> Export:
     """`TrainingArguments` and the `Trainer`; exact but for the warmup of transformers, which comes one step late."""
     recipe, decay = schedule.recipe, schedule.recipe.decay
     imports, parts = ["from transformers import Trainer, TrainingArguments"], []
@@ -65,8 +66,8 @@ def export(schedule: Schedule) -> Export:
         note += " Trainer takes biases and norms out of the weight decay."
     if is_schedule_free(recipe):
         note += " Trainer calls the optimizer's `train()` and `eval()` itself."
-    arguments = {"output_dir": "output", "num_train_epochs": schedule.epochs, **(optim or {}), **chosen}
-    arguments["max_grad_norm"] = 0.0  # its default clips at 1
+    arguments = {"output_dir": "output", "num_train_epochs": schedule.epochs, **_training(settings)}
+    arguments |= (optim or {}) | chosen
     text = program(
         imports,
         *parts,
@@ -139,6 +140,17 @@ def _plateau(schedule: Schedule, decay: Plateau) -> dict[str, Any]:
         "metric_for_best_model": "loss" if decay.monitor == "val_loss" else "top1",
         "greater_is_better": decay.monitor == "top1",
     }
+
+
+def _training(settings: TrainSettings) -> dict[str, Any]:
+    """What `Trainer` does otherwise unless told: batches of 8 on a device, and gradients clipped to 1."""
+    arguments: dict[str, Any] = {"per_device_train_batch_size": settings.batch_size // settings.accumulate}
+    if settings.accumulate > 1:
+        arguments["gradient_accumulation_steps"] = settings.accumulate
+    arguments["max_grad_norm"] = settings.clip_norm if isfinite(settings.clip_norm) else 0.0
+    if settings.label_smoothing:
+        arguments["label_smoothing_factor"] = settings.label_smoothing
+    return arguments
 
 
 def _optim(recipe: Recipe) -> dict[str, Any] | None:

@@ -11,11 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lrtune.core.errors import InputError
-from lrtune.training.batches import Images, derive_seed
+from lrtune.core.errors import InputError, check
+from lrtune.training.batches import Images
 from lrtune.training.datasets.archives import ARCHIVES, find
 from lrtune.training.datasets.decoded import Decoded, Part
-from lrtune.training.datasets.folder import read_folder
+from lrtune.training.datasets.folder import folder_of, read_folder
+from lrtune.training.randomness import derive_seed
 from lrtune.training.streaming import CHUNK, Rows, slices
 
 DATASETS = ("digits", *ARCHIVES, "folder:PATH")
@@ -72,16 +73,15 @@ def load_dataset(
     """
     if image_size is not None and image_size < 1:
         raise InputError(f"`1 <= image_size` must hold, but got {image_size}.")
-    match name.partition(":"):
-        case "digits", "", "":
-            decoded = _digits()
-        case "folder", ":", path if path:
-            decoded = read_folder(Path(path).expanduser(), image_size)
-        case _ if name in ARCHIVES:
-            archive = ARCHIVES[name]
-            decoded = archive.read(find(name, archive, data_dir, download))
-        case _:
-            raise InputError(f"`data` must be one of {', '.join(DATASETS)}, but got {name!r}.")
+    if name == "digits":
+        decoded = _digits()
+    elif folder := folder_of(name):
+        decoded = read_folder(folder, image_size)
+    elif name in ARCHIVES:
+        archive = ARCHIVES[name]
+        decoded = archive.read(find(name, archive, data_dir, download))
+    else:
+        raise InputError(f"`data` must be one of {', '.join(DATASETS)}, but got {name!r}.")
 
     train, validation = (part.resized(image_size) for part in _split(name, decoded, train_size, val_size))
     mean, std = _moments(train.images)
@@ -107,7 +107,7 @@ def _split(name: str, decoded: Decoded, train_size: int | None, val_size: int | 
     taken = num_validation if not own and 1 <= num_validation <= most else 0  # from the training images
     left = len(train) - taken
     num_train = left if train_size is None else train_size
-    rules = [
+    check([
         (
             1 <= num_validation <= most,
             f"`1 <= val_size <= {most}` must hold for {name}, but got {num_validation}.",
@@ -116,10 +116,7 @@ def _split(name: str, decoded: Decoded, train_size: int | None, val_size: int | 
             1 <= num_train <= left,
             f"`1 <= train_size <= {left}` must hold for {name} (validation aside), but got {num_train}.",
         ),
-    ]
-    problems = [message for holds, message in rules if not holds]
-    if problems:
-        raise InputError(problems)
+    ])  # fmt: skip
     order = _stratified(train.labels, derive_seed(0, name, "train"))
     held_out = own[_stratified(own.labels, derive_seed(0, name, "validation"))[:num_validation]] if own else None
     return train[order[taken : taken + num_train]], held_out or train[order[:taken]]

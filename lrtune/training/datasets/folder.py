@@ -1,5 +1,6 @@
 """A folder of images, one folder a class."""
 
+import hashlib
 import os
 import statistics
 from collections.abc import Callable, Iterable, Iterator
@@ -58,6 +59,24 @@ def read_folder(root: Path, image_size: int | None) -> Decoded:
     )
 
 
+def folder_of(data: str) -> Path | None:
+    """The folder of `folder:PATH`; `None` for the name of any other data set."""
+    kind, _, path = data.partition(":")
+    return Path(path).expanduser() if kind == "folder" and path else None
+
+
+def listing_digest(root: Path) -> str:
+    """SHA-256 of the paths and sizes of the images below a folder."""
+    listing = [(path.relative_to(root).as_posix(), path.stat().st_size) for path in _images_below(root)]
+    return hashlib.sha256(repr(listing).encode()).hexdigest()
+
+
+def _images_below(folder: Path) -> list[Path]:
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS)
+
+
 def _class_names(folder: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
 
@@ -67,10 +86,7 @@ def _labelled_files(folder: Path, classes: tuple[str, ...]) -> list[tuple[Path, 
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
     present = _class_names(folder)
-    files = {
-        name: sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in IMG_EXTENSIONS)
-        for name in present
-    }
+    files = {name: _images_below(folder / name) for name in present}
     rules = [
         (bool(present), "must hold a folder for each class, but it holds none."),
         (set(present) <= set(classes), f"must hold classes of train, but got {sorted(set(present) - set(classes))}."),
