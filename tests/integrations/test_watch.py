@@ -3,6 +3,7 @@
 import copy
 import io
 import math
+import re
 
 import numpy as np
 import pytest
@@ -59,6 +60,19 @@ def warmup(step, num_steps=20):
 def set_lr(optimizer, lr):
     for group in optimizer.param_groups:
         group["lr"] = lr
+
+
+def test_an_lr_that_is_no_number_is_drawn_as_such(optimizer, train_step):
+    scheduler = cosine(optimizer)
+    with watch(optimizer, scheduler=scheduler, **RUN) as seen:
+        for step in range(TOTAL_STEPS):
+            if step >= TOTAL_STEPS // 2:
+                set_lr(optimizer, math.nan)
+            train_step()
+            scheduler.step()
+    text = str(seen.audit())
+    assert "two-writers" in text
+    assert re.search(r"as it ran +[█▇▆▅▄]+\?+  0\.1 → nan", text)
 
 
 def test_the_lr_of_each_step_is_seen(optimizer, train_step):
