@@ -389,7 +389,7 @@ def main() -> None:
             click.echo(f"lrtune: {line}", err=True)
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort):
-        goes_on = sys.argv[1] in ("search", "compare", "resume")
+        goes_on = {"search", "compare", "resume"}.intersection(sys.argv[1:2])
         kept = "; what was finished is kept, and the same command goes on from there" if goes_on else ""
         click.echo(f"lrtune: stopped{kept}.", err=True)
         sys.exit(130)

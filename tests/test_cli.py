@@ -10,6 +10,7 @@ from contextlib import closing
 import click
 import pytest
 
+from lrtune.app import load
 from lrtune.cli import _command, lrtune
 from lrtune.store.spaces import space_names
 
@@ -260,7 +261,7 @@ def test_a_study_that_is_deleted_is_gone_with_its_checkpoints_and_can_be_begun_a
 
 def test_the_way_to_do_it_again_is_the_last_search_and_what_went_on_with_it(finished, call, tiny):
     def quoted():
-        return json.loads(call("report", "tiny", "--json").out)["command"]
+        return load("tiny").state.config.command
 
     search = f"lrtune {' '.join(tiny)}"
     assert quoted() == search

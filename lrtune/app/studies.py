@@ -1,6 +1,5 @@
 """A study on its way: range tests, runs, test split, report; each only where it is not recorded yet."""
 
-import os
 from collections.abc import Mapping
 
 from rich.console import Console
@@ -17,7 +16,7 @@ from lrtune.decide.recommend import recommend
 from lrtune.report.document import Report
 from lrtune.report.files import write_report
 from lrtune.report.live import LiveDisplay
-from lrtune.report.result import SearchResult, runs_dataframe
+from lrtune.report.result import SearchResult
 from lrtune.search.engine import Emit
 from lrtune.search.sampler import importances
 from lrtune.store.database import StudyStore
@@ -106,11 +105,7 @@ def _read_test_split(store: StudyStore, site: Site, emit: Emit) -> None:
 def result_of(state: StudyState, places: Places) -> SearchResult:
     """What is known of a study at whatever stage it is."""
     recommendation = recommend(state)
-    made = Report(
-        state=state,
-        recommendation=recommendation,
-        importances=importances(state),
-    )
+    made = Report(state=state, recommendation=recommendation, importances=importances(state))
     folder = places.out / state.config.name
     return SearchResult(state=state, recommendation=recommendation, folder=folder, report=made)
 
@@ -124,9 +119,6 @@ def write_study_report(state: StudyState, places: Places) -> SearchResult:
     result = result_of(state, places)
     try:
         write_report(result.report, result.folder)
-        temporary = result.folder / f"trials.{os.getpid()}.tmp"
-        runs_dataframe(state).to_csv(temporary, index=False)
-        temporary.replace(result.folder / "trials.csv")
     except OSError as error:
         raise StoreError(f"the report cannot be written to {result.folder}: {error.strerror}.") from None
     return result

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from lrtune.report.document import Report, compose
 from lrtune.report.json import render_json
+from lrtune.report.result import runs_dataframe
 
 
 def write_report(report: Report, folder: Path) -> Mapping[str, Path]:
-    """Writes `report.md`, `report.html`, `report.json`, and `plots/*.png` and `plots/*.svg`.
+    """Writes `report.md`, `report.html`, `report.json`, `trials.csv`, and `plots/*.png` and `plots/*.svg`.
 
     Each file appears whole or not at all, over the one that was there before.
 
@@ -35,6 +36,7 @@ def write_report(report: Report, folder: Path) -> Mapping[str, Path]:
     for plot in plots:
         contents[f"plots/{plot.name}.png"] = plot.png
         contents[f"plots/{plot.name}.svg"] = plot.svg
+    contents["trials.csv"] = runs_dataframe(report.state).to_csv(index=False)
     contents["report.json"] = render_json(document)
     contents["report.md"] = render_markdown(document, plots)
     contents["report.html"] = render_html(document, plots)

@@ -70,7 +70,10 @@ def outside(space, recipe):
 # --- a pure function of the state
 
 
-@pytest.mark.parametrize(("name", "num_trials"), [("tpe", 41), ("random", 41), ("qmc", 20), ("gp", 12)])
+@pytest.mark.parametrize(
+    ("name", "num_trials"),
+    [("tpe", 41), ("random", 41), ("qmc", 20), pytest.param("gp", 12, marks=pytest.mark.slow)],
+)
 def test_a_study_read_back_asks_what_the_unbroken_one_asked(tmp_path, name, num_trials):
     state = make_state(sampler=name, seed=3, space="quick" if name == "gp" else "default")
     unbroken = grow(state, num_trials)
@@ -118,6 +121,7 @@ def test_every_recipe_is_in_the_fitted_space(name, space, epochs):
     assert [outside(fitted, recipe) for recipe in recipes(state)] == [[]] * 14
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", space_names())
 def test_every_recipe_of_gp_is_in_the_fitted_space(space):
     state = grow(make_state(sampler="gp", space=space), 12)
