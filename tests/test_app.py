@@ -489,7 +489,8 @@ def test_two_commands_at_once_share_one_study(here, tiny, command):
 
 
 @pytest.mark.slow
-def test_jobs_share_one_study_and_the_same_command_goes_on_with_it(here, call, tiny):
+def test_jobs_share_one_study_and_the_same_command_goes_on_with_it(here, call, tiny, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
     outcome = call(*tiny, "--budget", "6", "--jobs", "2")
     assert outcome.code == 0, outcome.err
     assert "2 jobs x 1 threads > 1 cores: fewer jobs may be faster" in outcome.err
