@@ -4,6 +4,7 @@ import io
 import math
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from matplotlib import style
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 # On a page each of these becomes a CSS variable, `--plot-ink` and so on, so that dark mode reaches into the plots. They
 # must differ from each other, and from whatever else matplotlib may write.
@@ -64,7 +66,7 @@ class Sheet:
     """
 
     def __init__(self, width: float, height: float, *, num_panels: int = 1):
-        self.figure = Figure(figsize=(width, height), layout="constrained")
+        self.figure = Figure(figsize=(width, height))
         self.panels: list[Axes] = list(self.figure.subplots(num_panels, 1, squeeze=False)[:, 0])
         self.said: dict[str, str] = {}
         self._entries: list[tuple[Artist, str]] = []
@@ -116,16 +118,20 @@ class Plot:
     @cached_property
     def png(self) -> bytes:
         """On white, 200 dots an inch."""
-        return _saved(self.paint, "png", "wide")
+        return _saved(self._wide, "png")
 
     @cached_property
     def svg(self) -> str:
         """On white, a file of its own."""
-        return _saved(self.paint, "svg", "wide").decode()
+        return _speaking(self._wide)
+
+    @cached_property
+    def _wide(self) -> Sheet:
+        return _painted(self.paint, "wide")
 
     def inline_svg(self, width: Width) -> str:
         """Transparent, for an HTML page that defines the colours of `VARIABLES`; ids are this plot's own."""
-        svg = self.svg if width == "wide" else _saved(self.paint, "svg", width).decode()
+        svg = self.svg if width == "wide" else _speaking(_painted(self.paint, width))
         svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
         svg = re.sub(r'<g id="patch_1">.*?</g>', "", svg, count=1, flags=re.DOTALL)  # the white background
         own = f"{self.name}-{width}"
@@ -139,16 +145,28 @@ class Plot:
         return head.sub(lambda found: f"<svg {found[1]} {label}>{title}{description}", svg)
 
 
-def _saved(paint: Callable[[float], Sheet], kind: Literal["png", "svg"], width: Width) -> bytes:
-    with style.context(["default", STYLE]):  # whatever the user's own matplotlibrc says
+def _painted(paint: Callable[[float], Sheet], width: Width) -> Sheet:
+    with _own_style():
         sheet = paint(WIDTHS[width])
-        buffer = io.BytesIO()
-        metadata = {"Date": None} if kind == "svg" else {"Software": None}
-        sheet.figure.savefig(buffer, format=kind, dpi=200, facecolor="white", metadata=metadata)
-    if kind == "png":
-        return buffer.getvalue()
+        ConstrainedLayoutEngine().execute(sheet.figure)  # once: as the figure's own engine it would be before each file
+    return sheet
 
-    def speaking(found: re.Match[str]) -> str:
+
+def _saved(sheet: Sheet, kind: Literal["png", "svg"]) -> bytes:
+    buffer = io.BytesIO()
+    metadata = {"Date": None} if kind == "svg" else {"Software": None}
+    with _own_style():
+        sheet.figure.savefig(buffer, format=kind, dpi=200, facecolor="white", metadata=metadata)
+    return buffer.getvalue()
+
+
+def _speaking(sheet: Sheet) -> str:
+    def title(found: re.Match[str]) -> str:
         return f'<g id="{found[1]}" class="says"><title>{escape(sheet.said[found[1]])}</title>'
 
-    return re.sub(r'<g id="(mark-\d+)">', speaking, buffer.getvalue().decode()).encode()
+    return re.sub(r'<g id="(mark-\d+)">', title, _saved(sheet, "svg").decode())
+
+
+def _own_style() -> AbstractContextManager[None]:
+    """Whatever the user's own matplotlibrc says."""
+    return style.context(["default", STYLE])
