@@ -36,7 +36,7 @@ from lrtune.training.loop import Trainer
 from lrtune.training.task import NamedTask, Task, load_task
 
 CLOSE = 0.3
-FRESH_SEEDS = (1001, 1002, 1003)
+FRESH_SEEDS = (1001, 1002)
 BATCH_SIZE = 128
 DECAYS = ("constant", "cosine", "linear", "wsd", "step", "plateau")
 SPACE = """
