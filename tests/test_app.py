@@ -129,6 +129,7 @@ def test_a_python_task_goes_on_with_search_and_not_with_resume(here):
     assert len(again.state.of_kind("search")) == 4
 
 
+@pytest.mark.slow
 def test_the_same_arguments_give_the_same_study(here, tmp_path_factory):
     def recorded(home, **changes):
         state = search(home=home, out=home / "out", **changes).state
@@ -310,6 +311,7 @@ def test_after_a_study_only_the_recommended_weights_are_kept(here):
     assert len(kept) == 2
 
 
+@pytest.mark.slow
 def test_only_a_full_run_that_was_completed_leaves_no_state(here):
     left = {}
 
@@ -327,6 +329,7 @@ def test_only_a_full_run_that_was_completed_leaves_no_state(here):
     }
 
 
+@pytest.mark.slow
 def test_lost_checkpoints_cost_epochs_and_no_number(here):
     changes = {"study": "lost", "num_seeds": 1, "num_confirmed": 0}
     first = search(**changes, budget=2)
@@ -342,6 +345,7 @@ def test_lost_checkpoints_cost_epochs_and_no_number(here):
 # --- the race
 
 
+@pytest.mark.slow
 def test_what_two_seeds_do_not_tell_apart_is_trained_with_more(here):
     """Blobs so far apart that every recipe gets them all right."""
     result = search(max_seeds=4)
@@ -418,6 +422,7 @@ def test_an_export_is_of_the_recommended_recipe(here):
         lrtune.export("mine", to="jax")
 
 
+@pytest.mark.slow
 def test_an_export_of_what_is_not_confirmed_says_so(here):
     search(study="mine")
     assert "Not final" not in lrtune.export("mine", to="torch").note
@@ -501,6 +506,7 @@ def test_jobs_share_one_study_and_the_same_command_goes_on_with_it(here, call, t
     assert rows(here, "lrtune_measurements") == before
 
 
+@pytest.mark.slow
 def test_a_report_of_a_study_that_is_being_trained(here, call, tiny, monkeypatch):
     from lrtune.store.database import StudyStore
 

@@ -184,6 +184,7 @@ def test_the_same_command_again_trains_nothing(finished, here, call, tiny):
     assert num_measurements(here) == before
 
 
+@pytest.mark.slow
 def test_the_name_of_a_study_is_made_from_its_command(here, call, tiny):
     words = [word for word in tiny if word not in ("--study", "tiny")]
     names = set()
@@ -311,6 +312,7 @@ def test_reports_and_database_go_where_they_are_told(here, call, tiny):
     assert written == FILES - {"plots/parallel.png", "plots/parallel.svg"}  # of one trial there is nothing to compare
 
 
+@pytest.mark.slow
 def test_an_optimizer_or_a_recipe_of_ones_own_is_the_baseline(here, call, tiny):
     (here / "mine.toml").write_text('optimizer = "adamw"\npeak_lr = 0.002\n[decay]\nname = "step"\nevery_epochs = 1\n')
     for name, words in (("flag", ["--optimizer", "adamw"]), ("file", ["--baseline", "mine.toml"])):

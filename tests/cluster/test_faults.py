@@ -96,7 +96,8 @@ def test_a_whole_node_is_killed(three_nodes, store, unbroken, tmp_path):
         three_nodes.remove_node(node, allow_graceful=False)
 
     strike = Strike(kill_node)
-    done, one = sweep(store, Training(tmp_path, epoch_s=0.05), three_nodes.address, emit=strike)
+    # Slow enough that the worker is still at this run when the driver hears of the epoch.
+    done, one = sweep(store, Training(tmp_path, epoch_s=0.2), three_nodes.address, emit=strike)
     assert not done.failed
     assert strike.struck
     assert "trial-0001" in one.retries

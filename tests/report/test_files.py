@@ -283,6 +283,7 @@ def test_a_committed_report_is_that_of_the_schema(path):
     jsonschema.validate(json.loads(path.read_text(), parse_constant=pytest.fail), SCHEMA)
 
 
+@pytest.mark.slow
 def test_the_same_report_gives_the_same_files(done, tmp_path):
     first, second = (write_report(done, tmp_path / name) for name in "ab")
     assert first.keys() == second.keys()

@@ -491,6 +491,7 @@ def test_what_a_worker_raises_is_raised_to_its_user(url):
         work_side_by_side(FailingWorker(url), 2, lambda event: None)
 
 
+@pytest.mark.slow
 def test_workers_do_not_outlive_the_process_that_started_them(url, tmp_path):
     open_store(url, make_config())
     program = (
