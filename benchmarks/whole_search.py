@@ -4,9 +4,10 @@
 
 `lrtune search --budget 50` as it comes, baseline and confirmation included, against Optuna with its defaults around
 torchvision's classification loop, with the same space, model, images and epochs, and as many trials. Each runs alone,
-one after the other. Whenever a search's recommendation changes, the time is noted; in the end every recipe that was
-ever recommended is retrained in full with seeds that no search has seen, and its mean Top-1 is its quality. A search
-has arrived when its recommendation is, and stays, within 0.3 points of the best quality known.
+one after the other; where the processor computes in bf16, lrtune does so once more with `--precision bf16`. Whenever a
+search's recommendation changes, the time is noted; in the end every recipe that was ever recommended is retrained in
+full, in fp32, with seeds that no search has seen, and its mean Top-1 on test images that none has seen is its quality.
+A search has arrived when its recommendation is, and stays, within 0.3 points of the best quality known.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,12 @@ from lrtune.core.trial import Run
 from lrtune.decide.recommend import recommend
 from lrtune.schedules import build_schedule
 from lrtune.training.environment import describe_environment
+from lrtune.training.learner import State
 from lrtune.training.loop import Trainer
 from lrtune.training.task import NamedTask, Task, load_task
 
 CLOSE = 0.3
-FRESH_SEEDS = (1001, 1002)
+FRESH_SEEDS = (1001, 1002, 1003)
 BATCH_SIZE = 128
 DECAYS = ("constant", "cosine", "linear", "wsd", "step", "plateau")
 SPACE = """
@@ -84,18 +86,25 @@ def main() -> None:
     environment = dict(describe_environment(task.settings, task.baseline))
     print("\n".join(f"{key}: {value}" for key, value in environment.items()), flush=True)
 
-    searches: dict[str, list[list[Passed]]] = {"lrtune": [], "Optuna": []}
+    kinds: dict[str, Callable[[int], list[Passed]]] = {
+        "Optuna": lambda seed: by_optuna(task, given.trials, given.epochs, seed, given.workers),
+        "lrtune": lambda seed: by_lrtune(names, given.trials, given.epochs, seed, "fp32"),
+    }
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        kinds["lrtune in bf16"] = lambda seed: by_lrtune(names, given.trials, given.epochs, seed, "bf16")
+    searches: dict[str, list[list[Passed]]] = {name: [] for name in kinds}
     for seed in range(given.seeds):
-        searches["lrtune"].append(by_lrtune(names, given.trials, given.epochs, seed))
-        searches["Optuna"].append(by_optuna(task, given.trials, given.epochs, seed, given.workers))
-        for name, found in searches.items():
-            last = found[-1][-1]
-            print(f"seed {seed}: {name} ends after {last.seconds:.0f} s with {last.recipe.label}", flush=True)
+        for name, search in kinds.items():
+            searches[name].append(search(seed))
+            last = searches[name][-1][-1]
+            print(f"seed {seed}: {name} ends after {last.seconds:.0f} s and {last.epochs} epochs with "
+                  f"{last.recipe.label}", flush=True)  # fmt: skip
     recipes = {passed.recipe for found in searches.values() for history in found for passed in history}
     trainer = Trainer(task, task.settings)
     quality = {recipe: quality_of(recipe, trainer, given.epochs) for recipe in recipes}
     best = max(quality, key=lambda recipe: quality[recipe])
-    print(f"\nbest of {len(quality)} recipes, {len(FRESH_SEEDS)} fresh seeds: {best.label}, {quality[best]:.2f} %")
+    print(f"\nbest of {len(quality)} recipes, {len(FRESH_SEEDS)} fresh seeds: {best.label}, {quality[best]:.2f} % of "
+          "the test images")  # fmt: skip
 
     result: dict[str, Any] = {
         "benchmark": "whole_search", "environment": environment, "given": {k: str(v) for k, v in vars(given).items()},
@@ -114,22 +123,25 @@ def main() -> None:
             "epochs": [history[-1].epochs for history in found], "final_regret": regrets,
             "passed": [[(round(p.seconds, 1), p.epochs, p.recipe.label, quality[p.recipe]) for p in h] for h in found],
         }  # fmt: skip
-    for what, of in (("arriving", arrivals), ("the whole search", ends)):
-        ratios = [theirs / ours for ours, theirs in zip(of["lrtune"], of["Optuna"], strict=True)]
-        print(f"{what}: Optuna's time over lrtune's {_cells(ratios, 1)}  (inf: Optuna never arrives; nan: neither)")
-        result[what] = [ratio if math.isfinite(ratio) else str(ratio) for ratio in ratios]
+    for name in list(kinds)[1:]:
+        for what, of in (("arriving", arrivals), ("the whole search", ends)):
+            ratios = [theirs / ours for ours, theirs in zip(of[name], of["Optuna"], strict=True)]
+            print(f"{what}: Optuna's time over that of {name} {_cells(ratios, 1)}  "
+                  "(inf: Optuna never arrives; 0: the other; nan: neither)")  # fmt: skip
+            result["searches"][name][f"ratios, {what}"] = [x if math.isfinite(x) else str(x) for x in ratios]
     if given.json:
         given.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def by_lrtune(names: NamedTask, trials: int, epochs: int, seed: int) -> list[Passed]:
+def by_lrtune(names: NamedTask, trials: int, epochs: int, seed: int, precision: str) -> list[Passed]:
     """`lrtune.search`, from the call to the report."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "space.toml").write_text(SPACE)
         start = time.time()
         state = app.search(
             names, space=Path(folder, "space.toml"), budget=trials, epochs=epochs, seed=seed,
-            settings={"batch_size": BATCH_SIZE}, home=Path(folder, "home"), out=Path(folder, "reports"), quiet=True,
+            settings={"batch_size": BATCH_SIZE, "precision": precision}, home=Path(folder, "home"),
+            out=Path(folder, "reports"), quiet=True,
         ).state  # fmt: skip
         end = time.time()
     history: list[Passed] = []
@@ -243,15 +255,17 @@ def reference_run(task: Task, recipe: Recipe, epochs: int, seed: int, loaders: L
 
 
 def quality_of(recipe: Recipe, trainer: Trainer, epochs: int) -> float:
-    """Mean final Top-1 over fresh seeds; a run that diverges counts 0."""
+    """Mean Top-1 on the test images over fresh seeds; a run that diverges counts 0."""
     finals = []
     for seed in FRESH_SEEDS:
         run = Run(
             id="", kind="search", trial=0, recipe=recipe, recipe_epochs=epochs, horizon_epochs=epochs,
             stop_epochs=epochs, seed=seed,
         )  # fmt: skip
-        finals.append(list(trainer.train(run))[-1])
-    return statistics.fmean(0.0 if m.diverged else m.top1 for m in finals)
+        final: dict[str, State] = {}
+        *_, last = trainer.train(run, save=lambda _, state, final=final: final.update(state=state))
+        finals.append(0.0 if last.diverged else trainer.test_top1(final["state"]))
+    return statistics.fmean(finals)
 
 
 def arrival(history: list[Passed], quality: dict[Recipe, float], wanted: float) -> float:
