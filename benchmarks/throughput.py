@@ -7,11 +7,12 @@ Every loop trains the same model on the same images with the same batch size, in
 in each round, so that noise of the machine meets all of them. The loops:
 
 - reference: torchvision's classification reference with `DataLoader`, transforms and, on a GPU, autocast, under Optuna;
-- tuned: the same in channels_last and with the fused optimizer;
+- tuned: the same in channels_last and with the fused optimizer; and once more in bf16, where a CPU computes in it;
 - Optuna's PyTorch example and Ray Tune with a process for each trial (whole trials only);
 - Lightning's `Trainer`;
 - lrtune with one lane, and with several side by side: lanes of one process on a GPU, processes on a CPU. Averaged
-  weights, which a search has by default and the others do not, are off except where it says so.
+  weights, which a search has by default and the others do not, are off except where it says so. On a CPU that
+  computes in bf16 also with `--precision bf16`, which is not the default there.
 
 Images per second are of training alone, in epochs after a first one. Trials per hour are of whole trials: building the
 model, training, evaluation after each epoch, nothing pruned. What a search pays once is outside the clock: starting
@@ -63,11 +64,15 @@ class Entry:
 def entries(workload: Workload, workers: list[int]) -> list[Entry]:
     """All loops for a workload."""
     trials, jobs, on_gpu = workload.case.whole_trials, workload.lanes, workload.device == "cuda"
+    has_bf16 = not on_gpu and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     found = []
     for number in [0] if workload.case.data == "on the device" else workers:
         fed = "batches on the device" if workload.case.data == "on the device" else f"{number} workers"
-        for name, group, tuned in (("reference", "reference", False), ("channels_last, fused", "tuned", True)):
-            make = partial(Reference, workload, tuned=tuned, num_workers=number)
+        for name, group, how in (
+            ("reference", "reference", {"tuned": False}), ("channels_last, fused", "tuned", {"tuned": True}),
+            *((("channels_last, fused, bf16", "tuned, bf16", {"tuned": True, "bf16": True}),) if has_bf16 else ()),
+        ):  # fmt: skip
+            make = partial(Reference, workload, num_workers=number, **how)
             found.append(Entry(name=f"{name}, {fed}", group=group, make=make, trials=trials))
         make = partial(Lightning, workload, num_workers=number)
         found.append(Entry(name=f"Lightning, {fed}", group="lightning", make=make, trials=trials, needs="lightning"))
@@ -78,15 +83,17 @@ def entries(workload: Workload, workers: list[int]) -> list[Entry]:
         make = partial(RayTune, workload, num_jobs=jobs)
         found.append(Entry(name=f"Ray Tune, {jobs} at a time", group="ray", make=make, epochs=False, needs="ray"))
     side = f"lrtune, {jobs} {'lanes' if on_gpu else 'jobs'}"
-    for averaged, suffix in ((False, ""), (True, ", averaged weights")):
-        one = partial(Lanes, workload, averaged=averaged)
+    kinds: list[tuple[str, dict[str, Any]]] = [("", {}), (", averaged weights", {"averaged": True})]
+    if has_bf16:
+        kinds.append((", bf16", {"precision": "bf16"}))
+    for suffix, how in kinds:
+        one = partial(Lanes, workload, **how)
         found.append(Entry(name=f"lrtune, one lane{suffix}", group=f"ours{suffix}", make=one, trials=trials))
+        averaged = "averaged" in how
         if jobs == 1 or (averaged and not trials):
             continue
         several = (
-            partial(Lanes, workload, num_lanes=jobs, averaged=averaged)
-            if on_gpu
-            else partial(Jobs, workload, num_jobs=jobs, averaged=averaged)
+            partial(Lanes, workload, num_lanes=jobs, **how) if on_gpu else partial(Jobs, workload, num_jobs=jobs, **how)
         )
         group = f"ours side by side{suffix}"
         found.append(Entry(name=side + suffix, group=group, make=several, epochs=not averaged, trials=trials))

@@ -16,7 +16,7 @@ import click
 from click.core import ParameterSource
 
 from lrtune.core.engines import Engine, EngineName, Local, Ray
-from lrtune.core.errors import InputError, LrtuneError, StoreError
+from lrtune.core.errors import InputError, LrtuneError, StoreError, shown
 from lrtune.core.recipe import OPTIMIZERS, OptimizerName, default_recipe
 from lrtune.core.study import DataOnDevice, Precision, PrunerName, SamplerName, Signal
 from lrtune.report.export.result import Target
@@ -397,8 +397,6 @@ def main() -> None:
 
 def _command() -> str:
     """What was typed, for all to read."""
-    from lrtune.store.database import shown
-
     return f"lrtune {shlex.join(map(shown, sys.argv[1:]))}"
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from lrtune.core.errors import DataError
-from lrtune.core.study import TrainSettings
+from lrtune.core.study import Precision, TrainSettings
 from lrtune.training.batches import Images
 from lrtune.training.datasets import load_dataset
 from lrtune.training.models import build_model
@@ -127,11 +127,11 @@ class Workload:
             num_classes=self.case.num_classes,
         )  # fmt: skip
 
-    def settings(self, *, averaged: bool = False, threads: int = 0) -> TrainSettings:
+    def settings(self, *, averaged: bool = False, precision: Precision = "auto", threads: int = 0) -> TrainSettings:
         """The settings of our loop; averaged weights have their usual half-life."""
         usual = TrainSettings().ema_half_life_epochs
         return TrainSettings(
-            batch_size=self.case.batch_size, device=self.device, threads=threads,
+            batch_size=self.case.batch_size, device=self.device, precision=precision, threads=threads,
             ema_half_life_epochs=usual if averaged else 0.0,
         )  # fmt: skip
 

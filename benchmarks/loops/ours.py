@@ -10,6 +10,7 @@ from functools import partial
 import torch
 
 from lrtune.core.recipe import default_recipe
+from lrtune.core.study import Precision
 from lrtune.core.trial import Measurement, Run
 from lrtune.training.loop import Trainer
 
@@ -24,9 +25,12 @@ FOR_EVER = 100_000
 class Lanes:
     """Runs side by side in this process, each iterated by a thread of its own; with one lane, by this one."""
 
-    def __init__(self, workload: Workload, *, num_lanes: int = 1, averaged: bool = False, threads: int = 0):
+    def __init__(
+        self, workload: Workload, *, num_lanes: int = 1, averaged: bool = False, precision: Precision = "auto",
+        threads: int = 0,
+    ):  # fmt: skip
         self.workload, self.num_lanes = workload, num_lanes
-        self.settings = workload.settings(averaged=averaged, threads=threads)
+        self.settings = workload.settings(averaged=averaged, precision=precision, threads=threads)
         self.device = torch.device(workload.device)
         self.task = workload.task()
         # A thread for each run, which starts it and goes on with it: streams belong to threads.
@@ -90,9 +94,9 @@ class Lanes:
 class Jobs:
     """Processes side by side, one thread each, as a search on a CPU has them."""
 
-    def __init__(self, workload: Workload, *, num_jobs: int, averaged: bool = False):
+    def __init__(self, workload: Workload, *, num_jobs: int, averaged: bool = False, precision: Precision = "auto"):
         self.workload = workload
-        make = partial(Lanes, workload, averaged=averaged, threads=1)
+        make = partial(Lanes, workload, averaged=averaged, precision=precision, threads=1)
         self.jobs = [LoopProcess(make) for _ in range(num_jobs)]
         for job in self.jobs:
             job.ready()

@@ -10,6 +10,7 @@
 The command line prints the message of any of them without a traceback and exits with code 2.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -48,6 +49,11 @@ class StoreError(LrtuneError):
 def first_line(error: BaseException) -> str:
     """The first line of what an error says; the name of its class where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def shown(text: str) -> str:
+    """A text with the passwords of the URLs in it hidden: `postgresql://me:***@host/db`."""
+    return re.sub(r"(://[^:/@\s]*:)[^@\s]*(?=@)|([?&]password=)[^&\s]*", r"\1\2***", text)
 
 
 def check(rules: Iterable[tuple[bool, str]]) -> None:

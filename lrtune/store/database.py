@@ -7,7 +7,6 @@ process loses nothing committed.
 
 import json
 import math
-import re
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from lrtune.core.errors import InputError, StoreError, first_line
+from lrtune.core.errors import InputError, StoreError, first_line, shown
 from lrtune.core.recipe import Recipe
 from lrtune.core.study import RangeResult, StudyConfig, StudyState
 from lrtune.core.trial import Measurement, Run, RunRecord, RunState
@@ -83,11 +82,6 @@ def missing_file(url: str) -> str:
         return ""  # opening it says what is wrong
     is_file = parsed.get_backend_name() == "sqlite" and parsed.database and not parsed.query
     return str(parsed.database) if is_file and not Path(str(parsed.database)).exists() else ""
-
-
-def shown(text: str) -> str:
-    """A text with the passwords of the URLs in it hidden: `postgresql://me:***@host/db`."""
-    return re.sub(r"(://[^:/@\s]*:)[^@\s]*(?=@)|([?&]password=)[^&\s]*", r"\1\2***", text)
 
 
 class StudyDatabase:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import fsspec
 
-from lrtune.core.errors import InputError, StoreError, first_line
+from lrtune.core.errors import InputError, StoreError, first_line, shown
 from lrtune.store.checkpoints import LIMIT_BYTES, SUFFIX, Checkpoints, CheckpointStore, sealed, unsealed
 
 T = TypeVar("T")
@@ -41,8 +41,10 @@ class RemoteCheckpointStore:
         try:
             self._fs, self._root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         except (ImportError, ValueError, OSError) as error:
-            said = first_line(error)
-            raise InputError(f"`storage_path` must be a URL that fsspec knows, but got {url!r}: {said}.") from None
+            said = shown(first_line(error))
+            raise InputError(
+                f"`storage_path` must be a URL that fsspec knows, but got {shown(url)!r}: {said}."
+            ) from None
         self._try("made", lambda: self._fs.makedirs(self._root, exist_ok=True))
 
     def save(self, key: str, payload: bytes, epochs: int) -> None:
@@ -113,10 +115,10 @@ class RemoteCheckpointStore:
             return action()
         except FileNotFoundError as error:
             if done in ("made", "written"):
-                raise StoreError(f"checkpoints at {self.url} cannot be {done}: {error}") from error
+                raise StoreError(f"checkpoints at {shown(self.url)} cannot be {done}: {shown(str(error))}") from error
             raise
         except Exception as error:  # each file system has errors of its own
-            raise StoreError(f"checkpoints at {self.url} cannot be {done}: {error}") from error
+            raise StoreError(f"checkpoints at {shown(self.url)} cannot be {done}: {shown(str(error))}") from error
 
 
 class PatientCheckpoints:

@@ -63,6 +63,11 @@ class Task:
             )
             if not holds
         ]
+        if isinstance(self.loss, nn.Module) and any(p.requires_grad for p in self.loss.parameters()):
+            problems.append(
+                "`task.loss` must have no trainable parameters, since a run trains the model's alone: give them to the "
+                "model, or freeze them with `loss.requires_grad_(False)`."
+            )
         if problems:
             raise InputError(problems)
 

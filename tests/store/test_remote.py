@@ -60,6 +60,12 @@ def test_what_was_saved_is_loaded_by_another_store(checkpoints, payload):
     assert RemoteCheckpointStore(checkpoints.url).load("1f") == payload
 
 
+def test_a_password_in_a_url_is_not_shown():
+    with pytest.raises(InputError, match=r"gopher://me:\*\*\*@host/x") as raised:
+        RemoteCheckpointStore("gopher://me:secret@host/x")
+    assert "secret" not in str(raised.value)
+
+
 def test_a_key_without_a_checkpoint_has_none(checkpoints, place):
     assert checkpoints.load("1f") is None
     checkpoints.save("1f0", b"of a key that begins alike", 1)

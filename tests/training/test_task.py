@@ -56,6 +56,14 @@ def a_task(**changes):
 # --- a task's own rules ---
 
 
+def test_a_loss_that_would_have_to_be_trained_is_refused():
+    loss = nn.Sequential(nn.Linear(3, 3), nn.CrossEntropyLoss())
+    with pytest.raises(InputError, match="`task.loss` must have no trainable parameters"):
+        a_task(loss=loss)
+    assert a_task(loss=loss.requires_grad_(False)).loss is loss
+    a_task(loss=nn.CrossEntropyLoss(weight=torch.ones(3)))
+
+
 @pytest.mark.parametrize(
     ("changes", "problems"),
     [
