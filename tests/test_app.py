@@ -271,8 +271,8 @@ def test_events_are_told_as_they_happen_and_a_study_is_loaded_without_a_trace(he
         (record.run.id, m) for record in result.state.records for m in record.measurements
     ]
     before = {path: path.read_bytes() for path in (here / "reports").rglob("*.*") if path.is_file()}
-    assert lrtune.load("mine") == result
-    assert lrtune.studies() == [result.state]
+    assert repr(lrtune.load("mine")) == repr(result)  # in words: Python 3.13 finds the same nan unequal
+    assert repr(lrtune.studies()) == repr([result.state])
     assert {path: path.read_bytes() for path in before} == before
 
 

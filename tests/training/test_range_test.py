@@ -285,7 +285,8 @@ def random_states():
 
 def test_a_task_is_swept_without_touching_the_random_states(trainer_of, identical):
     before = random_states()
-    results = [task_range_test(trainer_of(loss=Scaled()), Recipe(), seeds=(0, 1), num_steps=20) for _ in range(2)]
+    trainer = trainer_of(loss=Scaled().requires_grad_(False))
+    results = [task_range_test(trainer, Recipe(), seeds=(0, 1), num_steps=20) for _ in range(2)]
     assert identical(random_states(), before)
     assert [curve.seed for curve in results[0].curves] == [0, 1]
     assert results[0].curves[0].losses != results[0].curves[1].losses
@@ -296,7 +297,7 @@ def test_a_task_that_breaks_off_leaves_the_random_states_alone(trainer_of, ident
     before = random_states()
     message = "the task could not be trained in the range test: ValueError: bad batch"
     with pytest.raises((TaskError, KeyboardInterrupt)) as caught:
-        task_range_test(trainer_of(loss=FailingLoss(Scaled(), error, at=7)), Recipe(), seeds=(0,))
+        task_range_test(trainer_of(loss=FailingLoss(Scaled().requires_grad_(False), error, at=7)), Recipe(), seeds=(0,))
     assert isinstance(caught.value, KeyboardInterrupt) or str(caught.value) == message
     assert identical(random_states(), before)
 

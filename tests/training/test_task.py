@@ -58,7 +58,7 @@ def a_task(**changes):
 
 def test_a_loss_that_would_have_to_be_trained_is_refused():
     loss = nn.Sequential(nn.Linear(3, 3), nn.CrossEntropyLoss())
-    with pytest.raises(InputError, match="`task.loss` must have no trainable parameters"):
+    with pytest.raises(InputError, match=r"`task\.loss` must have no trainable parameters"):
         a_task(loss=loss)
     assert a_task(loss=loss.requires_grad_(False)).loss is loss
     a_task(loss=nn.CrossEntropyLoss(weight=torch.ones(3)))
