@@ -85,7 +85,7 @@ task_options = options(
     option("--image-size", type=int, metavar="PX", help="Scale images to PX x PX."),
     option("--batch-size", type=int, metavar="N", help="Images in an optimizer step."),
     option("--accumulate", type=int, metavar="N", help="Micro-batches that make up a step."),
-    option("--precision", type=click.Choice(get_args(Precision)), help="auto: AMP on a GPU, fp32 on a CPU."),
+    option("--precision", type=click.Choice(get_args(Precision)), help="auto: AMP on a GPU, fp32 on a CPU; bf16: faster on a CPU with AMX."),
     option("--clip-norm", type=float, metavar="X", help="Clip the gradient's norm."),
     option("--label-smoothing", type=float, metavar="X"),
     option("--augment/--no-augment", default=None, help="Random crops and flips."),

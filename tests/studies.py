@@ -1,6 +1,7 @@
 """Made-up studies, in a line each: what the rules are functions of."""
 
 import math
+from dataclasses import replace
 
 from lrtune.core.recipe import Cosine, Recipe, Step
 from lrtune.core.study import StudyConfig, StudyState
@@ -51,6 +52,14 @@ def measurement(epoch, top1, *, averaged=None, loss=1.0, seconds=1.0, ended_at=N
         ended_at=epoch * seconds if ended_at is None else ended_at,
         **others,
     )
+
+
+UNTIMED = {"seconds": 0.0, "images_per_s": 0.0, "ended_at": 0.0, "memory_mib": 0.0, "gpu_memory_mib": 0.0}
+
+
+def timeless(measurements, **others):
+    """What must be the same each time a run is trained: nothing of the clock or of the process, and not `others`."""
+    return [replace(m, **UNTIMED | others) for m in measurements]
 
 
 def record(

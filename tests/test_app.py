@@ -18,6 +18,7 @@ from lrtune.core.events import EpochEnded, Note, RunEnded
 from lrtune.core.recipe import Cosine, Plateau
 from lrtune.schedules import build_schedule
 from lrtune.training.loop import Trainer
+from tests.studies import timeless
 
 NAMED = lrtune.NamedTask(model="mlp", train_size=200, val_size=100)
 
@@ -281,8 +282,7 @@ def test_events_are_told_as_they_happen_and_a_study_is_loaded_without_a_trace(he
 
 def numbers(record):
     """What of a run does not depend on what was known before it, nor on the clock."""
-    untimed = {"seconds": 0, "images_per_s": 0, "ended_at": 0, "reused": False, "again_epochs": 0}
-    return [replace(m, **untimed) for m in record.measurements]
+    return timeless(record.measurements, reused=False, again_epochs=0)
 
 
 def test_a_search_over_rungs_trains_nothing_twice_and_nobody_can_tell(here, tmp_path_factory):

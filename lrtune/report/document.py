@@ -159,7 +159,7 @@ def compose(report: Report) -> Document:
         range_tests=tuple(map(wording.range_result, state.range_results)),
         cost=cost_of(state),
         cost_rows=cost_rows(state),
-        settings=tuple(_settings(config)),
+        settings=(*_settings(config), *_peak_memory(state)),
         lr_curves=lr_curves(state, found),
         learning_curves=learning_curves(state, found),
         importances=tuple(sorted(report.importances.items(), key=lambda item: -item[1])),
@@ -262,6 +262,17 @@ def _settings(config: StudyConfig) -> Iterator[tuple[str, str]]:
     yield "Seeds of each recipe", f"{config.num_seeds}{more}"
     yield "Seed", str(config.seed)
     yield from config.environment.items()
+
+
+def _peak_memory(state: StudyState) -> Iterator[tuple[str, str]]:
+    """Of the process that took most; nothing where it is not known."""
+    measurements = [m for record in state.records for m in record.measurements]
+    for label, sizes in (
+        ("Peak memory of a process", [m.memory_mib for m in measurements]),
+        ("Peak memory of a GPU", [m.gpu_memory_mib for m in measurements]),
+    ):
+        if known := [size for size in sizes if math.isfinite(size)]:
+            yield label, f"{max(known):,.0f} MiB"
 
 
 def _rung_settings(config: StudyConfig) -> Iterator[tuple[str, str]]:

@@ -51,10 +51,12 @@ def read_recipe(recipe: str | Path, epochs: int) -> NamedRecipe:
     published = None
     if "published" in values:
         match values.pop("published"):
-            case {"on": str(on), "top1": float() | int() as top1, "convergence_epoch": int(epoch), **rest} if not rest:
+            case {"on": str(on), "top1": float() | int() as top1, "convergence_epoch": int(epoch), **rest} if (
+                not rest and bool not in (type(top1), type(epoch)) and 0 <= top1 <= 100 and epoch >= 1
+            ):
                 published = Published(on=on, top1=top1, convergence_epoch=epoch)
             case given:
-                wanted = "words as on, a number as top1 and a whole number as convergence_epoch"
+                wanted = "words as on, a percentage as top1 and a whole number from 1 as convergence_epoch"
                 problems.append(f"`published` must have {wanted}, but got {given!r}.")
     found = None
     try:

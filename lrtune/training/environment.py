@@ -1,10 +1,13 @@
 """What a result was measured on."""
 
+import math
 import os
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import version
 
+import psutil
 import torch
 
 from lrtune.core.recipe import Recipe
@@ -44,6 +47,23 @@ def reset_process(seed: int) -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory_mib() -> float:
+    """The most that this process has had in main memory so far, MiB; where the system does not tell, what it has now.
+
+    Linux is asked for the high-water mark itself: a program inherits `ru_maxrss` of the one that started it.
+    """
+    with suppress(OSError), open("/proc/self/status", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("VmHWM:"):  # in KiB
+                return int(line.split()[1]) / 2**10
+    return float(psutil.Process().memory_info().rss / 2**20)
+
+
+def peak_gpu_memory_mib(device: torch.device) -> float:
+    """The most that torch has reserved of a GPU so far in this process, MiB; nan of another device."""
+    return torch.cuda.max_memory_reserved(device) / 2**20 if device.type == "cuda" else math.nan
 
 
 def _processor() -> str:

@@ -37,6 +37,7 @@ from lrtune.training.batches import (
     training_batches,
 )
 from lrtune.training.captured import TURN, CapturedLane, GraphPlayer, Player
+from lrtune.training.environment import peak_gpu_memory_mib, peak_memory_mib
 from lrtune.training.lanes import EagerLane, Lane, Loss, evaluate
 from lrtune.training.layout import fastest_layout
 from lrtune.training.learner import Learner, State, Step
@@ -326,6 +327,8 @@ class Trainer:
             seconds=time.perf_counter() - start,
             images_per_s=self.batches.num_images / trained,
             ended_at=time.time(),
+            memory_mib=peak_memory_mib(),
+            gpu_memory_mib=peak_gpu_memory_mib(self.device),
         )
 
     def evaluate(self, model: nn.Module, batches: Batches) -> tuple[float, float]:

@@ -22,6 +22,7 @@ from lrtune.store.database import StudyDatabase
 from lrtune.training.batches import Images
 from tests.cluster.fake_training import Training, node_of, processes_of, records_of, sweep, url_of
 from tests.search.fake_objective import EPOCHS, make_bench, make_config, measurement, open_store
+from tests.studies import timeless
 
 pytestmark = pytest.mark.ray
 
@@ -190,8 +191,7 @@ SEARCH = ("--budget", "5", "--seeds", "2", "--confirm", "1", "--study", "corners
 def outcome(folder):
     """What the study says, but for how long it took and on what machine."""
     state = StudyDatabase(f"sqlite:///{folder}/lrtune.db").study("corners").state()
-    untimed = {"seconds": 0.0, "images_per_s": 0.0, "ended_at": 0.0, "prefix": ""}
-    return [repr(replace(r, measurements=tuple(replace(m, **untimed) for m in r.measurements))) for r in state.records]
+    return [repr(replace(r, measurements=timeless(r.measurements, prefix=""))) for r in state.records]
 
 
 def test_real_training_comes_out_as_on_the_local_engine_and_the_data_are_read_once(

@@ -1,5 +1,6 @@
 """What a report says, before it is set."""
 
+import itertools
 import math
 import re
 from dataclasses import replace
@@ -327,6 +328,22 @@ def test_rungs_and_signal_in_the_settings(config, changes, said):
     document = compose(report_of(StudyState(config=replace(config, **changes)), {}))
     names = ("Rungs", "Signal of unfinished runs")
     assert {name: value for name, value in document.settings if name in names} == said
+
+
+def test_peak_memory_is_that_of_the_process_that_took_most(done):
+    state = done.state
+    assert not [name for name, _ in compose(done).settings if "memory" in name]  # it is not known
+    sizes = itertools.cycle([(900.0, math.nan), (1500.4, 2048.0), (800.0, 1024.0)])
+    records = tuple(
+        replace(record, measurements=tuple(
+            replace(m, memory_mib=memory, gpu_memory_mib=gpu)
+            for m, (memory, gpu) in zip(record.measurements, sizes, strict=False)
+        ))
+        for record in state.records
+    )  # fmt: skip
+    settings = dict(compose(report_of(replace(state, records=records))).settings)
+    assert settings["Peak memory of a process"] == "1,500 MiB"
+    assert settings["Peak memory of a GPU"] == "2,048 MiB"
 
 
 def test_lr_curve_is_the_schedule():

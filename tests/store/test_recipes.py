@@ -73,8 +73,11 @@ MISTAKEN = {
     "true as a number": ("epochs = true", "`epochs` must be a whole number from 1, but got True."),
     "a list of decays": ('decay = ["cosine"]', "bad.toml: "),
     "a number in words": ('peak_lr = "0.1"', "numbers and words"),
-    "a Top-1 in words": (ON + 'top1 = "76.1"\nconvergence_epoch = 90', "a number as top1"),
-    "half an epoch": (ON + "top1 = 76.1\nconvergence_epoch = 90.5", "a whole number as convergence_epoch"),
+    "a Top-1 in words": (ON + 'top1 = "76.1"\nconvergence_epoch = 90', "a percentage as top1"),
+    "true as a Top-1": (ON + "top1 = true\nconvergence_epoch = 90", "a percentage as top1"),
+    "more than all": (ON + "top1 = 761\nconvergence_epoch = 90", "a percentage as top1"),
+    "half an epoch": (ON + "top1 = 76.1\nconvergence_epoch = 90.5", "a whole number from 1 as convergence_epoch"),
+    "epoch 0": (ON + "top1 = 76.1\nconvergence_epoch = 0", "a whole number from 1 as convergence_epoch"),
     "nothing of when": (ON + "top1 = 76.1", "convergence_epoch"),
     "more than is asked for": (ON + "top1 = 76.1\nconvergence_epoch = 90\nseeds = 3", "'seeds': 3"),
 }

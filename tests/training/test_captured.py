@@ -22,7 +22,7 @@ from lrtune.training.loop import Trainer, state_from_bytes, state_to_bytes
 from lrtune.training.optimizers import CAPTURABLE
 from lrtune.training.range_test import task_range_test
 from lrtune.training.task import Task
-from tests.studies import full_run
+from tests.studies import full_run, timeless
 from tests.training.test_reuse_exact import lively, weights_and_biases
 
 
@@ -89,7 +89,7 @@ class Eager(Trainer):
 def train(trainer, run, **kwargs):
     files = []
     measurements = list(trainer.train(run, save=lambda _, state: files.append(state_to_bytes(state)), **kwargs))
-    return [replace(m, seconds=0, images_per_s=0, ended_at=0) for m in measurements], list(map(state_from_bytes, files))
+    return timeless(measurements), list(map(state_from_bytes, files))
 
 
 def without_lrs(state):

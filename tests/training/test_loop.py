@@ -34,7 +34,7 @@ from lrtune.schedules import build_schedule
 from lrtune.training.batches import evaluation_batches
 from lrtune.training.loop import Trainer, state_from_bytes, state_to_bytes
 from lrtune.training.task import Task
-from tests.studies import full_run
+from tests.studies import full_run, timeless
 
 NEVER_BETTER = Plateau(patience_epochs=0, factor=0.5, monitor="top1", threshold=1000, threshold_mode="abs")
 ALL_DECAYS = [
@@ -116,11 +116,6 @@ def train(trainer, run, **kwargs):
     files = []
     measurements = list(trainer.train(run, save=lambda _, state: files.append(state_to_bytes(state)), **kwargs))
     return measurements, [state_from_bytes(content) for content in files]
-
-
-def timeless(measurements):
-    """What must be the same each time a run is trained."""
-    return [replace(m, seconds=0, images_per_s=0, ended_at=0) for m in measurements]
 
 
 # --- the LR of every step ---
@@ -449,7 +444,7 @@ def test_training_learns(trainer_of):
     measurements, _ = train(trainer_of(), run_of(Recipe(peak_lr=0.1, warmup_epochs=1), epochs=10))
     assert measurements[-1].train_loss < 0.7 * measurements[0].train_loss
     assert measurements[-1].top1 > 60  # chance is 10
-    assert all(m.seconds > 0 and m.images_per_s > 0 for m in measurements)
+    assert all(m.seconds > 0 and m.images_per_s > 0 and m.memory_mib > 0 for m in measurements)
 
 
 # --- runs that cannot go on ---

@@ -27,7 +27,7 @@ from lrtune.training.task import (
     settings_for,
     source_from,
 )
-from tests.studies import full_run
+from tests.studies import full_run, timeless
 
 INPUTS = torch.randn(130, 6, generator=torch.Generator().manual_seed(0))
 LABELS = (INPUTS[:, :3].sum(1) > 0).long() + (INPUTS[:, 3:].sum(1) > 0).long()
@@ -296,7 +296,7 @@ def test_own_data_train_repeat_and_resume(identical, source):
         files = []
         measurements = list(trainer.train(run, save=lambda _, state: files.append(state_to_bytes(state)), **kwargs))
         states = [state_from_bytes(content) for content in files]
-        return [replace(m, seconds=0, images_per_s=0, ended_at=0) for m in measurements], states
+        return timeless(measurements), states
 
     seed_all(1)
     measurements, states = train()
