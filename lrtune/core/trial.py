@@ -60,7 +60,7 @@ class Measurement:
     ended_at: float
     """Seconds since 1970, UTC."""
     memory_mib: float = math.nan
-    """The most that its process has had in main memory so far, MiB."""
+    """The most that its process has had in main memory so far, MiB; nan where that is not known."""
     gpu_memory_mib: float = math.nan
     """The most that torch has reserved of its GPU so far, MiB, for all lanes together; nan on a CPU."""
     prefix: str = ""

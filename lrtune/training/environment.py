@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import version
 
-import psutil
 import torch
 
 from lrtune.core.recipe import Recipe
@@ -50,15 +49,15 @@ def reset_process(seed: int) -> None:
 
 
 def peak_memory_mib() -> float:
-    """The most that this process has had in main memory so far, MiB; where the system does not tell, what it has now.
+    """The most that this process has had in main memory so far, MiB; nan where the system is not Linux.
 
-    Linux is asked for the high-water mark itself: a program inherits `ru_maxrss` of the one that started it.
+    It is the high-water mark itself: a program inherits `ru_maxrss` of the one that started it.
     """
     with suppress(OSError), open("/proc/self/status", encoding="utf-8") as file:
         for line in file:
             if line.startswith("VmHWM:"):  # in KiB
                 return int(line.split()[1]) / 2**10
-    return float(psutil.Process().memory_info().rss / 2**20)
+    return math.nan
 
 
 def peak_gpu_memory_mib(device: torch.device) -> float:
