@@ -107,7 +107,7 @@ def main() -> None:
           "the test images")  # fmt: skip
 
     result: dict[str, Any] = {
-        "benchmark": "whole_search", "environment": environment, "given": {k: str(v) for k, v in vars(given).items()},
+        "benchmark": "whole_search", "environment": environment, "given": {k: v for k, v in vars(given).items() if k != "json"},
         "best": best.label, "best_top1": quality[best], "searches": {},
     }  # fmt: skip
     ends: dict[str, list[float]] = {}
