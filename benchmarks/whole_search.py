@@ -107,7 +107,8 @@ def main() -> None:
           "the test images")  # fmt: skip
 
     result: dict[str, Any] = {
-        "benchmark": "whole_search", "environment": environment, "given": {k: v for k, v in vars(given).items() if k != "json"},
+        "benchmark": "whole_search", "environment": environment,
+        "given": {name: value for name, value in vars(given).items() if name != "json"},
         "best": best.label, "best_top1": quality[best], "searches": {},
     }  # fmt: skip
     ends: dict[str, list[float]] = {}
