@@ -44,6 +44,7 @@ from loops.results import CaseResult, Floor, LoopResult, judge, render, to_json
 from lrtune.core.recipe import default_recipe
 from lrtune.core.study import TrainSettings
 from lrtune.training.environment import describe_environment
+from lrtune.training.precision import cpu_has_bf16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ class Entry:
 def entries(workload: Workload, workers: list[int]) -> list[Entry]:
     """All loops for a workload."""
     trials, jobs, on_gpu = workload.case.whole_trials, workload.lanes, workload.device == "cuda"
-    has_bf16 = not on_gpu and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    has_bf16 = not on_gpu and cpu_has_bf16()
     found = []
     for number in [0] if workload.case.data == "on the device" else workers:
         fed = "batches on the device" if workload.case.data == "on the device" else f"{number} workers"

@@ -35,6 +35,7 @@ from lrtune.schedules import build_schedule
 from lrtune.training.environment import describe_environment
 from lrtune.training.learner import State
 from lrtune.training.loop import Trainer
+from lrtune.training.precision import cpu_has_bf16
 from lrtune.training.task import NamedTask, Task, load_task
 
 CLOSE = 0.3
@@ -90,7 +91,7 @@ def main() -> None:
         "Optuna": lambda seed: by_optuna(task, given.trials, given.epochs, seed, given.workers),
         "lrtune": lambda seed: by_lrtune(names, given.trials, given.epochs, seed, "fp32"),
     }
-    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if cpu_has_bf16():
         kinds["lrtune in bf16"] = lambda seed: by_lrtune(names, given.trials, given.epochs, seed, "bf16")
     searches: dict[str, list[list[Passed]]] = {name: [] for name in kinds}
     for seed in range(given.seeds):

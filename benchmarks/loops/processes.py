@@ -5,6 +5,7 @@ So the loops take turns with everything in place, none slows or breaks another, 
 
 import contextlib
 import gc
+import math
 import multiprocessing
 import os
 import resource
@@ -16,6 +17,8 @@ from typing import Any
 
 import psutil
 import torch
+
+from lrtune.training import environment
 
 ANSWER_S = 300
 """After so long without an answer a loop counts as hung."""
@@ -147,12 +150,7 @@ def _reply(connection: Connection, call: Callable[[], Any]) -> bool:
 
 
 def _peak_mib(pid: int) -> float:
-    """A new program inherits `ru_maxrss` of the one that started it, so Linux is asked for the high-water mark."""
-    try:
-        with open(f"/proc/{pid}/status", encoding="utf-8") as file:
-            marks = [line.split()[1] for line in file if line.startswith("VmHWM:")]
-    except OSError:
-        marks = []
-    if marks:
-        return int(marks[0]) / 1024
+    known = environment.peak_memory_mib(pid)
+    if math.isfinite(known):
+        return known
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 if pid == os.getpid() else 0.0

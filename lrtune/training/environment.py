@@ -48,12 +48,15 @@ def reset_process(seed: int) -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def peak_memory_mib() -> float:
-    """The most that this process has had in main memory so far, MiB; nan where the system is not Linux.
+def peak_memory_mib(process: int | str = "self") -> float:
+    """The most that a process has had in main memory so far, MiB; nan where the system is not Linux.
 
     It is the high-water mark itself: a program inherits `ru_maxrss` of the one that started it.
+
+    Args:
+        process: its number; by default this one.
     """
-    with suppress(OSError), open("/proc/self/status", encoding="utf-8") as file:
+    with suppress(OSError), open(f"/proc/{process}/status", encoding="utf-8") as file:
         for line in file:
             if line.startswith("VmHWM:"):  # in KiB
                 return int(line.split()[1]) / 2**10
