@@ -133,7 +133,9 @@ def work_side_by_side(open_workbench: OpenWorkbench, num_jobs: int, emit: Emit) 
     try:
         for _ in range(num_jobs):
             events, sending = context.Pipe(duplex=False)
-            job: BaseProcess = context.Process(target=_job, args=(open_workbench, sending), daemon=True)
+            job: BaseProcess = context.Process(
+                target=_job, args=(open_workbench, sending, multiprocessing.get_start_method())
+            )
             try:
                 job.start()
             except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -174,7 +176,10 @@ def work_side_by_side(open_workbench: OpenWorkbench, num_jobs: int, emit: Emit) 
     return done
 
 
-def _job(open_workbench: OpenWorkbench, events: "Connection[Event | Done | LrtuneError, None]") -> None:
+def _job(
+    open_workbench: OpenWorkbench, events: "Connection[Event | Done | LrtuneError, None]", start_method: str
+) -> None:
+    multiprocessing.set_start_method(start_method, force=True)  # of the workers of a task's own loaders
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     try:
         events.send(work(open_workbench(events.send)))

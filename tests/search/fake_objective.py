@@ -4,6 +4,7 @@ Workers in processes of their own import this by name, so what they open is defi
 """
 
 import math
+import multiprocessing
 import os
 import signal
 import time
@@ -155,6 +156,21 @@ class StuckWorker(Worker):
         while True:
             time.sleep(1)
         yield
+
+
+@dataclass(frozen=True)
+class LoadingWorker(Worker):
+    """A worker whose task reads its batches in processes of their own, started as in the process that asked."""
+
+    start_method: str
+
+    def train(self, run, study):
+        if run.kind == "baseline":
+            from torch.utils.data import DataLoader
+
+            assert multiprocessing.get_start_method() == self.start_method
+            assert len(list(DataLoader(range(4), num_workers=1))) == 4
+        yield from super().train(run, study)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The local engine, with a real database and made-up training: every end of a run, interruptions, several workers."""
 
 import math
+import multiprocessing
 import subprocess
 import sys
 import threading
@@ -26,6 +27,7 @@ from tests.search.fake_objective import (
     EPOCHS,
     FailingWorker,
     KilledWorker,
+    LoadingWorker,
     Worker,
     make_bench,
     make_config,
@@ -403,6 +405,11 @@ def test_two_processes_train_every_run_once(url):
     trained = Counter((e.run.id, e.measurement.epoch) for e in events if isinstance(e, EpochEnded))
     assert set(trained.values()) == {1}
     assert len(trained) == state.epochs_trained
+
+
+def test_a_worker_can_start_the_processes_of_a_loader(url):
+    open_store(url, make_config())
+    work_side_by_side(LoadingWorker(url, multiprocessing.get_start_method()), 2, lambda event: None)
 
 
 def lanes_on(url, *, train=train):
