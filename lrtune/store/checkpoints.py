@@ -7,22 +7,25 @@ it: this room neither knows torch nor unpickles anything. Any file may go at any
 import hashlib
 import os
 import uuid
-from collections.abc import Container
+from abc import ABC, abstractmethod
+from collections.abc import Container, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from lrtune.core.errors import StoreError
 
 SUFFIX = ".ckpt"
 LIMIT_BYTES = 20 * 2**30
+_TEMPORARY = ".tmp"
 _DIGEST_BYTES = 32
 
 
 class Checkpoints(Protocol):
-    """Checkpoints in whatever place."""
+    """Checkpoints in whatever place; where that cannot be had, each of these raises `StoreError`."""
 
     def save(self, key: str, payload: bytes, epochs: int) -> None:
-        """Keeps a state that took `epochs` epochs."""
+        """Keeps a state that took `epochs` epochs; a kill at any moment leaves all of it or nothing."""
 
     def load(self, key: str) -> bytes | None:
         """The state under `key`; `None` where there is none, or a damaged one, which is dropped."""
@@ -34,100 +37,156 @@ class Checkpoints(Protocol):
         """Forgets all other states."""
 
 
-def sealed(payload: bytes) -> bytes:
-    """A file's content: the payload with its checksum before it."""
-    return hashlib.sha256(payload).digest() + payload
+class File(NamedTuple):
+    """What eviction has to know of a checkpoint."""
+
+    name: str
+    num_bytes: int
+    written_at: float
+    """Seconds since 1970; 0 where the place does not say."""
 
 
-def unsealed(content: bytes) -> bytes | None:
-    """The payload of a file's content; `None` where that is damaged."""
-    digest, payload = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-    return payload if hashlib.sha256(payload).digest() == digest else None
+class CheckpointFiles(ABC):
+    """The checkpoints of one study as files named `KEY.EPOCHS.ckpt`; a subclass knows the place where they lie.
+
+    Other processes save and remove there too, so a file that is gone is no error.
+    """
+
+    limit_bytes: int
+
+    def save(self, key: str, payload: bytes, epochs: int) -> None:
+        """See `Checkpoints.save`."""
+        name = f"{key}.{epochs}{SUFFIX}"
+        self._write(name, _sealed(payload))
+        self._evict(keep=name)
+
+    def load(self, key: str) -> bytes | None:
+        """See `Checkpoints.load`."""
+        for name in self._names_of(key):
+            content = self._read(name)
+            if content is None:
+                break
+            payload = _unsealed(content)
+            if payload is None:
+                self._remove(name)
+            return payload
+        return None
+
+    def drop(self, key: str) -> None:
+        """See `Checkpoints.drop`."""
+        for name in self._names_of(key):
+            self._remove(name)
+
+    def keep_only(self, keys: Container[str]) -> None:
+        """See `Checkpoints.keep_only`."""
+        for name in self._names():
+            if name.split(".")[0] not in keys:
+                self._remove(name)
+
+    def _names_of(self, key: str) -> list[str]:
+        return [name for name in self._names() if name.startswith(f"{key}.")]
+
+    def _evict(self, keep: str) -> None:
+        """Drops what took the fewest epochs, of equals the oldest, until the rest fits; never `keep`."""
+        files = self._files()
+        total = sum(file.num_bytes for file in files)
+        for file in sorted(files, key=lambda file: (int(file.name.split(".")[1]), file.written_at)):
+            if total <= self.limit_bytes:
+                break
+            if file.name != keep:
+                self._remove(file.name)
+                total -= file.num_bytes
+
+    @abstractmethod
+    def _write(self, name: str, content: bytes) -> None:
+        """Writes a file whole or not at all."""
+
+    @abstractmethod
+    def _read(self, name: str) -> bytes | None:
+        """A file's content; `None` where it is gone."""
+
+    @abstractmethod
+    def _remove(self, name: str) -> None:
+        """Removes a file, unless it is gone."""
+
+    @abstractmethod
+    def _names(self) -> list[str]:
+        """Of all checkpoints, which a folder tells sooner than their sizes."""
+
+    @abstractmethod
+    def _files(self) -> list[File]:
+        """All checkpoints."""
 
 
-class CheckpointStore:
-    """The checkpoints of one study."""
+class CheckpointStore(CheckpointFiles):
+    """Checkpoints in a folder."""
 
     def __init__(self, folder: Path, *, limit_bytes: int = LIMIT_BYTES):
         """Checkpoints in `folder`, which is made; over `limit_bytes` those that took the fewest epochs go first."""
         self.folder = folder
         self.limit_bytes = limit_bytes
-        try:
+        with _errors(f"checkpoints cannot be written to {folder}"):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"checkpoints cannot be written to {folder}: {error.strerror}.") from None
-
-    def save(self, key: str, payload: bytes, epochs: int) -> None:
-        """Keeps a state that took `epochs` epochs; a kill at any moment leaves all of it or nothing.
-
-        Raises:
-            StoreError: the disk is full or cannot be written.
-        """
-        path = self.folder / f"{key}.{epochs}{SUFFIX}"
-        temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")  # several lanes may come to the same state at once
-        try:
-            with temporary.open("wb") as file:
-                file.write(sealed(payload))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise StoreError(f"checkpoint {path} cannot be written: {error.strerror}.") from error
-        self._evict(keep=path)
-
-    def load(self, key: str) -> bytes | None:
-        """The state under `key`; `None` where there is none, or a damaged one, which is dropped.
-
-        Raises:
-            StoreError: it cannot be read.
-        """
-        for path in self._paths(key):
-            try:
-                content = path.read_bytes()
-            except FileNotFoundError:  # another process was faster
-                return None
-            except OSError as error:
-                raise StoreError(f"checkpoint {path} cannot be read: {error.strerror}.") from error
-            payload = unsealed(content)
-            if payload is None:
-                path.unlink(missing_ok=True)
-            return payload
-        return None
-
-    def drop(self, key: str) -> None:
-        """Forgets the state under `key`, if there is one."""
-        for path in self._paths(key):
-            path.unlink(missing_ok=True)
 
     def keep_only(self, keys: Container[str]) -> None:
-        """Forgets all other states, and what killed processes left half-written."""
-        for path in self._files():
-            if path.name.split(".")[0] not in keys or not path.name.endswith(SUFFIX):
-                path.unlink(missing_ok=True)
+        """See `Checkpoints.keep_only`; what killed processes left half-written goes too."""
+        super().keep_only(keys)
+        for name in self._names(_TEMPORARY):
+            self._remove(name)
 
-    def _paths(self, key: str) -> list[Path]:
-        return [path for path in self._files() if path.name.startswith(f"{key}.") and path.name.endswith(SUFFIX)]
-
-    def _files(self) -> list[Path]:
-        try:
-            return list(self.folder.iterdir())
-        except OSError as error:
-            raise StoreError(f"checkpoints in {self.folder} cannot be listed: {error.strerror}.") from error
-
-    def _evict(self, keep: Path) -> None:
-        """Drops what took the fewest epochs, of equals the oldest, until the rest fits; never `keep`."""
-        entries = []
-        for path in self.folder.glob(f"*{SUFFIX}"):
+    def _write(self, name: str, content: bytes) -> None:
+        path = self.folder / name
+        temporary = path.with_suffix(f".{uuid.uuid4().hex}{_TEMPORARY}")  # several lanes may come to the same state
+        with _errors(f"checkpoint {path} cannot be written"):
             try:
-                stat = path.stat()
-            except FileNotFoundError:  # another process was faster
-                continue
-            entries.append((int(path.name.split(".")[1]), stat.st_mtime, stat.st_size, path))
-        total = sum(size for _, _, size, _ in entries)
-        for _, _, size, path in sorted(entries):
-            if total <= self.limit_bytes:
-                break
-            if path != keep:
-                path.unlink(missing_ok=True)
-                total -= size
+                with temporary.open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def _read(self, name: str) -> bytes | None:
+        path = self.folder / name
+        with _errors(f"checkpoint {path} cannot be read"), suppress(FileNotFoundError):
+            return path.read_bytes()
+        return None
+
+    def _remove(self, name: str) -> None:
+        path = self.folder / name
+        with _errors(f"checkpoint {path} cannot be removed"):
+            path.unlink(missing_ok=True)
+
+    def _names(self, suffix: str = SUFFIX) -> list[str]:
+        with _errors(f"checkpoints in {self.folder} cannot be listed"):
+            return [name for name in os.listdir(self.folder) if name.endswith(suffix)]
+
+    def _files(self) -> list[File]:
+        found = []
+        for name in self._names():
+            path = self.folder / name
+            with _errors(f"checkpoint {path} cannot be read"), suppress(FileNotFoundError):
+                about = path.stat()
+                found.append(File(name, about.st_size, about.st_mtime))
+        return found
+
+
+@contextmanager
+def _errors(cannot: str) -> Iterator[None]:
+    """What the system refuses is one `StoreError`."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{cannot}: {error.strerror}.") from error
+
+
+def _sealed(payload: bytes) -> bytes:
+    """A file's content: the payload with its checksum before it."""
+    return hashlib.sha256(payload).digest() + payload
+
+
+def _unsealed(content: bytes) -> bytes | None:
+    """The payload of a file's content; `None` where that is damaged."""
+    digest, payload = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+    return payload if hashlib.sha256(payload).digest() == digest else None

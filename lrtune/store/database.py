@@ -101,7 +101,7 @@ class StudyDatabase:
             raise StoreError(f"{shown(url)} cannot be used as a database: {shown(first_line(error))}") from None
         if self.engine.dialect.name == "sqlite":
             sa.event.listen(self.engine, "connect", _tune_sqlite)
-        with self._begin() as connection:
+        with self.begin() as connection:
             for table in _metadata.sorted_tables:  # not create_all(): it looks first, and of two processes one fails
                 connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
             there = sa.inspect(connection)
@@ -117,7 +117,7 @@ class StudyDatabase:
         """
         row = {"name": config.name, "created_at": time.time(), "config": config_to_json(config), "range_results": "[]"}
         try:
-            with self._begin() as connection:
+            with self.begin() as connection:
                 connection.execute(_studies.insert().values(row))
         except IntegrityError:
             raise StoreError(f"there is a study named {config.name!r} already in {shown(self.url)}.") from None
@@ -128,7 +128,7 @@ class StudyDatabase:
         Raises:
             StoreError: another version of lrtune wrote it.
         """
-        with self._begin() as connection:
+        with self.begin() as connection:
             found = connection.execute(sa.select(_studies.c.config).where(_studies.c.name == name)).scalar()
         try:
             return None if found is None else config_from_json(found)
@@ -137,7 +137,7 @@ class StudyDatabase:
 
     def names(self) -> list[str]:
         """The studies, oldest first."""
-        with self._begin() as connection:
+        with self.begin() as connection:
             return list(connection.execute(sa.select(_studies.c.name).order_by(_studies.c.created_at)).scalars())
 
     def study(self, name: str) -> "StudyStore":
@@ -180,7 +180,7 @@ class StudyDatabase:
 
     def update_config(self, config: StudyConfig) -> None:
         """Replaces a study's configuration, for a larger budget say."""
-        with self._begin() as connection:
+        with self.begin() as connection:
             where = _studies.c.name == config.name
             connection.execute(_studies.update().where(where).values(config=config_to_json(config)))
 
@@ -193,30 +193,32 @@ class StudyDatabase:
         if name not in self.names():
             raise self._unknown(name)
         running = sa.select(_runs.c.worker, _runs.c.seen_at).where(_runs.c.study == name, _runs.c.state == "running")
-        with self._begin() as connection:
+        with self.begin() as connection:
             if not all(is_gone(worker, seen_at) for worker, seen_at in connection.execute(running)):
                 raise InputError(f"a worker is training for study {name!r}: stop it first.")
             for table in (_measurements, _runs):
                 connection.execute(table.delete().where(table.c.study == name))
             connection.execute(_studies.delete().where(_studies.c.name == name))
 
-    def _unknown(self, name: str) -> InputError:
-        known = ", ".join(self.names()) or "none"
-        return InputError(f"there is no study {name!r} in {shown(self.url)}; there are: {known}.")
-
     @contextmanager
-    def _begin(self) -> Iterator[Connection]:
-        with self._errors(), self.engine.begin() as connection:
-            yield connection
+    def begin(self) -> Iterator[Connection]:
+        """A transaction: all of it is recorded, or nothing.
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
+        Raises:
+            IntegrityError: a row of the same key is there.
+            StoreError: anything else that goes wrong with the database.
+        """
         try:
-            yield
+            with self.engine.begin() as connection:
+                yield connection
         except IntegrityError:
             raise
         except SQLAlchemyError as error:
             raise StoreError(f"{shown(self.url)}: {shown(_in_words(error))}") from None
+
+    def _unknown(self, name: str) -> InputError:
+        known = ", ".join(self.names()) or "none"
+        return InputError(f"there is no study {name!r} in {shown(self.url)}; there are: {known}.")
 
 
 class StudyStore:
@@ -230,7 +232,7 @@ class StudyStore:
     def state(self) -> StudyState:
         """Everything recorded so far."""
         name = self.config.name
-        with self._database._begin() as connection:
+        with self._database.begin() as connection:
             ranges = connection.execute(sa.select(_studies.c.range_results).where(_studies.c.name == name)).scalar_one()
             rows = connection.execute(
                 sa.select(_runs).where(_runs.c.study == name).order_by(_runs.c.position, _runs.c.id)
@@ -251,31 +253,20 @@ class StudyStore:
     def claim(self, run: Run, worker: str) -> bool:
         """Makes `worker` the owner of a run that nobody has, or whose owner is gone. False where another was faster."""
         key = {"study": self.config.name, "id": run.id}
-        with self._database._begin() as connection:
+        with self._database.begin() as connection:
             found = connection.execute(sa.select(_runs).filter_by(**key)).one_or_none()
             if found is not None:
                 if found.state != "running" or not (found.worker == worker or is_gone(found.worker, found.seen_at)):
                     return False
                 mine = _runs.update().filter_by(**key, worker=found.worker, state="running")
                 return connection.execute(mine.values(worker=worker, seen_at=time.time())).rowcount == 1
-        values = {
-            **key,
-            "kind": run.kind,
-            "trial": run.trial,
-            "recipe": json.dumps(run.recipe.to_dict()),
-            "recipe_epochs": run.recipe_epochs,
-            "horizon_epochs": run.horizon_epochs,
-            "stop_epochs": run.stop_epochs,
-            "seed": run.seed,
-            "state": "running",
-            "reason": "",
-            "worker": worker,
-            "seen_at": time.time(),
-            "retries": 0,
-        }
+        values = asdict(run) | {
+            "study": self.config.name, "recipe": json.dumps(run.recipe.to_dict()), "state": "running", "reason": "",
+            "worker": worker, "seen_at": time.time(), "retries": 0,
+        }  # fmt: skip
         position = sa.select(sa.func.count()).select_from(_runs).filter_by(study=self.config.name).scalar_subquery()
         try:
-            with self._database._begin() as connection:
+            with self._database.begin() as connection:
                 connection.execute(_runs.insert().values(**values, position=position))
         except IntegrityError:
             return False
@@ -285,7 +276,7 @@ class StudyStore:
         """Makes a measurement durable. Recording an epoch again changes nothing: the first value stays."""
         values = {name: None if _is_nan(value) else value for name, value in asdict(measurement).items()}
         try:
-            with self._database._begin() as connection:
+            with self._database.begin() as connection:
                 connection.execute(_measurements.insert().values(study=self.config.name, run=run.id, **values))
                 connection.execute(self._row(run.id).values(seen_at=time.time()))
         except IntegrityError:
@@ -293,58 +284,48 @@ class StudyStore:
 
     def heartbeat(self, run: Run) -> None:
         """Says that the run's worker is alive, between measurements."""
-        with self._database._begin() as connection:
-            connection.execute(self._row(run.id).values(seen_at=time.time()))
+        self._update(run.id, seen_at=time.time())
 
     def finish(self, run: Run, state: RunState, reason: str = "") -> None:
         """Records how a run ended."""
-        with self._database._begin() as connection:
-            connection.execute(self._row(run.id).values(state=state, reason=reason))
+        self._update(run.id, state=state, reason=reason)
 
     def count_retry(self, run: Run) -> None:
         """Records that a run lost its worker and goes on with another."""
-        with self._database._begin() as connection:
-            connection.execute(self._row(run.id).values(retries=_runs.c.retries + 1))
+        self._update(run.id, retries=_runs.c.retries + 1)
 
     def release(self, run: Run) -> None:
         """Gives a run back unfinished, for whoever comes next."""
-        with self._database._begin() as connection:
-            connection.execute(self._row(run.id).values(worker=NOBODY))
+        self._update(run.id, worker=NOBODY)
 
     def retry_failed(self) -> None:
         """Makes the runs that failed unfinished ones that nobody has, so that the plan takes them first."""
         failed = _runs.update().where(_runs.c.study == self.config.name, _runs.c.state == "failed")
-        with self._database._begin() as connection:
+        with self._database.begin() as connection:
             connection.execute(failed.values(state="running", reason="", worker=NOBODY))
 
     def record_test(self, run_id: str, top1: float) -> None:
         """Records a Top-1 on the test images."""
-        with self._database._begin() as connection:
-            connection.execute(self._row(run_id).values(test_top1=top1))
+        self._update(run_id, test_top1=top1)
 
     def record_ranges(self, results: tuple[RangeResult, ...]) -> None:
         """Records the range tests, unless another process has done so: everyone searches within the same bounds."""
         mine = sa.and_(_studies.c.name == self.config.name, _studies.c.range_results == "[]")
-        with self._database._begin() as connection:
+        with self._database.begin() as connection:
             connection.execute(_studies.update().where(mine).values(range_results=ranges_to_json(results)))
+
+    def _update(self, run_id: str, **values: object) -> None:
+        with self._database.begin() as connection:
+            connection.execute(self._row(run_id).values(**values))
 
     def _row(self, run_id: str) -> sa.Update:
         return _runs.update().where(_runs.c.study == self.config.name, _runs.c.id == run_id)
 
 
 def _record(row: Any, measurements: list[Measurement]) -> RunRecord:
-    run = Run(
-        id=row.id,
-        kind=row.kind,
-        trial=row.trial,
-        recipe=Recipe.from_dict(json.loads(row.recipe)),
-        recipe_epochs=row.recipe_epochs,
-        horizon_epochs=row.horizon_epochs,
-        stop_epochs=row.stop_epochs,
-        seed=row.seed,
-    )
+    values: dict[str, Any] = {field.name: getattr(row, field.name) for field in fields(Run)}
     return RunRecord(
-        run=run,
+        run=Run(**values | {"recipe": Recipe.from_dict(json.loads(row.recipe))}),
         state=row.state,
         reason=row.reason,
         measurements=tuple(measurements),

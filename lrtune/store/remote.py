@@ -1,15 +1,15 @@
 """Checkpoints that several machines share: behind an fsspec URL, and behind a network that fails now and then."""
 
 import time
-from collections.abc import Callable, Container, Iterable
-from functools import partial
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec
 
 from lrtune.core.errors import InputError, StoreError, first_line, shown
-from lrtune.store.checkpoints import LIMIT_BYTES, SUFFIX, Checkpoints, CheckpointStore, sealed, unsealed
+from lrtune.store.checkpoints import LIMIT_BYTES, SUFFIX, CheckpointFiles, Checkpoints, CheckpointStore, File
 
 T = TypeVar("T")
 FIRST_PAUSE_S = 0.2
@@ -23,8 +23,8 @@ def shared_checkpoints(place: str, study: str) -> Checkpoints:
     return PatientCheckpoints(CheckpointStore(Path(place) / study))
 
 
-class RemoteCheckpointStore:
-    """The checkpoints of one study in an object store or any other file system that fsspec knows.
+class RemoteCheckpointStore(CheckpointFiles):
+    """Checkpoints in an object store or any other file system that fsspec knows.
 
     Its puts are taken to be whole or not at all, as those of object stores are.
     """
@@ -45,78 +45,37 @@ class RemoteCheckpointStore:
             raise InputError(
                 f"`storage_path` must be a URL that fsspec knows, but got {shown(url)!r}: {said}."
             ) from None
-        self._try("made", lambda: self._fs.makedirs(self._root, exist_ok=True))
+        with self._errors("made"):
+            self._fs.makedirs(self._root, exist_ok=True)
 
-    def save(self, key: str, payload: bytes, epochs: int) -> None:
-        """Keeps a state that took `epochs` epochs.
+    def _write(self, name: str, content: bytes) -> None:
+        with self._errors("written"):
+            self._fs.pipe_file(f"{self._root}/{name}", content)
 
-        Raises:
-            StoreError: it cannot be written.
-        """
-        path = f"{self._root}/{key}.{epochs}{SUFFIX}"
-        self._try("written", lambda: self._fs.pipe_file(path, sealed(payload)))
-        self._evict(keep=path)
-
-    def load(self, key: str) -> bytes | None:
-        """The state under `key`; `None` where there is none, or a damaged one, which is dropped.
-
-        Raises:
-            StoreError: it cannot be reached.
-        """
-        for path in self._paths(key):
-            try:
-                payload = unsealed(self._try("read", partial(self._fs.cat_file, path)))
-            except FileNotFoundError:  # another process was faster
-                return None
-            if payload is None:
-                self._remove([path])
-            return payload
+    def _read(self, name: str) -> bytes | None:
+        with self._errors("read"), suppress(FileNotFoundError):
+            content: bytes = self._fs.cat_file(f"{self._root}/{name}")
+            return content
         return None
 
-    def drop(self, key: str) -> None:
-        """Forgets the state under `key`, if there is one."""
-        self._remove(self._paths(key))
+    def _remove(self, name: str) -> None:
+        with self._errors("removed"), suppress(FileNotFoundError):
+            self._fs.rm_file(f"{self._root}/{name}")
 
-    def keep_only(self, keys: Container[str]) -> None:
-        """Forgets all other states."""
-        self._remove(path for path in self._entries() if _name(path).split(".")[0] not in keys)
+    def _names(self) -> list[str]:
+        return [file.name for file in self._files()]
 
-    def _paths(self, key: str) -> list[str]:
-        return [path for path in self._entries() if _name(path).startswith(f"{key}.")]
+    def _files(self) -> list[File]:
+        listed: list[dict[str, Any]] = []
+        with self._errors("listed"), suppress(FileNotFoundError):  # an object store has no empty folders
+            listed = self._fs.ls(self._root, detail=True)  # not find(): it takes a place that is away for an empty one
+        sizes = {about["name"].rsplit("/", 1)[-1]: about["size"] for about in listed}
+        return [File(name, size, written_at=0) for name, size in sizes.items() if name.endswith(SUFFIX)]
 
-    def _entries(self) -> dict[str, dict[str, Any]]:
-        """What there is, by path."""
-        try:  # not find(), which takes a place that cannot be reached for an empty one
-            found: list[dict[str, Any]] = self._try("listed", lambda: self._fs.ls(self._root, detail=True))
-        except FileNotFoundError:  # an object store has no empty folders
-            return {}
-        return {about["name"]: about for about in found if about["name"].endswith(SUFFIX)}
-
-    def _remove(self, paths: Iterable[str]) -> None:
-        for path in list(paths):
-            try:
-                self._try("removed", partial(self._fs.rm_file, path))
-            except FileNotFoundError:
-                continue
-
-    def _evict(self, keep: str) -> None:
-        """Drops what took the fewest epochs until the rest fits; never `keep`."""
-        entries = self._entries()
-        total = sum(about["size"] for about in entries.values())
-        for path in sorted(entries, key=lambda path: int(_name(path).split(".")[1])):
-            if total <= self.limit_bytes:
-                break
-            if _name(path) != _name(keep):
-                self._remove([path])
-                total -= entries[path]["size"]
-
-    def _try(self, done: str, action: Callable[[], T]) -> T:
+    @contextmanager
+    def _errors(self, done: str) -> Iterator[None]:
         try:
-            return action()
-        except FileNotFoundError as error:
-            if done in ("made", "written"):
-                raise StoreError(f"checkpoints at {shown(self.url)} cannot be {done}: {shown(str(error))}") from error
-            raise
+            yield
         except Exception as error:  # each file system has errors of its own
             raise StoreError(f"checkpoints at {shown(self.url)} cannot be {done}: {shown(str(error))}") from error
 
@@ -154,7 +113,3 @@ class PatientCheckpoints:
                     raise
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-
-
-def _name(path: str) -> str:
-    return path.rsplit("/", 1)[-1]

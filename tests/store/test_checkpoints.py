@@ -95,6 +95,30 @@ def test_a_folder_that_cannot_be_made_is_one_message(tmp_path):
         CheckpointStore(tmp_path / "file" / "study")
 
 
+ASKED = {
+    "written": lambda checkpoints: checkpoints.save("1f", b"x", 3),
+    "read": lambda checkpoints: checkpoints.load("1f"),
+    "removed": lambda checkpoints: checkpoints.drop("1f"),
+    "removed among others": lambda checkpoints: checkpoints.keep_only(()),
+}
+
+
+@pytest.mark.parametrize(("done", "ask"), ASKED.items(), ids=ASKED.keys())
+def test_a_folder_in_the_place_of_a_checkpoint_is_one_message(checkpoints, done, ask):
+    (checkpoints.folder / "1f.3.ckpt").mkdir()
+    with pytest.raises(StoreError, match=rf"1f\.3\.ckpt cannot be {done.split()[0]}: Is a directory"):
+        ask(checkpoints)
+    assert names(checkpoints) == ["1f.3.ckpt"]
+
+
+@pytest.mark.parametrize("ask", ASKED.values(), ids=ASKED.keys())
+def test_a_file_in_the_place_of_the_folder_is_one_message(checkpoints, ask):
+    checkpoints.folder.rmdir()
+    checkpoints.folder.write_text("in the way")
+    with pytest.raises(StoreError, match=r"cannot be (written|listed): Not a directory"):
+        ask(checkpoints)
+
+
 def test_all_but_a_few_are_forgotten_with_what_killed_processes_left(checkpoints):
     for key in ("a", "b", "c", "ab"):
         checkpoints.save(key, key.encode(), 3)
