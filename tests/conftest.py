@@ -35,6 +35,12 @@ class Outcome:
     err: str
 
 
+def pytest_configure(config):
+    """Only the tests that are for a GPU see one: the others expect the numbers of a CPU, and come several at once."""
+    if config.getoption("markexpr") != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.fixture(scope="session")
 def tiny():
     """A search that takes a second."""

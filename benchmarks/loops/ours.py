@@ -43,12 +43,20 @@ class Lanes:
         if not self.runs:
             self.trainer = self._trainer()
             self.runs = [self.trainer.train(run) for run in _runs(self.num_lanes, FOR_EVER)]
+            self._check_that_lanes_are_captured()
         if self.threads:
             futures = [thread.submit(next, run) for thread, run in zip(self.threads, self.runs, strict=True)]
             measurements = [future.result() for future in futures]
         else:
             measurements = [next(self.runs[0])]
         return side_by_side([_finite(m).images_per_s for m in measurements])
+
+    def _check_that_lanes_are_captured(self) -> None:
+        """By the first of several, alone: an eager one would keep the others waiting for ever."""
+        if self.threads:
+            self.threads[0].submit(next, self.runs[0]).result()
+            if why := self.why_eager():
+                raise RuntimeError(f"{self.num_lanes} lanes have to be captured: {why}")
 
     def trials(self, num_trials: int, epochs: int) -> float:
         """Seconds that whole trials take, a lane freed by one taking the next. The lanes are made anew each time."""

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, Literal, get_args
 
 from lrtune.core.errors import InputError
+from lrtune.core.optimizers import ABOUT
 
 OptimizerName = Literal[
     "sgd", "adagrad", "rmsprop", "adam", "adamw", "lamb", "adabound",
@@ -151,6 +152,11 @@ class Recipe:
             parts.append(f"to {self.final_frac:.3g} of peak")
         return ", ".join(parts)
 
+    @property
+    def uses_nesterov(self) -> bool:
+        """Whether SGD is Nesterov's: torch refuses it without momentum."""
+        return self.nesterov and self.momentum > 0
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `from_dict` reads them back."""
         return asdict(self)
@@ -200,25 +206,30 @@ def default_recipe(optimizer: OptimizerName) -> Recipe:
     authors recommend a warmup; its SGD at 1 steps as far as SGD at 0.1 with a momentum of 0.9. Of Prodigy (arXiv
     2306.06101) they recommend an LR of 1, and no schedule or a cosine.
     """
-    peak_lr, weight_decay = {
-        "sgd": (0.1, 5e-4),
-        "adagrad": (0.01, 0.0),
-        "rmsprop": (1e-3, 0.0),
-        "adam": (1e-3, 0.0),
-        "adamw": (1e-3, 0.01),
-        "lamb": (1e-3, 0.01),
-        "adabound": (1e-3, 0.0),
-        "schedule-free-sgd": (1.0, 5e-4),
-        "schedule-free-adamw": (2.5e-3, 0.01),
-        "prodigy": (1.0, 0.0),
-    }[optimizer]
-    recipe = Recipe(optimizer=optimizer, peak_lr=peak_lr, weight_decay=weight_decay)
+    about = ABOUT[optimizer]
+    recipe = Recipe(optimizer=optimizer, peak_lr=about.peak_lr, weight_decay=about.weight_decay)
     match optimizer:
         case "schedule-free-sgd" | "schedule-free-adamw":
             return replace(recipe, warmup_epochs=0.5, decay=Constant())
         case "prodigy":
             return replace(recipe, decay=Constant())
     return recipe
+
+
+def optimizer_arguments(recipe: Recipe) -> dict[str, Any]:
+    """What the optimizer's class is built with, besides parameters; the rest are its defaults.
+
+    The LR is the peak, whatever the schedule: AdaBound reads its base LR when it is built. To Schedule-Free a warmup of
+    the LR is the same as its own `warmup_steps`. Prodigy goes without its `safeguard_warmup`: with it, the LR that it
+    finds by itself falls with the one it is given, down to no training at a tenth, and a warmup trains no better.
+    """
+    arguments: dict[str, Any] = {"lr": recipe.peak_lr}
+    if recipe.optimizer in ("sgd", "schedule-free-sgd"):
+        arguments["momentum"] = recipe.momentum
+    if recipe.optimizer == "sgd":
+        arguments["nesterov"] = recipe.uses_nesterov
+    arguments["weight_decay"] = recipe.weight_decay
+    return arguments
 
 
 def decay_from_dict(values: Mapping[str, Any]) -> Decay:

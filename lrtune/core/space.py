@@ -28,6 +28,7 @@ from itertools import product
 from typing import Any, cast
 
 from lrtune.core.errors import InputError
+from lrtune.core.optimizers import ABOUT
 from lrtune.core.recipe import DECAYS, OPTIMIZERS, Constant, Decay, OptimizerName, Recipe, decay_parameters
 
 Scalar = float | int | str | bool
@@ -35,19 +36,6 @@ Value = Scalar | tuple[float, ...]
 
 _LENGTHS = {"warmup_epochs", "every_epochs", "milestones_epochs", "patience_epochs", "cooldown_epochs"}
 _WHOLE = {"patience_epochs", "cooldown_epochs"}
-DEFAULT_PEAK_LRS = {
-    "sgd": (1e-3, 1.0),
-    "adagrad": (1e-3, 0.3),
-    "rmsprop": (1e-5, 1e-2),
-    "adam": (1e-5, 1e-2),
-    "adamw": (1e-5, 1e-2),
-    "lamb": (1e-4, 0.1),
-    "adabound": (1e-5, 1e-2),
-    "schedule-free-sgd": (1e-2, 10.0),
-    "schedule-free-adamw": (1e-4, 0.1),
-    "prodigy": (0.1, 10.0),
-}
-"""Bounds of the peak LR where a range test was asked for and gave no signal."""
 _RECIPE_KEYS = tuple(f.name for f in fields(Recipe))
 
 
@@ -129,7 +117,7 @@ class Space:
     def fit(self, epochs: int, intervals: Mapping[str, Interval]) -> "Space":
         """The space of a study: percentages become epochs, `range-test` becomes the interval of each optimizer.
 
-        An optimizer without an interval, because its range test gave no signal, gets `DEFAULT_PEAK_LRS`.
+        An optimizer without an interval, because its range test gave no signal, gets the bounds in `ABOUT`.
 
         Raises:
             InputError: the space does not go with `epochs`, every reason listed.
@@ -143,7 +131,7 @@ class Space:
 
         optimizers = {name: fit_table(f"[optimizer.{name}]", table) for name, table in self.optimizers.items()}
         for optimizer in self.needs_range_test:
-            low, high = DEFAULT_PEAK_LRS[optimizer]
+            low, high = ABOUT[optimizer].searched
             if found := intervals.get(optimizer):
                 low, high = found.low, found.high
             optimizers.setdefault(optimizer, {})["peak_lr"] = Range(low, high, log=True)

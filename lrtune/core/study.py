@@ -180,7 +180,7 @@ class StudyConfig:
     num_seeds: int = 3
     """Runs of the baseline, and of each recipe that is confirmed."""
     max_seeds: int = 1
-    """Runs of those that `num_seeds` do not tell apart, where it is more than those."""
+    """Runs of those that `num_seeds` do not tell apart; below `num_seeds`: no more than those."""
     num_confirmed: int = 3
     """Recipes that are retrained with fresh seeds at the end."""
     recipes: tuple[NamedRecipe, ...] = ()
@@ -189,6 +189,11 @@ class StudyConfig:
     """What its user typed to begin it."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Hardware and versions that it was begun on."""
+
+    @property
+    def is_comparison(self) -> bool:
+        """Whether it compares recipes that were named, and searches for none."""
+        return bool(self.recipes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +235,11 @@ class StudyState:
         """The runs of one kind, in the order of their planning."""
         return tuple(record for record in self.records if record.run.kind == kind)
 
+    @property
+    def fresh(self) -> tuple[RunRecord, ...]:
+        """The runs with fresh seeds: those of the baseline, then those of the confirmation."""
+        return self.of_kind("baseline") + self.of_kind("confirm")
+
     @cached_property
     def epochs_trained(self) -> int:
         """Epochs that all runs cost."""
@@ -250,7 +260,7 @@ class StudyState:
         """How much of a budget in `unit` is gone."""
         match unit:
             case "trials":
-                return len({r.run.trial for r in self.records if r.run.kind in ("rung", "search")})
+                return len({r.run.trial for r in self.records if r.run.is_of_search})
             case "epochs":
                 return self.epochs_trained
             case "runs":

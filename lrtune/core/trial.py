@@ -10,6 +10,9 @@ RunKind = Literal["baseline", "rung", "search", "confirm"]
 """`rung`: a cheaper look at a recipe, before the full run that is its trial's `search`."""
 RunState = Literal["running", "completed", "pruned", "diverged", "failed"]
 
+BASELINE = -1
+"""The baseline's number among the trials."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
@@ -22,7 +25,7 @@ class Run:
     id: str
     kind: RunKind
     trial: int
-    """Number of the trial that this run belongs to; -1 for the baseline."""
+    """Number of the trial that this run belongs to, or `BASELINE`."""
     recipe: Recipe
     recipe_epochs: int
     """Epochs that the lengths in `recipe` are meant for."""
@@ -31,6 +34,11 @@ class Run:
     stop_epochs: int
     """Epochs that are trained: all of the horizon, or fewer of a run that is left at a rung."""
     seed: int
+
+    @property
+    def is_of_search(self) -> bool:
+        """Whether it is the search's own, on a rung or in full; all others have fresh seeds."""
+        return self.kind in ("rung", "search")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -83,8 +83,7 @@ class Batches(Protocol):
         """Inputs (B, ...), float32 and normalised, and labels (B,), int64, both on the device."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Draws:
+class Draws(NamedTuple):
     """Everything that is random in one epoch over N images."""
 
     order: Tensor
@@ -116,19 +115,12 @@ class Draws:
 
     def to(self, device: torch.device) -> "Draws":
         """The same on `device`."""
-        return Draws(
-            order=self.order.to(device),
-            shifts=self.shifts.to(device),
-            mirrored=self.mirrored.to(device),
-            holes=self.holes.to(device),
-        )
+        return Draws(*(drawn.to(device) for drawn in self))
 
     def copy_(self, other: "Draws") -> None:
         """Takes the values of others over, in place."""
-        self.order.copy_(other.order)
-        self.shifts.copy_(other.shifts)
-        self.mirrored.copy_(other.mirrored)
-        self.holes.copy_(other.holes)
+        for mine, theirs in zip(self, other, strict=True):
+            mine.copy_(theirs)
 
 
 class Preparation:
@@ -156,10 +148,6 @@ class Preparation:
         moved = copy.copy(self)
         moved.scale, moved.shift = self.scale.to(device), self.shift.to(device)
         return moved
-
-    def draw(self, seed: int, epoch: int, num_images: int) -> Draws:
-        """What is random in an epoch, on the CPU."""
-        return Draws.of(seed, epoch, num_images, padding=self.padding, sides=self.sides)
 
     def __call__(self, pixels: Tensor, draws: Draws, places: slice | Tensor) -> Tensor:
         """From uint8 (B, C, H, W), the images that come at `places` of an epoch, to float32."""
@@ -206,7 +194,7 @@ class ResidentBatches:
 
     def draw(self, seed: int, epoch: int) -> Draws:
         """What is random in an epoch, on the CPU."""
-        return self.prepare.draw(seed, epoch, len(self.images))
+        return Draws.of(seed, epoch, len(self.images), padding=self.prepare.padding, sides=self.prepare.sides)
 
     def at(self, draws: Draws, places: slice | Tensor) -> tuple[Tensor, Tensor]:
         """The images that come at `places` of an epoch, ready for the model, and their labels.

@@ -1,5 +1,6 @@
 """How many lanes one GPU feeds: tried out for a few seconds, since it depends on the model, the batch and the GPU."""
 
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -33,6 +34,7 @@ def calibrate_lanes(trainer: Trainer, recipe: Recipe) -> int:
         try:
             return num_lanes * num_steps / _seconds(trainer, recipe, num_lanes=num_lanes, num_steps=num_steps)
         except (TaskError, TrialError):  # one lane has worked, so it is the number of them that fails
+            gc.collect()  # tracebacks and futures hold each other, and with them what did not fit
             return 0.0
 
     num_lanes = best_num_lanes(rate)

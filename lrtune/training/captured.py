@@ -10,10 +10,12 @@ What is captured must neither read from the device nor copy to it. So the data l
 optimizer is one of `optimizers.CAPTURABLE`, and there is no gradient scaler; all else trains on an eager lane.
 """
 
+import gc
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,16 +27,20 @@ from lrtune.training.batches import EvaluationBatches, ResidentBatches
 from lrtune.training.lanes import Loss, Taken, count
 from lrtune.training.learner import Learner, Step
 from lrtune.training.optimizers import base_lr
-from lrtune.training.randomness import derive_seed
+from lrtune.training.randomness import derive_seed, host_random_states
 
 CHUNK = 16
 """Replays that are launched together. Two chunks are under way at most, so that no lane keeps the others waiting."""
 NUM_WARM_UPS = 3
-"""Steps before the capture: libraries choose their algorithms in the first ones, and the optimizer makes its state."""
+"""Steps before the capture: libraries choose their algorithms in the first ones, and the optimizer makes its state. An
+evaluation has one: it has seen no shape that the steps have not, but for its own batches."""
 
 TURN = threading.RLock()
 """Held by the thread that captures, launches, or draws from a global generator: all lanes of a process take turns.
 An eager lane draws all the time, so its thread holds it for the whole run."""
+CAPTURES = ThreadPoolExecutor(1, thread_name_prefix="capture")
+"""All lanes of a process are recorded in this thread: cuDNN remembers by thread which algorithms it found to be the
+fastest. So they are looked for once, and a run is the same to the last bit on whichever lane."""
 
 Function = Callable[[], object]
 
@@ -51,11 +57,17 @@ class Player(Protocol):
     def alone(self) -> AbstractContextManager[object]:
         """Around all else that runs on the device; it is over when the context is left."""
 
+    def rehearsal(self) -> AbstractContextManager[object]:
+        """Around a last call of a function before it is recorded: what waits for the device raises `RuntimeError`.
+
+        Most captures that would fail do so here, where the error names the reason, and holds no memory for ever.
+        """
+
     def seed(self, seed: int) -> None:
         """Seeds what dropout draws from in the plays that follow."""
 
     def forget(self) -> None:
-        """Frees all recordings; they cannot be played any more."""
+        """Frees all recordings; they cannot be played any more, and others can be made."""
 
 
 class GraphPlayer:
@@ -79,7 +91,8 @@ class GraphPlayer:
         """See `Player`."""
         graph = torch.cuda.CUDAGraph()
         # One pool for all recordings of this player: they never run at once, and leave nothing in it.
-        with self._at_turn(), torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
+        capture = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local")
+        with self._at_turn(), _collecting_no_garbage(), capture:
             function()
         self._graphs.append(graph)
         return graph.replay
@@ -91,10 +104,14 @@ class GraphPlayer:
             with self._at_turn():
                 for _ in range(min(CHUNK, times - start)):
                     recording()
-                under_way.append(self._stream.record_event())
+                # A thread that waits for it sleeps: the others launch meanwhile.
+                event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+                event.record(self._stream)
+                under_way.append(event)
             if len(under_way) > 1:
                 under_way.popleft().synchronize()
-        self._stream.synchronize()
+        while under_way:
+            under_way.popleft().synchronize()
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -103,6 +120,16 @@ class GraphPlayer:
             self._stream.wait_stream(torch.cuda.default_stream(self._stream.device))
             yield
             self._stream.synchronize()
+
+    @contextmanager
+    def rehearsal(self) -> Iterator[None]:
+        """See `Player`."""
+        before = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
 
     def seed(self, seed: int) -> None:
         """See `Player`."""
@@ -125,6 +152,8 @@ class GraphPlayer:
             torch.cuda.synchronize(self._stream.device)
             for graph in self._graphs:
                 graph.reset()
+            self._graphs.clear()
+            self._pool = torch.cuda.graph_pool_handle()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +192,8 @@ class CapturedLane:
         """Records them, which changes the learner: a run must `begin` before the first step.
 
         Raises:
-            RuntimeError: something in the step cannot be captured.
+            RuntimeError: something in the step cannot be captured, or would not be what was captured when it is
+                replayed.
         """
         self.step, self.batches, self.accumulate, self._player = step, batches, accumulate, player
         self._validation, self._evaluation_loss = validation, evaluation_loss
@@ -178,9 +208,9 @@ class CapturedLane:
             self._total = torch.zeros(2, dtype=torch.float64, device=self._device)
         self._full = self._record(lambda: self._one_step(accumulate)) if num_full else None
         self._last = self._record(lambda: self._one_step(rest)) if rest else None
-        self._evaluations = {False: self._record(lambda: self._count(step.learner.model))}
+        self._evaluations = {False: self._record(lambda: self._count(step.learner.model), num_warm_ups=1)}
         if (averages := step.learner.averaged) is not None:
-            self._evaluations[True] = self._record(lambda: self._count(averages.model))
+            self._evaluations[True] = self._record(lambda: self._count(averages.model), num_warm_ups=1)
 
     @property
     def learner(self) -> Learner:
@@ -217,9 +247,10 @@ class CapturedLane:
                     if isinstance(value, Tensor):
                         learner.optimizer.state[parameters[index]][name].copy_(value)
 
-    def close(self) -> None:
-        """Frees the recordings: no run begins here any more."""
+    def close(self) -> Player:
+        """Frees the recordings: no run begins here any more. The player can make those of another lane."""
         self._player.forget()
+        return self._player
 
     def begin_epoch(self, seed: int, epoch: int) -> None:
         """See `lrtune.training.lanes.Lane`."""
@@ -246,7 +277,8 @@ class CapturedLane:
         self._num_begun = end
         if self.learner.averaged is not None:
             self.learner.averaged.num_steps += end - first
-        return Taken(losses=tuple(self._tables.losses[first:end].tolist()), num_steps=end - first)
+        with self._player.alone():
+            return Taken(losses=tuple(self._tables.losses[first:end].tolist()), num_steps=end - first)
 
     def evaluate(self, *, averaged: bool) -> tuple[float, float]:
         """See `lrtune.training.lanes.Lane`."""
@@ -254,7 +286,8 @@ class CapturedLane:
             with self._player.alone():
                 self.learner.averaged.refresh()
         self._player.play(self._evaluations[averaged], 1)
-        loss, correct = self._total.tolist()
+        with self._player.alone():
+            loss, correct = self._total.tolist()
         return loss / self._validation.num_images, 100 * correct / self._validation.num_images
 
     def _one_step(self, num_micro_batches: int) -> None:
@@ -275,21 +308,42 @@ class CapturedLane:
         total, correct, _ = count(model, self._validation, self._evaluation_loss, self.step.arithmetic)
         self._total.copy_(torch.stack([total, correct.double()]))
 
-    def _record(self, function: Function) -> Function:
-        with _fastest_algorithms():
+    def _record(self, function: Function, *, num_warm_ups: int = NUM_WARM_UPS) -> Function:
+        with _fastest_algorithms(self._device):
             with self._player.alone():
-                for _ in range(NUM_WARM_UPS):
+                for warm_up in range(1, num_warm_ups + 1):
                     self._tables.counter.zero_()
-                    function()
+                    before = host_random_states(self._device)
+                    with self._player.rehearsal() if warm_up == NUM_WARM_UPS else nullcontext():
+                        function()
+                if host_random_states(self._device) != before:
+                    raise RuntimeError("it draws random numbers on the host, which a recording would repeat")
             return self._player.record(function)
 
 
 @contextmanager
-def _fastest_algorithms() -> Iterator[None]:
-    """Lets cuDNN try out its algorithms, unless they have to be deterministic. The recording keeps what it chose."""
+def _fastest_algorithms(device: torch.device) -> Iterator[None]:
+    """Lets cuDNN try out its algorithms, unless they have to be deterministic. The recording keeps what it chose.
+
+    Other lanes have nothing left to do on the device meanwhile, so that the times are those of the algorithms.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
     try:
         yield
     finally:
         torch.backends.cudnn.benchmark = before
+
+
+@contextmanager
+def _collecting_no_garbage() -> Iterator[None]:
+    """A graph that the collector frees within a capture would end it, up to torch 2.11 (pytorch#176754)."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -23,7 +23,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 """Mean loss of (logits, labels)."""
 
 NUM_STATISTICS = 50
-"""Batches that batch norm's statistics are taken over where the weights change otherwise than by a step."""
+"""Batches that re-estimate batch norm's statistics after Schedule-Free has swapped the weights."""
 
 
 @dataclass(frozen=True, kw_only=True)

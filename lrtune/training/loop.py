@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils import serialization
 
 from lrtune.core.errors import LrtuneError, StoreError, TaskError, TrialError, first_line
 from lrtune.core.recipe import Constant, Recipe
@@ -36,7 +37,7 @@ from lrtune.training.batches import (
     evaluation_batches,
     training_batches,
 )
-from lrtune.training.captured import TURN, CapturedLane, GraphPlayer, Player
+from lrtune.training.captured import CAPTURES, TURN, CapturedLane, GraphPlayer, Player
 from lrtune.training.environment import peak_gpu_memory_mib, peak_memory_mib
 from lrtune.training.lanes import EagerLane, Lane, Loss, evaluate
 from lrtune.training.layout import fastest_layout
@@ -79,6 +80,7 @@ class Trainer:
         if task.test is not None:
             check_source(task.test)
         own_loss = copy.deepcopy(task.loss).to(self.device) if isinstance(task.loss, nn.Module) else task.loss
+        self.loss: Loss = own_loss or partial(functional.cross_entropy, label_smoothing=settings.label_smoothing)
         self.evaluation_loss: Loss = own_loss or functional.cross_entropy
         self._idle: list[tuple[Recipe, CapturedLane]] = []
         self._initial: tuple[int, Mapping[str, Tensor]] | None = None
@@ -89,12 +91,6 @@ class Trainer:
     def steps_per_epoch(self) -> int:
         """Optimizer steps; a last, incomplete accumulation is a step too."""
         return math.ceil(self.batches.num_batches / self.settings.accumulate)
-
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean training loss of a batch."""
-        if self.task.loss is not None:
-            return self.evaluation_loss(logits, labels)
-        return functional.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
 
     @cached_property
     def layout(self) -> torch.memory_format:
@@ -126,7 +122,7 @@ class Trainer:
         """
         with self.guard("the task's parameters could not be optimized"):
             groups = self.task.parameters(model) if self.task.parameters else model.parameters()
-            return build_optimizer(recipe, groups, scaled=self.arithmetic.scaler().is_enabled(), captured=captured)
+            return build_optimizer(recipe, groups, captured=captured)
 
     @contextmanager
     def guard(self, failure: str) -> Iterator[None]:
@@ -224,33 +220,37 @@ class Trainer:
         """
         if self.why_eager(recipe):
             return None
-        key = _constants_of(recipe)
+        key, player = _constants_of(recipe), None
         with TURN:
             idle = next((lane for lane in self._idle if lane[0] == key), None)
             if idle is not None:
                 self._idle.remove(idle)
                 return idle[1]
             if self._idle:  # one of other settings makes room
-                self._idle.pop()[1].close()
-            with self.guard("the task could not be captured"):
-                return self._new_captured_lane(recipe)
+                player = self._idle.pop()[1].close()
+        with self.guard("the task could not be captured"):
+            return CAPTURES.submit(self._new_captured_lane, recipe, player or self.new_player(self.device)).result()
 
-    def _new_captured_lane(self, recipe: Recipe) -> CapturedLane | None:
-        learner = self._learner(recipe, self.build_model(0), captured=True)
+    def _new_captured_lane(self, recipe: Recipe, player: Player) -> CapturedLane | None:
         assert isinstance(self.batches, ResidentBatches)
         assert isinstance(self.validation, EvaluationBatches)
-        try:
-            lane = CapturedLane(
-                self._step(learner), self.batches, self.validation, self.evaluation_loss, self.settings.accumulate,
-                self.new_player(self.device),
-            )  # fmt: skip
-        except RuntimeError as error:  # whatever the task's own code does that a graph cannot hold
-            if self._has_captured or _is_out_of_memory(error):
-                raise
-            self._capture_failure = f"{type(error).__name__}: {first_line(error)}"
-            return None
-        self._has_captured = True
-        return lane
+        with TURN:
+            if self._capture_failure:  # while this one waited
+                return None
+            learner = self._learner(recipe, self.build_model(0), captured=True)
+            try:
+                lane = CapturedLane(
+                    self._step(learner), self.batches, self.validation, self.evaluation_loss,
+                    self.settings.accumulate, player,
+                )  # fmt: skip
+            except RuntimeError as error:  # whatever the task's own code does that a graph cannot hold
+                if self._has_captured or _is_out_of_memory(error):
+                    raise
+                cause = error.__context__ or error  # leaving the capture raises once more
+                self._capture_failure = f"{type(cause).__name__}: {first_line(cause)}"
+                return None
+            self._has_captured = True
+            return lane
 
     def keep_lanes(self, num_lanes: int) -> None:
         """Closes the idle lanes above so many."""
@@ -369,7 +369,9 @@ def _is_out_of_memory(error: Exception) -> bool:
 def state_to_bytes(state: State) -> bytes:
     """A run's state as a file's content."""
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    # The checkpoint has a checksum of its own.
+    with serialization.config.patch("save.compute_crc32", False):  # type: ignore[attr-defined]
+        torch.save(state, buffer)
     return buffer.getvalue()
 
 

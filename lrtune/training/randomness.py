@@ -29,6 +29,13 @@ def seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def host_random_states(device: torch.device) -> tuple[object, ...]:
+    """What the global generators of the host have come to, to be compared; torch's not where it is the device's own."""
+    _, keys, position, *_ = np.random.get_state()
+    own = b"" if device.type == "cpu" else torch.get_rng_state().numpy().tobytes()
+    return random.getstate(), np.asarray(keys).tobytes(), position, own
+
+
 def generators_of(loader: object) -> list[torch.Generator]:
     """The random generators that a loader and its samplers own; none where they draw from torch's global one."""
     batch_sampler = getattr(loader, "batch_sampler", None)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lrtune.core.errors import InputError, check
+from lrtune.core.optimizers import ABOUT
 from lrtune.core.recipe import OptimizerName, Recipe, default_recipe
 from lrtune.core.study import RangeCurve, RangeResult
 from lrtune.decide.bounds import MIN_POINTS, range_result
@@ -32,21 +33,8 @@ NUM_FIRST = 5
 BLOCK = 5
 """Steps between looks at the losses."""
 
-_NORMALISED = (1e-6, 1.0)  # their step hardly depends on the gradient's size
-_PLAIN = (1e-5, 10.0)
-SWEEPS: dict[OptimizerName, tuple[float, float]] = {
-    "sgd": _PLAIN,
-    "adagrad": _PLAIN,
-    "lamb": _PLAIN,
-    "rmsprop": _NORMALISED,
-    "adam": _NORMALISED,
-    "adamw": _NORMALISED,
-    "adabound": _NORMALISED,
-    "schedule-free-sgd": (1e-4, 100.0),  # at 1 its steps are those of SGD at 0.1 with a momentum of 0.9
-    "schedule-free-adamw": (1e-5, 10.0),
-    "prodigy": (1e-2, 100.0),  # times the LR that it finds by itself, which makes up for much of what is too high
-}
-"""First and last LR of the sweep: from far below any useful LR to past divergence."""
+SWEEPS = {name: about.swept for name, about in ABOUT.items()}
+"""First and last LR of each optimizer's sweep."""
 
 
 def task_range_test(

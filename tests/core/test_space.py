@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lrtune.core.errors import InputError
+from lrtune.core.optimizers import ABOUT
 from lrtune.core.recipe import DECAYS, OPTIMIZERS, Plateau, Recipe, decay_from_dict
-from lrtune.core.space import DEFAULT_PEAK_LRS, Choice, Interval, Range, parse_space
+from lrtune.core.space import Choice, Interval, Range, parse_space
 
 SHIPPED = sorted((Path(__file__).parents[2] / "search_spaces").glob("*.toml"))
 INTERVALS = {
@@ -117,7 +118,7 @@ def test_what_a_space_does_not_name_is_its_users_own():
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_without_a_signal_every_optimizer_has_bounds(optimizer):
     fitted = space_of('peak_lr = "range-test"', optimizer=optimizer).fit(10, {})
-    assert fitted.parameter("peak_lr", optimizer) == Range(*DEFAULT_PEAK_LRS[optimizer], log=True)
+    assert fitted.parameter("peak_lr", optimizer) == Range(*ABOUT[optimizer].searched, log=True)
 
 
 # key, entry, epochs, what it comes to

@@ -16,7 +16,9 @@ from lrtune.core.recipe import (
     Polynomial,
     Recipe,
 )
+from lrtune.report.export.parts import optimizer_code, optimizer_import
 from lrtune.report.export.torch import torch_code
+from lrtune.training.optimizers import build_optimizer
 from tests.peers.cases import (
     DECAYS,
     EPOCHS,
@@ -69,6 +71,16 @@ def test_pasted_code_builds_every_optimizer(optimizer):
     assert lrs_used(torch_code(recipe, EPOCHS, STEPS_PER_EPOCH, PLAIN), ()) == pytest.approx(
         lrs_planned(recipe), rel=1e-12
     )
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_pasted_code_builds_the_optimizer_that_was_trained(optimizer):
+    recipe = Recipe(optimizer=optimizer, peak_lr=0.003, momentum=0.8, nesterov=False, weight_decay=0.01)
+    given = {"model": torch.nn.Linear(1, 1)}
+    exec(f"{optimizer_import(recipe)}\n{optimizer_code(recipe)}", given)
+    pasted, trained = given["optimizer"], build_optimizer(recipe, given["model"].parameters())
+    assert type(pasted) is type(trained)
+    assert pasted.defaults | {"fused": True} == trained.defaults | {"fused": True}
 
 
 def test_sgd_keeps_its_momentum():

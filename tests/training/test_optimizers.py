@@ -8,8 +8,9 @@ from pytorch_optimizer import AdaBound, Lamb, Prodigy, ScheduleFreeAdamW, Schedu
 from torch import nn
 
 from lrtune.core.errors import InputError
-from lrtune.core.recipe import OPTIMIZERS, Recipe
-from lrtune.training.optimizers import OF_TORCH, TwoPoints, build_optimizer, library_of, set_lr
+from lrtune.core.optimizers import ABOUT
+from lrtune.core.recipe import OPTIMIZERS, Recipe, default_recipe
+from lrtune.training.optimizers import TwoPoints, build_optimizer, library_of, set_lr
 
 # recipe: class, and settings of its group
 BUILT = [
@@ -130,9 +131,18 @@ def test_only_schedule_free_has_two_points():
     assert two == {"schedule-free-sgd", "schedule-free-adamw"}
 
 
-def test_a_scaler_gets_an_sgd_that_it_can_skip():
-    (group,) = build_optimizer(Recipe(), model_of_two().parameters(), scaled=True).param_groups
-    assert group["fused"] is False
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_parameter_may_have_its_first_gradient_late(name):
+    """As where layers are dropped at random: each step is then for the others."""
+    torch.manual_seed(0)
+    model = model_of_two()
+    optimizer = build_optimizer(default_recipe(name), model.parameters())
+    before = [parameter.clone() for parameter in model.parameters()]
+    for layers in (model[:1], model):
+        optimizer.zero_grad()
+        layers(torch.randn(32, 4)).square().mean().backward()
+        optimizer.step()
+    assert not any(torch.equal(one, other) for one, other in zip(model.parameters(), before, strict=True))
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -158,7 +168,7 @@ def test_a_sweep_of_the_multiplier_stays_finite(name):
 
 @pytest.mark.parametrize(
     ("name", "package"),
-    [(name, "torch" if name in OF_TORCH else "pytorch-optimizer") for name in OPTIMIZERS],
+    [(name, "torch" if ABOUT[name].is_of_torch else "pytorch-optimizer") for name in OPTIMIZERS],
 )
 def test_the_library_is_the_one_that_the_class_comes_from(name, package):
     assert library_of(Recipe(optimizer=name)) == {package: version(package)}

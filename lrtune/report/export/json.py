@@ -15,10 +15,10 @@ import json
 import math
 from collections.abc import Sequence
 
-from lrtune.core.recipe import Plateau
+from lrtune.core.optimizers import ABOUT
+from lrtune.core.recipe import Plateau, optimizer_arguments
 from lrtune.core.study import TrainSettings
 from lrtune.core.trial import Measurement
-from lrtune.report.export.parts import TORCH_CLASSES, optimizer_arguments
 from lrtune.report.export.result import Export
 from lrtune.schedules import Schedule
 
@@ -26,9 +26,10 @@ from lrtune.schedules import Schedule
 def export(schedule: Schedule, settings: TrainSettings, measurements: Sequence[Measurement]) -> Export:
     """The recipe and the LR of every step; of a plateau, those that `measurements` led to."""
     recipe = schedule.recipe
+    about = ABOUT[recipe.optimizer]
     document = {
         "recipe": recipe.to_dict(),
-        "optimizer": {"class": TORCH_CLASSES[recipe.optimizer], "arguments": optimizer_arguments(recipe)},
+        "optimizer": {"class": f"{about.library}.{about.class_name}", "arguments": optimizer_arguments(recipe)},
         "schedule": {
             "epochs": schedule.epochs,
             "steps_per_epoch": schedule.steps_per_epoch,
@@ -47,7 +48,7 @@ def export(schedule: Schedule, settings: TrainSettings, measurements: Sequence[M
         note = "A plateau depends on the metrics of a run: `lrs` has the LRs of the one that was measured, or is null."
     # A list of numbers on one line: there may be many thousands.
     lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in document.items())
-    return Export(to="json", text="{\n" + ",\n".join(lines) + "\n}\n", language="json", note=note)
+    return Export(to="json", text="{\n" + ",\n".join(lines) + "\n}\n", note=note)
 
 
 def _lrs(schedule: Schedule, measurements: Sequence[Measurement]) -> list[float] | None:

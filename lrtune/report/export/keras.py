@@ -17,9 +17,8 @@ from lrtune.core.recipe import (
     Recipe,
     Step,
 )
-from lrtune.report.export.parts import call, drops_code, lengths, named, program, with_nesterov
+from lrtune.report.export.parts import call, drops_code, lengths, named, program
 from lrtune.report.export.result import Export
-from lrtune.report.export.torch import PLATEAU_METRICS
 from lrtune.schedules import Schedule
 
 _STEPS = "len(train_data), unless gradients are accumulated"
@@ -87,7 +86,7 @@ def export(schedule: Schedule) -> Export:
     name, arguments = _OPTIMIZERS[recipe.optimizer]
     note = "Exact at every step, in the precision that Keras is set to (float32: 1e-7)."
     if recipe.optimizer == "sgd":
-        arguments = {"momentum": recipe.momentum, "nesterov": with_nesterov(recipe)}
+        arguments = {"momentum": recipe.momentum, "nesterov": recipe.uses_nesterov}
         note += " Keras has the LR within the velocity, so that with momentum a change of it takes effect more slowly."
     if recipe.optimizer == "adamw":
         arguments = {"weight_decay": recipe.weight_decay, **arguments}
@@ -106,7 +105,7 @@ def export(schedule: Schedule) -> Export:
         parts, learning_rate = _subclass(schedule), "Schedule()"
     built = call(f"optimizer = keras.optimizers.{name}", f"learning_rate={learning_rate}", *named(**arguments))
     imports = ["import keras", *(["from keras import ops"] if any("ops." in part for part in parts) else [])]
-    return Export(to="keras", text=program(imports, *parts, built), language="python", note=note)
+    return Export(to="keras", text=program(imports, *parts, built), note=note)
 
 
 def _built_in(schedule: Schedule) -> list[str] | None:
@@ -180,7 +179,6 @@ def _shape(recipe: Recipe) -> tuple[list[str], str]:
 def _plateau(schedule: Schedule, decay: Plateau) -> str:
     """`lrtune.schedules.plateau.observe` as a callback, with the warmup."""
     worse, sign, compare = ("math.inf", "-", "<") if decay.monitor == "val_loss" else ("-math.inf", "+", ">")
-    metric = PLATEAU_METRICS[decay.monitor][0]
     best = f"self.best * (1 {sign} {decay.threshold!r})"
     if decay.threshold_mode == "abs":
         best = f"self.best {sign} {decay.threshold!r}"
@@ -196,9 +194,9 @@ def _plateau(schedule: Schedule, decay: Plateau) -> str:
         worst=worse,
         ramp=ramp,
         early=early,
-        metric=metric,
+        metric=decay.monitor,
         logged='logs["val_loss"]' if decay.monitor == "val_loss" else '100 * logs["val_accuracy"]',
-        better=f"{metric} {compare} {best}",
+        better=f"{decay.monitor} {compare} {best}",
         patience=decay.patience_epochs,
         factor=decay.factor,
         floor=schedule.recipe.final_frac * schedule.recipe.peak_lr,

@@ -55,17 +55,15 @@ def export(schedule: Schedule) -> Export:
     """A class to inherit from; always exact."""
     recipe = schedule.recipe
     if isinstance(recipe.decay, Plateau):
-        metric, meaning, _ = PLATEAU_METRICS[recipe.decay.monitor]
+        metric = recipe.decay.monitor
         imports, scheduler = PLATEAU_IMPORT, plateau_code(schedule, recipe.decay)
         definitions: tuple[str, ...] = ()
         constants = lengths(schedule, steps=_STEPS) if schedule.warmup_steps else []
         constants += [f"peak_lr = {recipe.peak_lr!r}"] if schedule.warmup_steps else []
         config = f'{{"scheduler": scheduler, "interval": "epoch", "frequency": 1, "monitor": "{metric}"}}'
         hooks = _PLATEAU_WARMUP if schedule.warmup_steps else ""
-        note = (
-            f'Log the {meaning}, as `self.log("{metric}", ...)`, and validate once an epoch: the rule reads it there.'
-        )
-        note = f"Exact at every step. {note}"
+        note = f'Exact at every step. Log the {PLATEAU_METRICS[metric]}, as `self.log("{metric}", ...)`,'
+        note += " and validate once an epoch: the rule reads it there."
     else:
         code = scheduler_code(schedule, steps=_STEPS)
         imports, definitions, constants = code.imports, code.definitions, code.constants
@@ -82,4 +80,4 @@ def export(schedule: Schedule) -> Export:
         *definitions,
         _CLASS.format(body=body, config=config, hooks=hooks),
     )
-    return Export(to="lightning", text=text, language="python", note=note)
+    return Export(to="lightning", text=text, note=note)

@@ -5,6 +5,7 @@ import re
 from textwrap import indent
 from typing import Any, assert_never
 
+from lrtune.core.optimizers import ABOUT
 from lrtune.core.recipe import (
     WSD,
     Constant,
@@ -14,27 +15,14 @@ from lrtune.core.recipe import (
     HoldPower,
     Linear,
     MultiStep,
-    OptimizerName,
     Plateau,
     Polynomial,
     Recipe,
     Step,
+    optimizer_arguments,
 )
 from lrtune.core.study import TrainSettings
 from lrtune.schedules import Schedule
-
-TORCH_CLASSES: dict[OptimizerName, str] = {
-    "sgd": "torch.optim.SGD",
-    "adagrad": "torch.optim.Adagrad",
-    "rmsprop": "torch.optim.RMSprop",
-    "adam": "torch.optim.Adam",
-    "adamw": "torch.optim.AdamW",
-    "lamb": "pytorch_optimizer.Lamb",
-    "adabound": "pytorch_optimizer.AdaBound",
-    "schedule-free-sgd": "pytorch_optimizer.ScheduleFreeSGD",
-    "schedule-free-adamw": "pytorch_optimizer.ScheduleFreeAdamW",
-    "prodigy": "pytorch_optimizer.Prodigy",
-}
 
 
 def found_with(settings: TrainSettings) -> str:
@@ -44,45 +32,22 @@ def found_with(settings: TrainSettings) -> str:
     return f"Found with batches of {settings.batch_size}{clipped}{smoothed}."
 
 
-def from_torch(recipe: Recipe) -> bool:
-    """Whether the optimizer comes with torch."""
-    return TORCH_CLASSES[recipe.optimizer].startswith("torch.")
-
-
 def is_schedule_free(recipe: Recipe) -> bool:
     """Whether the optimizer has other weights to evaluate than to train (arXiv 2405.15682)."""
     return recipe.optimizer in ("schedule-free-sgd", "schedule-free-adamw")
 
 
-def with_nesterov(recipe: Recipe) -> bool:
-    """Whether SGD is Nesterov's: torch refuses it without momentum."""
-    return recipe.nesterov and recipe.momentum > 0
-
-
-def optimizer_arguments(recipe: Recipe) -> dict[str, Any]:
-    """What the class in `TORCH_CLASSES` is built with; the rest are its defaults.
-
-    At the peak LR, whatever the schedule: AdaBound reads its base LR when it is built.
-    """
-    arguments: dict[str, Any] = {"lr": recipe.peak_lr}
-    if recipe.optimizer in ("sgd", "schedule-free-sgd"):
-        arguments["momentum"] = recipe.momentum
-    if recipe.optimizer == "sgd":
-        arguments["nesterov"] = with_nesterov(recipe)
-    arguments["weight_decay"] = recipe.weight_decay
-    return arguments
-
-
 def optimizer_code(recipe: Recipe, parameters: str = "model.parameters()") -> str:
     """`optimizer = ...`."""
-    name = TORCH_CLASSES[recipe.optimizer].removeprefix("pytorch_optimizer.")
+    about = ABOUT[recipe.optimizer]
+    name = f"{about.library}.{about.class_name}" if about.is_of_torch else about.class_name
     return f"optimizer = {name}(\n    {parameters}, {', '.join(named(**optimizer_arguments(recipe)))}\n)"
 
 
 def optimizer_import(recipe: Recipe) -> str:
     """The import that `optimizer_code` needs."""
-    module, name = TORCH_CLASSES[recipe.optimizer].rsplit(".", 1)
-    return "import torch" if from_torch(recipe) else f"from {module} import {name}"
+    about = ABOUT[recipe.optimizer]
+    return "import torch" if about.is_of_torch else f"from {about.library} import {about.class_name}"
 
 
 def named(**arguments: Any) -> list[str]:

@@ -16,7 +16,6 @@ class Export:
     to: Target
     text: str
     """Code, or a command line, or JSON: to paste."""
-    language: Literal["python", "console", "json"]
     deviation: float = 0.0
     """Largest difference to the LR of the schedule at any step of the run, as a fraction of the peak LR."""
     note: str

@@ -8,11 +8,11 @@ from textwrap import indent
 from typing import Any
 
 from lrtune.core.errors import InputError
+from lrtune.core.optimizers import ABOUT
 from lrtune.core.recipe import WSD, Constant, Cosine, Linear, MultiStep, Plateau, Polynomial, Recipe, Step
 from lrtune.core.study import TrainSettings
 from lrtune.report.export.parts import (
     call,
-    from_torch,
     is_schedule_free,
     lengths,
     multiplier_code,
@@ -20,7 +20,6 @@ from lrtune.report.export.parts import (
     optimizer_code,
     optimizer_import,
     program,
-    with_nesterov,
 )
 from lrtune.report.export.result import Export, largest_deviation
 from lrtune.report.export.torch import PLATEAU_IMPORT, plateau_code
@@ -73,12 +72,13 @@ def export(schedule: Schedule, settings: TrainSettings) -> Export:
     training = _training(settings)
     in_place = "Put the code in place of train.py's optimizer and lr_scheduler, and run it with `--sched-on-updates"
     in_place += f" {shlex.join(training)}`"
-    said = _arguments(schedule) if from_torch(recipe) and float(recipe.warmup_epochs).is_integer() else None
+    has_command = ABOUT[recipe.optimizer].is_of_torch and float(recipe.warmup_epochs).is_integer()
+    said = _arguments(schedule) if has_command else None
     if said is None:
         note = f"Exact at every step. train.py has no command line for this recipe. {in_place}"
         if isinstance(recipe.decay, Plateau):
             note += f" and `--eval-metric {'loss' if recipe.decay.monitor == 'val_loss' else 'top1'}`"
-        return Export(to="timm", text=_code(schedule), language="python", note=f"{note}.")
+        return Export(to="timm", text=_code(schedule), note=f"{note}.")
     arguments, theirs = said
     deviation = largest_deviation(schedule, theirs)
     command = f"# {_command(recipe, arguments, training)}\n"
@@ -90,7 +90,7 @@ def export(schedule: Schedule, settings: TrainSettings) -> Export:
         note += f" The code is exact. {in_place}. {_SAME_LENGTH}"
     if recipe.weight_decay:
         note += " train.py takes biases and norms out of the weight decay."
-    return Export(to="timm", text=text, language="python", deviation=deviation, note=note)
+    return Export(to="timm", text=text, deviation=deviation, note=note)
 
 
 _SAME_LENGTH = "It holds for the same number of updates an epoch."
@@ -184,7 +184,7 @@ def _optimizer_arguments(recipe: Recipe) -> dict[str, Any]:
     name: dict[str, Any] = {"opt": recipe.optimizer, "lr": recipe.peak_lr, "weight_decay": recipe.weight_decay}
     match recipe.optimizer:
         case "sgd":
-            return name | {"opt": "sgd" if with_nesterov(recipe) else "momentum", "momentum": recipe.momentum}
+            return name | {"opt": "sgd" if recipe.uses_nesterov else "momentum", "momentum": recipe.momentum}
         case "adagrad":
             return name | {"eps": 1e-10}
         case "rmsprop":
@@ -247,7 +247,7 @@ def _code(schedule: Schedule) -> str:
     else:
         constants, multiplier = multiplier_code(schedule, steps="train.py's updates_per_epoch")
         definitions = [multiplier, _CLASS]
-    theirs = from_torch(recipe)
+    theirs = ABOUT[recipe.optimizer].is_of_torch
     return program(
         ["from timm.optim import create_optimizer_v2" if theirs else optimizer_import(recipe), *imports],
         *constants,

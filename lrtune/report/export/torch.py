@@ -2,15 +2,18 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from lrtune.core.recipe import Cosine, Exponential, Linear, MultiStep, Plateau, Polynomial, Recipe, Step
 from lrtune.core.study import TrainSettings
 from lrtune.report.export.parts import (
     IN_A_LOOP,
+    call,
     drops_code,
     is_schedule_free,
     lengths,
     multiplier_code,
+    named,
     optimizer_code,
     optimizer_import,
     program,
@@ -18,11 +21,9 @@ from lrtune.report.export.parts import (
 from lrtune.report.export.result import Export
 from lrtune.schedules import Schedule, build_schedule
 
-PLATEAU_METRICS = {
-    "val_loss": ("val_loss", "validation loss of this epoch", "min"),
-    "top1": ("top1", "validation Top-1 of this epoch, percent", "max"),
-}
-"""By what is monitored: variable, meaning, mode."""
+PLATEAU_IMPORT = "from torch.optim.lr_scheduler import ReduceLROnPlateau"
+PLATEAU_METRICS = {"val_loss": "validation loss of this epoch", "top1": "validation Top-1 of this epoch, percent"}
+"""What each monitored metric means."""
 
 
 def export(schedule: Schedule, settings: TrainSettings) -> Export:
@@ -32,7 +33,7 @@ def export(schedule: Schedule, settings: TrainSettings) -> Export:
     note += " and, for the plateau, `validate(model)`." if isinstance(recipe.decay, Plateau) else "."
     if is_schedule_free(recipe):
         note += " Validate and save between `optimizer.eval()` and `optimizer.train()`."
-    return Export(to="torch", text=_code(schedule, settings), language="python", note=note)
+    return Export(to="torch", text=_code(schedule, settings), note=note)
 
 
 def torch_code(recipe: Recipe, epochs: int, steps_per_epoch: int, settings: TrainSettings) -> str:
@@ -52,11 +53,9 @@ def torch_code(recipe: Recipe, epochs: int, steps_per_epoch: int, settings: Trai
 
 def _code(schedule: Schedule, settings: TrainSettings) -> str:
     recipe = schedule.recipe
-    clips = math.isfinite(settings.clip_norm)
-    imports = [optimizer_import(recipe), *["import torch"] * clips]
-    clip = f"\n        torch.nn.utils.clip_grad_norm_(model.parameters(), {settings.clip_norm!r})" if clips else ""
+    imports = [optimizer_import(recipe), *["import torch"] * math.isfinite(settings.clip_norm)]
     if isinstance(recipe.decay, Plateau):
-        return _plateau_loop(schedule, recipe.decay, imports, clip)
+        return _with_plateau(schedule, recipe.decay, settings, imports)
     scheduler = scheduler_code(schedule)
     return program(
         [*imports, scheduler.imports],
@@ -66,15 +65,7 @@ def _code(schedule: Schedule, settings: TrainSettings) -> str:
         *scheduler.definitions,
         f"scheduler = {scheduler.expression}",
         "",
-        _LOOP.format(
-            batch="images, labels",
-            batches="train_loader",
-            ramp="",
-            train=_TRAIN if is_schedule_free(recipe) else "",
-            clip=clip,
-            after_step="\n        scheduler.step()  # after every optimizer step, not once an epoch",
-            after_epoch=_EVAL if is_schedule_free(recipe) else "",
-        ),
+        _loop(recipe, settings, after_step=_SCHEDULER_STEP),
     )
 
 
@@ -153,68 +144,83 @@ def _native(schedule: Schedule, decay_steps: str) -> str | None:
             return None
 
 
-_TRAIN = "\n    optimizer.train()  # the weights that it takes its steps at"
-_EVAL = "\n    optimizer.eval()  # the weights to validate and to keep"
-_LOOP = """\
-for epoch in range(epochs):{train}
-    for {batch} in {batches}:{ramp}
-        optimizer.zero_grad()
-        loss_function(model(images), labels).backward(){clip}
-        optimizer.step(){after_step}{after_epoch}"""
-
-_RAMP = """
-        if step < warmup_steps:
-            for group in optimizer.param_groups:
-                group["lr"] = peak_lr * (step + 1) / warmup_steps"""
-
-
-def plateau_code(schedule: Schedule, decay: Plateau) -> str:
-    """`scheduler = ReduceLROnPlateau(...)`, which is stepped with a metric after every epoch."""
-    mode = PLATEAU_METRICS[decay.monitor][2]
-    return f"""scheduler = ReduceLROnPlateau(
-    optimizer,
-    mode="{mode}",
-    factor={decay.factor!r},
-    patience={decay.patience_epochs!r},
-    threshold={decay.threshold!r},
-    threshold_mode="{decay.threshold_mode}",
-    cooldown={decay.cooldown_epochs!r},
-    min_lr={schedule.recipe.final_frac * schedule.recipe.peak_lr!r},
-    eps=0,
-)"""
-
-
-PLATEAU_IMPORT = "from torch.optim.lr_scheduler import ReduceLROnPlateau"
-
-
-def _plateau_loop(schedule: Schedule, decay: Plateau, imports: list[str], clip: str) -> str:
+def _with_plateau(schedule: Schedule, decay: Plateau, settings: TrainSettings, imports: list[str]) -> str:
     """A ramp by hand, and `ReduceLROnPlateau` stepped once an epoch; it knows no warmup (pytorch#68978)."""
-    recipe = schedule.recipe
-    metric, meaning, _ = PLATEAU_METRICS[decay.monitor]
-    after_epoch = _EVAL if is_schedule_free(recipe) else ""
-    after_epoch += f"\n    {metric} = validate(model)  # {meaning}"
+    recipe, metric = schedule.recipe, decay.monitor
+    validate = f"\n    {metric} = validate(model)  # {PLATEAU_METRICS[metric]}"
     if schedule.warmup_steps:
-        after_epoch += (
-            "\n    if (epoch + 1) * steps_per_epoch >= warmup_steps:  # earlier epochs say nothing of the peak"
+        peak = [f"peak_lr = {recipe.peak_lr!r}"]
+        loop = _loop(
+            recipe,
+            settings,
+            batches="step, (images, labels) in enumerate(train_loader, epoch * steps_per_epoch)",
+            before_step=_RAMP,
+            after_epoch=validate + _PLATEAU_STEP_AFTER_WARMUP.format(metric=metric),
         )
-        after_epoch += f"\n        scheduler.step({metric})"
     else:
-        after_epoch += f"\n    scheduler.step({metric})"
+        peak = []
+        loop = _loop(recipe, settings, after_epoch=f"{validate}\n    scheduler.step({metric})")
     return program(
         [*imports, PLATEAU_IMPORT],
         *lengths(schedule),
-        *([f"peak_lr = {recipe.peak_lr!r}"] if schedule.warmup_steps else []),
+        *peak,
         "",
         optimizer_code(recipe),
         plateau_code(schedule, decay),
         "",
-        _LOOP.format(
-            batch="step, (images, labels)" if schedule.warmup_steps else "images, labels",
-            batches="enumerate(train_loader, epoch * steps_per_epoch)" if schedule.warmup_steps else "train_loader",
-            ramp=_RAMP if schedule.warmup_steps else "",
-            train=_TRAIN if is_schedule_free(recipe) else "",
-            clip=clip,
-            after_step="",
-            after_epoch=after_epoch,
-        ),
+        loop,
+    )
+
+
+def plateau_code(schedule: Schedule, decay: Plateau) -> str:
+    """`scheduler = ReduceLROnPlateau(...)`, which is stepped with a metric after every epoch."""
+    return call("scheduler = ReduceLROnPlateau", "optimizer", *named(**plateau_arguments(schedule, decay)))
+
+
+def plateau_arguments(schedule: Schedule, decay: Plateau) -> dict[str, Any]:
+    """What `ReduceLROnPlateau` is built with, besides the optimizer."""
+    return {
+        "mode": "min" if decay.monitor == "val_loss" else "max",
+        "factor": decay.factor,
+        "patience": decay.patience_epochs,
+        "threshold": decay.threshold,
+        "threshold_mode": decay.threshold_mode,
+        "cooldown": decay.cooldown_epochs,
+        "min_lr": schedule.recipe.final_frac * schedule.recipe.peak_lr,
+        "eps": 0,
+    }
+
+
+_LOOP = """\
+for epoch in range(epochs):{train}
+    for {batches}:{before_step}
+        optimizer.zero_grad()
+        loss_function(model(images), labels).backward(){clip}
+        optimizer.step(){after_step}{eval}{after_epoch}"""
+_TRAIN = "\n    optimizer.train()  # the weights that it takes its steps at"
+_EVAL = "\n    optimizer.eval()  # the weights to validate and to keep"
+_SCHEDULER_STEP = "\n        scheduler.step()  # after every optimizer step, not once an epoch"
+_RAMP = """
+        if step < warmup_steps:
+            for group in optimizer.param_groups:
+                group["lr"] = peak_lr * (step + 1) / warmup_steps"""
+_PLATEAU_STEP_AFTER_WARMUP = """
+    if (epoch + 1) * steps_per_epoch >= warmup_steps:  # earlier epochs say nothing of the peak
+        scheduler.step({metric})"""
+
+
+def _loop(
+    recipe: Recipe, settings: TrainSettings, *, batches: str = "images, labels in train_loader",
+    before_step: str = "", after_step: str = "", after_epoch: str = "",
+) -> str:  # fmt: skip
+    """The epochs and steps of a training, with what a schedule adds to them."""
+    norm, switches = settings.clip_norm, is_schedule_free(recipe)
+    return _LOOP.format(
+        batches=batches,
+        before_step=before_step,
+        clip=f"\n        torch.nn.utils.clip_grad_norm_(model.parameters(), {norm!r})" if math.isfinite(norm) else "",
+        after_step=after_step,
+        train=_TRAIN if switches else "",
+        eval=_EVAL if switches else "",
+        after_epoch=after_epoch,
     )

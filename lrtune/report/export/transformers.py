@@ -14,10 +14,9 @@ from lrtune.report.export.parts import (
     optimizer_code,
     optimizer_import,
     program,
-    with_nesterov,
 )
 from lrtune.report.export.result import Export, largest_deviation
-from lrtune.report.export.torch import scheduler_code
+from lrtune.report.export.torch import plateau_arguments, scheduler_code
 from lrtune.schedules import Schedule
 
 _STEPS = "batches of an epoch, divided by gradient_accumulation_steps"
@@ -75,7 +74,7 @@ def export(schedule: Schedule, settings: TrainSettings) -> Export:
         call("trainer = Trainer", *(f"{name}={value}" for name, value in trainer.items())),
         "trainer.train()",
     )
-    return Export(to="transformers", text=text, language="python", deviation=deviation, note=note)
+    return Export(to="transformers", text=text, deviation=deviation, note=note)
 
 
 def _native(schedule: Schedule) -> tuple[dict[str, Any], Callable[[int], float]] | None:
@@ -121,19 +120,9 @@ def _is_whole(steps: float) -> bool:
 
 def _plateau(schedule: Schedule, decay: Plateau) -> dict[str, Any]:
     """Arguments that name the plateau; it is torch's, stepped after every evaluation."""
-    rule = {
-        "mode": "min" if decay.monitor == "val_loss" else "max",
-        "factor": decay.factor,
-        "patience": decay.patience_epochs,
-        "threshold": decay.threshold,
-        "threshold_mode": decay.threshold_mode,
-        "cooldown": decay.cooldown_epochs,
-        "min_lr": schedule.recipe.final_frac * schedule.recipe.peak_lr,
-        "eps": 0,
-    }
     return {
         "lr_scheduler_type": "reduce_lr_on_plateau",
-        "lr_scheduler_kwargs": rule,
+        "lr_scheduler_kwargs": plateau_arguments(schedule, decay),
         "eval_strategy": "epoch",
         # Epochs that end before the peak say nothing of it.
         **({"eval_delay": ceil(schedule.warmup_steps / schedule.steps_per_epoch)} if schedule.warmup_steps else {}),
@@ -158,7 +147,7 @@ def _optim(recipe: Recipe) -> dict[str, Any] | None:
     said = {"learning_rate": recipe.peak_lr, "weight_decay": recipe.weight_decay}
     match recipe.optimizer:
         case "sgd":
-            settings = f"momentum={recipe.momentum!r},nesterov={with_nesterov(recipe)}"
+            settings = f"momentum={recipe.momentum!r},nesterov={recipe.uses_nesterov}"
             return {"optim": "sgd", "optim_args": settings, **said}
         case "adagrad" | "rmsprop":
             return {"optim": recipe.optimizer, **said}
