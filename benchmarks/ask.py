@@ -18,7 +18,7 @@ from typing import Any
 
 from lrtune.core.recipe import default_recipe
 from lrtune.core.study import Rung, StudyConfig, StudyState, TrainSettings
-from lrtune.core.trial import Measurement, Run
+from lrtune.core.trial import BASELINE, Measurement, Run
 from lrtune.decide.plan import next_run
 from lrtune.decide.rungs import first_run, promotion
 from lrtune.search.sampler import ask
@@ -77,7 +77,7 @@ def _fill(store: StudyStore, num_trials: int) -> StudyState:
     """Trials of the sampler's first recipes over and over, with scores that follow from the peak LR and the decay."""
     for seed in range(3):
         run = Run(
-            id=f"baseline-{seed}", kind="baseline", trial=-1, recipe=store.config.baseline, recipe_epochs=EPOCHS,
+            id=f"baseline-{seed}", kind="baseline", trial=BASELINE, recipe=store.config.baseline, recipe_epochs=EPOCHS,
             horizon_epochs=EPOCHS, stop_epochs=EPOCHS, seed=seed + 1,
         )  # fmt: skip
         _record(store, run)

@@ -73,7 +73,7 @@ def simulate(num_trials: int, num_slots: int, num_stages: int) -> Iterator[dict[
         store = StudyDatabase(f"sqlite:///{folder}/lrtune.db").open(config)
         interval = Interval(low=1e-3, high=3.0, suggestion=0.05)
         store.record_ranges((RangeResult(optimizer="sgd", curves=(), interval=interval, rule="made up"),))
-        bench = Bench(study=Ledger(store), worker=this_worker(), ask=ask, emit=lambda event: None)
+        bench = Bench(store=Ledger(store), worker=this_worker(), ask=ask, emit=lambda event: None)
         sweep = Sweep(bench, ground=lambda run: reuse.ground_of(run, {}), max_retries=3)
         yield from _stages(sweep, num_trials, num_slots, num_stages)
 

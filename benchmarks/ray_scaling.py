@@ -104,7 +104,7 @@ def by_lrtune(work: Work) -> list[Epoch]:
     with tempfile.TemporaryDirectory() as folder:
         store = StudyDatabase(f"sqlite:///{folder}/lrtune.db").open(config)
         store.record_ranges((RangeResult(optimizer="sgd", curves=(), interval=interval, rule="made up"),))
-        bench = Bench(study=store, worker=this_worker(), ask=ask, emit=lambda event: None)
+        bench = Bench(store=store, worker=this_worker(), ask=ask, emit=lambda event: None)
         sweep = Sweep(bench, ground=_ground, max_retries=0)
         cluster = Cluster(request={"CPU": 1.0, "GPU": 0.0})
         sweep_cluster(sweep, Sleep(work.epoch_s), cluster, Ray(max_concurrent=work.slots, max_retries=0), bench.emit)

@@ -22,7 +22,7 @@ from lrtune.training.loop import Trainer, state_from_bytes, state_to_bytes
 from lrtune.training.range_test import task_range_test
 
 if TYPE_CHECKING:
-    from lrtune.search.trainable import Train
+    from lrtune.search.trainable import Training
 
 Environment = Mapping[str, str]
 
@@ -32,7 +32,7 @@ class SharedTask:
     """A task in the object store of a cluster, and how it is trained."""
 
     task: Any
-    """Reference to it; Ray would fetch one that is an argument itself."""
+    """Reference to it; kept inside a dataclass, so that Ray does not fetch it early."""
     settings: TrainSettings
     folder: str
     """That the task's paths are relative to, where it is there."""
@@ -55,16 +55,16 @@ class States:
     checkpoints: Checkpoints
 
     def load(self, key: str) -> State | None:
-        """See `lrtune.search.reuse.Checkpoints`."""
+        """See `lrtune.search.reuse.States`."""
         content = self.checkpoints.load(key)
         return state_from_bytes(content) if content is not None else None
 
     def save(self, key: str, state: State, epochs: int) -> None:
-        """See `lrtune.search.reuse.Checkpoints`."""
+        """See `lrtune.search.reuse.States`."""
         self.checkpoints.save(key, state_to_bytes(state), epochs)
 
     def drop(self, key: str) -> None:
-        """See `lrtune.search.reuse.Checkpoints`."""
+        """See `lrtune.search.reuse.States`."""
         self.checkpoints.drop(key)
 
 
@@ -85,7 +85,7 @@ def environments(settings: TrainSettings) -> dict[str, Environment]:
     return {name: describe_environment(settings, default_recipe(name)) for name in get_args(OptimizerName)}
 
 
-def open_training(shared: SharedTask, config: StudyConfig) -> "Train":
+def open_training(shared: SharedTask, config: StudyConfig) -> "Training":
     """The training in a worker process of a cluster."""
     trainer, states = shared.trainer(), States(shared_checkpoints(shared.checkpoints, config.name))
 

@@ -13,7 +13,7 @@ from optuna.trial import create_trial
 
 from lrtune.core.recipe import Plateau, Recipe, default_recipe
 from lrtune.core.study import Budget, Rung, SamplerName, Signal, StudyConfig, StudyState
-from lrtune.core.trial import Measurement, Run, RunRecord, RunState
+from lrtune.core.trial import BASELINE, Measurement, Run, RunRecord, RunState
 from lrtune.decide.plan import next_run
 from lrtune.decide.recommend import recommend
 from lrtune.decide.rungs import automatic_rungs
@@ -87,7 +87,7 @@ def _train(run: Run, ledger: Ledger, state: StudyState) -> RunRecord:
 def _no_baseline(number: int, config: StudyConfig) -> RunRecord:
     """A run of the baseline that cost nothing and came to nothing."""
     run = Run(
-        id=f"baseline-{number}", kind="baseline", trial=-1, recipe=config.baseline, recipe_epochs=config.epochs,
+        id=f"baseline-{number}", kind="baseline", trial=BASELINE, recipe=config.baseline, recipe_epochs=config.epochs,
         horizon_epochs=config.epochs, stop_epochs=config.epochs, seed=number,
     )  # fmt: skip
     return RunRecord(run=run, state="diverged", measurements=(_measurement(1, 0.0, 0.0, math.nan, reused=True),))

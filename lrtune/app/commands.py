@@ -380,7 +380,7 @@ def dashboard(
         from optuna_dashboard import run_server
     except ImportError:
         raise InputError("`lrtune dashboard` needs optuna-dashboard: pip install 'lrtune[dashboard]'.") from None
-    if store.config.recipes:
+    if store.config.is_comparison:
         raise InputError(f"{name!r} is a comparison: it has no trials that a dashboard could show.")
     mirror(store.state(), places.url)
     stopped = threading.Event()

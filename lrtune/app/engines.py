@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from lrtune import worker
 from lrtune.app.arguments import num_cores
@@ -19,7 +19,7 @@ from lrtune.core.events import Event, Note, RunEnded
 from lrtune.core.recipe import Recipe
 from lrtune.core.study import RangeResult, StudyConfig, StudyState, TrainSettings
 from lrtune.core.trial import Measurement, Run
-from lrtune.decide.plan import Done, is_done
+from lrtune.decide.plan import Done, outcome
 from lrtune.search import reuse
 from lrtune.search.engine import Bench, Emit
 from lrtune.search.local import Workbench, work_in_lanes, work_side_by_side
@@ -38,55 +38,6 @@ if TYPE_CHECKING:
     from lrtune.search.cluster import Cluster
 
 
-class Site(Protocol):
-    """A place that is ready to train one task."""
-
-    places: Places
-    steps_per_epoch: int
-    num_validation: int
-
-    @property
-    def device(self) -> str:
-        """What trains there, in words."""
-
-    def use(self, settings: TrainSettings) -> None:
-        """Trains with these settings from now on."""
-
-    def environment(self, recipe: Recipe) -> worker.Environment:
-        """Hardware and versions there."""
-
-    def range_test(self, recipe: Recipe, seeds: Sequence[int]) -> RangeResult:
-        """A range test of the recipe's optimizer."""
-
-    def work(self, store: StudyStore, emit: Emit) -> Done:
-        """Trains until nothing is left to start in the study."""
-
-    def test_top1s(self, keys: Sequence[str], study: str) -> dict[str, float]:
-        """Top-1 on the test images, percent, of a study's states under `keys`, as far as they are there."""
-
-
-@contextmanager
-def open_site(
-    engine: Engine, task: Task, source: TaskSource, settings: TrainSettings, recipe: Recipe, places: Places
-) -> Iterator[Site]:
-    """Makes a place ready.
-
-    Raises:
-        InputError: it cannot be had.
-    """
-    if isinstance(engine, Local):
-        yield LocalSite(engine, Trainer(task, settings), source, recipe, places)
-        return
-    try:
-        from lrtune.search import cluster
-    except ImportError:
-        raise InputError("the Ray engine needs Ray Tune: pip install 'lrtune[ray]'.") from None
-    address = engine.address or os.environ.get("RAY_ADDRESS") or "local"
-    gpus = 0.0 if settings.device == "cpu" and engine.gpus_per_trial is None else engine.gpus_per_trial
-    with cluster.connect(address, cpus_per_trial=engine.cpus_per_trial, gpus_per_trial=gpus) as found:
-        yield RaySite(engine, found, task, source, settings, places)
-
-
 class LocalSite:
     """This machine."""
 
@@ -100,27 +51,29 @@ class LocalSite:
 
     @property
     def device(self) -> str:
-        """See `Site`."""
+        """What trains there, in words."""
         return f"{self._trainer.device}, {self._trainer.arithmetic.name}"
 
     def use(self, settings: TrainSettings) -> None:
-        """See `Site`."""
+        """Trains with these settings from now on."""
         if settings != self._trainer.settings:
             self._trainer = Trainer(self._trainer.task, settings)
 
     def environment(self, recipe: Recipe) -> worker.Environment:
-        """See `Site`."""
+        """Hardware and versions there."""
         return describe_environment(self._trainer.settings, recipe)
 
     def range_test(self, recipe: Recipe, seeds: Sequence[int]) -> RangeResult:
-        """See `Site`."""
+        """A range test of the recipe's optimizer."""
         return task_range_test(self._trainer, recipe, seeds=seeds)
 
     def work(self, store: StudyStore, emit: Emit) -> Done:
-        """See `Site`."""
-        name, done = store.config.name, is_done(store.state())
-        if self._engine.jobs == 1 or done:
-            num_lanes = 1 if done else self._num_lanes(store.config.baseline, emit)
+        """Trains until nothing is left to start in the study."""
+        if done := outcome(store.state()):
+            return done
+        name = store.config.name
+        if self._engine.jobs == 1:
+            num_lanes = self._num_lanes(store.config.baseline, emit)
             return work_in_lanes(partial(_open_lane, name, self._trainer, self.places), num_lanes, emit)
         jobs, threads, cores = self._engine.jobs, store.config.settings.threads, num_cores()
         if jobs * threads > cores:
@@ -129,7 +82,7 @@ class LocalSite:
         return work_side_by_side(partial(_open_workbench, name, self._source, self.places), jobs, emit)
 
     def test_top1s(self, keys: Sequence[str], study: str) -> dict[str, float]:
-        """See `Site`."""
+        """Top-1 on the test images, percent, of a study's states under `keys`, as far as they are there."""
         return worker.test_top1s(self._trainer, keys, self.places.checkpoints(study))
 
     def _num_lanes(self, recipe: Recipe, emit: Emit) -> int:
@@ -167,34 +120,34 @@ class RaySite:
 
     @property
     def device(self) -> str:
-        """See `Site`."""
+        """See `LocalSite`."""
         found = next(iter(self._environments.values()))
         return f"Ray, {self._cluster.described()}; {found['Device']}, {found['Precision']}"
 
     def use(self, settings: TrainSettings) -> None:
-        """See `Site`."""
+        """See `LocalSite`."""
         if settings != self._task.settings:
             self._task = replace(self._task, settings=settings)
             self._environments = self._cluster.call(partial(worker.environments, settings))
 
     def environment(self, recipe: Recipe) -> worker.Environment:
-        """See `Site`."""
+        """See `LocalSite`."""
         found = self._environments[recipe.optimizer]
         return {**found, "Cluster": f"Ray {version('ray')}, {self._cluster.described()}"}
 
     def range_test(self, recipe: Recipe, seeds: Sequence[int]) -> RangeResult:
-        """See `Site`."""
+        """See `LocalSite`."""
         return self._cluster.call(partial(worker.range_test, self._task, recipe, seeds))
 
     def work(self, store: StudyStore, emit: Emit) -> Done:
-        """See `Site`."""
+        """See `LocalSite`."""
         from lrtune.search.sweep import Sweep
         from lrtune.search.tune import sweep_cluster
 
-        if is_done(store.state()):
-            return Done("nothing is left to train")
+        if done := outcome(store.state()):
+            return done
         bench = Bench(
-            study=Ledger(store), worker=this_worker(), ask=ask, emit=_tidying(emit, store.config, self.places)
+            store=Ledger(store), worker=this_worker(), ask=ask, emit=_tidying(emit, store.config, self.places)
         )
 
         def ground(run: Run) -> str:
@@ -205,7 +158,7 @@ class RaySite:
         return sweep_cluster(sweep, open_training, self._cluster, self._engine, emit)
 
     def test_top1s(self, keys: Sequence[str], study: str) -> dict[str, float]:
-        """See `Site`."""
+        """See `LocalSite`."""
         return self._cluster.call(partial(worker.shared_test_top1s, self._task, keys, study))
 
     def _check_storage(self) -> None:
@@ -238,21 +191,46 @@ class RaySite:
             raise InputError(problems)
 
 
-def _workbench(
-    config: StudyConfig, store: StudyStore, trainer: Trainer, places: Places, emit: Emit, lane: int = 0
-) -> Workbench:
+Site = LocalSite | RaySite
+"""A place that is ready to train one task."""
+
+
+@contextmanager
+def open_site(
+    engine: Engine, task: Task, source: TaskSource, settings: TrainSettings, recipe: Recipe, places: Places
+) -> Iterator[Site]:
+    """Makes a place ready.
+
+    Raises:
+        InputError: it cannot be had.
+    """
+    if isinstance(engine, Local):
+        yield LocalSite(engine, Trainer(task, settings), source, recipe, places)
+        return
+    try:
+        from lrtune.search import cluster
+    except ImportError:
+        raise InputError("the Ray engine needs Ray Tune: pip install 'lrtune[ray]'.") from None
+    address = engine.address or os.environ.get("RAY_ADDRESS") or "local"
+    gpus = 0.0 if settings.device == "cpu" and engine.gpus_per_trial is None else engine.gpus_per_trial
+    with cluster.connect(address, cpus_per_trial=engine.cpus_per_trial, gpus_per_trial=gpus) as found:
+        yield RaySite(engine, found, task, source, settings, places)
+
+
+def _workbench(store: StudyStore, trainer: Trainer, places: Places, emit: Emit, lane: int = 0) -> Workbench:
+    config = store.config
     states = worker.States(places.checkpoints(config.name))
 
     def train(run: Run, study: StudyState) -> Iterator[Measurement]:
         return reuse.train(run, worker.ground_here(config, run), reuse.known_measurements(study), trainer, states)
 
-    return Workbench(study=store, worker=this_worker(lane), train=train, ask=ask, emit=_tidying(emit, config, places))
+    return Workbench(store=store, worker=this_worker(lane), train=train, ask=ask, emit=_tidying(emit, config, places))
 
 
 def _tidying(emit: Emit, config: StudyConfig, places: Places) -> Emit:
-    """Drops the last state of a trial's completed full run, since nothing goes on there.
+    """Drops the last state of a trial's completed full run: no run goes on from there.
 
-    A compressed run's may be on the way of a full one: a plateau has the same LRs until its first drop.
+    That of a compressed run may be on the way of a full one: a plateau has the same LRs until its first drop.
     """
     checkpoints = places.checkpoints(config.name)
 
@@ -267,14 +245,14 @@ def _tidying(emit: Emit, config: StudyConfig, places: Places) -> Emit:
 def _open_lane(name: str, trainer: Trainer, places: Places, lane: int, emit: Emit) -> Workbench:
     """The workbench of one lane; all lanes share the trainer."""
     store = places.database().study(name)
-    return _workbench(store.config, store, trainer, places, emit, lane)
+    return _workbench(store, trainer, places, emit, lane)
 
 
 def _open_workbench(name: str, source: TaskSource, places: Places, emit: Emit) -> Workbench:
     """A workbench in a new process."""
     store = places.database().study(name)
     trainer = Trainer(load_task(source), store.config.settings)
-    return _workbench(store.config, store, trainer, places, emit)
+    return _workbench(store, trainer, places, emit)
 
 
 def _absolute(path: str) -> str:

@@ -10,6 +10,7 @@ from lrtune.core.errors import LrtuneError, StoreError
 from lrtune.core.events import Event, Note
 from lrtune.core.space import parse_space
 from lrtune.core.study import StudyState
+from lrtune.core.trial import BASELINE
 from lrtune.decide.plan import outcome
 from lrtune.decide.race import fresh_seeds
 from lrtune.decide.recommend import recommend
@@ -54,7 +55,7 @@ def run_study(
 
 def _range_tests(store: StudyStore, site: Site, emit: Emit) -> None:
     config, state = store.config, store.state()
-    if config.recipes:
+    if config.is_comparison:
         return
     space = parse_space(config.space_toml, config.space_name, optimizer=config.baseline.optimizer)
     if state.range_results or not space.needs_range_test:
@@ -62,7 +63,7 @@ def _range_tests(store: StudyStore, site: Site, emit: Emit) -> None:
     results = []
     for optimizer in space.needs_range_test:
         emit(Note(f"range test of {optimizer}"))
-        results.append(site.range_test(for_optimizer(config.baseline, optimizer), fresh_seeds(state)))
+        results.append(site.range_test(for_optimizer(config.baseline, optimizer), fresh_seeds(config)))
         found = results[-1].interval
         if found:
             emit(
@@ -84,8 +85,8 @@ def _read_test_split(store: StudyStore, site: Site, emit: Emit) -> None:
         return
     compared = [
         record
-        for record in (*state.of_kind("baseline"), *state.of_kind("confirm"))
-        if record.state == "completed" and record.run.trial in (found.best.trial, -1)
+        for record in state.fresh
+        if record.state == "completed" and record.run.trial in (found.best.trial, BASELINE)
     ]
     keys = {record.run.id: record.measurements[-1].prefix for record in compared}
     unread = [record.run.id for record in compared if record.test_top1 is None]

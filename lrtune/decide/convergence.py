@@ -20,15 +20,20 @@ class Convergence:
         """Seeds that reached the target."""
         return sum(epoch is not None for epoch in self.epochs)
 
-    def __str__(self) -> str:
-        """`7 [6, 9] of 12`: median [min, max]; a miss counts as later than every epoch."""
+    @property
+    def spread(self) -> str:
+        """`7 [6, 9]`: median [min, max]; a miss counts as later than every epoch."""
         if not self.epochs:
             return "not measured"
         ordered = sorted(math.inf if epoch is None else epoch for epoch in self.epochs)
         middle, low, high = (_epoch(value) for value in (median(ordered), ordered[0], ordered[-1]))
-        if low == "not reached":
-            return f"not reached in {self.horizon_epochs}"
-        return f"{middle} [{low}, {high}] of {self.horizon_epochs}"
+        return f"{middle} [{low}, {high}]" if self.num_reached else "not reached"
+
+    def __str__(self) -> str:
+        """`7 [6, 9] of 12`, or `not reached in 12`."""
+        if not self.epochs:
+            return self.spread
+        return f"{self.spread} {'of' if self.num_reached else 'in'} {self.horizon_epochs}"
 
 
 def convergence_epoch(top1s: Sequence[float], target: float) -> int | None:

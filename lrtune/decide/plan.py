@@ -53,7 +53,7 @@ def next_run(state: StudyState, ask: Ask) -> Run | Wait | Done:
     for run in baseline_runs(state):
         if run.id not in known:
             return run
-    searching = None if state.config.recipes else _next_of_search(state, ask)
+    searching = None if state.config.is_comparison else _next_of_search(state, ask)
     if searching is not None:
         return searching
     for run in runs_of_race(state):
@@ -75,7 +75,7 @@ def _next_of_search(state: StudyState, ask: Ask) -> Run | Wait | None:
         run = first_run(state, number, state.config.baseline)
         if _affordable(state, run, reserve_epochs=reserve):
             return replace(run, recipe=ask(state, number))
-    if any(record.state == "running" for record in state.records if record.run.kind in ("rung", "search")):
+    if any(record.state == "running" for record in state.records if record.run.is_of_search):
         return Wait()  # what goes up, and which are the best, is known only when they have ended
     promoted = promotion(state, settled=True)
     return promoted if promoted is not None and _affordable(state, promoted, reserve_epochs=0) else None
@@ -85,11 +85,6 @@ def outcome(state: StudyState) -> Done | None:
     """How the study has ended; `None` where something is left to train."""
     step = next_run(state, lambda _state, _number: state.config.baseline)
     return step if isinstance(step, Done) else None
-
-
-def is_done(state: StudyState) -> bool:
-    """Whether nothing is left to train."""
-    return outcome(state) is not None
 
 
 def _is_exhausted(state: StudyState) -> bool:
@@ -118,7 +113,7 @@ def _affordable(state: StudyState, run: Run, *, reserve_epochs: float) -> bool:
     Side by side, epochs cost less time than they take. A run fits only if there is the time that it takes itself.
     """
     budget, epoch = state.config.budget, _epoch_cost(state)
-    if budget.unit == "trials" or not epoch or state.config.recipes:
+    if budget.unit == "trials" or not epoch or state.config.is_comparison:
         return True
     behind = [r for r in state.records if r.run.trial == run.trial and _is_prefix(r.run, run)]
     known = max((r.run.stop_epochs for r in behind), default=0)

@@ -8,16 +8,14 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 
 from lrtune.core.recipe import Recipe
-from lrtune.core.study import StudyState
-from lrtune.core.trial import Run, RunRecord
+from lrtune.core.study import StudyConfig, StudyState
+from lrtune.core.trial import BASELINE, Run, RunRecord
 from lrtune.decide.ranking import Ranking, rank
 from lrtune.decide.trials import best_first, trials_of
 
-BASELINE = -1
-"""The baseline's number among the trials."""
 CLEARLY = 0.005
-"""A recipe whose probability of being better than the leader is below this is out of the race. It is less than what the
-95 % interval of the report asks for: whoever looks after each seed finds equals different more often than 1 in 20."""
+"""A recipe whose probability of being better than the leader is below this is out of the race. It is stricter than the
+95 % interval of the report, because a test that is repeated after each seed raises false alarms."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +28,9 @@ class Entrant:
     recipe: Recipe
 
 
-def fresh_seeds(state: StudyState) -> range:
+def fresh_seeds(config: StudyConfig) -> range:
     """Seeds that the search does not use. The baseline and the confirmations share them, so that they can be paired."""
-    return range(state.config.seed + 1, state.config.seed + 1 + state.config.num_seeds)
+    return range(config.seed + 1, config.seed + 1 + config.num_seeds)
 
 
 def entrants(state: StudyState) -> list[Entrant]:
@@ -40,7 +38,7 @@ def entrants(state: StudyState) -> list[Entrant]:
 
     In a comparison, everyone but the first, which is its baseline.
     """
-    if state.config.recipes:
+    if state.config.is_comparison:
         named = enumerate(state.config.recipes[1:], start=1)
         return [Entrant(number=number, name=one.name, recipe=one.recipe) for number, one in named]
     seen = {state.config.baseline}
@@ -56,14 +54,14 @@ def entrants(state: StudyState) -> list[Entrant]:
 
 def baseline_runs(state: StudyState) -> list[Run]:
     """The first runs of a study, whatever comes of them."""
-    return [_run(state, baseline_of(state), index, seed) for index, seed in enumerate(fresh_seeds(state))]
+    return [_run(state, baseline_of(state), index, seed) for index, seed in enumerate(fresh_seeds(state.config))]
 
 
 def runs_of_race(state: StudyState) -> Iterator[Run]:
     """The runs with fresh seeds in their order, as far as they are known: up to the first round that is not over."""
     config, records = state.config, {record.run.id: record for record in state.records}
     field = entrants(state)
-    first = list(enumerate(fresh_seeds(state)))
+    first = list(enumerate(fresh_seeds(config)))
     runs = [*baseline_runs(state), *(_run(state, entrant, index, seed) for entrant in field for index, seed in first)]
     yield from runs
     left = {BASELINE, *(entrant.number for entrant in field)}
@@ -79,7 +77,7 @@ def runs_of_race(state: StudyState) -> Iterator[Run]:
 
 
 def still_open(ranking: Ranking, left: Set[int]) -> set[int]:
-    """Of those that are left in the race, who may be the best; empty where that is told. Who is out stays out.
+    """Who of those left in the race may still win; empty once it is decided. Who is out stays out.
 
     A recipe that diverged is out, whatever it did with other seeds.
     """
@@ -107,13 +105,13 @@ def standings(state: StudyState, *, before_seed: int | None = None) -> Ranking:
 def fresh_top1s(state: StudyState, *, before_seed: int | None = None) -> Mapping[int, Mapping[int, float]]:
     """Final Top-1 by trial and fresh seed, percent; 0 of a run that diverged."""
     found: dict[int, dict[int, float]] = {}
-    for record in (*state.of_kind("baseline"), *state.of_kind("confirm")):
-        if counts(record) and (before_seed is None or record.run.seed < before_seed):
+    for record in state.fresh:
+        if has_outcome(record) and (before_seed is None or record.run.seed < before_seed):
             found.setdefault(record.run.trial, {})[record.run.seed] = final_top1(record)
     return found
 
 
-def counts(record: RunRecord) -> bool:
+def has_outcome(record: RunRecord) -> bool:
     """Whether a run says something of its recipe; leaving out those that diverged would flatter it."""
     return record.state in ("completed", "diverged")
 
@@ -125,7 +123,7 @@ def final_top1(record: RunRecord) -> float:
 
 def baseline_of(state: StudyState) -> Entrant:
     """The baseline, which nobody has to choose; of a comparison, its first recipe."""
-    name = state.config.recipes[0].name if state.config.recipes else "baseline"
+    name = state.config.recipes[0].name if state.config.is_comparison else "baseline"
     return Entrant(number=BASELINE, name=name, recipe=state.config.baseline)
 
 

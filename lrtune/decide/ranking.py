@@ -25,8 +25,8 @@ from lrtune.decide.noise import Difference
 Array = NDArray[np.float64]
 
 TAIL = 0.015
-"""On either side of a 95 % interval. What it is less than 2.5 % pays for choosing the best and for looking after each
-seed: at 2.5 % intervals cover 93 times in 100 where the candidates differ by as much as the noise."""
+"""On either side of a 95 % interval. Less than 2.5 %, because choosing the best and testing after each seed make
+intervals miss more: at 2.5 % they cover 93 times in 100 where the candidates differ by as much as the noise."""
 NUM_WIDTHS = 32
 """Points on the prior of the candidates' width, all of the same probability."""
 NUM_DRAWS = 20_000

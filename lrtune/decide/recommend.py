@@ -7,19 +7,18 @@ from statistics import fmean, median, stdev
 
 from lrtune.core.recipe import Recipe, decay_parameters
 from lrtune.core.study import StudyState
-from lrtune.core.trial import RunRecord
+from lrtune.core.trial import BASELINE, RunRecord
 from lrtune.decide.convergence import Convergence, convergence_epoch, settling_epoch
 from lrtune.decide.noise import Difference
 from lrtune.decide.plan import outcome
 from lrtune.decide.race import (
-    BASELINE,
     Entrant,
     baseline_of,
-    counts,
     entrants,
     final_top1,
     fresh_seeds,
     fresh_top1s,
+    has_outcome,
     standings,
 )
 from lrtune.decide.ranking import Ranking
@@ -36,7 +35,7 @@ class Contender:
     """A recipe that was trained with fresh seeds, or the best of a search that has not got so far."""
 
     trial: int
-    """-1: the baseline."""
+    """Its number, or `BASELINE`."""
     name: str
     """`baseline`, `trial 7`, or in a comparison what it is called there."""
     recipe: Recipe
@@ -114,8 +113,8 @@ def recommend(state: StudyState) -> Recommendation | None:
     known, ranking = fresh_top1s(state), standings(state)
     best_of = ranking.probability_best
     runs: dict[int, list[RunRecord]] = {}
-    for record in (*state.of_kind("baseline"), *state.of_kind("confirm")):
-        if counts(record):
+    for record in state.fresh:
+        if has_outcome(record):
             runs.setdefault(record.run.trial, []).append(record)
 
     def contender(entrant: Entrant, search_top1: float) -> Contender:
@@ -142,7 +141,7 @@ def recommend(state: StudyState) -> Recommendation | None:
     baseline = None
     if BASELINE in runs:
         baseline = contender(baseline_of(state), math.nan)
-    if state.config.recipes:
+    if state.config.is_comparison:
         candidates = [c for entrant in entrants(state) if (c := contender(entrant, math.nan)).top1s]
     else:
         candidates = [
@@ -152,7 +151,7 @@ def recommend(state: StudyState) -> Recommendation | None:
     # The baseline comes first, so that it keeps its place where a new recipe only equals it.
     proven = ([baseline] if baseline else []) + [c for c in candidates if c.top1s]
     ranked = sorted(proven, key=lambda c: (c.trial in ranking.means, ranking.means.get(c.trial, c.mean)), reverse=True)
-    if any(c.top1s and c.trial >= 0 for c in ranked) or (baseline and baseline.mean > 0 and not candidates):
+    if any(c.top1s and c.trial != BASELINE for c in ranked) or (baseline and baseline.mean > 0 and not candidates):
         best = ranked[0]
     elif candidates:
         # The baseline's own recipe is often among the trials; it has its fresh seeds already.
@@ -173,7 +172,7 @@ def recommend(state: StudyState) -> Recommendation | None:
         target=target,
         target_source=source,
         final=final,
-        verdict=_verdict(best, baseline, ties, simplest, final=final, compared=bool(state.config.recipes)),
+        verdict=_verdict(best, baseline, ties, simplest, final=final, compared=state.config.is_comparison),
     )
 
 
@@ -184,9 +183,9 @@ def target_of(state: StudyState) -> tuple[float, str]:
     """
     if state.config.target is not None:
         return state.config.target, "asked for"
-    first = fresh_seeds(state)
-    finals = [final_top1(r) for r in state.of_kind("baseline") if counts(r) and r.run.seed in first]
-    whose = state.config.recipes[0].name if state.config.recipes else "the baseline"
+    first = fresh_seeds(state.config)
+    finals = [final_top1(r) for r in state.of_kind("baseline") if has_outcome(r) and r.run.seed in first]
+    whose = state.config.recipes[0].name if state.config.is_comparison else "the baseline"
     if not finals:
         return math.nan, "no baseline yet"
     if median(finals) == 0:

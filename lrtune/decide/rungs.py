@@ -68,7 +68,7 @@ def check_rungs(rungs: tuple[Rung, ...], pruner: PrunerName, epochs: int) -> Non
 
 def first_run(state: StudyState, number: int, recipe: Recipe) -> Run:
     """The run that trial `number` begins with."""
-    return _run_at(state, number, recipe, ladder_of(state, number), 0)
+    return _run_at(state, number, recipe, ladder_of(state.config, number), 0)
 
 
 def promotion(state: StudyState, *, settled: bool = False) -> Run | None:
@@ -89,7 +89,10 @@ def promotion(state: StudyState, *, settled: bool = False) -> Run | None:
 
 
 def factor_at(config: StudyConfig, ladder: tuple[Rung, ...], level: int) -> int:
-    """Of this many trials at a level one goes up: as many as make the next level cost what this one did, or more."""
+    """Trials of a level for each one that goes up: `reduction_factor`, or more where the next run is longer by more.
+
+    So no level costs more than the one below it.
+    """
     lengths = [*(rung.epochs for rung in ladder), config.epochs]
     return max(config.reduction_factor, round(lengths[level] / lengths[level - 1]))
 

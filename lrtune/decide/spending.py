@@ -23,7 +23,7 @@ class Spending:
 def spending_of(state: StudyState) -> Spending:
     """What the study has spent so far, and what it has not; `asked = trained + reused + avoided`.
 
-    That a trial goes on where a rung left it is no reuse: its epochs were asked for once.
+    Continuing a trial past a rung is not reuse: its epochs were asked for once.
     """
     asked = reused = 0
     for trial in trials_of(state):
@@ -31,9 +31,8 @@ def spending_of(state: StudyState) -> Spending:
         own = {m.prefix for m in measurements if not m.reused}
         reused += len({m.prefix for m in measurements if m.reused} - own)
         asked += trial.runs[-1].epochs if trial.running else state.config.epochs
-    for record in state.records:
-        if record.run.kind in ("baseline", "confirm"):
-            reused += record.epochs_reused
-            asked += record.epochs if record.state == "running" else record.run.stop_epochs
+    for record in state.fresh:
+        reused += record.epochs_reused
+        asked += record.epochs if record.state == "running" else record.run.stop_epochs
     trained = state.epochs_trained
     return Spending(asked=asked, trained=trained, reused=reused, avoided=asked - trained - reused)

@@ -67,7 +67,11 @@ def trials_of(state: StudyState) -> list[Trial]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Grouped:
-    """The trials of the state that was asked of last: the next one differs from it in a record or two."""
+    """The trials of the state that was asked of last.
+
+    In a ledger the next state has the same config and all but a record or two of the same records. Where each is read
+    from the database anew, only the one that was asked of last is known again.
+    """
 
     config: StudyConfig | None = None
     records: tuple[RunRecord, ...] = ()
@@ -82,18 +86,14 @@ def _regrouped(known: _Grouped, state: StudyState) -> _Grouped:
     """The trials of a state, of which only those are made anew whose runs have changed."""
     pairs = zip_longest(state.records, known.records)
     differing = (record for now, before in pairs if now is not before for record in (now, before) if record)
-    changed = {record.run.trial for record in differing if _is_of_trial(record)}
+    changed = {record.run.trial for record in differing if record.run.is_of_search}
     runs: dict[int, list[RunRecord]] = {}
     for record in state.records if changed else ():
-        if record.run.trial in changed and _is_of_trial(record):
+        if record.run.trial in changed and record.run.is_of_search:
             runs.setdefault(record.run.trial, []).append(record)
     trials = {number: trial for number, trial in known.trials.items() if number not in changed}
     trials |= {number: _trial(state, number, of_trial) for number, of_trial in runs.items()}
     return _Grouped(config=state.config, records=state.records, trials=dict(sorted(trials.items())))
-
-
-def _is_of_trial(record: RunRecord) -> bool:
-    return record.run.kind in ("rung", "search")
 
 
 def best_first(trials: Iterable[Trial]) -> list[Trial]:
@@ -105,14 +105,14 @@ def best_first(trials: Iterable[Trial]) -> list[Trial]:
     return sorted(ranked, key=lambda trial: (trial.level - len(trial.ladder), trial.score), reverse=True)
 
 
-def ladder_of(state: StudyState, number: int) -> tuple[Rung, ...]:
+def ladder_of(config: StudyConfig, number: int) -> tuple[Rung, ...]:
     """The rungs of trial `number` below its full run.
 
     Of Hyperband (Li et al. 2018, arXiv 1603.06560) the brackets begin at one rung after the other, and trials are dealt
     to them in turn, so that each bracket gets as many: with few trials Optuna's draw by chance starves some of them.
     """
-    rungs = state.config.rungs
-    return rungs[number % (len(rungs) + 1) :] if state.config.pruner == "hyperband" else rungs
+    rungs = config.rungs
+    return rungs[number % (len(rungs) + 1) :] if config.pruner == "hyperband" else rungs
 
 
 def score_of(state: StudyState, record: RunRecord) -> float:
@@ -138,7 +138,7 @@ def warmup_epochs_of(run: Run) -> float:
 
 
 def _trial(state: StudyState, number: int, runs: list[RunRecord]) -> Trial:
-    ladder = ladder_of(state, number)
+    ladder = ladder_of(state.config, number)
     runs.sort(key=lambda record: (record.run.horizon_epochs, record.run.stop_epochs))
     return Trial(
         number=number,

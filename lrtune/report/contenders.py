@@ -5,6 +5,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from lrtune.core.study import StudyState
+from lrtune.core.trial import BASELINE
 from lrtune.decide.recommend import Contender, Recommendation
 from lrtune.report import wording
 
@@ -65,13 +66,13 @@ def contender_rows(state: StudyState, found: Recommendation | None) -> tuple[Con
 
 def columns_of(state: StudyState, rows: tuple[ContenderRow, ...]) -> tuple[Column, ...]:
     """What there is to say of these rows. The horizon is once in a heading, where a line of 80 is short."""
-    recipes = state.config.recipes
-    reference = wording.recipe_name(state.config, -1)
+    comparison = state.config.is_comparison
+    reference = wording.recipe_name(state.config, BASELINE)
     if len(reference) > 20:
         reference = "the first"
     columns = [
         Column("Search", "search_top1"),
-        Column("Top-1, %" if recipes else "Fresh seeds", "top1"),
+        Column("Top-1, %" if comparison else "Fresh seeds", "top1"),
         Column("Seeds", "num_seeds"),
         Column(f"To {reference}", "difference"),
         Column("Best", "probability_best"),
@@ -81,7 +82,7 @@ def columns_of(state: StudyState, rows: tuple[ContenderRow, ...]) -> tuple[Colum
         Column(wording.count(state.config.epochs, "epoch"), "time"),
         Column("Test", "test_top1"),
     ]
-    left_out = {"search_top1"} if recipes else {"val_loss", "time"}
+    left_out = {"search_top1"} if comparison else {"val_loss", "time"}
     if not tested(rows):
         left_out.add("test_top1")
     return tuple(column for column in columns if column.field not in left_out)
@@ -102,9 +103,9 @@ def tested(rows: tuple[ContenderRow, ...]) -> bool:
 
 def table_note(state: StudyState, rows: tuple[ContenderRow, ...]) -> str:
     """What the columns mean."""
-    recipes, reference = state.config.recipes, wording.recipe_name(state.config, -1)
+    comparison, reference = state.config.is_comparison, wording.recipe_name(state.config, BASELINE)
     said = ["Top-1 in percent: mean ± standard deviation over the seeds."]
-    if not recipes:
+    if not comparison:
         left = any(row.search_top1 == wording.UNKNOWN and row.name != "baseline" for row in rows)
         said = [
             "Top-1 in percent. Search: the one run that the search saw, the best of many and so flattering"
@@ -124,7 +125,7 @@ def table_note(state: StudyState, rows: tuple[ContenderRow, ...]) -> str:
         "Convergence: epoch, median [min, max] over the seeds.",
         "Settled: the epoch from which Top-1 stays near its final level.",
     ]
-    if recipes:
+    if comparison:
         said.append(
             "Final loss: on the validation images, mean over the seeds. "
             f"{wording.count(state.config.epochs, 'epoch')}: the mean time of a run."
@@ -155,13 +156,10 @@ def _off(flattery: float) -> str:
 
 
 def _row(state: StudyState, found: Recommendation, contender: Contender) -> ContenderRow:
-    epochs = state.config.epochs
-    convergence = wording.convergence(contender.convergence, found.target)
-    convergence = convergence.removesuffix(f" of {epochs}").removesuffix(f" in {epochs}")
     recommended = contender.trial == found.best.trial
     marks = []
     if recommended:
-        marks.append("in the lead" if state.config.recipes else "recommended")
+        marks.append("in the lead" if state.config.is_comparison else "recommended")
     # Without fresh seeds nothing is known to be equal either.
     if found.best.top1s and contender.trial in {one.trial for one in found.ties}:
         marks.append("tie")
@@ -175,7 +173,7 @@ def _row(state: StudyState, found: Recommendation, contender: Contender) -> Cont
         num_seeds=len(contender.top1s),
         difference=wording.difference(contender.difference),
         probability_best=wording.probability(contender.probability_best),
-        convergence=convergence,
+        convergence=wording.UNKNOWN if math.isnan(found.target) else contender.convergence.spread,
         settling=wording.number(contender.settling_epoch, 0),
         val_loss=wording.number(fmean(contender.val_losses), 3) if contender.val_losses else wording.UNKNOWN,
         time=wording.duration(contender.seconds),

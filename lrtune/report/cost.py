@@ -96,4 +96,4 @@ def cost_rows(state: StudyState) -> tuple[CostRow, ...]:
             reused = f"{sum(record.epochs_reused for record in records):,}"
             seconds = sum(record.seconds for record in records)
             rows.append(CostRow(purpose, len(records), trained, reused, wording.duration(seconds)))
-    return tuple(rows) if len(rows) > 1 and not state.config.recipes else ()
+    return tuple(rows) if len(rows) > 1 and not state.config.is_comparison else ()

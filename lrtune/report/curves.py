@@ -7,7 +7,7 @@ from statistics import fmean
 
 from lrtune.core.recipe import Recipe
 from lrtune.core.study import StudyState
-from lrtune.core.trial import Measurement, RunRecord
+from lrtune.core.trial import BASELINE, Measurement, RunRecord
 from lrtune.decide.recommend import Contender, Recommendation
 from lrtune.report.contenders import compared
 from lrtune.report.trials import finished_trials
@@ -36,7 +36,7 @@ def lr_curves(state: StudyState, found: Recommendation | None) -> tuple[Curve, .
     if found is None:
         return ()
     shown = [found.best]
-    if state.config.recipes:
+    if state.config.is_comparison:
         shown = list(compared(found))[:NUM_COMPARED_CURVES]
     elif found.baseline is not None and found.baseline.trial != found.best.trial:
         shown.append(found.baseline)
@@ -83,12 +83,12 @@ def learning_curves(state: StudyState, found: Recommendation | None) -> tuple[Cu
     """Top-1 by epoch of the confirmed contenders; without those, of the best of the search; of the baseline always."""
     if found is None:
         return ()
-    if state.config.recipes:
+    if state.config.is_comparison:
         shown = [(c.name, _full_runs(state, c.trial)) for c in compared(found)][:NUM_COMPARED_CURVES]
         return tuple(_learning_curve(name, runs) for name, runs in shown if runs)
     shown = [(c.name, _full_runs(state, c.trial)) for c in compared(found)]
     known = {contender.trial for contender in compared(found)}
-    if not any(c.top1s and c.trial >= 0 for c in found.contenders):
+    if not any(c.top1s and c.trial != BASELINE for c in found.contenders):
         shown += [(f"trial {t.number}", [t.runs[-1]]) for t in finished_trials(state) if t.number not in known]
     others = [(name, runs) for name, runs in shown if name != "baseline"][:NUM_LEARNING_CURVES]
     baseline = [(name, runs) for name, runs in shown if name == "baseline"]
@@ -99,7 +99,7 @@ def _full_runs(state: StudyState, trial: int) -> list[RunRecord]:
     """The runs of a trial with something measured: those with fresh seeds, or the search's own where there are none."""
     whole = (r for r in state.records if r.run.trial == trial and r.run.kind != "rung")
     runs = [r for r in whole if r.measurements and r.state != "failed"]
-    fresh = [r for r in runs if r.run.kind in ("baseline", "confirm")]
+    fresh = [r for r in runs if not r.run.is_of_search]
     return fresh or runs
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from lrtune.core.study import StudyConfig, StudyState
+from lrtune.core.trial import BASELINE
 from lrtune.decide.recommend import Contender, Recommendation
 from lrtune.decide.trials import trials_of
 from lrtune.report import wording
@@ -55,6 +56,17 @@ class Fact(NamedTuple):
     label: str
     value: str
     note: str
+
+
+class Table(NamedTuple):
+    """What is set as a table, in words and numbers."""
+
+    label: str
+    """What it shows, for people who cannot see it."""
+    headings: tuple[str, ...]
+    alignment: str
+    """`l` or `r` for each column: words are set to the left, numbers to the right."""
+    rows: tuple[tuple[object, ...], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,12 +120,12 @@ class Document:
     @property
     def compares(self) -> bool:
         """Whether it is a comparison, which has no search."""
-        return bool(self.report.state.config.recipes)
+        return self.report.state.config.is_comparison
 
     @property
     def reference(self) -> str:
         """What the others are compared with, by name."""
-        return wording.recipe_name(self.report.state.config, -1)
+        return wording.recipe_name(self.report.state.config, BASELINE)
 
     @property
     def replayed(self) -> bool:
@@ -121,6 +133,45 @@ class Document:
         found = self.report.recommendation
         shown = () if found is None else found.contenders if self.compares else (found.best,)
         return any(contender.recipe.decay.name == "plateau" for contender in shown)
+
+    @property
+    def tables(self) -> dict[str, Table]:
+        """By name; all but that of the contenders, of which a terminal shows the columns that it has room for."""
+        return {
+            "published": Table(
+                "Published elsewhere", ("Recipe", "On", "Top-1, %", "Convergence, epoch"), "llrr", self.published
+            ),
+            "rungs": Table(
+                "Rungs",
+                ("Rung", "Trials", "Promoted on score", "Regardless of it", "Kendall's tau"),
+                "lrrrr",
+                self.rungs,
+            ),
+            "finished": Table(
+                "Runs of the search that finished",
+                ("Run", "Recipe", "Top-1, %", "Epochs trained"),
+                "llrr",
+                tuple((run.id, run.recipe, run.top1, run.trained) for run in self.finished),
+            ),
+            "left": Table(
+                "Trials that were left on a rung",
+                ("Trial", "Recipe", "Score, %", "Why"),
+                "llrl",
+                tuple((f"trial-{one.trial:04d}", one.recipe, f"{one.score:.2f}", one.reason) for one in self.left),
+            ),
+            "stopped": Table(
+                "Runs that were stopped early",
+                ("Run", "Recipe", "Top-1, %", "Epochs", "Why"),
+                "llrrl",
+                tuple((run.id, run.recipe, run.top1, run.epochs, _why(run)) for run in self.stopped),
+            ),
+            "cost": Table(
+                "Cost by purpose",
+                ("For", "Runs", "Epochs trained", "Epochs reused", "Training time"),
+                "lrrrr",
+                self.cost_rows,
+            ),
+        }
 
     @property
     def cost_note(self) -> str:
@@ -167,16 +218,21 @@ def compose(report: Report) -> Document:
     )
 
 
+def _why(run: RunRow) -> str:
+    return f"{run.state}: {run.reason}" if run.reason else run.state
+
+
 def _headline(state: StudyState, found: Recommendation | None) -> str:
-    if state.config.recipes:
+    if state.config.is_comparison:
         return f"Comparison of {wording.count(len(state.config.recipes), 'recipe')}"
     if found is None:
         return "Nothing has finished yet."
     sentence = wording.schedule_sentence(found.best.recipe, state.config.epochs)
-    if found.best.trial >= 0:
+    if found.best.trial != BASELINE:
         return sentence
     # Before the search has finished anything, "keep" would claim a comparison that nobody has made.
-    return f"{'Keep the baseline' if finished_trials(state) else 'Only the baseline so far'}: t{sentence[1:]}"
+    kept = "Keep the baseline" if finished_trials(state) else "Only the baseline so far"
+    return f"{kept}: {sentence[0].lower()}{sentence[1:]}"
 
 
 def _facts(state: StudyState, found: Recommendation | None) -> tuple[Fact, ...]:
@@ -184,7 +240,7 @@ def _facts(state: StudyState, found: Recommendation | None) -> tuple[Fact, ...]:
     if found is None:
         return ()
     best = found.best
-    name = f" of {best.name}" if state.config.recipes else ""
+    name = f" of {best.name}" if state.config.is_comparison else ""
     if not best.top1s:
         return (
             _unconfirmed(state, best),
@@ -194,7 +250,7 @@ def _facts(state: StudyState, found: Recommendation | None) -> tuple[Fact, ...]:
     top1, convergence = wording.count(len(best.top1s), "fresh seed"), _reached(best, found.target)
     other = found.baseline if found.baseline is not None and found.baseline.trial != best.trial else None
     if other is not None:
-        reference = wording.recipe_name(state.config, -1)
+        reference = wording.recipe_name(state.config, BASELINE)
         top1 += f"; {reference} {wording.mean_and_spread(other.top1s)} ({len(other.top1s)})"
         convergence += f"; {reference} {wording.convergence(other.convergence, found.target)}"
     facts = [
@@ -204,7 +260,7 @@ def _facts(state: StudyState, found: Recommendation | None) -> tuple[Fact, ...]:
     if other is not None and (difference := best.difference) is not None:
         interval = f"95 % interval [{difference.low:+.2f}, {difference.high:+.2f}]"
         said = interval if math.isfinite(difference.low) else "no interval"
-        facts.append(Fact(f"To {wording.recipe_name(state.config, -1)}, points", f"{difference.mean:+.2f}", said))
+        facts.append(Fact(f"To {wording.recipe_name(state.config, BASELINE)}, points", f"{difference.mean:+.2f}", said))
     if len(found.contenders) > 1:
         tied = f"a tie with {len(found.ties)} of them" if found.ties else "told apart from all others"
         probability = wording.probability(best.probability_best)
@@ -237,7 +293,7 @@ def _reached(contender: Contender, target: float) -> str:
 
 def _target(state: StudyState, found: Recommendation | None) -> str:
     if found is None or (found.baseline is None and math.isnan(found.target)):
-        against = "the first recipe" if state.config.recipes else "the baseline"
+        against = "the first recipe" if state.config.is_comparison else "the baseline"
         return f"No target yet: convergence is measured against {against}, which has not finished."
     if math.isnan(found.target):
         return f"No target: {found.target_source}; give `--target`."
@@ -254,7 +310,7 @@ def _settings(config: StudyConfig) -> Iterator[tuple[str, str]]:
     yield "Label smoothing, augmentation", f"{settings.label_smoothing:g}, {'on' if settings.augment else 'off'}"
     yield "Precision, device", f"{settings.precision}, {settings.device}"
     yield "Validation images", str(config.num_validation)
-    if not config.recipes:
+    if not config.is_comparison:
         yield "Space, budget", f"{config.space_name}, {config.budget}"
         yield "Sampler, pruner", f"{config.sampler}, {config.pruner}"
         yield from _rung_settings(config)

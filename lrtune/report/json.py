@@ -34,7 +34,7 @@ def render_json(document: Document) -> str:
         "command": config.command,
         "environment": dict(config.environment),
         "study": {name: getattr(config, name) for name in names}
-        | {"kind": "comparison" if config.recipes else "search", "recipes": list(map(asdict, config.recipes))}
+        | {"kind": "comparison" if config.is_comparison else "search", "recipes": list(map(asdict, config.recipes))}
         | {"rungs": list(map(str, config.rungs))}
         | {"reduction_factor": config.reduction_factor, "signal": config.signal}
         | {"space": config.space_name, "budget": str(config.budget), "settings": asdict(config.settings)},

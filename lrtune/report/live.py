@@ -15,7 +15,7 @@ from rich.text import Text
 
 from lrtune.core.events import EpochEnded, Event, Note, RunEnded, RunStarted
 from lrtune.core.study import StudyState
-from lrtune.core.trial import Run, RunRecord
+from lrtune.core.trial import BASELINE, Run, RunRecord
 from lrtune.decide.trials import signal_of
 from lrtune.report import wording
 from lrtune.report.progress import Progress, unit_of
@@ -190,5 +190,5 @@ class LiveDisplay:
             name = self._name(best.runs[best.level - 1].run)
             said.append(f"best so far {best.score:.2f} % ({name}: {best.recipe.label})")
         if baseline:
-            said.append(f"{wording.recipe_name(self._progress.config, -1)} {wording.mean_and_spread(baseline)} %")
+            said.append(f"{wording.recipe_name(self._progress.config, BASELINE)} {wording.mean_and_spread(baseline)} %")
         return Text("; ".join(said), style="green", overflow="ellipsis", no_wrap=True) if said else None

@@ -20,9 +20,9 @@ _PHASES = {"baseline": "baseline", "rung": "search", "search": "search", "confir
 
 def _phase_of(config: StudyConfig, run: Run) -> str:
     """Where a study is that trains `run`; seeds beyond its first are what the baseline gets in the confirmation."""
-    if config.recipes:
+    if config.is_comparison:
         return "comparison"
-    more = run.kind == "baseline" and run.seed not in fresh_seeds(StudyState(config=config))
+    more = run.kind == "baseline" and run.seed not in fresh_seeds(config)
     return "confirmation" if more else _PHASES[run.kind]
 
 
@@ -47,7 +47,7 @@ def _kind(run: Run) -> Kind:
 
 def unit_of(config: StudyConfig) -> BudgetUnit:
     """What a study is measured in: its budget, or its plan; a comparison has no other than that."""
-    return "trials" if config.recipes else config.budget.unit
+    return "trials" if config.is_comparison else config.budget.unit
 
 
 def expected_runs(config: StudyConfig) -> Mapping[Kind, int]:
@@ -58,13 +58,13 @@ def expected_runs(config: StudyConfig) -> Mapping[Kind, int]:
     one too, of its recipes.
     """
     full = config.epochs
-    num_confirmed = len(config.recipes) - 1 if config.recipes else config.num_confirmed
+    num_confirmed = len(config.recipes) - 1 if config.is_comparison else config.num_confirmed
     expected: Counter[Kind] = Counter({
         ("baseline", full, full): config.num_seeds, ("confirm", full, full): num_confirmed * config.num_seeds,
     })  # fmt: skip
-    if config.recipes:
+    if config.is_comparison:
         return expected
-    ladders = Counter(ladder_of(StudyState(config=config), number) for number in range(int(config.budget.amount)))
+    ladders = Counter(ladder_of(config, number) for number in range(int(config.budget.amount)))
     for ladder, num_trials in ladders.items():
         for level, rung in enumerate(ladder, start=1):
             expected["rung", rung.epochs if rung.compressed else full, rung.epochs] += num_trials
@@ -95,7 +95,7 @@ class Progress:
     @staticmethod
     def of(state: StudyState) -> "Progress":
         """Where a study stands when it is begun or taken up again."""
-        first = "comparison" if state.config.recipes else "range test"
+        first = "comparison" if state.config.is_comparison else "range test"
         over = {record.run.id: record for record in state.records if record.state != "running"}
         progress = Progress(
             config=state.config,
@@ -135,7 +135,7 @@ class Progress:
     def num_trials(self) -> int:
         """Trials begun."""
         runs = (*(record.run for record in self.records.values()), *(one.run for one in self.running.values()))
-        return len({run.trial for run in runs if run.kind in ("rung", "search")})
+        return len({run.trial for run in runs if run.is_of_search})
 
     @property
     def num_ended_of_phase(self) -> int:
@@ -192,13 +192,13 @@ class Progress:
             begun[_kind(one.run)] += 1
             done[_kind(one.run)] += one.epochs
         plan = {
-            kind: expected if kind[0] in ("rung", "search") else max(expected, begun[kind])
+            kind: expected if _PHASES[kind[0]] == "search" else max(expected, begun[kind])
             for kind, expected in self.expected.items()
         }
         all_begun = self.num_trials >= self.config.budget.amount
         behind = 0
         for kind, expected in plan.items():
             epochs = expected * kind[2]
-            over = all_begun and self.phase == "confirmation" and kind[0] in ("rung", "search")
+            over = all_begun and self.phase == "confirmation" and _PHASES[kind[0]] == "search"
             behind += epochs if over else min(done[kind], epochs)
         return behind, sum(expected * kind[2] for kind, expected in plan.items())

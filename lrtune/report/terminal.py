@@ -103,10 +103,10 @@ def _table(document: Document, *, wide: bool) -> Table:
 
 
 def _rung_table(document: Document) -> Table:
-    table = _plain_table()
-    for heading in ("Rung", "Trials", "Promoted on score", "Regardless of it", "Kendall's tau"):
-        table.add_column(heading, justify="left" if heading == "Rung" else "right")
-    for row in document.rungs:
+    rungs, table = document.tables["rungs"], _plain_table()
+    for heading, side in zip(rungs.headings, rungs.alignment, strict=True):
+        table.add_column(heading, justify="left" if side == "l" else "right")
+    for row in rungs.rows:
         table.add_row(*(Text(str(cell)) for cell in row), style="dim")
     return table
 

@@ -111,7 +111,7 @@ def rung_note(state: StudyState) -> str:
 def run_row(config: StudyConfig, record: RunRecord) -> RunRow:
     """A run as it is listed among its like."""
     return RunRow(
-        id=wording.run_name(config, record.run) if config.recipes else record.run.id,
+        id=wording.run_name(config, record.run) if config.is_comparison else record.run.id,
         recipe=record.run.recipe.label,
         state=record.state,
         epochs=f"{record.epochs} of {record.run.stop_epochs}",

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any, assert_never
 
+from lrtune.core.optimizers import ABOUT
 from lrtune.core.recipe import (
     WSD,
     Constant,
@@ -19,23 +20,12 @@ from lrtune.core.recipe import (
     Step,
 )
 from lrtune.core.study import RangeResult, Rung, StudyConfig
-from lrtune.core.trial import Run
+from lrtune.core.trial import BASELINE, Run
 from lrtune.decide.convergence import Convergence
 from lrtune.decide.noise import Difference
 
 UNKNOWN = "–"
-OPTIMIZER_NAMES = {
-    "sgd": "SGD",
-    "adagrad": "Adagrad",
-    "rmsprop": "RMSprop",
-    "adam": "Adam",
-    "adamw": "AdamW",
-    "lamb": "LAMB",
-    "adabound": "AdaBound",
-    "schedule-free-sgd": "Schedule-Free SGD",
-    "schedule-free-adamw": "Schedule-Free AdamW",
-    "prodigy": "Prodigy",
-}
+OPTIMIZER_NAMES = {name: about.title for name, about in ABOUT.items()}
 
 
 def number(value: float, digits: int = 2) -> str:
@@ -84,14 +74,14 @@ def count(amount: float, noun: str) -> str:
 
 def recipe_name(config: StudyConfig, trial: int) -> str:
     """`baseline` or `trial 7`; in a comparison what the recipe is called there."""
-    if config.recipes:
+    if config.is_comparison:
         return config.recipes[max(trial, 0)].name
-    return "baseline" if trial < 0 else f"trial {trial}"
+    return "baseline" if trial == BASELINE else f"trial {trial}"
 
 
 def run_name(config: StudyConfig, run: Run) -> str:
     """`trial-0007 on rung c3`, or `adamw, seed 2` in a comparison; of any other run its id."""
-    if config.recipes:
+    if config.is_comparison:
         return f"{recipe_name(config, run.trial)}, seed {run.seed}"
     if run.kind != "rung":
         return run.id

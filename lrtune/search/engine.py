@@ -22,7 +22,7 @@ HEARTBEAT_S = 20.0
 Emit = Callable[[Event], None]
 
 
-class Study(Protocol):
+class Store(Protocol):
     """What an engine needs of a study's store."""
 
     def state(self) -> StudyState:
@@ -51,7 +51,7 @@ class Study(Protocol):
 class Bench:
     """What an engine works with."""
 
-    study: Study
+    store: Store
     worker: str
     ask: Ask
     emit: Emit
@@ -59,23 +59,23 @@ class Bench:
 
 def begin(run: Run, bench: Bench) -> RunRecord:
     """Begins a run that this worker has claimed, or goes on with it."""
-    study = bench.study.state()
-    record = next(r for r in study.records if r.run.id == run.id)
+    state = bench.store.state()
+    record = next(r for r in state.records if r.run.id == run.id)
     bench.emit(RunStarted(run, record.epochs))
-    return _judge(record, study, bench)
+    return _judge(record, state, bench)
 
 
 def take(record: RunRecord, measurement: Measurement, bench: Bench) -> RunRecord:
     """Records a measurement before it is shown or judged. A run that is not `running` after it has ended."""
-    bench.study.record(record.run, measurement)
+    bench.store.record(record.run, measurement)
     record = replace(record, measurements=(*record.measurements, measurement))
     bench.emit(EpochEnded(record.run, measurement))
-    return _judge(record, bench.study.state(), bench)
+    return _judge(record, bench.store.state(), bench)
 
 
 def end(record: RunRecord, state: RunState, reason: str, bench: Bench) -> RunRecord:
     """Records how a run ended."""
-    bench.study.finish(record.run, state, reason)
+    bench.store.finish(record.run, state, reason)
     record = replace(record, state=state, reason=reason)
     bench.emit(RunEnded(record))
     return record
@@ -87,13 +87,13 @@ def fail(record: RunRecord, error: LrtuneError, bench: Bench) -> RunRecord:
     Raises:
         TaskError: not one epoch of this task was ever trained: the fault is not the run's.
     """
-    if isinstance(error, TaskError) and not any(r.measurements for r in bench.study.state().records):
+    if isinstance(error, TaskError) and not any(r.measurements for r in bench.store.state().records):
         raise error
     return end(record, "failed", str(error), bench)
 
 
 @contextmanager
-def heartbeat(study: Study, runs: Callable[[], Iterable[Run]]) -> Iterator[None]:
+def heartbeat(store: Store, runs: Callable[[], Iterable[Run]]) -> Iterator[None]:
     """Keeps the claims on the runs at work alive through epochs that are longer than a lease."""
     over = threading.Event()
 
@@ -101,7 +101,7 @@ def heartbeat(study: Study, runs: Callable[[], Iterable[Run]]) -> Iterator[None]
         while not over.wait(HEARTBEAT_S):
             for run in runs():
                 with suppress(LrtuneError):  # trouble that does not pass is met by the next measurement
-                    study.heartbeat(run)
+                    store.heartbeat(run)
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
@@ -112,7 +112,7 @@ def heartbeat(study: Study, runs: Callable[[], Iterable[Run]]) -> Iterator[None]
         thread.join()
 
 
-def _judge(record: RunRecord, study: StudyState, bench: Bench) -> RunRecord:
+def _judge(record: RunRecord, state: StudyState, bench: Bench) -> RunRecord:
     """Ends a run whose measurements say so; on resuming too, as a kill may come before an end is recorded."""
     if record.measurements and record.measurements[-1].diverged:
         last = record.measurements[-1]
@@ -120,5 +120,5 @@ def _judge(record: RunRecord, study: StudyState, bench: Bench) -> RunRecord:
         return end(record, "diverged", reason, bench)
     if record.epochs >= record.run.stop_epochs:
         return end(record, "completed", "", bench)
-    decision = prune(record, study)
+    decision = prune(record, state)
     return end(record, "pruned", decision.reason, bench) if decision.prune else record

@@ -31,15 +31,17 @@ def on_grid(recipe: Recipe, space: Space) -> Recipe:
     return replace(recipe, peak_lr=peak_lr)
 
 
-def cheapest_nearby(suggested: Sequence[Recipe], state: StudyState, space: Space, *, but: Container[Recipe]) -> Recipe:
+def cheapest_nearby(
+    suggested: Sequence[Recipe], state: StudyState, space: Space, *, exclude: Container[Recipe]
+) -> Recipe:
     """Of the recipes suggested and their neighbours on the grid, the one that costs least.
 
     That is the one of which most is trained already. Of those that are equal in this the first, a suggestion before its
-    neighbours; none of `but` unless there is no other.
+    neighbours; none of `exclude` unless there is no other.
     """
     trained: dict[Recipe, float] = {}
     for record in state.records:
-        if record.run.kind in ("rung", "search") and record.run.horizon_epochs == state.config.epochs:
+        if record.run.is_of_search and record.run.horizon_epochs == state.config.epochs:
             head, trunk = _head(record.run.recipe), trunk_epochs(record.run.recipe, state.config.epochs)
             trained[head] = max(trained.get(head, 0.0), min(trunk, record.epochs))
 
@@ -47,7 +49,7 @@ def cheapest_nearby(suggested: Sequence[Recipe], state: StudyState, space: Space
         return math.floor(min(trained.get(_head(candidate), 0.0), trunk_epochs(candidate, state.config.epochs)))
 
     near = [*suggested, *(neighbour for recipe in suggested for neighbour in _nearby(recipe, space))]
-    return max([recipe for recipe in near if recipe not in but] or near, key=saved)  # the first of equals
+    return max([recipe for recipe in near if recipe not in exclude] or near, key=saved)  # the first of equals
 
 
 def trunk_epochs(recipe: Recipe, epochs: int) -> float:

@@ -52,12 +52,12 @@ def work(bench: Workbench) -> Done:
         TaskError: the task failed before any run of the study got through an epoch.
     """
     while True:
-        step = next_run(bench.study.state(), bench.ask)
+        step = next_run(bench.store.state(), bench.ask)
         if isinstance(step, Done):
             return step
         if isinstance(step, Wait):
             time.sleep(POLL_S)
-        elif bench.study.claim(step, bench.worker):
+        elif bench.store.claim(step, bench.worker):
             work_on(step, bench)
 
 
@@ -65,14 +65,14 @@ def work_on(run: Run, bench: Workbench) -> None:
     """Trains one run that this worker has claimed, to whatever end it comes to."""
     ended = False
     try:
-        with heartbeat(bench.study, lambda: [run]):
+        with heartbeat(bench.store, lambda: [run]):
             record = begin(run, bench)
             if record.state == "running":
                 _train(record, bench)
         ended = True
     finally:
         if not ended:  # interrupted: whoever comes next goes on from the last epoch
-            bench.study.release(run)
+            bench.store.release(run)
 
 
 def work_in_lanes(open_lane: OpenLane, num_lanes: int, emit: Emit) -> Done:
@@ -200,7 +200,7 @@ def _leave_with_parent() -> None:
 def _train(record: RunRecord, bench: Workbench) -> None:
     """Draws measurements until the run is over."""
     try:
-        for measurement in bench.train(record.run, bench.study.state()):
+        for measurement in bench.train(record.run, bench.store.state()):
             if measurement.epoch <= record.epochs:
                 continue  # recorded before its process was killed
             record = take(record, measurement, bench)

@@ -44,7 +44,7 @@ class Trainer(Protocol):
         """See `lrtune.training.loop.Trainer.train`."""
 
 
-class Checkpoints(Protocol):
+class States(Protocol):
     """What is needed of a store of states. It may lose any of them: that costs time and nothing else."""
 
     def load(self, key: str) -> State | None:
@@ -136,7 +136,7 @@ def known_epochs(
 
 
 def train(
-    run: Run, ground: str, known: Mapping[str, Measurement], trainer: Trainer, checkpoints: Checkpoints
+    run: Run, ground: str, known: Mapping[str, Measurement], trainer: Trainer, states: States
 ) -> Iterator[Measurement]:
     """A run's measurements from its first epoch on, of which only those that are new are trained.
 
@@ -145,7 +145,7 @@ def train(
         ground: its key before the first step.
         known: measurements by key, from this run before it was killed or from any other.
         trainer: trains what is new.
-        checkpoints: states by key.
+        states: of training, by key.
 
     Yields:
         A measurement an epoch, `reused` where it comes from `known`.
@@ -153,7 +153,7 @@ def train(
     prefix = Prefix(schedule=schedule_of(run, trainer.steps_per_epoch), ground=ground)
     while len(prefix.measurements) < run.stop_epochs:
         key = prefix.next_key
-        found = known.get(key) or _saved(run, key, checkpoints)
+        found = known.get(key) or _saved(run, key, states)
         if found is None:
             break
         prefix = prefix.plus(found)
@@ -163,7 +163,7 @@ def train(
     if len(prefix.measurements) == run.stop_epochs:
         return
     num_known = len(prefix.measurements)
-    start, state = _latest(prefix, checkpoints)
+    start, state = _latest(prefix, states)
 
     def save(measurement: Measurement, state: State) -> None:
         nonlocal prefix
@@ -172,9 +172,9 @@ def train(
         before = prefix
         prefix = prefix.plus(replace(measurement, prefix=prefix.next_key))
         trained = {"run": run.id, "measurement": asdict(prefix.measurements[-1])}
-        checkpoints.save(prefix.key, state | trained, measurement.epoch)
+        states.save(prefix.key, state | trained, measurement.epoch)
         if measurement.epoch - 1 > num_known and not before.ends_on_trunk:
-            checkpoints.drop(before.key)
+            states.drop(before.key)
 
     again_s = 0.0
     for measurement in trainer.train(run, history=prefix.measurements[:start], state=state, save=save):
@@ -187,16 +187,16 @@ def train(
         yield measurement
 
 
-def _saved(run: Run, key: str, checkpoints: Checkpoints) -> Measurement | None:
+def _saved(run: Run, key: str, states: States) -> Measurement | None:
     """The measurement of an epoch that was saved and is not recorded yet, as its run was killed or is under way."""
-    state = checkpoints.load(key)
+    state = states.load(key)
     return Measurement(**state["measurement"] | {"reused": state["run"] != run.id}) if state is not None else None
 
 
-def _latest(prefix: Prefix, checkpoints: Checkpoints) -> tuple[int, State | None]:
+def _latest(prefix: Prefix, states: States) -> tuple[int, State | None]:
     """The latest checkpoint of a prefix and the number of epochs in it; 0 and `None` where none is left."""
     for measurement in reversed(prefix.measurements):
-        state = checkpoints.load(measurement.prefix)
+        state = states.load(measurement.prefix)
         if state is not None:
             return measurement.epoch, state
     return 0, None

@@ -30,7 +30,7 @@ MAX_SEEN = 250
 """Trials that the sampler is shown: half of them the latest, the others the best. TPE tells at most the best 25 from
 the rest (`default_gamma`), which are the same 25 so, and each question costs what it copies."""
 EXPLORED_EVERY = 3
-"""One in so many trials is taken as suggested, whatever it costs: the cheapest alone keep to what is known."""
+"""One in so many trials is taken as suggested, whatever it costs: the cheapest would never leave what is trained."""
 WORST = -100.0
 """Value of a trial that diverged or was pruned."""
 NUM_CANDIDATES = 16
@@ -52,20 +52,24 @@ def ask(state: StudyState, number: int) -> Recipe:
     if number < len(known):
         return known[number]
     study = _in_memory(state, space, number)
+
+    def suggest() -> Recipe:
+        return on_grid(_suggest(study.ask(), space, state.config.baseline), space)
+
     if state.config.sampler == "qmc":  # its sequence is walked from the start; the others have no position
         for _ in range(number - len(known)):
-            _suggest(study.ask(), space, state.config.baseline)
-    suggested = [on_grid(_suggest(study.ask(), space, state.config.baseline), space)]
+            suggest()
     tried = {trial.recipe for trial in trials_of(state)}
-    compressed = any(rung.compressed for rung in ladder_of(state, number))  # hardly an epoch of it could be shared
-    as_suggested = compressed or number % EXPLORED_EVERY == 0
-    while len(suggested) < NUM_CANDIDATES and (not as_suggested or suggested[-1] in tried):
-        if as_suggested and len(suggested) == NUM_REPEATED:
+    compressed = any(rung.compressed for rung in ladder_of(state.config, number))  # hardly an epoch could be shared
+    if not compressed and number % EXPLORED_EVERY != 0:
+        return cheapest_nearby([suggest() for _ in range(NUM_CANDIDATES)], state, space, exclude=tried)
+    for count in range(1, NUM_CANDIDATES + 1):
+        recipe = suggest()
+        if recipe not in tried:
+            break
+        if count == NUM_REPEATED:
             study.sampler = optuna.samplers.RandomSampler(seed=_seed(f"{state.config.seed} repeated {number}"))
-        suggested.append(on_grid(_suggest(study.ask(), space, state.config.baseline), space))
-    if as_suggested:
-        return suggested[-1]
-    return cheapest_nearby(suggested, state, space, but=tried)
+    return recipe
 
 
 def fitted_space(state: StudyState) -> Space:

@@ -30,8 +30,8 @@ class Sweep:
         self._ground = ground
         self._max_retries = max_retries
         self._at_work: dict[str, RunRecord] = {}
-        self._known = reuse.known_measurements(bench.study.state())
-        self._steps_per_epoch = bench.study.state().config.steps_per_epoch
+        self._known = reuse.known_measurements(bench.store.state())
+        self._steps_per_epoch = bench.store.state().config.steps_per_epoch
         self._waiting = False
         self._reasons: dict[str, str] = {}
         self.retries: dict[str, int] = {}
@@ -51,13 +51,13 @@ class Sweep:
         if self._waiting:
             return Wait()
         while True:
-            step = next_run(self._bench.study.state(), self._bench.ask)
+            step = next_run(self._bench.store.state(), self._bench.ask)
             if isinstance(step, Done):
                 return step
             if isinstance(step, Wait):
                 self._waiting = bool(self._at_work)  # until one of them ends, the answer is the same
                 return step
-            if self._bench.study.claim(step, self._bench.worker):
+            if self._bench.store.claim(step, self._bench.worker):
                 assignment = self._begin(step)
                 if assignment is not None:
                     return assignment
@@ -89,7 +89,7 @@ class Sweep:
         self._reasons[run_id] = why
         if count <= self._max_retries:
             record = self._at_work[run_id]
-            self._bench.study.count_retry(record.run)
+            self._bench.store.count_retry(record.run)
             self._at_work[run_id] = replace(record, retries=record.retries + 1)
             self._bench.emit(Note(f"{run_id} lost its worker, because {why}: {left}"))
 
@@ -103,11 +103,11 @@ class Sweep:
     def at_work(self) -> Iterator[None]:
         """Keeps the claims on the runs alive; what has not ended in the end is given back, for whoever comes next."""
         try:
-            with heartbeat(self._bench.study, lambda: self.runs):
+            with heartbeat(self._bench.store, lambda: self.runs):
                 yield
         finally:
             for run in self.runs:
-                self._bench.study.release(run)
+                self._bench.store.release(run)
             self._at_work.clear()
             self._waiting = False
 

@@ -11,9 +11,9 @@ from ray import tune
 from lrtune.core.errors import InputError, TaskError, TrialError
 from lrtune.core.trial import Assignment, Measurement
 
-Train = Callable[[Assignment], Iterator[Measurement]]
+Training = Callable[[Assignment], Iterator[Measurement]]
 """The measurements of a run from its first epoch on."""
-OpenTraining = Callable[[], Train]
+OpenTraining = Callable[[], Training]
 """Opens the training in a worker process; picklable."""
 
 

@@ -68,7 +68,7 @@ def url_of(folder):
 
 def sweep(store, training, address, *, emit=lambda event: None, ground=lambda run: "", **options):
     """Trains a study on a cluster; also the sweep, for what it counted."""
-    bench = Bench(study=Ledger(store), worker=this_worker(), ask=ask, emit=emit)
+    bench = Bench(store=Ledger(store), worker=this_worker(), ask=ask, emit=emit)
     ray = Ray(**options)
     one = Sweep(bench, ground=ground, max_retries=ray.max_retries)
     with connect(address, cpus_per_trial=ray.cpus_per_trial, gpus_per_trial=0) as cluster:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lrtune.core.recipe import Recipe
 from lrtune.core.study import Budget, Rung, StudyState
 from lrtune.core.trial import Run, RunRecord
-from lrtune.decide.plan import MAX_FAILURES, Done, Wait, is_done, next_run
+from lrtune.decide.plan import MAX_FAILURES, Done, Wait, next_run, outcome
 from lrtune.decide.race import fresh_seeds
 from lrtune.decide.trials import best_first, trials_of
 from tests.studies import BASELINE, config_of, measurement, record, state_of
@@ -54,9 +54,9 @@ def study(budget, *, jobs=1, kill_share=0.0, early_end_share=0.0, rng=None, **co
         step = next_run(state, ask) if len(working) < jobs else Wait()
         if isinstance(step, Done):
             assert not working
-            assert is_done(state)
+            assert outcome(state) == step
             return state, started
-        assert not is_done(state)
+        assert outcome(state) is None
         orphans = [r.run for r in state.records if r.orphaned]
         if isinstance(step, Run):
             if orphans:
@@ -150,7 +150,7 @@ def test_a_space_in_which_everything_was_tried_ends_the_search(tried, goes_on):
 
 
 def test_fresh_seeds_are_none_of_the_search():
-    assert list(fresh_seeds(state_of(seed=5, num_seeds=4))) == [6, 7, 8, 9]
+    assert list(fresh_seeds(config_of(seed=5, num_seeds=4))) == [6, 7, 8, 9]
 
 
 def test_the_sampler_is_asked_with_what_is_known():
@@ -324,7 +324,7 @@ def test_side_by_side_every_trial_is_trained_once(jobs, early, kill, rng):
 )
 def test_waiting_and_being_done(state, expected):
     assert next_run(state, ask) == expected
-    assert is_done(state) == isinstance(expected, Done)
+    assert outcome(state) == (expected if isinstance(expected, Done) else None)
 
 
 def failures(*states, budget=50):

@@ -7,9 +7,9 @@ import pytest
 from lrtune.core.recipe import NamedRecipe, Recipe
 from lrtune.core.study import Budget
 from lrtune.core.trial import RunRecord
-from lrtune.decide.plan import Done, is_done, next_run
+from lrtune.decide.plan import Done, next_run, outcome
 from lrtune.decide.race import entrants, fresh_seeds, runs_of_race, standings, still_open
-from tests.studies import BASELINE, measurement, record, state_of
+from tests.studies import BASELINE, config_of, measurement, record, state_of
 
 
 def study(score, num_trials=3, **changes):
@@ -118,9 +118,9 @@ def test_a_comparison_trains_every_recipe_with_every_seed_and_searches_nothing()
     assert seeds_of(state) == {-1: [1, 2], 1: [1, 2], 2: [1, 2]}
     assert {r.run.trial: r.run.recipe for r in state.records} == {-1: BASELINE, 1: Recipe(warmup_epochs=1), 2: BASELINE}
     assert [(one.number, one.name) for one in entrants(state)] == [(1, "warm"), (2, "mine again")]
-    assert is_done(state)
+    assert outcome(state)
 
 
 @pytest.mark.parametrize("seed", [0, 5])
 def test_fresh_seeds_follow_the_one_of_the_search(seed):
-    assert list(fresh_seeds(state_of(seed=seed, num_seeds=3))) == [seed + 1, seed + 2, seed + 3]
+    assert list(fresh_seeds(config_of(seed=seed, num_seeds=3))) == [seed + 1, seed + 2, seed + 3]

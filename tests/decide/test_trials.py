@@ -8,7 +8,7 @@ import pytest
 from lrtune.core.recipe import Cosine, Recipe
 from lrtune.core.study import Rung, TrainSettings
 from lrtune.decide.trials import best_first, ladder_of, score_of, signal_of, trials_of, warmup_epochs_of
-from tests.studies import full_run, measurement, record, state_of
+from tests.studies import config_of, full_run, measurement, record, state_of
 
 C1, FIRST_2 = Rung(1, compressed=True), Rung(2)
 RUNGS = (C1, FIRST_2)
@@ -123,8 +123,8 @@ def test_of_several_ladders_those_come_first_that_have_the_fewest_rungs_left():
     ],
 )
 def test_ladders(pruner, ladders):
-    state = state_of(pruner=pruner, rungs=RUNGS)
-    assert [ladder_of(state, number) for number in range(6)] == ladders
+    config = config_of(pruner=pruner, rungs=RUNGS)
+    assert [ladder_of(config, number) for number in range(6)] == ladders
 
 
 @pytest.mark.parametrize(

@@ -306,6 +306,12 @@ def test_study_on_rungs(climbed):
     assert [point.state for point in document.points if point.state != "left"] == ["completed", "completed", "diverged"]
 
 
+@pytest.mark.parametrize("study", ["done", "climbed", "comparison"])
+def test_each_column_of_a_table_has_a_heading_and_a_side(request, study):
+    for table in compose(request.getfixturevalue(study)).tables.values():
+        assert {len(row) for row in table.rows} <= {len(table.headings)} == {len(table.alignment)}
+
+
 def test_brackets_are_told_apart(climbing_config):
     config = replace(climbing_config, pruner="hyperband", rungs=Rung.parse("2,4"))
     rows = compose(report_of(StudyState(config=config, records=climbing_records()[:2]))).rungs

@@ -106,7 +106,7 @@ def open_store(url, config):
 
 
 def make_bench(store, *, train=train, emit=lambda event: None):
-    return Workbench(study=store, worker=this_worker(), train=train, ask=ask, emit=emit)
+    return Workbench(store=store, worker=this_worker(), train=train, ask=ask, emit=emit)
 
 
 @dataclass(frozen=True)

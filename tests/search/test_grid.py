@@ -158,27 +158,27 @@ CHEAPEST = {
 @pytest.mark.parametrize(("suggested", "records", "expected"), CHEAPEST.values(), ids=CHEAPEST)
 def test_of_neighbours_the_cheapest_is_taken(suggested, records, expected):
     state = state_of(*records, epochs=EPOCHS)
-    assert cheapest_nearby(suggested, state, space_of(), but=()) == expected
+    assert cheapest_nearby(suggested, state, space_of(), exclude=()) == expected
 
 
 @pytest.mark.parametrize(
-    ("but", "expected"),
+    ("tried", "expected"),
     [
         ([], wsd()),
         ([wsd()], wsd(HIGH_1)),
         ([wsd(), wsd(HIGH_1)], None),  # nothing is known of the others, so any that is left
     ],
 )
-def test_what_was_tried_is_not_taken_again(but, expected):
+def test_what_was_tried_is_not_taken_again(tried, expected):
     state = state_of(trained(HERE, 9), trained(HIGH_1, 5), epochs=EPOCHS)
-    found = cheapest_nearby([wsd()], state, space_of(), but=but)
-    assert found not in but
+    found = cheapest_nearby([wsd()], state, space_of(), exclude=tried)
+    assert found not in tried
     assert expected in (found, None)
 
 
 def test_where_there_is_nothing_else_it_is_taken_again():
     space = space_of(peak_lr="0.1", warmup="0")
-    assert cheapest_nearby([wsd()], state_of(epochs=EPOCHS), space, but=[wsd()]) == wsd()
+    assert cheapest_nearby([wsd()], state_of(epochs=EPOCHS), space, exclude=[wsd()]) == wsd()
 
 
 @pytest.mark.parametrize(
@@ -193,4 +193,4 @@ def test_where_there_is_nothing_else_it_is_taken_again():
 )
 def test_neighbours_are_of_the_space(space):
     state = state_of(trained(HIGH_1, 9), trained(LOW_1, 9), epochs=EPOCHS)
-    assert cheapest_nearby([wsd()], state, space, but=()) == wsd()
+    assert cheapest_nearby([wsd()], state, space, exclude=()) == wsd()

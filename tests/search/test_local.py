@@ -20,7 +20,7 @@ from lrtune.core.errors import InputError, LrtuneError, StoreError, TaskError, T
 from lrtune.core.events import EpochEnded, Note, RunEnded, RunStarted
 from lrtune.core.recipe import WSD, Constant, Cosine, Recipe, Step
 from lrtune.core.study import Budget, Rung
-from lrtune.decide.plan import is_done
+from lrtune.decide.plan import outcome
 from lrtune.search.local import work, work_in_lanes, work_on, work_side_by_side
 from lrtune.store.workers import this_worker
 from tests.search.fake_objective import (
@@ -251,7 +251,7 @@ def test_with_rungs_and_reuse_no_budget_is_exceeded(unit, amount, rungs, pruner,
     for state in search(config, any_recipe, trainer, MiniStates()):
         assert state.spent(unit) <= budget.amount + 1e-9
         assert state.epochs_trained == len(trainer.trained)
-    assert is_done(state)
+    assert outcome(state)
 
 
 def any_recipe(state, number):

@@ -287,7 +287,7 @@ def on_rungs(*ends, number=0, rungs=(C1, FIRST_4), pruner="fair"):
     recipe = Recipe(peak_lr=0.1, decay=Linear())
     config = make_config(rungs=rungs, pruner=pruner, space="quick", signal="raw")
     records = []
-    for rung, end in zip((*ladder_of(StudyState(config=config), number), None), ends, strict=False):
+    for rung, end in zip((*ladder_of(config, number), None), ends, strict=False):
         top1s = [] if isinstance(end, str) else [end] * (rung.epochs if rung else EPOCHS)
         state = end if isinstance(end, str) else "completed"
         records.append(

@@ -136,7 +136,7 @@ class Swept:
 def swept(store, train, *, asked=ask, emit=lambda event: None, **kwargs):
     """The sweep of a study on a cluster of its own."""
     cluster = Cluster(train, **kwargs)
-    bench = Bench(study=store, worker=this_worker(), ask=asked, emit=emit)
+    bench = Bench(store=store, worker=this_worker(), ask=asked, emit=emit)
     sweep = Sweep(bench, ground=ground_of, max_retries=cluster.max_retries)
     return Swept(cluster.work(sweep), sweep, cluster)
 
@@ -457,7 +457,7 @@ def test_what_another_run_trained_meanwhile_is_not_trained_by_the_next_worker(ur
     store = open_store(url, make_config(budget=Budget(2, "trials"), num_seeds=1, pruner="none"))
     trunk, branch = Recipe(decay=Constant()), Recipe(decay=WSD(cooldown_frac=0.25))
     trainer, states, events = MiniTrainer(steps_per_epoch=STEPS), MiniStates(), []
-    bench = Bench(study=store, worker=this_worker(), ask=table(trunk, branch), emit=events.append)
+    bench = Bench(store=store, worker=this_worker(), ask=table(trunk, branch), emit=events.append)
     sweep = Sweep(bench, ground=ground_of, max_retries=1)
     with sweep.at_work():
         baseline, one, two = (Worker(sweep.next(), reusing(trainer, states)) for _ in range(3))
@@ -621,7 +621,7 @@ def test_while_nothing_has_ended_nothing_is_asked_again(url):
         numbers_asked.append(number)
         return Recipe(peak_lr=0.1 * (1 + number))
 
-    bench = Bench(study=study, worker=this_worker(), ask=counted, emit=lambda event: None)
+    bench = Bench(store=study, worker=this_worker(), ask=counted, emit=lambda event: None)
     sweep = Sweep(bench, ground=ground_of, max_retries=0)
     with sweep.at_work():
         workers = {}
@@ -664,7 +664,7 @@ def test_somebody_elses_run_is_waited_for_and_looked_at_each_time(url, opened):
     store = open_store(url, make_config(budget=Budget(1, "trials"), num_seeds=1))
     theirs = next_run(store.state(), ask)
     store.claim(theirs, "elsewhere/1/0.00")
-    bench = Bench(study=opened(store), worker=this_worker(), ask=ask, emit=lambda event: None)
+    bench = Bench(store=opened(store), worker=this_worker(), ask=ask, emit=lambda event: None)
     sweep = Sweep(bench, ground=ground_of, max_retries=0)
     with sweep.at_work():
         while isinstance(step := sweep.next(), Assignment):
@@ -682,7 +682,7 @@ def test_a_run_whose_owner_is_gone_goes_on_from_his_last_epoch(url, opened):
     store = open_store(url, make_config(budget=Budget(1, "trials"), num_seeds=1))
     theirs = next_run(store.state(), ask)
     store.claim(theirs, "elsewhere/1/0.00")
-    bench = Bench(study=opened(store), worker=this_worker(), ask=ask, emit=lambda event: None)
+    bench = Bench(store=opened(store), worker=this_worker(), ask=ask, emit=lambda event: None)
     sweep = Sweep(bench, ground=ground_of, max_retries=0)
     for measured in alone(theirs, 2):
         store.record(theirs, measured)
@@ -697,7 +697,7 @@ def test_a_run_whose_owner_is_gone_goes_on_from_his_last_epoch(url, opened):
 def test_the_claims_of_all_runs_at_work_are_kept_alive(url, monkeypatch, hiccups):
     monkeypatch.setattr(engine, "HEARTBEAT_S", 0.01)
     study = Watched(open_store(url, make_config()), hiccups)
-    bench = Bench(study=study, worker=this_worker(), ask=ask, emit=lambda event: None)
+    bench = Bench(store=study, worker=this_worker(), ask=ask, emit=lambda event: None)
     sweep = Sweep(bench, ground=ground_of, max_retries=0)
     before = threading.active_count()
     with sweep.at_work():

@@ -35,6 +35,6 @@ PRUNERS: dict[PrunerName, Rule] = {
 def prune(record: RunRecord, state: StudyState) -> PruneDecision:
     """What the study's rule says of a run after its latest epoch."""
     unfinished = record.epochs < record.run.stop_epochs
-    if record.run.kind not in ("rung", "search") or not record.measurements or not unfinished:
+    if not record.run.is_of_search or not record.measurements or not unfinished:
         return GO_ON
     return PRUNERS[state.config.pruner](record, state)
