@@ -527,6 +527,7 @@ def test_the_answer_on_a_gpu_trains(trainer_of, precision):
     recipe = Recipe(peak_lr=interval.suggestion)
     run = full_run(recipe, 4, seed=7)
     assert [m.top1 for m in trainer.train(run)][-1] > 75
+    assert (trainer.why_eager(recipe) == "") == (precision != "fp16")
 
 
 @pytest.mark.gpu
