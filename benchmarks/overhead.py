@@ -12,56 +12,57 @@ import json
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lrtune import app
 from lrtune.core.events import EpochEnded, Event, RunEnded, RunStarted
-from lrtune.report.live import LiveDisplay
 from lrtune.training.task import NamedTask
 
 
-class Clock(LiveDisplay):
-    """The live display, with a clock on the events that it is shown."""
+@dataclass
+class Clock:
+    """Notes when the events of a search come, beside the live display."""
 
-    first_start = last_end = 0.0
-    epoch_s = 0.0
-    num_epochs = 0
+    first_start: float = 0.0
+    last_end: float = 0.0
+    epoch_s: float = 0.0
+    num_epochs: int = 0
 
     def __call__(self, event: Event) -> None:
-        """Shows the event, and notes when it came."""
-        super().__call__(event)
+        """Is told of an event."""
         now = time.perf_counter()
         match event:
             case RunStarted():
-                Clock.first_start = Clock.first_start or now
+                self.first_start = self.first_start or now
             case EpochEnded(measurement=measurement):
-                Clock.epoch_s += measurement.seconds
-                Clock.num_epochs += 1
+                self.epoch_s += measurement.seconds
+                self.num_epochs += 1
             case RunEnded():
-                Clock.last_end = now
+                self.last_end = now
 
 
-def measure(trials: int, epochs: int) -> Mapping[str, Any]:
+def measure(names: NamedTask, trials: int, epochs: int) -> Mapping[str, Any]:
     """Runs the search and adds up where its time went."""
-    app.LiveDisplay = Clock
+    clock = Clock()
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         result = app.search(
-            NamedTask(data="fashion-mnist", train_size=10_000), budget=trials, epochs=epochs, num_seeds=1,
-            num_confirmed=1, home=Path(folder, "home"), out=Path(folder, "reports"),
+            names, budget=trials, epochs=epochs, num_seeds=1, num_confirmed=1, home=Path(folder, "home"),
+            out=Path(folder, "reports"), on_event=clock,
         )  # fmt: skip
     whole = time.perf_counter() - start
-    span = Clock.last_end - Clock.first_start
+    span = clock.last_end - clock.first_start
     return {
         "benchmark": "overhead",
         "environment": dict(result.state.config.environment),
         "trials": trials,
-        "epochs": Clock.num_epochs,
-        "training_s": Clock.epoch_s,
+        "epochs": clock.num_epochs,
+        "training_s": clock.epoch_s,
         "search_s": span,
-        "overhead_percent": 100 * (span - Clock.epoch_s) / Clock.epoch_s,
-        "overhead_ms_per_epoch": 1000 * (span - Clock.epoch_s) / Clock.num_epochs,
+        "overhead_percent": 100 * (span - clock.epoch_s) / clock.epoch_s,
+        "overhead_ms_per_epoch": 1000 * (span - clock.epoch_s) / clock.num_epochs,
         "range_test_loading_report_s": whole - span,
     }
 
@@ -73,7 +74,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    result = measure(arguments.trials, arguments.epochs)
+    names = NamedTask(data="fashion-mnist", train_size=10_000)
+    result = measure(names, arguments.trials, arguments.epochs)
     for key, value in result["environment"].items():
         print(f"{key}: {value}")
     print(f"\n{result['trials']} trials, {result['epochs']} epochs, one search (n = 1)")

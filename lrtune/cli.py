@@ -1,13 +1,15 @@
-"""The command line: flags -> one call of `app` -> exit code.
+"""The command line: turns flags into calls of `app`, prints what they come to, and exits with a code.
 
 0: done. 1: `find` saw no signal. 2: bad input, or something that cannot be used; one message, no traceback. 130:
 interrupted. Progress goes to standard error, results to standard output. `app`, and with it torch, is imported only
 when a command runs.
 """
 
+import re
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -18,12 +20,12 @@ from click.core import ParameterSource
 from lrtune.core.engines import Engine, EngineName, Local, Ray
 from lrtune.core.errors import InputError, LrtuneError, StoreError, shown
 from lrtune.core.recipe import OPTIMIZERS, OptimizerName, default_recipe
-from lrtune.core.study import DataOnDevice, Precision, PrunerName, SamplerName, Signal
+from lrtune.core.study import DataOnDevice, Precision, PrunerName, SamplerName, Signal, TrainSettings
 from lrtune.report.export.result import Target
 
 if TYPE_CHECKING:
     from lrtune.report.result import SearchResult
-    from lrtune.training.task import TaskSource
+    from lrtune.training.task import NamedTask, TaskFile
 
 
 class Option(click.Option):
@@ -39,7 +41,7 @@ class Option(click.Option):
 
 
 class Command(click.Command):
-    """A command that raises once for all the bad values of its command line."""
+    """A command that raises once for all the bad values of its command line, in the words of the command line."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click's; then raises `InputError` for what the options noted."""
@@ -47,6 +49,17 @@ class Command(click.Command):
         if "problems" in ctx.meta:
             raise InputError(ctx.meta["problems"])
         return rest
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click's; then names what was typed in an `InputError`: `--seeds` for `num_seeds`."""
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            flags = {name: flag for name, flag in flags_of(self).items() if flag != f"--{name}"}
+            raise InputError([
+                re.sub(r"\w+(?=`|=| <)", lambda word: flags.get(word[0], word[0]), problem)
+                for problem in error.problems
+            ]) from error  # fmt: skip
 
 
 class Group(click.Group):
@@ -56,6 +69,11 @@ class Group(click.Group):
 
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def flags_of(command: click.Command) -> dict[str, str]:
+    """What each parameter of a command is typed as: `--seeds` for `num_seeds`."""
+    return {str(parameter.name): parameter.opts[0] for parameter in command.params}
 
 
 option = partial(click.option, cls=Option)
@@ -74,51 +92,37 @@ def options(*added: Decorator) -> Decorator:
 
 task_options = options(
     option("--data", default="digits", show_default=True, metavar="NAME",
-                 help="digits, mnist, fashion-mnist, cifar10, cifar100 or folder:PATH."),
+                 help="Images: digits, mnist, fashion-mnist, cifar10, cifar100 or folder:PATH."),
     option("--model", default="small-cnn", show_default=True, metavar="NAME",
-                 help="small-cnn, mlp, or any torchvision classification model."),
+                 help="Net: small-cnn, mlp, or any classification model of torchvision."),
     option("--task", "task_file", type=click.Path(path_type=Path), metavar="FILE",
                  help="Python file that defines `task`, instead of --data and --model."),
-    option("--data-dir", metavar="DIR", help="Where data are looked for first, and downloaded to."),
+    option("--data-dir", metavar="DIR", help="Where images are looked for first, and downloaded to."),
     option("--train-size", type=int, metavar="N", help="Train on N images only."),
     option("--val-size", type=int, metavar="N", help="Validate on N images."),
     option("--image-size", type=int, metavar="PX", help="Scale images to PX x PX."),
     option("--batch-size", type=int, metavar="N", help="Images in an optimizer step."),
     option("--accumulate", type=int, metavar="N", help="Micro-batches that make up a step."),
     option("--precision", type=click.Choice(get_args(Precision)),
-           help="auto: AMP on a GPU, fp32 on a CPU; bf16: faster on a CPU with AMX."),
-    option("--clip-norm", type=float, metavar="X", help="Clip the gradient's norm."),
-    option("--label-smoothing", type=float, metavar="X"),
-    option("--augment/--no-augment", default=None, help="Random crops and flips."),
+           help="Arithmetic; auto: AMP on a GPU, fp32 on a CPU; bf16: faster on a CPU with AMX."),
+    option("--clip-norm", type=float, metavar="X", help="Clip the gradient's norm to X."),
+    option("--label-smoothing", type=float, metavar="X", help="Smooth the labels of the loss; 0: not at all."),
+    option("--augment/--no-augment", default=None, help="Crop and flip training images at random."),
     option("--cutout", type=int, metavar="PX", help="Cut a square out of each training image; 0: none."),
     option("--compile/--no-compile", default=None, help="torch.compile the model: slow to start, then faster."),
-    option("--data-on-device", type=click.Choice(get_args(DataOnDevice)), help="auto: where they fit."),
+    option("--data-on-device", type=click.Choice(get_args(DataOnDevice)),
+           help="Keep the images on the device; auto: where they fit."),
     option("--ema-half-life", "ema_half_life_epochs", type=float, metavar="EPOCHS",
-           help="Of the averaged weights that are measured beside the raw ones; 0: none."),
-    option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, ..."),
+           help="Half-life of the averaged weights that are measured beside the raw ones; 0: none."),
+    option("--device", metavar="NAME", help="What to train on: auto, cpu, cuda, cuda:1, ..."),
 )  # fmt: skip
-SETTINGS = (
-    "batch_size",
-    "accumulate",
-    "precision",
-    "clip_norm",
-    "label_smoothing",
-    "augment",
-    "cutout",
-    "compile",
-    "data_on_device",
-    "ema_half_life_epochs",
-    "device",
+place_options = options(
+    option("--home", default=".lrtune", show_default=True, metavar="DIR", help="Folder of database and checkpoints."),
+    option("--storage", default="", metavar="URL", help="Another database, as an SQLAlchemy URL."),
 )
-NAMES = ("data", "model", "data_dir", "train_size", "val_size", "image_size")
-
-home_option = option("--home", default=".lrtune", show_default=True, metavar="DIR", help="Database and checkpoints.")
-storage_option = option("--storage", default="", metavar="URL", help="Another database, as an SQLAlchemy URL.")
-out_option = option("--out", default="reports", show_default=True, metavar="DIR", help="Reports.")
-show_options = options(
-    option("--quiet", is_flag=True, help="No progress."),
-    option("--json", "as_json", is_flag=True, help="Print the report as JSON."),
-)
+out_option = option("--out", default="reports", show_default=True, metavar="DIR", help="Folder of the reports.")
+json_option = option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+quiet_option = option("--quiet", is_flag=True, help="Show no progress.")
 engine_options = options(
     option("--engine", default="local", show_default=True, type=click.Choice(get_args(EngineName)),
            help="Where trials run: on this machine, or on a Ray cluster."),
@@ -134,16 +138,40 @@ engine_options = options(
     option("--max-retries", type=int, metavar="N", help="ray: times that a trial may lose its worker.  [default: 3]"),
     option("--storage-path", metavar="PATH|URL", help="ray: shared place of checkpoints.  [default: in --home]"),
 )  # fmt: skip
-LOCAL = ("jobs", "lanes")
-RAY = (
-    "address",
-    "cpus_per_trial",
-    "gpus_per_trial",
-    "max_concurrent",
-    "reuse_actors",
-    "trial_timeout_s",
-    "max_retries",
-    "storage_path",
+
+search_options = options(
+    option("--space", default="default", show_default=True, metavar="NAME|FILE",
+           help="What may vary: see `lrtune spaces`."),
+    option("--budget", default="50", show_default=True, metavar="B",
+           help="What may be spent: 50 (trials), 300ep (epochs), 20runs (full ones), 30min or 4h."),
+    option("--epochs", type=int, metavar="N", help="Epochs of a full run.  [default: the task's]"),
+    option("--optimizer", type=click.Choice(OPTIMIZERS),
+           help="Optimizer to search with; its customary recipe is the baseline."),
+    option("--baseline", metavar="NAME|FILE", help="The recipe you use today: see `lrtune recipes`."),
+    option("--try", "tries", multiple=True, metavar="NAME|FILE",
+           help="A recipe to try first, moved into the space. May be given again."),
+    option("--target", type=float, metavar="TOP1",
+           help="Top-1, percent, at which a run has converged.  [default: the baseline's]"),
+    option("--sampler", default="tpe", show_default=True, type=click.Choice(get_args(SamplerName)),
+           help="What suggests recipes; tpe and gp learn from the trials so far, random and qmc do not."),
+    option("--pruner", default="fair", show_default=True, type=click.Choice(get_args(PrunerName)),
+           help="What ends weak trials early; fair: short looks at each, after which the best go on."),
+    option("--rungs", default="auto", show_default=True, metavar="R",
+           help="Looks before a full run; c1,c3,9: its schedule compressed to 1 epoch, to 3, then its first 9."),
+    option("--reduction", "reduction_factor", default=3, show_default=True, metavar="N",
+           help="Of N trials on a rung, promote one."),
+    option("--signal", default="averaged", show_default=True, type=click.Choice(get_args(Signal)),
+           help="Judge unfinished runs by the Top-1 of averaged or raw weights."),
+    option("--seeds", "num_seeds", default=3, show_default=True, metavar="N",
+           help="Runs of the baseline and of each confirmed recipe."),
+    option("--max-seeds", type=int, metavar="N",
+           help="Runs, at most, of recipes that --seeds does not tell apart.  [default: 2 more]"),
+    option("--confirm", "num_confirmed", default=3, show_default=True, metavar="N",
+           help="Best recipes that are trained again with fresh seeds."),
+)  # fmt: skip
+study_options = options(
+    option("--study", metavar="NAME", help="Name of the study.  [default: made from the other options]"),
+    option("--seed", default=0, show_default=True, metavar="N", help="Seed of everything random."),
 )
 
 
@@ -155,81 +183,55 @@ def lrtune() -> None:
 
 @lrtune.command()
 @task_options
-@option("--space", default="default", show_default=True, metavar="NAME|FILE", help="What may vary.")
-@option("--budget", default="50", show_default=True, metavar="B", help="50 (trials), 300ep, 20runs, 30min or 4h.")
-@option("--epochs", type=int, metavar="N", help="Of every full run.")
-@option("--optimizer", type=click.Choice(OPTIMIZERS), help="With its customary recipe as the baseline.")
-@option("--baseline", metavar="NAME|FILE", help="The recipe you use today: see `lrtune recipes`.")
-@option("--target", type=float, metavar="TOP1", help="Top-1 that convergence is measured against.")
-@option("--sampler", default="tpe", show_default=True, type=click.Choice(get_args(SamplerName)))
-@option("--pruner", default="fair", show_default=True, type=click.Choice(get_args(PrunerName)))
-@option("--rungs", default="auto", show_default=True, metavar="R", help="c1,c3,9: compressed runs, then epochs.")
-@option("--reduction", "reduction_factor", default=3, show_default=True, metavar="N", help="Of N, one goes up.")
-@option("--signal", default="averaged", show_default=True, type=click.Choice(get_args(Signal)), help="Of a run.")
-@option("--seeds", "num_seeds", default=3, show_default=True, metavar="N", help="Of baseline and confirmations.")
-@option("--max-seeds", type=int, metavar="N", help="Of those that these do not tell apart.  [default: 2 more]")
-@option("--confirm", "num_confirmed", default=3, show_default=True, metavar="N", help="Recipes to confirm.")
-@option("--study", metavar="NAME", help="By default made from the other options.")
-@option("--seed", default=0, show_default=True, metavar="N", help="Of everything random.")
+@search_options
+@study_options
 @engine_options
-@home_option
-@storage_option
+@place_options
 @out_option
-@show_options
-def search(
-    optimizer: OptimizerName | None, baseline: str | None, as_json: bool, home: str, storage: str, out: str,
-    space: str, budget: str, epochs: int | None, target: float | None, sampler: SamplerName, pruner: PrunerName,
-    rungs: str, reduction_factor: int, signal: Signal, num_seeds: int, max_seeds: int | None,
-    num_confirmed: int, study: str | None, seed: int, engine: EngineName, quiet: bool, **flags: Any,
-) -> None:  # fmt: skip
+@quiet_option
+@json_option
+def search(optimizer: OptimizerName | None, baseline: str | None, as_json: bool, **flags: Any) -> None:
     """Search for the best schedule; the same command again goes on with the same study."""
     from lrtune import app
 
     if optimizer and baseline:
         raise InputError("`--optimizer` and `--baseline` both say what the baseline is: give one.")
-    result = app.search(
-        _source(flags), space=space, budget=budget, epochs=epochs, study=study, seed=seed,
-        engine=_engine(engine, flags), sampler=sampler, pruner=pruner, rungs=rungs,
-        reduction_factor=reduction_factor, signal=signal,
-        target=target, num_seeds=num_seeds, max_seeds=max_seeds, num_confirmed=num_confirmed,
-        baseline=baseline or (default_recipe(optimizer) if optimizer else None),
-        settings=_settings(flags), home=home, out=out, storage=storage, quiet=quiet,
-        command=_command(),
-    )  # fmt: skip
+    known = default_recipe(optimizer) if optimizer else baseline
+    task, engine, settings = _task(flags), _engine(flags), _take(TrainSettings, flags)
+    result = app.search(task, engine=engine, settings=settings, baseline=known, command=_command(), **flags)
     _print(result, as_json=as_json)
 
 
 @lrtune.command()
 @click.argument("recipes", nargs=-1, metavar="[RECIPE]...")
-@option("--include", multiple=True, metavar="STUDY", help="A study whose recommended recipe takes part.")
+@option("--include", multiple=True, metavar="STUDY[:RECIPE]",
+        help="A study whose recommended recipe takes part, or its simplest, say, or a trial's.")  # fmt: skip
 @task_options
-@option("--epochs", type=int, metavar="N", help="Of every run.")
-@option("--target", type=float, metavar="TOP1", help="Top-1 that convergence is measured against.")
+@option("--epochs", type=int, metavar="N", help="Epochs of a run.  [default: the task's]")
+@option(
+    "--target", type=float, metavar="TOP1",
+    help="Top-1, percent, at which a run has converged.  [default: the first recipe's]",
+)  # fmt: skip
 @option("--seeds", "num_seeds", default=3, show_default=True, metavar="N", help="Runs of each recipe.")
-@option("--max-seeds", type=int, metavar="N", help="Of those that these do not tell from the best.  [default: no more]")
-@option("--study", metavar="NAME", help="By default made from the other options.")
-@option("--seed", default=0, show_default=True, metavar="N", help="Of everything random.")
+@option(
+    "--max-seeds", type=int, metavar="N",
+    help="Runs, at most, of recipes that --seeds does not tell from the best.  [default: no more]",
+)  # fmt: skip
+@study_options
 @engine_options
-@home_option
-@storage_option
+@place_options
 @out_option
-@show_options
-def compare(
-    recipes: tuple[str, ...], include: tuple[str, ...], epochs: int | None, target: float | None, num_seeds: int,
-    max_seeds: int | None, study: str | None, seed: int, engine: EngineName, home: str, storage: str, out: str,
-    quiet: bool, as_json: bool, **flags: Any,
-) -> None:  # fmt: skip
+@quiet_option
+@json_option
+def compare(recipes: tuple[str, ...], as_json: bool, **flags: Any) -> None:
     """Train recipes side by side, seed by seed: names of `lrtune recipes` or TOML files, all of them by default.
 
     The first is what the others are compared with.
     """
     from lrtune import app
 
-    result = app.compare(
-        _source(flags), recipes, include=include, epochs=epochs, target=target, num_seeds=num_seeds,
-        max_seeds=max_seeds, study=study, seed=seed, engine=_engine(engine, flags), settings=_settings(flags),
-        home=home, out=out, storage=storage, quiet=quiet, command=_command(),
-    )  # fmt: skip
+    task, engine, settings = _task(flags), _engine(flags), _take(TrainSettings, flags)
+    result = app.compare(task, recipes, engine=engine, settings=settings, command=_command(), **flags)
     _print(result, as_json=as_json)
 
 
@@ -237,48 +239,37 @@ def compare(
 @click.argument("study")
 @option("--budget", metavar="B", help="Another budget than the study was begun with.")
 @engine_options
-@home_option
-@storage_option
+@place_options
 @out_option
-@show_options
-def resume(
-    study: str, budget: str | None, engine: EngineName, home: str, storage: str, out: str, quiet: bool,
-    as_json: bool, **flags: Any,
-) -> None:  # fmt: skip
+@quiet_option
+@json_option
+def resume(study: str, as_json: bool, **flags: Any) -> None:
     """Go on with a study after Ctrl-C or a crash; nothing that was finished is trained again."""
     from lrtune import app
 
-    result = app.resume(
-        study, budget=budget, engine=_engine(engine, flags), home=home, storage=storage, out=out, quiet=quiet,
-        command=_command(),
-    )  # fmt: skip
+    result = app.resume(study, engine=_engine(flags), command=_command(), **flags)
     _print(result, as_json=as_json)
 
 
 @lrtune.command()
 @task_options
-@option("--optimizer", type=click.Choice(OPTIMIZERS), help="By default the task's.")
-@option("--low", type=float, metavar="LR", help="First LR of the sweep.")
-@option("--high", type=float, metavar="LR", help="Last LR of the sweep.")
+@option("--optimizer", type=click.Choice(OPTIMIZERS), help="Optimizer to test.  [default: the task's]")
+@option("--low", type=float, metavar="LR", help="First LR of a sweep.  [default: by the optimizer]")
+@option("--high", type=float, metavar="LR", help="Last LR of a sweep.  [default: by the optimizer]")
 @option("--steps", "num_steps", default=200, show_default=True, metavar="N", help="Optimizer steps of a sweep.")
-@option("--seeds", "num_seeds", default=3, show_default=True, metavar="N", help="Sweeps.")
-@option("--seed", default=0, show_default=True, metavar="N", help="Of the first sweep.")
+@option("--seeds", "num_seeds", default=3, show_default=True, metavar="N", help="Sweeps, each with a seed of its own.")
+@option("--seed", default=0, show_default=True, metavar="N", help="Seed of the first sweep.")
 @out_option
 @option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def find(
-    optimizer: OptimizerName | None, low: float | None, high: float | None, num_steps: int, num_seeds: int,
-    seed: int, out: str, as_json: bool, **task_flags: Any,
-) -> None:  # fmt: skip
+def find(out: str, as_json: bool, **flags: Any) -> None:
     """Test a range of LRs, and say which peak LRs are worth searching."""
     from lrtune import app
     from lrtune.report.range_test import print_range_result, write_range_result
+    from lrtune.training.task import TaskFile
 
-    result = app.find_lr(
-        _source(task_flags), optimizer=optimizer, low=low, high=high, num_steps=num_steps, num_seeds=num_seeds,
-        seed=seed, settings=_settings(task_flags),
-    )  # fmt: skip
-    names = (str(task_flags["data"]).replace(":", "-").replace("/", "-"), task_flags["model"])
-    what = task_flags["task_file"].stem if task_flags["task_file"] else "-".join(names)
+    task, settings = _task(flags), _take(TrainSettings, flags)
+    result = app.find_lr(task, settings=settings, **flags)
+    what = task.path.stem if isinstance(task, TaskFile) else re.sub("[:/]", "-", f"{task.data}-{task.model}")
     folder = Path(out) / f"find-{what}-{result.optimizer}"
     try:
         write_range_result(result, folder)
@@ -290,51 +281,48 @@ def find(
 
 @lrtune.command()
 @click.argument("study")
-@home_option
-@storage_option
+@place_options
 @out_option
-@option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def report(study: str, home: str, storage: str, out: str, as_json: bool) -> None:
+@json_option
+def report(study: str, as_json: bool, **places: str) -> None:
     """Write a study's report again, finished or not."""
     from lrtune import app
 
-    _print(app.report(study, home=home, storage=storage, out=out), as_json=as_json)
+    _print(app.report(study, **places), as_json=as_json)
 
 
 @lrtune.command()
 @click.argument("study")
-@option(
-    "--to", default="torch", show_default=True, type=click.Choice(get_args(Target)), help="Framework that it goes to."
-)
-@home_option
-@storage_option
-def export(study: str, to: Target, home: str, storage: str) -> None:
-    """Print a study's recommended recipe as code, arguments or JSON, to paste where you train."""
+@option("--to", default="torch", show_default=True, type=click.Choice(get_args(Target)),
+        help="Framework that it goes to; toml: a file for --baseline, --try and compare.")  # fmt: skip
+@option("--recipe", default="best", show_default=True, metavar="WORD|NUMBER",
+        help="best, simplest (that may well be the best), baseline, or the number of a trial.")  # fmt: skip
+@place_options
+def export(study: str, to: Target, recipe: str, **places: str) -> None:
+    """Print a recipe of a study, the recommended one, as code, arguments or data, to paste where you train."""
     from lrtune import app
 
-    found = app.export(study, to=to, home=home, storage=storage)
+    found = app.export(study, to=to, recipe=recipe, **places)
     click.echo(found.note, err=True)
     click.echo(found.text)
 
 
 @lrtune.command("list")
-@home_option
-@storage_option
-def list_studies(home: str, storage: str) -> None:
+@place_options
+def list_studies(**places: str) -> None:
     """List the studies and how far they are."""
     from lrtune import app
     from lrtune.report.terminal import print_studies
 
-    print_studies(app.studies(home=home, storage=storage, on_event=lambda note: click.echo(note.text, err=True)))
+    print_studies(app.studies(**places, on_event=lambda note: click.echo(note.text, err=True)))
 
 
 @lrtune.command()
 @click.argument("study")
 @option("--yes", is_flag=True, help="Do not ask.")
-@home_option
-@storage_option
+@place_options
 @option("--storage-path", default="", metavar="PATH|URL", help="Shared place of its checkpoints.  [default: in --home]")
-def delete(study: str, yes: bool, home: str, storage: str, storage_path: str) -> None:
+def delete(study: str, yes: bool, **places: str) -> None:
     """Delete what is recorded of a study, and its checkpoints; its report stays."""
     from lrtune import app
 
@@ -342,21 +330,20 @@ def delete(study: str, yes: bool, home: str, storage: str, storage_path: str) ->
         if not sys.stdin.isatty():
             raise InputError("there is no terminal to ask at: `--yes` deletes the study without.")
         click.confirm(f"Delete study {study} and its checkpoints?", abort=True, err=True)
-    app.delete(study, home=home, storage=storage, storage_path=storage_path)
+    app.delete(study, **places)
 
 
 @lrtune.command()
-@home_option
-@storage_option
 @click.argument("study")
-@option("--host", default="127.0.0.1", show_default=True)
-@option("--port", default=8080, show_default=True)
-def dashboard(study: str, home: str, storage: str, host: str, port: int) -> None:
+@option("--host", default="127.0.0.1", show_default=True, metavar="ADDR", help="Address to serve it at.")
+@option("--port", default=8080, show_default=True, metavar="N", help="Port to serve it at.")
+@place_options
+def dashboard(study: str, host: str, port: int, **places: str) -> None:
     """Open optuna-dashboard on a study (needs the `dashboard` extra)."""
     from lrtune import app
 
     click.echo(f"http://{host}:{port}/", err=True)
-    app.dashboard(study, home=home, storage=storage, host=host, port=port)
+    app.dashboard(study, host=host, port=port, **places)
 
 
 @lrtune.command()
@@ -389,10 +376,9 @@ def main() -> None:
         for line in error.problems if isinstance(error, InputError) else (str(error),):
             click.echo(f"lrtune: {line}", err=True)
         sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        goes_on = {"search", "compare", "resume"}.intersection(sys.argv[1:2])
-        kept = "; what was finished is kept, and the same command goes on from there" if goes_on else ""
-        click.echo(f"lrtune: stopped{kept}.", err=True)
+    except (KeyboardInterrupt, click.Abort) as error:  # click makes the one of the other
+        notes = getattr(error.__cause__, "__notes__", ())
+        click.echo(" ".join(("lrtune: stopped.", *notes)), err=True)
         sys.exit(130)
 
 
@@ -401,41 +387,44 @@ def _command() -> str:
     return f"lrtune {shlex.join(map(shown, sys.argv[1:]))}"
 
 
-def _source(flags: dict[str, Any]) -> "TaskSource":
-    """The task of these flags.
+def _task(flags: dict[str, Any]) -> "NamedTask | TaskFile":
+    """Takes the task out of the flags.
 
     Raises:
         InputError: names beside a file.
     """
     from lrtune.training.task import NamedTask, TaskFile
 
-    if flags["task_file"] is None:
-        return NamedTask(**{name: flags[name] for name in NAMES})
-    source_of = click.get_current_context().get_parameter_source
-    given = [f"`--{name.replace('_', '-')}`" for name in NAMES if source_of(name) is ParameterSource.COMMANDLINE]
-    if given:
-        raise InputError(f"`--task` says what is trained, so it does not go with {', '.join(given)}.")
-    return TaskFile(path=flags["task_file"])
+    file, names = flags.pop("task_file"), _take(NamedTask, flags)
+    if file is None:
+        return NamedTask(**names)
+    context = click.get_current_context()
+    typed = [name for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if typed:
+        listed = ", ".join(f"`{flags_of(context.command)[name]}`" for name in typed)
+        raise InputError(f"`--task` says what is trained, so it does not go with {listed}.")
+    return TaskFile(path=file)
 
 
-def _engine(name: EngineName, flags: dict[str, Any]) -> Engine:
-    """The engine of these flags.
+def _engine(flags: dict[str, Any]) -> Engine:
+    """Takes the engine out of the flags.
 
     Raises:
         InputError: flags of another engine, or numbers that cannot be.
     """
-    ours, others = (LOCAL, RAY) if name == "local" else (RAY, LOCAL)
-    strange = [key for key in others if flags[key] is not None]
+    name = flags.pop("engine")
+    ours, other = (Local, Ray) if name == "local" else (Ray, Local)
+    given, strange = _take(ours, flags), _take(other, flags)
     if strange:
-        raise InputError([
-            f"`--{key.removesuffix('_s').replace('_', '-')}` does not go with `--engine {name}`." for key in strange
-        ])  # fmt: skip
-    given = {key: flags[key] for key in ours if flags[key] is not None}
-    return Local(**given) if name == "local" else Ray(**given)
+        typed = flags_of(click.get_current_context().command)
+        raise InputError([f"`{typed[key]}` does not go with `--engine {name}`." for key in strange])
+    return ours(**given)
 
 
-def _settings(flags: dict[str, Any]) -> dict[str, Any]:
-    return {name: flags[name] for name in SETTINGS if flags[name] is not None}
+def _take(kind: type, flags: dict[str, Any]) -> dict[str, Any]:
+    """Takes out of the flags what `kind` has as fields, and returns those that have a value."""
+    taken = {field.name: flags.pop(field.name, None) for field in fields(kind)}
+    return {name: value for name, value in taken.items() if value is not None}
 
 
 def _print(result: "SearchResult", *, as_json: bool) -> None:

@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 import lrtune
 from lrtune.app.arguments import threads_of
 from lrtune.core.events import EpochEnded, Note, RunEnded
-from lrtune.core.recipe import Cosine, Plateau
+from lrtune.core.recipe import Cosine, Linear, Plateau, Step
 from lrtune.schedules import build_schedule
 from lrtune.training.loop import Trainer
 from tests.studies import timeless
@@ -177,9 +177,10 @@ def test_a_task_whose_loss_is_never_finite_ends_in_words(here):
         return logits.sum() * float("nan")
 
     (here / "x.toml").write_text("[parameters]\npeak_lr = 0.1\ndecay = 'cosine'")
-    result = search(make_task(loss=nan_loss), space="x.toml", budget=2)
-    assert {record.state for record in result.state.records} == {"diverged"}
-    assert (result.folder / "report.html").is_file()
+    with pytest.raises(lrtune.LrtuneError, match=r"given up: each of \d+ runs diverged.*look for NaNs"):
+        search(make_task(loss=nan_loss), space="x.toml", budget=2, study="mine")
+    assert {record.state for record in lrtune.load("mine").state.records} == {"diverged"}
+    assert (here / "reports" / "mine" / "report.html").is_file()
 
 
 def test_a_study_that_was_given_up_has_a_report_and_goes_on_once_the_fault_is_gone(here, call):
@@ -275,6 +276,42 @@ def test_events_are_told_as_they_happen_and_a_study_is_loaded_without_a_trace(he
     assert repr(lrtune.load("mine")) == repr(result)  # in words: Python 3.13 finds the same nan unequal
     assert repr(lrtune.studies()) == repr([result.state])
     assert {path: path.read_bytes() for path in before} == before
+
+
+# --- recipes to try first
+
+
+def test_recipes_are_tried_first_and_what_the_space_changes_in_them_is_told(here):
+    (here / "mine.toml").write_text("peak_lr = 0.03\nwarmup_epochs = 2\ndecay = 'linear'\nnesterov = false")
+    (here / "x.toml").write_text(
+        "[parameters]\npeak_lr = { low = 0.01, high = 1.0, log = true }\n"
+        "warmup_epochs = { low = 0, high = 1, step = 1 }\ndecay = { choices = ['cosine', 'linear'] }"
+    )
+    told = []
+    tries = {
+        "tries": ["mine.toml", lrtune.Recipe(peak_lr=0.5)],
+        "space": "x.toml",
+        "study": "mine",
+        "baseline": lrtune.Recipe(),
+    }
+    state = search(**tries, on_event=told.append).state
+    tried = [record.run.recipe for record in state.of_kind("search")]
+    assert tried[1:] == [lrtune.Recipe(peak_lr=0.03, warmup_epochs=1, decay=Linear()), lrtune.Recipe(peak_lr=0.5)]
+    said = [event.text for event in told if isinstance(event, Note)]
+    assert said == ["sgd 0.03, warmup 2 ep, linear: moved into the space, warmup_epochs 2 to 1, nesterov False to True"]
+    assert search(**tries, budget=4, on_event=told.append).state.records[:5] == state.records[:5]
+    assert len([event for event in told if isinstance(event, Note)]) == 1
+    with pytest.raises(lrtune.InputError, match=r"study 'mine' has tried=\[\{.*, but got \[\]"):
+        search(**tries | {"tries": []})
+
+
+def test_a_recipe_to_try_has_an_optimizer_and_a_decay_of_the_space(here):
+    with pytest.raises(lrtune.InputError) as caught:
+        search(space="quick", tries=["nosuch", lrtune.Recipe(optimizer="adamw"), lrtune.Recipe(decay=Plateau())])
+    unreadable, optimizer, decay = caught.value.problems
+    assert "'nosuch'" in unreadable
+    assert optimizer.startswith("the optimizer of `tries` must be one of the space's, sgd, but got adamw")
+    assert decay.startswith("the decay of `tries` must be one of the space's, cosine, linear, but got sgd")
 
 
 # --- rungs and reuse
@@ -397,6 +434,15 @@ def test_a_study_takes_part_with_its_recommended_recipe(here):
     assert result.state.config.recipes[1].recipe == found
 
 
+def test_any_recipe_of_a_study_takes_part(here):
+    state = search(study="mine").state
+    result = compare(("adamw",), include=["mine:2", "mine:baseline"])
+    assert result.state.config.recipes[1:] == (
+        lrtune.NamedRecipe(name="trial 2 of mine", recipe=state.of_kind("search")[2].run.recipe),
+        lrtune.NamedRecipe(name="baseline of mine", recipe=state.config.baseline),
+    )
+
+
 def test_an_included_recipe_is_scaled_to_other_runs(here):
     warm = lrtune.Recipe(warmup_epochs=1, peak_lr=0.1)
     search(study="mine", epochs=4, baseline=warm, num_confirmed=0, budget=1)
@@ -420,6 +466,33 @@ def test_an_export_is_of_the_recommended_recipe(here):
     assert "optimizer.step()" in lrtune.export("mine", to="torch").text
     with pytest.raises(lrtune.InputError, match="`to` must be one of torch"):
         lrtune.export("mine", to="jax")
+
+
+def test_an_export_is_of_the_recipe_that_is_asked_for(here):
+    result = search(study="mine")
+    found, trials = result.recommendation, result.state.of_kind("search")
+    wanted = {record.run.trial: (f"trial {record.run.trial}", record.run.recipe) for record in trials}
+    wanted |= {"baseline": ("baseline", result.state.config.baseline)}
+    wanted |= {"best": (found.best.name, found.best.recipe)}
+    simplest = found.simplest or found.best
+    wanted |= {"simplest": (simplest.name, simplest.recipe)}
+    confirmed = {contender.name for contender in found.contenders}
+    for which, (name, recipe) in wanted.items():
+        export = lrtune.export("mine", to="json", recipe=which)
+        assert lrtune.Recipe.from_dict(json.loads(export.text)["recipe"]) == recipe
+        assert export.note.startswith(f"{name}: {recipe.label}. ")
+        assert ("not confirmed" in export.note) == (name not in confirmed)
+    with pytest.raises(lrtune.InputError, match=r"best, simplest, baseline or the number of one of its 3 trials.*'x'"):
+        lrtune.export("mine", to="json", recipe="x")
+
+
+def test_an_export_of_a_comparison_is_of_a_recipe_by_its_name(here):
+    compare(study="both")
+    for name, optimizer in (("adamw", "adamw"), ("baseline", "sgd"), ("sgd-step", "sgd")):
+        recipe = json.loads(lrtune.export("both", to="json", recipe=name).text)["recipe"]
+        assert recipe["optimizer"] == optimizer
+    with pytest.raises(lrtune.InputError, match="baseline or one of sgd-step, adamw, but got 1"):
+        lrtune.export("both", to="json", recipe=1)
 
 
 @pytest.mark.slow
@@ -523,6 +596,18 @@ def test_a_report_of_a_study_that_is_being_trained(here, call, tiny, monkeypatch
     assert not any(result.recommendation.final for result in said[2:-1])
 
 
+@pytest.mark.parametrize(
+    ("baseline", "said"),
+    [
+        (lrtune.Recipe(warmup_epochs=2.9), r"warmup_epochs=2.9, epochs=3 \(12 of 12 steps\)"),
+        (lrtune.Recipe(decay=Step(every_epochs=0.1)), "`every_epochs` must be at least one optimizer step, 1/4 of an"),
+    ],
+)
+def test_a_baseline_that_does_not_go_with_the_tasks_steps_is_refused(here, baseline, said):
+    with pytest.raises(lrtune.InputError, match=said):
+        search(baseline=baseline)
+
+
 def test_schedules_of_a_recipe_are_public(here):
     schedule = lrtune.build_schedule(lrtune.Recipe(decay=Cosine()), epochs=2, steps_per_epoch=10)
     assert [schedule(step) for step in range(20)] == [
@@ -532,7 +617,7 @@ def test_schedules_of_a_recipe_are_public(here):
 
 def test_all_bad_arguments_are_shown_together(here):
     with pytest.raises(lrtune.InputError) as caught:
-        lrtune.search(make_task(), sampler="cmaes", pruner="asha", budget="banana", jobs=0)
+        lrtune.search(make_task(), sampler="cmaes", pruner="asha", budget="banana", engine="slurm")
     said = [problem.split(" must")[0].strip("`") for problem in caught.value.problems]
-    assert said == ["budget", "1 <= jobs", "sampler", "pruner"]
+    assert said == ["budget", "engine", "sampler", "pruner"]
     assert not list(here.iterdir())

@@ -8,12 +8,13 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from benchmarks import decisions
+from benchmarks import decisions, overhead
 from benchmarks.replay.ledger import NONE, Ledger, Over, replay
 from benchmarks.replay.measure import Regrets, measure, quartiles
 from benchmarks.replay.peers import NEED_RAY, PEERS
 from benchmarks.replay.pools import Parameter, Pool, bank_pools, recorded_pools
 from lrtune.core.recipe import Constant, Plateau, Recipe
+from lrtune.training.task import NamedTask
 
 NAN, INF = math.nan, math.inf
 
@@ -276,3 +277,14 @@ def test_a_simulated_sweep_ends_and_keeps_its_memory():
     assert [stage["trials"] for stage in stages] == [100, 200, 300, 400]
     assert sum(stage["decisions"] for stage in stages) > 3 * 400  # an assignment and an epoch for each trial, and more
     assert stages[-1]["memory_mib"] - stages[1]["memory_mib"] < 30
+
+
+@pytest.mark.slow
+def test_the_overhead_is_what_a_search_takes_beside_its_epochs():
+    names = NamedTask(data="digits", model="mlp", train_size=200, val_size=100)
+    found = overhead.measure(names, trials=2, epochs=2)
+    assert found["epochs"] >= 4
+    assert 0 < found["training_s"] < found["search_s"]
+    assert found["overhead_ms_per_epoch"] == pytest.approx(
+        1000 * (found["search_s"] - found["training_s"]) / found["epochs"]
+    )

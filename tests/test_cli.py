@@ -5,13 +5,18 @@ import re
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
+from dataclasses import replace
+from types import SimpleNamespace
 
 import click
+import optuna
 import pytest
 
-from lrtune.app import load
+from lrtune.app import commands, load
 from lrtune.cli import _command, lrtune
+from lrtune.search.sampler import delete_mirror, mirror
 from lrtune.store.spaces import space_names
 
 HEAVY = ("torch", "torchvision", "optuna", "matplotlib", "pandas", "sklearn", "scipy", "sqlalchemy")
@@ -36,7 +41,7 @@ SURFACE = {
     },
     "dashboard": {"STUDY", *PLACES, "--host", "--port"},
     "delete": {"STUDY", *PLACES, "--storage-path", "--yes"},
-    "export": {"STUDY", *PLACES, "--to"},
+    "export": {"STUDY", *PLACES, "--recipe", "--to"},
     "find": {*TASK, "--high", "--json", "--low", "--optimizer", "--out", "--seed", "--seeds", "--steps"},
     "list": {*PLACES},
     "recipes": set(),
@@ -45,7 +50,7 @@ SURFACE = {
     "search": {
         *TASK, *PLACES, *ENGINE, "--baseline", "--budget", "--confirm", "--epochs", "--json", "--max-seeds",
         "--optimizer", "--out", "--pruner", "--quiet", "--reduction", "--rungs", "--sampler", "--seed", "--seeds",
-        "--signal", "--space", "--study", "--target",
+        "--signal", "--space", "--study", "--target", "--try",
     },
     "spaces": set(),
 }  # fmt: skip
@@ -154,6 +159,11 @@ def num_measurements(here):
         return connection.execute("SELECT count(*) FROM lrtune_measurements").fetchone()[0]
 
 
+def tables_in(here):
+    with closing(sqlite3.connect(here / ".lrtune" / "lrtune.db")) as connection:
+        return {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+
 def runs_in(here):
     with closing(sqlite3.connect(here / ".lrtune" / "lrtune.db")) as connection:
         return dict(connection.execute("SELECT id, state FROM lrtune_runs ORDER BY position"))
@@ -256,8 +266,39 @@ def test_a_study_that_is_deleted_is_gone_with_its_checkpoints_and_can_be_begun_a
     assert "no studies" in call("list").out
     assert not any((here / ".lrtune" / "checkpoints").rglob("*.*"))
     assert files_of(here / "reports" / "tiny") == FILES
+    assert tables_in(here) == {"lrtune_measurements", "lrtune_runs", "lrtune_studies"}
     assert call(*tiny).code == 0
     assert runs_in(here).keys() >= {"baseline-0", "trial-0000"}
+
+
+def test_a_study_that_is_deleted_is_gone_from_the_dashboard(finished, call):
+    state, url = load("tiny").state, "sqlite:///.lrtune/lrtune.db"
+    for name in ("tiny", "other"):
+        mirror(replace(state, config=replace(state.config, name=name)), url)
+    assert call("delete", "tiny", "--yes").code == 0
+    assert optuna.get_all_study_names(storage=url) == ["other"]
+
+
+def test_the_dashboard_follows_its_study_after_the_database_failed(finished, here, call, monkeypatch):
+    url = "sqlite:///.lrtune/lrtune.db"
+
+    def rename(old, new):
+        with closing(sqlite3.connect(here / ".lrtune" / "lrtune.db")) as connection, connection:
+            connection.execute(f"ALTER TABLE {old} RENAME TO {new}")
+
+    def serve(url, host, port):
+        rename("lrtune_runs", "away")
+        time.sleep(1)
+        rename("away", "lrtune_runs")
+        delete_mirror("tiny", url)
+        deadline = time.monotonic() + 20
+        while optuna.get_all_study_names(storage=url) != ["tiny"] and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+    monkeypatch.setattr(commands, "FOLLOW_S", 0.01)
+    monkeypatch.setitem(sys.modules, "optuna_dashboard", SimpleNamespace(run_server=serve))
+    assert call("dashboard", "tiny").code == 0
+    assert optuna.get_all_study_names(storage=url) == ["tiny"]
 
 
 def test_the_way_to_do_it_again_is_the_last_search_and_what_went_on_with_it(finished, call, tiny):
@@ -396,21 +437,39 @@ def test_an_interrupt_of_what_trains_nothing_says_no_more(finished, call, monkey
     assert (outcome.code, outcome.err.strip()) == (130, "lrtune: stopped.")
 
 
-def test_an_interrupt_says_that_nothing_is_lost(here, call, tiny, monkeypatch):
+def stop_in(monkeypatch, stopped):
+    """Interrupts after the first epoch of a run."""
     from lrtune.store.database import StudyStore
 
     record = StudyStore.record
 
     def record_and_stop(self, run, measurement):
         record(self, run, measurement)
-        if run.id == "trial-0001":
+        if run.id == stopped:
             raise KeyboardInterrupt
 
+    monkeypatch.setattr(StudyStore, "record", record_and_stop)
+
+
+KEPT = "lrtune: stopped. What was finished is kept: `lrtune resume tiny` goes on from there."
+
+
+@pytest.mark.parametrize(("stopped", "flags"), [("baseline-0", ()), ("trial-0001", ("--quiet",))])
+def test_an_interrupt_prints_no_more_where_nothing_is_known_or_wanted(here, call, tiny, monkeypatch, stopped, flags):
+    stop_in(monkeypatch, stopped)
+    outcome = call(*tiny, *flags)
+    assert (outcome.code, outcome.out, outcome.err.splitlines()[-1]) == (130, "", KEPT)
+    assert "recommended" not in outcome.err
+
+
+def test_an_interrupt_prints_what_is_known_and_nothing_is_lost(here, call, tiny, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(StudyStore, "record", record_and_stop)
-        outcome = call(*tiny)
-    assert outcome.code == 130
-    assert outcome.err.splitlines()[-1].startswith("lrtune: stopped; what was finished is kept")
+        stop_in(patch, "trial-0001")
+        outcome = call(*tiny, "--json")
+    assert (outcome.code, outcome.out) == (130, "")
+    assert "The study is not finished." in outcome.err
+    assert "> baseline" in outcome.err
+    assert outcome.err.splitlines()[-1] == KEPT
     assert runs_in(here) == {"baseline-0": "completed", "trial-0000": "completed", "trial-0001": "running"}
     assert re.search(r"^tiny .* done *$", call("list").out, re.MULTILINE) is None
     assert call("report", "tiny").code == 0

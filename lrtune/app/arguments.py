@@ -2,18 +2,22 @@
 
 import os
 import re
+from collections.abc import Mapping
+from dataclasses import replace
+from numbers import Real
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from lrtune.core.engines import Engine, EngineName, Local, Ray
 from lrtune.core.errors import InputError, Problems
 from lrtune.core.study import StudyConfig
 from lrtune.store.encoding import digest
-from lrtune.training.task import NamedTask, Task, TaskFile, TaskSource
+from lrtune.training.task import NamedTask, Task, TaskFile, TaskSource, change_settings
 
 
-def default_name(task_name: str, what: str, config: StudyConfig) -> str:
+def default_name(task_name: str, config: StudyConfig) -> str:
     """Readable, and the same for the same command: `digits-small-cnn-20ep-default-b416c0`."""
+    what = "comparison" if config.is_comparison else Path(config.space_name).stem
     words = f"{task_name}-{config.epochs}ep-{what}"
     return f"{re.sub(r'[^A-Za-z0-9_.+]+', '-', words)[-100:].strip('-.')}-{digest(config)}"
 
@@ -33,39 +37,61 @@ def task_source(task: TaskSource | str | Path) -> TaskSource:
 
 
 def check_study(
-    problems: Problems, *, epochs: int | None, target: float | None, num_seeds: int, max_seeds: int, study: str | None
+    problems: Problems,
+    *,
+    epochs: int | None,
+    target: float | None,
+    num_seeds: int,
+    max_seeds: int | None,
+    seed: int,
+    study: str | None,
 ) -> None:
     """Notes what is wrong with the arguments that a search and a comparison share."""
-    for name, value in (("num_seeds", num_seeds), ("epochs", 1 if epochs is None else epochs)):
-        if value < 1:
-            problems.append(f"`1 <= {name}` must hold, but got {value}.")
-    if max_seeds < num_seeds:
+    check_whole(problems, 1, num_seeds=num_seeds, epochs=1 if epochs is None else epochs)
+    check_whole(problems, 0, seed=seed, max_seeds=0 if max_seeds is None else max_seeds)
+    if isinstance(num_seeds, int) and isinstance(max_seeds, int) and max_seeds < num_seeds:
         problems.append(f"`num_seeds <= max_seeds` must hold, but got num_seeds={num_seeds}, max_seeds={max_seeds}.")
-    if target is not None and not 0 < target <= 100:
-        problems.append(f"`0 < target <= 100` must hold, in percent, but got {target}.")
+    if target is not None and not (isinstance(target, Real) and 1 < target <= 100):
+        meant = f": did you mean {100 * target:g}?" if isinstance(target, Real) and 0 < target <= 1 else "."
+        problems.append(f"`1 < target <= 100` must hold, in percent, but got {target!r}{meant}")
     if study is not None:
         with problems.gather():
             check_name(study)
 
 
-def engine_of(engine: EngineName | Engine, jobs: int, lanes: str | int) -> Engine:
+def check_whole(problems: Problems, least: int, **given: object) -> None:
+    """Notes which of the arguments are no whole numbers, or are below the least that they may be."""
+    for name, value in given.items():
+        if not isinstance(value, int) or isinstance(value, bool):
+            problems.append(f"`{name}` must be a whole number, but got {value!r}.")
+        elif value < least:
+            problems.append(f"`{least} <= {name}` must hold, but got {value}.")
+
+
+def engine_of(engine: EngineName | Engine) -> Engine:
     """The engine that is meant.
 
     Raises:
-        InputError: there is none such, or `jobs` and `lanes` do not go with it.
+        InputError: there is none such.
     """
-    if engine == "local":
-        return Local(jobs=jobs, lanes=lanes)
-    if engine == "ray":
-        engine = Ray()
-    if not isinstance(engine, Local | Ray):
-        known = ", ".join(get_args(EngineName))
-        raise InputError(f"`engine` must be one of {known}, or a Ray or a Local, but got {engine!r}.")
-    if (jobs, lanes) != (1, "auto"):
-        raise InputError(
-            f"`jobs` and `lanes` go with the local engine, but got jobs={jobs} and lanes={lanes} beside {engine}."
-        )
-    return engine
+    match engine:
+        case Local() | Ray():
+            return engine
+        case "local":
+            return Local()
+        case "ray":
+            return Ray()
+    known = ", ".join(get_args(EngineName))
+    raise InputError(f"`engine` must be one of {known}, or a Local or a Ray, but got {engine!r}.")
+
+
+def with_settings(task: Task, changes: Mapping[str, Any] | None, engine: Engine) -> Task:
+    """The task with the settings that its runs have: its own, changed, and its engine's share of the threads.
+
+    Raises:
+        InputError: settings that cannot be, or do not go with the task.
+    """
+    return replace(task, settings=change_settings(task, {"threads": threads_of(engine)} | dict(changes or {})))
 
 
 def threads_of(engine: Engine) -> int:

@@ -1,37 +1,39 @@
-"""The wiring: one function a command. What a command does is decided here, how it is done in the rooms below."""
+"""The commands but `compare`: what each of them does is decided here, how it is done in the rooms below."""
 
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from lrtune.app.arguments import check_study, default_name, engine_of, task_source, threads_of
-from lrtune.app.engines import open_site
+from lrtune.app.arguments import check_study, check_whole, engine_of, task_source, with_settings
 from lrtune.app.places import Places
-from lrtune.app.studies import result_of, run_study, write_study_report
+from lrtune.app.studies import recipe_of, result_of, train_study, write_study_report
 from lrtune.core.engines import Engine, EngineName, Local
 from lrtune.core.errors import InputError, Problems, StoreError
 from lrtune.core.events import Note
-from lrtune.core.recipe import OPTIMIZERS, OptimizerName, Recipe
+from lrtune.core.recipe import OPTIMIZERS, OptimizerName, Recipe, length_problems
 from lrtune.core.space import parse_space
 from lrtune.core.study import Budget, PrunerName, RangeResult, Rung, SamplerName, Signal, StudyConfig, StudyState
 from lrtune.decide.recommend import recommend
-from lrtune.decide.rungs import automatic_rungs, check_rungs
+from lrtune.decide.rungs import check_rungs
 from lrtune.report.export import Export, Target
 from lrtune.report.export import export as export_recipe
 from lrtune.report.result import SearchResult, measurements_of
-from lrtune.schedules import build_schedule
 from lrtune.search.engine import Emit
-from lrtune.search.sampler import mirror
+from lrtune.search.sampler import delete_mirror, mirror
 from lrtune.store.database import missing_file
 from lrtune.store.recipes import read_recipe
 from lrtune.store.spaces import read_space
 from lrtune.training.loop import Trainer
 from lrtune.training.randomness import preserved_random_states
 from lrtune.training.range_test import for_optimizer, task_range_test
-from lrtune.training.task import Task, TaskSource, describe_source, load_task, settings_for, source_from
+from lrtune.training.task import Task, TaskSource, change_settings, describe_source, load_task, source_from
+
+FOLLOW_S = 5.0
+"""Between looks of the dashboard at its study."""
 
 
 def search(
@@ -43,8 +45,6 @@ def search(
     study: str | None = None,
     seed: int = 0,
     engine: EngineName | Engine = "local",
-    jobs: int = 1,
-    lanes: str | int = "auto",
     sampler: SamplerName = "tpe",
     pruner: PrunerName = "fair",
     rungs: str = "auto",
@@ -52,6 +52,7 @@ def search(
     signal: Signal = "averaged",
     target: float | None = None,
     baseline: Recipe | str | Path | None = None,
+    tries: Sequence[Recipe | str | Path] = (),
     num_seeds: int = 3,
     max_seeds: int | None = None,
     num_confirmed: int = 3,
@@ -72,9 +73,7 @@ def search(
         epochs: of every full run; by default the task's.
         study: its name; by default made from the task, the space and the other arguments.
         seed: of everything random.
-        engine: `local`, `ray`, or an `lrtune.Ray` that says more.
-        jobs: of the local engine, trials side by side, each in a process of its own.
-        lanes: of the local engine, trials side by side on one GPU; `"auto"` tries out how many pay.
+        engine: `local`, `ray`, or an `lrtune.Local` or an `lrtune.Ray` that says more.
         sampler: `tpe`, `gp`, `random` or `qmc`.
         pruner: `fair` (successive halving on fair signals), `halving`, `hyperband` (both on the first epochs of the
             full run), `hopeless`, `median`, `patient` or `none`.
@@ -85,6 +84,7 @@ def search(
         target: Top-1, percent, that convergence is measured against; by default the baseline's median.
         baseline: what the user has today, or where to read it: the name of a recipe that comes with lrtune, or a TOML
             file. By default the task's.
+        tries: recipes that are tried first after the baseline's, moved into the space where they are not of it.
         num_seeds: runs of the baseline, and of each recipe that is confirmed.
         max_seeds: runs of those among them that `num_seeds` do not tell apart; by default two more than those.
         num_confirmed: recipes that are retrained with fresh seeds at the end.
@@ -110,19 +110,18 @@ def search(
         space_name, space_toml = read_space(space)
     chosen: Engine = Local()
     with problems.gather():
-        chosen = engine_of(engine, jobs, lanes)
-    max_seeds = num_seeds + 2 if max_seeds is None else max_seeds
-    check_study(problems, epochs=epochs, target=target, num_seeds=num_seeds, max_seeds=max_seeds, study=study)
+        chosen = engine_of(engine)
+    check_study(
+        problems, epochs=epochs, target=target, num_seeds=num_seeds, max_seeds=max_seeds, seed=seed, study=study
+    )
     for name, word, known in (
         ("sampler", sampler, get_args(SamplerName)), ("pruner", pruner, get_args(PrunerName)),
         ("signal", signal, get_args(Signal)),
     ):  # fmt: skip
         if word not in known:
             problems.append(f"`{name}` must be one of {', '.join(known)}, but got {word!r}.")
-    if num_confirmed < 0:
-        problems.append(f"`0 <= num_confirmed` must hold, but got {num_confirmed}.")
-    if reduction_factor < 2:
-        problems.append(f"`2 <= reduction_factor` must hold, but got {reduction_factor}.")
+    check_whole(problems, 0, num_confirmed=num_confirmed)
+    check_whole(problems, 2, reduction_factor=reduction_factor)
     loaded: Task | None = None
     with problems.gather():
         source = task_source(task)
@@ -131,77 +130,82 @@ def search(
         raise InputError(problems)
 
     epochs = epochs or loaded.epochs
+    max_seeds = num_seeds + 2 if max_seeds is None else max_seeds
     chosen_baseline = baseline if isinstance(baseline, Recipe) else loaded.baseline
     if isinstance(baseline, str | Path):
         with problems.gather():
             chosen_baseline = read_recipe(baseline, epochs).recipe
     baseline = chosen_baseline
+    problems += [f"the baseline: {problem}" for problem in length_problems(baseline, epochs)]
+    tried: list[Recipe] = []
+    for one in tries:
+        with problems.gather():
+            tried.append(one if isinstance(one, Recipe) else read_recipe(one, epochs).recipe)
     with problems.gather():
         parsed = parse_space(space_toml, space_name, optimizer=baseline.optimizer)
         parsed.fit(epochs, {})
-    with problems.gather():
-        build_schedule(baseline, epochs=epochs, steps_per_epoch=1000)
+        for recipe in tried:
+            for key, given in (("optimizer", recipe.optimizer), ("decay", recipe.decay.name)):
+                if given not in (words := parsed.choices(key)):
+                    rule = f"the {key} of `tries` must be one of the space's, {', '.join(words)}"
+                    problems.append(f"{rule}, but got {recipe.label}.")
     if budget_asked.unit in ("epochs", "runs"):
         runs = budget_asked.amount / (epochs if budget_asked.unit == "epochs" else 1)
         if runs < num_seeds + 1:
             needed = f"the baseline's {num_seeds} runs of {epochs} epochs and one trial"
             problems.append(f"`budget` must cover {needed}, but got {budget}.")
-    changed = {"threads": threads_of(chosen)} | dict(settings or {})
     with problems.gather():
-        loaded = replace(loaded, settings=settings_for(loaded, replace(loaded.settings, **changed)))
-    given_rungs: tuple[Rung, ...] | None = None
+        loaded = with_settings(loaded, settings, chosen)
+    given_rungs: tuple[Rung, ...] = ()
     if rungs != "auto":
         with problems.gather():
             given_rungs = Rung.parse(rungs)
             check_rungs(given_rungs, pruner, epochs)
     problems.raise_any()
 
-    with (
-        preserved_random_states(),
-        open_site(chosen, loaded, source, loaded.settings, baseline, places) as site,
-    ):
-        config = StudyConfig(
-            name=study or "",
-            task=describe_source(source),
-            space_name=space_name,
-            space_toml=space_toml,
-            epochs=epochs,
-            steps_per_epoch=site.steps_per_epoch,
-            num_validation=site.num_validation,
-            num_classes=loaded.num_classes,
-            settings=loaded.settings,
-            seed=seed,
-            budget=budget_asked,
-            sampler=sampler,
-            pruner=pruner,
-            rungs=given_rungs
-            if given_rungs is not None
-            else automatic_rungs(pruner, epochs, site.steps_per_epoch, reduction_factor),
-            reduction_factor=reduction_factor,
-            signal=signal,
-            baseline=baseline,
-            target=target,
-            num_seeds=num_seeds,
-            max_seeds=max_seeds,
-            num_confirmed=num_confirmed,
-            environment=site.environment(baseline),
-            command=command or f"lrtune.search(..., space={space_name!r}, budget={str(budget)!r})",
-        )
-        config = replace(config, name=study or default_name(loaded.name, Path(space_name).stem, config))
-        return run_study(places.database().open(config), site, places, quiet=quiet, on_event=on_event)
+    draft = StudyConfig(
+        name=study or "",
+        task=describe_source(source),
+        space_name=space_name,
+        space_toml=space_toml,
+        epochs=epochs,
+        steps_per_epoch=0,
+        num_validation=0,
+        num_classes=loaded.num_classes,
+        settings=loaded.settings,
+        seed=seed,
+        budget=budget_asked,
+        sampler=sampler,
+        pruner=pruner,
+        rungs=given_rungs,
+        reduction_factor=reduction_factor,
+        signal=signal,
+        baseline=baseline,
+        tried=tuple(tried),
+        target=target,
+        num_seeds=num_seeds,
+        max_seeds=max_seeds,
+        num_confirmed=num_confirmed,
+        command=command or f"lrtune.search(..., space={space_name!r}, budget={str(budget)!r})",
+    )
+    return train_study(draft, chosen, loaded, source, places, quiet=quiet, on_event=on_event)
 
 
-def export(name: str, *, to: Target, home: str | Path = ".lrtune", storage: str = "") -> Export:
-    """A study's recommended recipe in the words of another framework, its LR at every step that of the study.
+def export(
+    name: str, *, to: Target, recipe: str | int = "best", home: str | Path = ".lrtune", storage: str = ""
+) -> Export:
+    """A study's recipe in the words of another framework, its LR at every step that of the study.
 
     Args:
         name: of the study.
         to: which framework.
+        recipe: `best`, which is the recommended one, the `simplest` that may well be the best, the `baseline`, or the
+            number of a trial.
         home: folder of the database.
         storage: SQLAlchemy URL of another database.
 
     Raises:
-        InputError: there is no such study, or nothing of it has finished, or the framework has no equal.
+        InputError: there is no such study or recipe, or nothing of it has finished, or the framework has no equal.
     """
     if to not in get_args(Target):
         raise InputError(f"`to` must be one of {', '.join(get_args(Target))}, but got {to!r}.")
@@ -209,15 +213,17 @@ def export(name: str, *, to: Target, home: str | Path = ".lrtune", storage: str 
     found = recommend(state)
     if found is None:
         raise InputError(f"study {name!r} has nothing to export: no run of it has finished.")
-    config, best = state.config, found.best
+    config, chosen = state.config, recipe_of(state, found, recipe)
     made = export_recipe(
-        best.recipe, epochs=config.epochs, steps_per_epoch=config.steps_per_epoch, settings=config.settings, to=to,
-        measurements=measurements_of(state, best),
+        chosen.recipe, epochs=config.epochs, steps_per_epoch=config.steps_per_epoch, settings=config.settings, to=to,
+        measurements=measurements_of(state, chosen.number),
     )  # fmt: skip
-    if found.final:
-        return made
-    reason = "the study is not finished" if best.top1s else "the recipe is not confirmed with fresh seeds"
-    return replace(made, note=f"{made.note} Not final: {reason}.")
+    note = f"{chosen.name}: {chosen.recipe.label}. {made.note}"
+    if chosen.number not in (contender.trial for contender in found.contenders):
+        note += " Not final: the recipe is not confirmed with fresh seeds."
+    elif recipe in ("best", "simplest") and not found.final:
+        note += " Not final: the study is not finished."
+    return replace(made, note=note)
 
 
 def resume(
@@ -225,8 +231,6 @@ def resume(
     *,
     budget: str | int | None = None,
     engine: EngineName | Engine = "local",
-    jobs: int = 1,
-    lanes: str | int = "auto",
     home: str | Path = ".lrtune",
     out: str | Path = "reports",
     storage: str = "",
@@ -236,38 +240,21 @@ def resume(
 ) -> SearchResult:
     """Goes on with a study, with whatever engine.
 
-    Args:
-        name: of the study.
-        budget: another than the one it has.
-        engine: see `search`.
-        jobs: see `search`.
-        lanes: see `search`.
-        home: folder of database and checkpoints.
-        out: folder of the reports.
-        storage: SQLAlchemy URL of another database.
-        quiet: no display.
-        on_event: see `search`.
-        command: where there is another budget, what to quote as the way to go on so.
+    `budget` is another than the one it has, and `command` what to quote then as the way to go on so. The other
+    arguments are those of `search`.
 
     Raises:
         InputError: there is no such study, or its task is a Python object that only its program has, or has changed.
     """
     places = Places(home=Path(home), out=Path(out), storage=storage)
-    chosen = engine_of(engine, jobs, lanes)
-    database = places.existing()
-    config = database.study(name).config
+    chosen = engine_of(engine)
+    config = places.existing().study(name).config
     source = source_from(config.task)
     if budget is not None:
         begun = re.sub(r"; lrtune[ .]resume.*", "", config.command)
         again = command or f"lrtune.resume({name!r}, budget={str(budget)!r})"
         config = replace(config, budget=Budget.parse(budget), command=f"{begun}; {again}")
-    task = load_task(source)
-    with (
-        preserved_random_states(),
-        open_site(chosen, task, source, config.settings, config.baseline, places) as site,
-    ):
-        config = replace(config, steps_per_epoch=site.steps_per_epoch, num_validation=site.num_validation)
-        return run_study(database.open(config), site, places, quiet=quiet, on_event=on_event)
+    return train_study(config, chosen, load_task(source), source, places, quiet=quiet, on_event=on_event)
 
 
 def report(name: str, *, home: str | Path = ".lrtune", out: str | Path = "reports", storage: str = "") -> SearchResult:
@@ -291,7 +278,7 @@ def load(name: str, *, home: str | Path = ".lrtune", out: str | Path = "reports"
 
 
 def delete(name: str, *, home: str | Path = ".lrtune", storage: str = "", storage_path: str = "") -> None:
-    """Deletes what is recorded of a study, and its checkpoints. Its report stays.
+    """Deletes what is recorded of a study, its checkpoints, and its copy for Optuna's tools. Its report stays.
 
     Args:
         name: of the study.
@@ -305,6 +292,7 @@ def delete(name: str, *, home: str | Path = ".lrtune", storage: str = "", storag
     places = Places(home=Path(home), storage=storage, storage_path=storage_path)
     places.existing().delete(name)
     places.checkpoints(name).keep_only(())
+    delete_mirror(name, places.url)
 
 
 def find_lr(
@@ -336,7 +324,7 @@ def find_lr(
         raise InputError(f"`1 <= num_seeds` must hold, but got {num_seeds}.")
     loaded = load_task(task_source(task))
     with preserved_random_states():
-        trainer = Trainer(loaded, replace(loaded.settings, **(settings or {})))
+        trainer = Trainer(loaded, change_settings(loaded, settings or {}))
         recipe = for_optimizer(loaded.baseline, optimizer or loaded.baseline.optimizer)
         seeds = range(seed, seed + num_seeds)
         return task_range_test(trainer, recipe, seeds=seeds, num_steps=num_steps, low=low, high=high)
@@ -386,8 +374,9 @@ def dashboard(
     stopped = threading.Event()
 
     def follow() -> None:
-        while not stopped.wait(5.0):
-            mirror(store.state(), places.url)
+        while not stopped.wait(FOLLOW_S):
+            with suppress(StoreError):  # locked for a while, say
+                mirror(store.state(), places.url)
 
     threading.Thread(target=follow, daemon=True).start()
     try:

@@ -1,26 +1,22 @@
 """`compare`: recipes side by side, as a study that has them instead of a search."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lrtune.app.arguments import check_study, default_name, engine_of, task_source, threads_of
-from lrtune.app.engines import open_site
+from lrtune.app.arguments import check_study, engine_of, task_source, with_settings
 from lrtune.app.places import Places
-from lrtune.app.studies import run_study
+from lrtune.app.studies import recipe_of, train_study
 from lrtune.core.engines import Engine, EngineName, Local
 from lrtune.core.errors import InputError, Problems
-from lrtune.core.recipe import NamedRecipe
+from lrtune.core.recipe import NamedRecipe, length_problems
 from lrtune.core.study import Budget, StudyConfig
 from lrtune.decide.recommend import recommend
 from lrtune.report.result import SearchResult
-from lrtune.schedules import build_schedule
 from lrtune.schedules.compress import compress
 from lrtune.search.engine import Emit
 from lrtune.store.recipes import read_recipe, recipe_names
-from lrtune.training.randomness import preserved_random_states
-from lrtune.training.task import Task, TaskSource, describe_source, load_task, settings_for
+from lrtune.training.task import Task, TaskSource, describe_source, load_task
 
 
 def compare(
@@ -32,8 +28,6 @@ def compare(
     study: str | None = None,
     seed: int = 0,
     engine: EngineName | Engine = "local",
-    jobs: int = 1,
-    lanes: str | int = "auto",
     target: float | None = None,
     num_seeds: int = 3,
     max_seeds: int | None = None,
@@ -47,27 +41,12 @@ def compare(
 ) -> SearchResult:
     """Trains recipes side by side, each with the same seeds, or goes on with the comparison that was begun so.
 
-    Args:
-        task: see `search`.
-        recipes: names of recipes that come with lrtune, TOML files, or recipes with a name; the first is what the
-            others are compared with. By default all that come with lrtune.
-        include: studies whose recommended recipe takes part, too.
-        epochs: of every run; by default the task's. Lengths in a recipe that says what they are meant for are scaled.
-        study: its name; by default made from the task and the other arguments.
-        seed: of everything random; the runs have the seeds that follow it.
-        engine: see `search`.
-        jobs: see `search`.
-        lanes: see `search`.
-        target: Top-1, percent, that convergence is measured against; by default the first recipe's median.
-        num_seeds: runs of each recipe.
-        max_seeds: runs of those that `num_seeds` do not tell from the best; by default no more than those.
-        settings: changes to the task's `TrainSettings`, by field.
-        home: folder of database and checkpoints.
-        out: folder of the reports.
-        storage: SQLAlchemy URL of another database.
-        quiet: no display.
-        on_event: see `search`.
-        command: what to quote as the way to do it again.
+    `recipes` are names of recipes that come with lrtune (by default all of them), TOML files, or recipes with a name;
+    the first is what the others are compared with. The recommended recipes of the studies in `include` take part, too;
+    of `"mine:14"` it is that of trial 14, and of `"mine:simplest"` the simplest that may well be the best. Each is
+    trained for `epochs`, to which the lengths in a recipe that says what it is meant for are scaled, once with each of
+    the `num_seeds` seeds that follow `seed`; those that these do not tell from the best have `max_seeds` runs, by
+    default no more. The other arguments are those of `search`.
 
     Raises:
         LrtuneError: see `lrtune.core.errors`.
@@ -76,9 +55,10 @@ def compare(
     problems = Problems()
     chosen: Engine = Local()
     with problems.gather():
-        chosen = engine_of(engine, jobs, lanes)
-    max_seeds = num_seeds if max_seeds is None else max_seeds
-    check_study(problems, epochs=epochs, target=target, num_seeds=num_seeds, max_seeds=max_seeds, study=study)
+        chosen = engine_of(engine)
+    check_study(
+        problems, epochs=epochs, target=target, num_seeds=num_seeds, max_seeds=max_seeds, seed=seed, study=study
+    )
     loaded: Task | None = None
     with problems.gather():
         source = task_source(task)
@@ -87,61 +67,57 @@ def compare(
         raise InputError(problems)
 
     epochs = epochs or loaded.epochs
+    max_seeds = num_seeds if max_seeds is None else max_seeds
     compared: list[NamedRecipe] = []
     for one in recipes or recipe_names():
         with problems.gather():
             compared.append(one if isinstance(one, NamedRecipe) else read_recipe(one, epochs))
-            build_schedule(compared[-1].recipe, epochs=epochs, steps_per_epoch=1000)
+            last = compared[-1]
+            problems += [f"{last.name}: {problem}" for problem in length_problems(last.recipe, epochs)]
     for name in include:
         with problems.gather():
-            compared.append(_winner(name, epochs, places))
+            compared.append(_included(name, epochs, places))
     if len(names := [one.name for one in compared]) > len(set(names)):
         problems.append(f"recipes must have different names, but got {', '.join(names)}.")
     if len(compared) < 2:
         problems.append(f"a comparison needs two recipes at least, but got {', '.join(names) or 'none'}.")
     with problems.gather():
-        changed = {"threads": threads_of(chosen)} | dict(settings or {})
-        loaded = replace(loaded, settings=settings_for(loaded, replace(loaded.settings, **changed)))
+        loaded = with_settings(loaded, settings, chosen)
     problems.raise_any()
 
-    baseline = compared[0].recipe
-    with (
-        preserved_random_states(),
-        open_site(chosen, loaded, source, loaded.settings, baseline, places) as site,
-    ):
-        config = StudyConfig(
-            name=study or "",
-            task=describe_source(source),
-            space_name="",
-            space_toml="",
-            epochs=epochs,
-            steps_per_epoch=site.steps_per_epoch,
-            num_validation=site.num_validation,
-            num_classes=loaded.num_classes,
-            settings=loaded.settings,
-            seed=seed,
-            budget=Budget(len(compared) * max_seeds, "runs"),
-            pruner="none",
-            baseline=baseline,
-            target=target,
-            num_seeds=num_seeds,
-            max_seeds=max_seeds,
-            num_confirmed=len(compared) - 1,
-            recipes=tuple(compared),
-            environment=site.environment(baseline),
-            command=command or f"lrtune.compare(..., {names})",
-        )
-        config = replace(config, name=study or default_name(loaded.name, "comparison", config))
-        return run_study(places.database().open(config), site, places, quiet=quiet, on_event=on_event)
+    draft = StudyConfig(
+        name=study or "",
+        task=describe_source(source),
+        space_name="",
+        space_toml="",
+        epochs=epochs,
+        steps_per_epoch=0,
+        num_validation=0,
+        num_classes=loaded.num_classes,
+        settings=loaded.settings,
+        seed=seed,
+        budget=Budget(len(compared) * max_seeds, "runs"),
+        pruner="none",
+        baseline=compared[0].recipe,
+        target=target,
+        num_seeds=num_seeds,
+        max_seeds=max_seeds,
+        num_confirmed=len(compared) - 1,
+        recipes=tuple(compared),
+        command=command or f"lrtune.compare(..., {names})",
+    )
+    return train_study(draft, chosen, loaded, source, places, quiet=quiet, on_event=on_event)
 
 
-def _winner(name: str, epochs: int, places: Places) -> NamedRecipe:
-    """The recommended recipe of a study, its lengths in proportion to other runs."""
+def _included(words: str, epochs: int, places: Places) -> NamedRecipe:
+    """The recommended recipe of `STUDY`, or another of `STUDY:14`, its lengths in proportion to other runs."""
+    name, _, which = words.partition(":")
     state = places.existing().study(name).state()
     found = recommend(state)
     if found is None:
         raise InputError(f"study {name!r} has no recipe to include: no run of it has finished.")
-    recipe = found.best.recipe
+    chosen = recipe_of(state, found, which or "best")
+    recipe = chosen.recipe
     if state.config.epochs != epochs:
         recipe = compress(recipe, state.config.epochs, epochs)
-    return NamedRecipe(name=f"{found.best.name} of {name}", recipe=recipe)
+    return NamedRecipe(name=f"{chosen.name} of {name}", recipe=recipe)

@@ -11,7 +11,7 @@ from lrtune.store.remote import shared_checkpoints
 
 @dataclass(frozen=True, kw_only=True)
 class Places:
-    """Where studies and reports are."""
+    """The folders and the database of a user's studies."""
 
     home: Path = Path(".lrtune")
     """Database and checkpoints."""

@@ -11,8 +11,11 @@ The command line prints the message of any of them without a traceback and exits
 """
 
 import re
+import sysconfig
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class LrtuneError(Exception):
@@ -49,6 +52,16 @@ class StoreError(LrtuneError):
 def first_line(error: BaseException) -> str:
     """The first line of what an error says; the name of its class where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def place_of(error: BaseException) -> str:
+    """Where a user's own code raised, ` (net.py:29, in forward)`; empty where none of it was at work."""
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    libraries = (*map(sysconfig.get_path, names), str(Path(__file__).parents[1]))
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename.endswith(".py") and not frame.filename.startswith(libraries):
+            return f" ({Path(frame.filename).name}:{frame.lineno}, in {frame.name})"
+    return ""
 
 
 def shown(text: str) -> str:

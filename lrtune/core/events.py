@@ -2,7 +2,19 @@
 
 from dataclasses import dataclass
 
+from lrtune.core.recipe import OptimizerName
 from lrtune.core.trial import Measurement, Run, RunRecord
+
+
+@dataclass(frozen=True)
+class SweepStarted:
+    """A sweep of the LR range test began."""
+
+    optimizer: OptimizerName
+    number: int
+    """From 1."""
+    num_sweeps: int
+    """Of this optimizer."""
 
 
 @dataclass(frozen=True)
@@ -35,4 +47,4 @@ class Note:
     text: str
 
 
-Event = RunStarted | EpochEnded | RunEnded | Note
+Event = SweepStarted | RunStarted | EpochEnded | RunEnded | Note

@@ -5,11 +5,13 @@ Lengths are in epochs of the run that the recipe is meant for, fractions are of 
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any, Literal, get_args
+from itertools import pairwise
+from numbers import Real
+from typing import Any, Literal, cast, get_args
 
-from lrtune.core.errors import InputError
+from lrtune.core.errors import InputError, Problems
 from lrtune.core.optimizers import ABOUT
 
 OptimizerName = Literal[
@@ -127,8 +129,7 @@ class Recipe:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        problems = list(_problems(self))
-        if problems:
+        if problems := _problems(self):
             raise InputError(problems)
 
     @cached_property
@@ -168,15 +169,19 @@ class Recipe:
         Raises:
             InputError: an unknown key, a missing one, or an impossible value.
         """
-        values = dict(values)
-        decay = values.pop("decay", "cosine")
-        if not isinstance(decay, str | Mapping):
-            raise InputError(f"`decay` must be a name, or a table with a name, but got {decay!r}.")
-        decay = {"name": decay} if isinstance(decay, str) else dict(decay)
-        unknown = sorted(set(values) - {f.name for f in fields(Recipe)})
-        if unknown:
-            raise InputError([f"unknown key {key!r} in a recipe; it has {_names(Recipe)}." for key in unknown])
-        return Recipe(decay=decay_from_dict(decay), **values)
+        values, problems = dict(values), Problems()
+        given, decay = values.pop("decay", "cosine"), cast(Decay, Cosine())
+        with problems.gather():
+            if not isinstance(given, str | Mapping):
+                raise InputError(f"`decay` must be a name, or a table with a name, but got {given!r}.")
+            decay = decay_from_dict({"name": given} if isinstance(given, str) else given)
+        known = {f.name for f in fields(Recipe)}
+        for key in sorted(values.keys() - known):
+            problems.append(f"unknown key {key!r} in a recipe; it has {_names(Recipe)}.")
+        with problems.gather():
+            recipe = Recipe(decay=decay, **{key: value for key, value in values.items() if key in known})
+        problems.raise_any()
+        return recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,18 +244,28 @@ def decay_from_dict(values: Mapping[str, Any]) -> Decay:
         InputError: no such decay, an unknown parameter, or a missing one.
     """
     name = values.get("name")
-    if name not in DECAYS:
+    if not isinstance(name, str) or name not in DECAYS:
         raise InputError(f"`decay` must be one of {', '.join(DECAYS)}, but got {name!r}.")
     kind: Callable[..., Decay] = DECAYS[name]
-    unknown = sorted(set(values) - {"name", *decay_parameters(name)})
-    if unknown:
-        raise InputError(
-            [f"decay {name!r} has no parameter {key!r}; it has {_names(DECAYS[name])}." for key in unknown]
-        )
-    try:
-        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
-    except TypeError:
-        raise InputError(f"decay {name!r} needs all of {_names(DECAYS[name])}, but got {', '.join(values)}.") from None
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items() if key != "name"}
+    parameters = {f.name: f.default is MISSING for f in fields(DECAYS[name]) if f.name != "name"}
+    problems = [
+        f"decay {name!r} has no parameter {key!r}; it has {_names(DECAYS[name])}."
+        for key in sorted(given.keys() - parameters.keys())
+    ]
+    problems += [f"decay {name!r} needs {key!r}." for key, needed in parameters.items() if needed and key not in given]
+    problems += _broken_rules({key: value for key, value in given.items() if key in parameters})
+    if problems:
+        raise InputError(problems)
+    return kind(**given)
+
+
+def length_problems(recipe: Recipe, epochs: int) -> list[str]:
+    """What keeps a recipe from a run of so many epochs: a warmup that leaves nothing of it to the decay."""
+    if recipe.warmup_epochs < epochs:
+        return []
+    rule = "`warmup_epochs < epochs` must hold"
+    return [f"{rule}, but got warmup_epochs={recipe.warmup_epochs:g} with {epochs} epochs."]
 
 
 def describe_decay(decay: Decay) -> str:
@@ -277,54 +292,70 @@ def _names(kind: type) -> str:
     return ", ".join(f.name for f in fields(kind) if f.name != "name") or "none"
 
 
+def _counts(value: object) -> bool:
+    return isinstance(value, int) and value >= 0
+
+
+_NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "peak_lr": ("`0 < peak_lr` must hold", lambda value: 0 < value < math.inf),
+    "warmup_epochs": ("`0 <= warmup_epochs` must hold", lambda value: 0 <= value < math.inf),
+    "final_frac": ("`0 <= final_frac <= 1` must hold", lambda value: 0 <= value <= 1),
+    "momentum": ("`0 <= momentum < 1` must hold", lambda value: 0 <= value < 1),
+    "weight_decay": ("`0 <= weight_decay` must hold", lambda value: 0 <= value < math.inf),
+    "every_epochs": ("`0 < every_epochs` must hold", lambda value: 0 < value < math.inf),
+    "factor": ("`0 < factor < 1` must hold", lambda value: 0 < value < 1),
+    "power": ("`0 < power` must hold", lambda value: 0 < value < math.inf),
+    "end_frac": ("`0 < end_frac <= 1` must hold", lambda value: 0 < value <= 1),
+    "cooldown_frac": ("`0 < cooldown_frac <= 1` must hold", lambda value: 0 < value <= 1),
+    "hold_frac": ("`0 <= hold_frac < 1` must hold", lambda value: 0 <= value < 1),
+    "threshold": ("`0 <= threshold` must hold", lambda value: value >= 0),
+    "patience_epochs": ("`patience_epochs` must be a whole number from 0", _counts),
+    "cooldown_epochs": ("`cooldown_epochs` must be a whole number from 0", _counts),
+}
+"""What each number of a recipe must be. NaN breaks each of these rules: all comparisons with it are false."""
+_WORDS = {"optimizer": OPTIMIZERS, "monitor": ("val_loss", "top1"), "threshold_mode": ("rel", "abs")}
+
+
 def _problems(r: Recipe) -> list[str]:
-    """Every rule that `r` breaks. NaN breaks each rule it meets: all comparisons with it are false."""
-    d = r.decay
-    truths = [(key, value) for key, value in (vars(d) | vars(r)).items() if isinstance(value, bool)]
-    if problems := [f"`{key}` must be a number, but got {value}." for key, value in truths if key != "nesterov"]:
-        return problems
-    rules: list[tuple[bool, str]] = [
-        (r.optimizer in OPTIMIZERS, f"`optimizer` must be one of {', '.join(OPTIMIZERS)}, but got {r.optimizer!r}."),
-        (0 < r.peak_lr < math.inf, f"`0 < peak_lr` must hold, but got peak_lr={r.peak_lr}."),
-        (0 <= r.warmup_epochs < math.inf, f"`0 <= warmup_epochs` must hold, but got {r.warmup_epochs}."),
-        (0 <= r.final_frac <= 1, f"`0 <= final_frac <= 1` must hold, but got {r.final_frac}."),
-        (0 <= r.momentum < 1, f"`0 <= momentum < 1` must hold, but got {r.momentum}."),
-        (isinstance(r.nesterov, bool), f"`nesterov` must be true or false, but got {r.nesterov!r}."),
-        (0 <= r.weight_decay < math.inf, f"`0 <= weight_decay` must hold, but got {r.weight_decay}."),
+    """Every rule that `r` breaks."""
+    problems = _broken_rules({f.name: getattr(r, f.name) for f in fields(r)})
+    if r.optimizer == "schedule-free-sgd" and r.momentum == 0:
+        problems.append(f"`0 < momentum` must hold for schedule-free-sgd, but got {r.momentum}.")
+    if isinstance(r.decay, Decay):
+        return problems + _broken_rules(vars(r.decay))
+    return [
+        *problems,
+        f"`decay` must be one of the decays of lrtune.core.recipe, such as `Cosine()`, but got {r.decay!r}.",
     ]
-    if r.optimizer == "schedule-free-sgd":
-        rules += [(r.momentum > 0, f"`0 < momentum` must hold for schedule-free-sgd, but got {r.momentum}.")]
-    match d:
-        case Step():
-            rules += [(0 < d.every_epochs < math.inf, f"`0 < every_epochs` must hold, but got {d.every_epochs}.")]
-        case MultiStep():
-            rising = all(a < b for a, b in zip((0.0, *d.milestones_epochs), d.milestones_epochs, strict=False))
-            rule = "`0 < milestones_epochs[0] < milestones_epochs[1] < ...` must hold"
-            rules += [(rising and bool(d.milestones_epochs), f"{rule}, but got {list(d.milestones_epochs)}.")]
-        case Polynomial() | HoldPower():
-            rules += [(0 < d.power < math.inf, f"`0 < power` must hold, but got {d.power}.")]
-        case Exponential():
-            rules += [(0 < d.end_frac <= 1, f"`0 < end_frac <= 1` must hold, but got {d.end_frac}.")]
-        case WSD():
-            rules += [(0 < d.cooldown_frac <= 1, f"`0 < cooldown_frac <= 1` must hold, but got {d.cooldown_frac}.")]
-        case Plateau():
-            rules += [
-                (value in known, f"`{key}` must be {' or '.join(known)}, but got {value!r}.")
-                for key, value, known in (
-                    ("monitor", d.monitor, ("val_loss", "top1")), ("threshold_mode", d.threshold_mode, ("rel", "abs")),
-                )
-            ]  # fmt: skip
-            rules += [
-                (isinstance(value, int) and value >= 0, f"`{key}` must be a whole number from 0, but got {value}.")
-                for key, value in (("patience_epochs", d.patience_epochs), ("cooldown_epochs", d.cooldown_epochs))
-            ]
-            rules += [
-                (d.threshold >= 0, f"`0 <= threshold` must hold, but got {d.threshold}."),
-            ]
-        case Constant() | Cosine() | Linear():
-            pass
-    if isinstance(d, HoldPower):
-        rules += [(0 <= d.hold_frac < 1, f"`0 <= hold_frac < 1` must hold, but got {d.hold_frac}.")]
-    if isinstance(d, Step | MultiStep | Plateau):
-        rules += [(0 < d.factor < 1, f"`0 < factor < 1` must hold, but got {d.factor}.")]
-    return [message for holds, message in rules if not holds]
+
+
+def _broken_rules(values: Mapping[str, Any]) -> list[str]:
+    """Those that values break, each by itself."""
+    return [
+        f"{rule}, but got {list(value) if isinstance(value, tuple) else value!r}."
+        for key, value in values.items()
+        if (rule := _broken_rule(key, value))
+    ]
+
+
+def _broken_rule(key: str, value: Any) -> str:
+    """Empty where `value` breaks none."""
+    if key in _WORDS:
+        return "" if value in _WORDS[key] else f"`{key}` must be one of {', '.join(_WORDS[key])}"
+    if key == "nesterov":
+        return "" if isinstance(value, bool) else "`nesterov` must be true or false"
+    if key == "milestones_epochs":
+        if not isinstance(value, tuple | list) or not all(map(_is_number, value)):
+            return "`milestones_epochs` must be a list of numbers"
+        rising = bool(value) and all(a < b for a, b in pairwise((0.0, *value)))
+        return "" if rising else "`0 < milestones_epochs[0] < milestones_epochs[1] < ...` must hold"
+    if key not in _NUMBERS:
+        return ""
+    rule, holds = _NUMBERS[key]
+    if not _is_number(value):
+        return f"`{key}` must be a number"
+    return "" if holds(value) else rule
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -175,6 +175,8 @@ class StudyConfig:
     """What unfinished runs are judged by."""
     baseline: Recipe
     """What the user has today."""
+    tried: tuple[Recipe, ...] = ()
+    """What a search tries first after the baseline, moved into its space."""
     target: float | None = None
     """Top-1 that convergence is measured against; `None`: the baseline's median final Top-1."""
     num_seeds: int = 3
@@ -213,7 +215,7 @@ class RangeResult:
     """What a range test found for one optimizer: an interval, or no signal and why."""
 
     optimizer: str
-    curves: tuple[RangeCurve, ...]
+    curves: tuple[RangeCurve, ...] = field(repr=False)
     interval: Interval | None
     rule: str
     """The rule that gave the interval, in words."""

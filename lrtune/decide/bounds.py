@@ -25,10 +25,10 @@ MIN_SIGMAS = 6.0
 LOW_DROP, HIGH_RISE = 0.2, 0.25
 """Shares of the drop: reached where the interval begins, lost again where it ends."""
 SLIDE_DECADES, SLIDE_THRESHOLD = 1.2, 0.03
-RULE = (
-    "from the LR at which a fifth of the drop in loss is reached to the one past the minimum at which a quarter of it "
-    "is lost again; first try: their geometric mean"
-)
+RULE = "from the LR at which a fifth of the drop in loss is reached to {end}; first try: their geometric mean"
+RISEN = "the one past the minimum at which a quarter of it is lost again"
+BLOWN_UP = "the last one before the loss blew up"
+NOT_RISEN = "the last one of the sweep, since the loss had not risen by then: higher ones were not tried"
 
 
 def range_result(optimizer: str, curves: Sequence[RangeCurve]) -> RangeResult:
@@ -40,12 +40,19 @@ def range_result(optimizer: str, curves: Sequence[RangeCurve]) -> RangeResult:
     """
 
     def nothing(reason: str) -> RangeResult:
-        return RangeResult(optimizer=optimizer, curves=tuple(curves), interval=None, rule=RULE, reason=reason)
+        rule = RULE.format(end=RISEN)
+        return RangeResult(optimizer=optimizer, curves=tuple(curves), interval=None, rule=rule, reason=reason)
 
-    num_points = min(len(curve.lrs) for curve in curves)
+    shortest = min(curves, key=lambda curve: len(curve.lrs))
+    num_points = len(shortest.lrs)
+    if num_points == 0:
+        return nothing(
+            "the loss was not finite before the first step: look for NaNs in the data, the model or the loss"
+        )
     if num_points < MIN_POINTS:
         return nothing(
-            f"the sweep broke off after {num_points} steps, and {MIN_POINTS} are needed: it begins at too high an LR"
+            f"the sweep broke off after step {num_points}, at an LR of {shortest.lrs[-1]:.3g}, and {MIN_POINTS} steps "
+            "are needed: this LR is too high, or there are NaNs in the data, the model or the loss"
         )
     lrs, losses, noise = combine(curves)
     tenth = max(3, len(losses) // 10)
@@ -60,13 +67,14 @@ def range_result(optimizer: str, curves: Sequence[RangeCurve]) -> RangeResult:
     low = lrs[_first(losses[: lowest + 1] <= start - LOW_DROP * drop)]
     risen = np.flatnonzero(losses[lowest:] > losses[lowest] + HIGH_RISE * drop)
     high = lrs[lowest + risen[0]] if len(risen) else lrs[-1]
+    end = RISEN if len(risen) else BLOWN_UP if shortest.diverged else NOT_RISEN
     suggestion = math.sqrt(low * high)  # of many rules the one that lost least of the accuracy: docs/finder.md
     suggestions = {name: lr for name, rule in RULES.items() if (lr := rule(lrs, losses)) is not None}
     return RangeResult(
         optimizer=optimizer,
         curves=tuple(curves),
         interval=Interval(low=float(low), high=float(high), suggestion=suggestion),
-        rule=RULE,
+        rule=RULE.format(end=end),
         suggestions=suggestions,
     )
 

@@ -24,6 +24,8 @@ MAX_REPEATS = 10
 """Trials in a row with recipes that were tried before, after which the space is taken to hold nothing else."""
 MAX_FAILURES = 3
 """Runs that fail one after another before the study is given up: the fault is then not in a recipe."""
+MAX_DIVERGED = 10
+"""Trials after which a study is given up in which every run diverged: the fault is then not in the LR."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,11 @@ def next_run(state: StudyState, ask: Ask) -> Run | Wait | Done:
             if not _affordable(state, run, reserve_epochs=0):
                 break
             return run
-    return Wait() if running else Done("the budget is spent and the best recipes are confirmed")
+    if running:
+        return Wait()
+    if diverged := _divergence(state):
+        return Done(diverged, failed=True)
+    return Done("the budget is spent and the best recipes are confirmed")
 
 
 def _next_of_search(state: StudyState, ask: Ask) -> Run | Wait | None:
@@ -149,4 +155,14 @@ def _hopeless_failure(state: StudyState) -> str:
     last = ended[-MAX_FAILURES:]
     if len(last) == MAX_FAILURES and all(record.state == "failed" for record in last):
         return f"{MAX_FAILURES} runs in a row failed, the last one with: {last[-1].reason}"
-    return ""
+    return _divergence(state) if state.spent("trials") >= MAX_DIVERGED else ""
+
+
+def _divergence(state: StudyState) -> str:
+    """That every run so far diverged, in words; empty where one did not."""
+    measured = [record for record in state.records if record.measurements]
+    if not measured or not all(record.measurements[-1].diverged for record in measured):
+        return ""
+    low = min(record.run.recipe.peak_lr for record in measured)
+    said = f"each of {len(measured)} runs diverged, at peak LRs down to {low:.3g}"
+    return f"{said}: look for NaNs in the data, the model or the loss"

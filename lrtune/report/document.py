@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from lrtune.core.study import StudyConfig, StudyState
 from lrtune.core.trial import BASELINE
+from lrtune.decide.plan import outcome
 from lrtune.decide.recommend import Contender, Recommendation
 from lrtune.decide.trials import trials_of
 from lrtune.report import wording
@@ -191,7 +192,7 @@ def compose(report: Report) -> Document:
         task=wording.task(config.task),
         headline=_headline(state, found),
         schedule=wording.schedule_sentence(found.best.recipe, config.epochs) if found else "",
-        verdict=found.verdict if found else "No run has finished: there is nothing to recommend yet.",
+        verdict=found.verdict if found else _why_nothing(state),
         facts=_facts(state, found),
         target=_target(state, found),
         columns=columns_of(state, rows),
@@ -226,13 +227,24 @@ def _headline(state: StudyState, found: Recommendation | None) -> str:
     if state.config.is_comparison:
         return f"Comparison of {wording.count(len(state.config.recipes), 'recipe')}"
     if found is None:
-        return "Nothing has finished yet."
+        return f"Nothing has finished{_yet(state)}."
     sentence = wording.schedule_sentence(found.best.recipe, state.config.epochs)
     if found.best.trial != BASELINE:
         return sentence
     # Before the search has finished anything, "keep" would claim a comparison that nobody has made.
     kept = "Keep the baseline" if finished_trials(state) else "Only the baseline so far"
     return f"{kept}: {sentence[0].lower()}{sentence[1:]}"
+
+
+def _why_nothing(state: StudyState) -> str:
+    ended = outcome(state)
+    if ended and ended.failed:
+        return f"The study was given up: {ended.reason}."
+    return f"No run has finished: there is nothing to recommend{_yet(state)}."
+
+
+def _yet(state: StudyState) -> str:
+    return "" if outcome(state) else " yet"
 
 
 def _facts(state: StudyState, found: Recommendation | None) -> tuple[Fact, ...]:
@@ -294,7 +306,7 @@ def _reached(contender: Contender, target: float) -> str:
 def _target(state: StudyState, found: Recommendation | None) -> str:
     if found is None or (found.baseline is None and math.isnan(found.target)):
         against = "the first recipe" if state.config.is_comparison else "the baseline"
-        return f"No target yet: convergence is measured against {against}, which has not finished."
+        return f"No target{_yet(state)}: convergence is measured against {against}, which has not finished."
     if math.isnan(found.target):
         return f"No target: {found.target_source}; give `--target`."
     return f"Convergence is the first epoch with a Top-1 of at least {found.target:.2f} % ({found.target_source})."
@@ -307,7 +319,8 @@ def _settings(config: StudyConfig) -> Iterator[tuple[str, str]]:
     yield "Task", wording.task(config.task)
     yield "Horizon", f"{wording.count(config.epochs, 'epoch')} of {config.steps_per_epoch} steps"
     yield "Batch", f"{settings.batch_size}{accumulated}{clipping}"
-    yield "Label smoothing, augmentation", f"{settings.label_smoothing:g}, {'on' if settings.augment else 'off'}"
+    off = "off" if "data" in config.task else "the task's own"
+    yield "Label smoothing, augmentation", f"{settings.label_smoothing:g}, {'on' if settings.augment else off}"
     yield "Precision, device", f"{settings.precision}, {settings.device}"
     yield "Validation images", str(config.num_validation)
     if not config.is_comparison:

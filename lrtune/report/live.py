@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from threading import RLock
 from types import TracebackType
 from typing import Self
@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from lrtune.core.events import EpochEnded, Event, Note, RunEnded, RunStarted
+from lrtune.core.events import EpochEnded, Event, Note, RunEnded, RunStarted, SweepStarted
 from lrtune.core.study import StudyState
 from lrtune.core.trial import BASELINE, Run, RunRecord
 from lrtune.decide.trials import signal_of
@@ -21,6 +21,8 @@ from lrtune.report import wording
 from lrtune.report.progress import Progress, unit_of
 
 REFRESHES_PER_S = 4
+NUM_COLUMNS_FOR_MOST, NUM_COLUMNS_FOR_ALL = 80, 110
+"""Of a terminal that has room for most of what there is to say of a run, and for all of it."""
 SLOW_EPOCH_S = 10.0
 """Where no display moves, epochs that take longer than this get a line each, to show that something goes on."""
 
@@ -79,6 +81,8 @@ class LiveDisplay:
     def _lines(self, event: Event) -> Iterator[str]:
         """The plain lines that an event is worth."""
         match event:
+            case SweepStarted():
+                yield f"range test of {self._progress.sweep}"
             case RunStarted(run=run, epochs_done=epochs_done) if epochs_done:
                 name = self._name(run)
                 yield f"{name} goes on after epoch {epochs_done} of {run.stop_epochs}: {run.recipe.label}"
@@ -109,10 +113,10 @@ class LiveDisplay:
 
     def _render(self) -> Group:
         with self._lock:
-            wide = self._console.width >= 100
-            parts: list[RenderableType] = [self._header(), self._overall(wide)]
+            wide, narrow = self._console.width >= NUM_COLUMNS_FOR_ALL, self._console.width < NUM_COLUMNS_FOR_MOST
+            parts: list[RenderableType] = [self._header(), self._overall(wide, narrow)]
             if self._progress.running:
-                parts.append(self._runs(wide))
+                parts.append(self._runs(wide, narrow))
             if best := self._best():
                 parts.append(best)
             parts += [Text(note, style="dim", overflow="ellipsis", no_wrap=True) for note in self._progress.notes]
@@ -123,34 +127,35 @@ class LiveDisplay:
         words = f" · {wording.task(config.task)} · {self._device}"
         return Text.assemble((config.name, "bold"), (words, "dim"), no_wrap=True, overflow="ellipsis")
 
-    def _overall(self, wide: bool) -> Table:
+    def _overall(self, wide: bool, narrow: bool) -> Table:
         elapsed_s = time.monotonic() - self._began
         done, total = self._progress.spent(elapsed_s)
-        match unit_of(self._progress.config):
-            case "seconds":
-                words = f"{wording.duration(done)} of {wording.duration(total)}"
-            case "epochs":
-                words = f"{done:.0f} of {total:.0f} epochs"
-            case "runs":
-                words = f"{math.floor(done)} of {total:g} runs"
-            case "trials":
-                words = self._counted()
-        row = Table.grid(padding=(0, 2, 0, 0))
-        row.add_row(
+        elapsed = [Text(f"{wording.duration(elapsed_s)} elapsed")]
+        row: Sequence[RenderableType] = (
             Text(self._progress.phase, style="bold"),
             ProgressBar(total=total, completed=min(done, total), width=30 if wide else 16),
-            Text(words),
-            Text(f"{wording.duration(elapsed_s)} elapsed"),
+            Text(self._counted(done, total)),
+            *elapsed * (not narrow),
             Text(f"ETA {wording.duration(self._eta_s(done, total, elapsed_s))}"),
         )
-        return row
+        return _grid([row], gives_way=1)
 
-    def _counted(self) -> str:
-        """What can be counted of the phase, as promotions are not known beforehand."""
+    def _counted(self, done: float, total: float) -> str:
+        """How far it is. Of a plan, what can be counted of the phase, as promotions are not known beforehand."""
         progress, config = self._progress, self._progress.config
-        if progress.phase == "search":
-            return f"trial {progress.num_trials} of {config.budget.amount:g}"
-        return f"{progress.num_ended_of_phase} of {progress.num_expected_of_phase} runs"
+        if progress.phase == "range test":  # no part of a budget
+            return progress.sweep
+        match unit_of(config):
+            case "seconds":
+                return f"{wording.duration(done)} of {wording.duration(total)}"
+            case "epochs":
+                return f"{done:.0f} of {total:.0f} epochs"
+            case "runs":
+                return f"{math.floor(done)} of {total:g} runs"
+            case "trials" if progress.phase == "search":
+                return f"trial {progress.num_trials} of {config.budget.amount:g}"
+            case "trials":
+                return f"{progress.num_ended_of_phase} of {progress.num_expected_of_phase} runs"
 
     def _eta_s(self, done: float, total: float, elapsed_s: float) -> float:
         """By the pace of this session; nan before a run has ended in it."""
@@ -161,27 +166,26 @@ class LiveDisplay:
             return math.nan
         return max(0.0, total - done) * elapsed_s / here
 
-    def _runs(self, wide: bool) -> Table:
-        """One line a run; where it is narrow, the recipe gives way, and a bar would say no more than the epochs do."""
-        table = Table.grid(padding=(0, 2 if wide else 1, 0, 0))
-        for _ in range(8 if wide else 7):
-            table.add_column(no_wrap=True)
+    def _runs(self, wide: bool, narrow: bool) -> Table:
+        """One line a run, which tells as much as there is room for; its recipe has what is left of it."""
+        num_measured = 5 if wide else 1 if narrow else 4
+        rows = []
         for one in self._progress.running.values():
             run, m = one.run, one.last
             bar: list[RenderableType] = [ProgressBar(total=run.stop_epochs, completed=one.epochs, width=12)]
             measured = ("",) * 5
             if m is not None:
                 measured = (
+                    f"{wording.number(m.top1)} %",
                     f"LR {wording.lr(m.lr_last)}",
                     f"loss {wording.number(m.train_loss, 3)}",
-                    f"{wording.number(m.top1)} %",
-                    f"{m.images_per_s:,.0f} img/s",
                     f"{wording.duration((run.stop_epochs - one.epochs) * m.seconds)} left",
+                    f"{m.images_per_s:,.0f} img/s",
                 )
             label = Text(run.recipe.label, style="dim", overflow="ellipsis", no_wrap=True)
             epochs = Text(f"{one.epochs}/{run.stop_epochs}")
-            table.add_row(Text(self._name(run)), *bar * wide, epochs, *map(Text, measured), label)
-        return table
+            rows.append([Text(self._name(run)), *bar * wide, epochs, *map(Text, measured[:num_measured]), label])
+        return _grid(rows, gives_way=len(rows[0]) - 1, gap=2 if wide else 1)
 
     def _best(self) -> Text | None:
         best, baseline = self._progress.best, self._progress.baseline_top1s
@@ -192,3 +196,13 @@ class LiveDisplay:
         if baseline:
             said.append(f"{wording.recipe_name(self._progress.config, BASELINE)} {wording.mean_and_spread(baseline)} %")
         return Text("; ".join(said), style="green", overflow="ellipsis", no_wrap=True) if said else None
+
+
+def _grid(rows: Sequence[Sequence[RenderableType]], *, gives_way: int, gap: int = 2) -> Table:
+    """Rows of cells. The column `gives_way` is cut where a line is too short, and the others only where it is gone."""
+    table = Table.grid(padding=(0, gap, 0, 0))
+    for column in range(len(rows[0])):
+        table.add_column(no_wrap=column != gives_way)
+    for row in rows:
+        table.add_row(*row)
+    return table

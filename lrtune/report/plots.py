@@ -131,7 +131,7 @@ def _learning_sheet(doc: Document, width: float) -> Sheet:
         axes.axhline(found.target, color=INK, linewidth=0.7, linestyle=(0, (1, 2)))
         axes.annotate(
             f"target {found.target:.2f} %", (0, found.target), xycoords=("axes fraction", "data"),
-            xytext=(3, 3), textcoords="offset points", fontsize=7.5,
+            xytext=(3, 3), textcoords="offset points", fontsize=7.5, annotation_clip=True,
         )  # fmt: skip
     lowest = _interesting_from(doc.learning_curves)
     axes.set(xlabel="epoch", ylabel="validation Top-1, %")

@@ -4,7 +4,7 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from lrtune.core.events import EpochEnded, Event, Note, RunEnded, RunStarted
+from lrtune.core.events import EpochEnded, Event, Note, RunEnded, RunStarted, SweepStarted
 from lrtune.core.study import BudgetUnit, StudyConfig, StudyState
 from lrtune.core.trial import Measurement, Run, RunKind, RunRecord
 from lrtune.decide.race import fresh_seeds
@@ -85,6 +85,8 @@ class Progress:
     expected: Mapping[Kind, int]
     """See `expected_runs`; empty where the budget is not in trials."""
     phase: str = "range test"
+    sweep: str = ""
+    """Which one of the range test, in words."""
     running: dict[str, Running] = field(default_factory=dict)
     notes: deque[str] = field(default_factory=lambda: deque(maxlen=NUM_NOTES))
     num_ended_here: int = 0
@@ -124,6 +126,8 @@ class Progress:
                 self._find_best()
                 if record.reason:
                     self.notes.append(f"{wording.run_name(self.config, record.run)} {record.state}: {record.reason}")
+            case SweepStarted(optimizer=optimizer, number=number, num_sweeps=num_sweeps):
+                self.sweep = f"{optimizer}, sweep {number} of {num_sweeps}"
             case Note(text=text):
                 self.notes.append(text)
 
@@ -144,15 +148,15 @@ class Progress:
 
     @property
     def num_expected_of_phase(self) -> str:
-        """How many it comes to: `9`, or `9 to 17` where the race may ask for more seeds, of the baseline too."""
+        """How many it comes to: `9`, or `9–17` where the race may ask for more seeds, of the baseline too."""
         config = self.config
-        if self.phase in ("range test", "baseline"):
+        if self.phase == "baseline":
             return str(config.num_seeds)
         recipes = len(config.recipes) or config.num_confirmed
         least = recipes * config.num_seeds
         racing = recipes + (self.phase == "confirmation")
         most = least + racing * max(0, config.max_seeds - config.num_seeds)
-        return f"{least} to {most}" if most > least else str(least)
+        return f"{least}–{most}" if most > least else str(least)
 
     @property
     def baseline_top1s(self) -> list[float]:

@@ -10,8 +10,8 @@ from lrtune.core.recipe import Recipe
 from lrtune.core.study import StudyState
 from lrtune.core.trial import Measurement
 from lrtune.decide.convergence import Convergence
-from lrtune.decide.recommend import Contender, Recommendation
-from lrtune.report.document import Report
+from lrtune.decide.recommend import Recommendation
+from lrtune.report.document import Report, compose
 from lrtune.report.wording import recipe_name
 from lrtune.schedules import Schedule, build_schedule
 
@@ -41,6 +41,10 @@ class SearchResult:
     """Of the report."""
     report: Report
 
+    def __repr__(self) -> str:
+        document = compose(self.report)
+        return f"{self.state.config.name}: {document.headline}\n{document.verdict}"
+
     @property
     def best(self) -> Best:
         """The recommended recipe.
@@ -53,7 +57,7 @@ class SearchResult:
         chosen = self.recommendation.best
         config = self.state.config
         schedule = build_schedule(chosen.recipe, epochs=config.epochs, steps_per_epoch=config.steps_per_epoch)
-        for m in measurements_of(self.state, chosen):
+        for m in measurements_of(self.state, chosen.trial):
             schedule = schedule.observe(val_loss=m.val_loss, top1=m.top1)
         top1 = chosen.mean if chosen.top1s else chosen.search_top1
         return Best(recipe=chosen.recipe, schedule=schedule, top1=top1, convergence=chosen.convergence)
@@ -63,10 +67,10 @@ class SearchResult:
         return runs_dataframe(self.state)
 
 
-def measurements_of(state: StudyState, contender: Contender) -> tuple[Measurement, ...]:
+def measurements_of(state: StudyState, trial: int) -> tuple[Measurement, ...]:
     """Of its first run with a fresh seed, or else of the search's own; empty where none was completed."""
     kinds = {"confirm": 0, "baseline": 0, "search": 1}
-    of_trial = (r for r in state.records if r.run.trial == contender.trial and r.run.kind in kinds)
+    of_trial = (r for r in state.records if r.run.trial == trial and r.run.kind in kinds)
     records = [r for r in of_trial if r.state == "completed"]
     return min(records, key=lambda r: kinds[r.run.kind]).measurements if records else ()
 

@@ -35,9 +35,15 @@ def print_recommendation(report: Report, console: Console, folder: Path | None =
     if document.verdict:
         console.print(Text(document.verdict))
     if document.contenders:
+        if not document.contenders[0].num_seeds:
+            top1 = document.facts[0]
+            console.print(Text(f"{top1.label}: {top1.value} ({top1.note})"))
         console.print()
         wide = console.width >= NUM_COLUMNS_FOR_ALL
         console.print(_table(document, wide=wide))
+        console.print()
+        for row in document.contenders:
+            console.print(Text(f"{row.name}: {row.recipe}"))
         console.print()
         best = "in the lead" if document.compares else "recommended"
         ties = any("tie" in row.marks for row in document.contenders)
@@ -85,19 +91,15 @@ def print_studies(states: Sequence[StudyState], console: Console | None = None) 
 
 
 def _table(document: Document, *, wide: bool) -> Table:
-    """The recipes side by side. A narrow one has the columns of `NARROW`; recipes are told where there is room."""
+    """The contenders side by side. A narrow one has the columns of `NARROW`."""
     columns = [column for column in document.columns if wide or column.field in NARROW]
     table = _plain_table(gap=2 if wide else 1)
     table.add_column("", overflow="fold")
     for column in columns:
-        table.add_column(column.heading, justify="right")  # wraps where a line is too short, and loses nothing
-    recipes = wide and not document.compares
-    if recipes:
-        table.add_column("Recipe", overflow="fold")
+        table.add_column(column.heading, justify="right", overflow="fold")  # of a short line nothing is lost
     for row in document.contenders:
         mark = ">" if row.recommended else "=" if "tie" in row.marks else " "
         cells = [f"{mark} {row.name}", *(str(getattr(row, column.field)) for column in columns)]
-        cells += [row.recipe] * recipes
         table.add_row(*map(Text, cells), style="bold" if row.recommended else "")
     return table
 

@@ -18,6 +18,7 @@ from typing import cast
 
 from lrtune.core.errors import InputError, LrtuneError, TaskError, TrialError, first_line
 from lrtune.core.events import Event, Note
+from lrtune.core.interrupts import interrupts_held_back, take_interrupts
 from lrtune.core.recipe import Recipe
 from lrtune.core.study import StudyState
 from lrtune.core.trial import Measurement, Run, RunRecord
@@ -137,11 +138,12 @@ def work_side_by_side(open_workbench: OpenWorkbench, num_jobs: int, emit: Emit) 
                 target=_job, args=(open_workbench, sending, multiprocessing.get_start_method())
             )
             try:
-                job.start()
+                with interrupts_held_back():  # until it can take one without a traceback
+                    job.start()
             except (pickle.PicklingError, AttributeError, TypeError) as error:
                 raise TaskError(
                     f"the task cannot be sent to another process: {first_line(error)}; "
-                    "use a task file, functions of a module, or jobs=1."
+                    "use a task file, functions of a module, or one job."
                 ) from error
             jobs[events] = job
             sending.close()  # the worker has the only other end, so its death ends the events
@@ -182,6 +184,7 @@ def _job(
     multiprocessing.set_start_method(start_method, force=True)  # of the workers of a task's own loaders
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     try:
+        take_interrupts()
         events.send(work(open_workbench(events.send)))
     except LrtuneError as error:
         events.send(error)

@@ -83,16 +83,19 @@ def fitted_space(state: StudyState) -> Space:
 def known_good(state: StudyState, space: Space) -> list[Recipe]:
     """Recipes that are hard to beat, moved into the space: the user's own, and three that the literature favours.
 
-    Linear warmup of 5 % and a cosine; linear to zero (arXiv 2310.07831); WSD with a 1-sqrt cooldown of 20 % (arXiv
-    2405.18392).
+    The baseline and those that are to be tried, as far as the space has their optimizer and decay. Linear warmup of 5 %
+    and a cosine; linear to zero (arXiv 2310.07831); WSD with a 1-sqrt cooldown of 20 % (arXiv 2405.18392).
     """
     baseline, epochs = state.config.baseline, state.config.epochs
+    optimizers, decays = space.choices("optimizer"), space.choices("decay")
+    own = [
+        moved(recipe, space, baseline)
+        for recipe in (baseline, *state.config.tried)
+        if recipe.optimizer in optimizers and recipe.decay.name in decays
+    ]
     wanted: list[tuple[str, dict[str, Any]]] = []
-    if baseline.optimizer in space.choices("optimizer"):
-        decay = {f"{baseline.decay.name}.{key}": value for key, value in _plain(baseline.decay).items()}
-        wanted.append((baseline.optimizer, _plain(baseline) | decay | {"decay": baseline.decay.name}))
     suggestions = {r.optimizer: nearest_on_grid(r.interval.suggestion) for r in state.range_results if r.interval}
-    for optimizer in space.choices("optimizer"):
+    for optimizer in optimizers:
         first = {"peak_lr": suggestions[optimizer]} if optimizer in suggestions else {}
         wanted += [
             (optimizer, first | {"decay": "cosine", "warmup_epochs": 0.05 * epochs, "final_frac": 0.0}),
@@ -102,9 +105,18 @@ def known_good(state: StudyState, space: Space) -> list[Recipe]:
     recipes = (
         _build(space, optimizer, str(values["decay"]), values, baseline)
         for optimizer, values in wanted
-        if values["decay"] in space.choices("decay")
+        if values["decay"] in decays
     )
-    return list(dict.fromkeys(recipes))
+    return list(dict.fromkeys([*own, *recipes]))
+
+
+def moved(recipe: Recipe, space: Space, baseline: Recipe) -> Recipe:
+    """The recipe of the space that is nearest to one whose optimizer and decay it has.
+
+    What the space leaves open is as in all its recipes: see `_build`.
+    """
+    decay = {f"{recipe.decay.name}.{key}": value for key, value in _plain(recipe.decay).items()}
+    return _build(space, recipe.optimizer, recipe.decay.name, _plain(recipe) | decay, baseline)
 
 
 def importances(state: StudyState) -> dict[str, float]:
@@ -140,6 +152,21 @@ def mirror(state: StudyState, url: str) -> None:
             if not trial.running and f"{trial.number}/{trial.level}" not in there:
                 study.add_trial(_frozen(trial, space))
     except Exception as error:  # Optuna raises SQLAlchemy's errors, its own and built-in ones
+        raise StoreError(f"Optuna cannot use this database: {first_line(error)}") from error
+
+
+def delete_mirror(name: str, url: str) -> None:
+    """Deletes such a copy, where there is one.
+
+    Raises:
+        StoreError: Optuna cannot use the database.
+    """
+    try:
+        storage = optuna.storages.RDBStorage(url, skip_table_creation=True)
+        optuna.delete_study(study_name=name, storage=storage)
+    except (KeyError, optuna.exceptions.StorageInternalError):  # no such study, no tables
+        return
+    except Exception as error:
         raise StoreError(f"Optuna cannot use this database: {first_line(error)}") from error
 
 

@@ -26,6 +26,7 @@ def config_from_json(text: str) -> StudyConfig:
             "budget": Budget.parse(values["budget"]),
             "rungs": tuple(Rung(**rung) for rung in values["rungs"]),
             "baseline": Recipe.from_dict(values["baseline"]),
+            "tried": tuple(map(Recipe.from_dict, values.get("tried", ()))),
             "recipes": tuple(map(_named_recipe, values["recipes"])),
         }
     )
@@ -47,8 +48,11 @@ def compared(config: StudyConfig) -> dict[str, Any]:
 
 
 def digest(config: StudyConfig) -> str:
-    """Six hexadecimal digits of what `compared` gives."""
-    return hashlib.sha256(json.dumps(compared(config), sort_keys=True).encode()).hexdigest()[:6]
+    """Six hexadecimal digits of what `compared` gives, less what is to be tried where there is nothing."""
+    values = compared(config)
+    if not config.tried:
+        del values["tried"]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:6]
 
 
 def ranges_to_json(results: tuple[RangeResult, ...]) -> str:

@@ -20,8 +20,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from lrtune.core.errors import InputError
-from lrtune.core.recipe import NamedRecipe, Published, Recipe
+from lrtune.core.errors import InputError, Problems
+from lrtune.core.recipe import NamedRecipe, Published, Recipe, length_problems
 from lrtune.schedules.compress import compress
 
 ORDER = (
@@ -44,7 +44,7 @@ def read_recipe(recipe: str | Path, epochs: int) -> NamedRecipe:
     """
     name, values = str(recipe), _read(recipe)
     values.pop("description", None)
-    problems = []
+    problems = Problems()
     meant_for = values.pop("epochs", epochs)
     if type(meant_for) is not int or meant_for < 1:
         problems.append(f"`epochs` must be a whole number from 1, but got {meant_for!r}.")
@@ -58,14 +58,12 @@ def read_recipe(recipe: str | Path, epochs: int) -> NamedRecipe:
             case given:
                 wanted = "words as on, a percentage as top1 and a whole number from 1 as convergence_epoch"
                 problems.append(f"`published` must have {wanted}, but got {given!r}.")
-    found = None
-    try:
+    found = Recipe()
+    with problems.gather():
         found = Recipe.from_dict(values)
-    except InputError as error:
-        problems += error.problems
-    except (TypeError, ValueError) as error:
-        problems.append(f"a recipe's values must be numbers and words: {error}.")
-    if found is None or problems:
+    if not problems:
+        problems += length_problems(found, meant_for)
+    if problems:
         raise InputError([f"{name}: {problem}" for problem in problems])
     return NamedRecipe(
         name=Path(name).stem, recipe=compress(found, meant_for, epochs) if meant_for != epochs else found,

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from lrtune.core.errors import InputError, TaskError
+from lrtune.core.interrupts import interrupts_held_back
 from lrtune.training.randomness import derive_seed, generators_of
 
 
@@ -51,7 +52,9 @@ class LoaderBatches:
         """
         for generator in generators_of(self.loader):
             generator.manual_seed(derive_seed(seed, "batches", epoch))
-        for batch in self.loader:
+        with interrupts_held_back():  # the loader's workers would die of one, and the run would fail
+            batches = iter(self.loader)
+        for batch in batches:
             if not isinstance(batch, list | tuple) or [isinstance(part, Tensor) for part in batch] != [True, True]:
                 raise TaskError(
                     f"a batch must be a pair of tensors (inputs, labels), but the loader gave {_describe(batch)}."
@@ -88,6 +91,36 @@ def check_own(source: object) -> None:
         raise InputError(f"data must be {wanted}, but got {kind}.")
     if not len(source):
         raise InputError(f"a dataset must have at least 1 image, but this {kind} has none.")
+
+
+def check_labels(labels: Tensor, num_images: int, num_classes: int) -> None:
+    """The labels of a batch must be classes, by number.
+
+    Raises:
+        TaskError: they are not.
+    """
+    wanted = f"labels must be whole numbers from 0 to {num_classes - 1}"
+    if labels.dtype not in (torch.int64, torch.uint8) or labels.shape != (num_images,):
+        raise TaskError(
+            f"{wanted}, int64 of shape ({num_images},), but a batch has {labels.dtype} of shape {tuple(labels.shape)}."
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if not 0 <= low <= high < num_classes:
+        raise TaskError(f"{wanted}, but a batch has labels from {low} to {high}.")
+
+
+def check_logits(logits: object, num_images: int, num_classes: int) -> None:
+    """What a model makes of a batch must be a logit for each of its images and classes.
+
+    Raises:
+        TaskError: it is not.
+    """
+    got = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+    if not isinstance(logits, Tensor) or logits.shape != (num_images, num_classes):
+        raise TaskError(
+            f"the model must return logits of shape ({num_images}, {num_classes}), images by classes, but it returned "
+            f"{got}."
+        )
 
 
 def _describe(batch: object) -> str:

@@ -15,13 +15,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils import serialization
 
-from lrtune.core.errors import LrtuneError, StoreError, TaskError, TrialError, first_line
+from lrtune.core.errors import LrtuneError, StoreError, TaskError, TrialError, first_line, place_of
 from lrtune.core.recipe import Constant, Recipe
 from lrtune.core.study import TrainSettings
 from lrtune.core.trial import Measurement, Run
@@ -42,6 +43,7 @@ from lrtune.training.environment import peak_gpu_memory_mib, peak_memory_mib
 from lrtune.training.lanes import EagerLane, Lane, Loss, evaluate
 from lrtune.training.layout import fastest_layout
 from lrtune.training.learner import Learner, State, Step
+from lrtune.training.loaders import check_labels, check_logits
 from lrtune.training.optimizers import CAPTURABLE, build_optimizer
 from lrtune.training.precision import choose_arithmetic, choose_device
 from lrtune.training.randomness import derive_seed, preserved_random_states, seed_all
@@ -83,6 +85,7 @@ class Trainer:
         self.loss: Loss = own_loss or partial(functional.cross_entropy, label_smoothing=settings.label_smoothing)
         self.evaluation_loss: Loss = own_loss or functional.cross_entropy
         self._idle: list[tuple[Recipe, CapturedLane]] = []
+        self._built: WeakValueDictionary[int, nn.Parameter] = WeakValueDictionary()
         self._initial: tuple[int, Mapping[str, Tensor]] | None = None
         self._has_captured = False
         self._capture_failure = ""
@@ -94,13 +97,37 @@ class Trainer:
 
     @cached_property
     def layout(self) -> torch.memory_format:
-        """Of the weights of every model that is built, and so of what goes through it."""
+        """Of the weights of every model that is built, and so of what goes through it.
+
+        Raises:
+            TaskError: the first batch, or what the model makes of it, cannot be trained on.
+        """
+        with TURN, preserved_random_states():
+            try:
+                inputs, labels = next(iter(self.batches.epoch(0, 0)))
+                model = self._new_model()
+                layout = fastest_layout(model, inputs)
+            except Exception:  # a task that does not work says so when it is trained
+                return torch.contiguous_format
+            self._check_batch(model, inputs, labels)
+            return layout
+
+    def _check_batch(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> None:
+        """Says in words what torch would say in its own, or not at all."""
+        if self.task.loss is None:  # another may have other labels
+            check_labels(labels, len(inputs), self.task.num_classes)
         try:
-            with TURN, preserved_random_states():
-                inputs, _ = next(iter(self.batches.epoch(0, 0)))
-                return fastest_layout(self.task.model().to(self.device), inputs)
-        except Exception:  # a task that does not work says so when it is trained
-            return torch.contiguous_format
+            with torch.no_grad(), self.arithmetic.autocast():
+                logits = model(inputs)
+        except Exception as error:
+            if inputs.dtype == torch.float32 or _is_out_of_memory(error):
+                return  # what it is will be said in training
+            raise TaskError(
+                f"inputs must be float32 where the model does not convert them, but a batch has {inputs.dtype}, and "
+                f"the model failed on it: {first_line(error)}{place_of(error)}"
+            ) from error
+        if self.task.loss is None:
+            check_logits(logits, len(inputs), self.task.num_classes)
 
     def build_model(self, seed: int) -> nn.Module:
         """The task's model on the device, with initial weights from `seed`.
@@ -112,7 +139,19 @@ class Trainer:
         layout = self.layout
         seed_all(derive_seed(seed, "weights"))
         with self.guard("the task's model could not be built"):
-            return self.task.model().to(self.device).to(memory_format=layout)
+            return self._new_model().to(memory_format=layout)
+
+    def _new_model(self) -> nn.Module:
+        model = self.task.model().to(self.device)
+        trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        for name, parameter in trained.items():
+            if self._built.get(id(parameter)) is parameter:
+                raise TaskError(
+                    f"`task.model` must build a new model each time, but its {name} is that of an earlier one, so "
+                    "each run would go on from the last: build it in the function, or `copy.deepcopy` it there."
+                )
+        self._built.update({id(parameter): parameter for parameter in trained.values()})
+        return model
 
     def build_optimizer(self, recipe: Recipe, model: nn.Module, *, captured: bool = False) -> torch.optim.Optimizer:
         """The recipe's optimizer over the task's parameter groups.
@@ -143,7 +182,7 @@ class Trainer:
                     f"out of memory on {self.device}: try a smaller --batch-size, a higher --accumulate (now "
                     f"{self.settings.accumulate}), or fewer --jobs"
                 ) from error
-            raise TaskError(f"{failure}: {type(error).__name__}: {error}") from error
+            raise TaskError(f"{failure}: {type(error).__name__}: {error}{place_of(error)}") from error
 
     def train(
         self, run: Run, *, history: Sequence[Measurement] = (), state: State | None = None, save: Save | None = None

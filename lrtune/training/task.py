@@ -5,7 +5,7 @@ import importlib.util
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from numbers import Integral
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from lrtune.core.errors import InputError, TaskError
 from lrtune.core.recipe import Recipe, default_recipe
 from lrtune.core.study import TrainSettings
-from lrtune.training.batches import Source
+from lrtune.training.batches import Images, Source
 from lrtune.training.datasets.folder import folder_of, listing_digest
 from lrtune.training.fingerprint import fingerprint
 
@@ -34,6 +34,7 @@ class Task:
     model: Callable[[], nn.Module]
     """Builds an untrained model; called with the random numbers seeded, as often as needed."""
     train: Source
+    """Inputs in float32, unless the model takes others, and labels from 0 to `num_classes - 1`."""
     validation: Source
     num_classes: int
     test: Source | None = None
@@ -63,6 +64,11 @@ class Task:
             )
             if not holds
         ]
+        if isinstance(self.model, nn.Module):
+            problems.append(
+                "`task.model` must be a function that builds a new model each time, but got a model: give its class, "
+                "or `lambda: copy.deepcopy(model)`."
+            )
         if isinstance(self.loss, nn.Module) and any(p.requires_grad for p in self.loss.parameters()):
             problems.append(
                 "`task.loss` must have no trainable parameters, since a run trains the model's alone: give them to the "
@@ -70,6 +76,8 @@ class Task:
             )
         if problems:
             raise InputError(problems)
+        for key in ("num_classes", "epochs"):  # JSON knows no integers of NumPy
+            object.__setattr__(self, key, int(getattr(self, key)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +194,7 @@ def modules_of(source: TaskSource) -> list[ModuleType]:
 
 
 def settings_for(task: Task, settings: TrainSettings) -> TrainSettings:
-    """The settings that a task is trained by: a loader has a batch size of its own.
+    """The settings that a task is trained by: data of its own have their own transforms, a loader its own batch size.
 
     Raises:
         InputError: label smoothing, which does not reach a loss of the task's own.
@@ -195,8 +203,31 @@ def settings_for(task: Task, settings: TrainSettings) -> TrainSettings:
         rule = "`label_smoothing` must be 0 where the task has a loss of its own, which has to smooth by itself"
         raise InputError(f"{rule}, but got {settings.label_smoothing}.")
     if isinstance(task.train, DataLoader) and task.train.batch_size:
-        return replace(settings, batch_size=task.train.batch_size * settings.accumulate)
-    return settings
+        settings = replace(settings, batch_size=task.train.batch_size * settings.accumulate)
+    return settings if isinstance(task.train, Images) else replace(settings, augment=False)
+
+
+def change_settings(task: Task, changes: Mapping[str, Any]) -> TrainSettings:
+    """The task's settings with some of them changed, by field.
+
+    Raises:
+        InputError: there is no such setting, it cannot be so, or it does nothing to the task's data.
+    """
+    known, kind = [f.name for f in fields(TrainSettings)], type(task.train).__name__
+    problems = [f"`settings` has no {key!r}; it has {', '.join(known)}." for key in changes if key not in known]
+    if changes.get("augment") and not isinstance(task.train, Images):
+        problems.append(f"`augment` is for `Images` only, but the data are a {kind}.")
+    changed = dict(changes)
+    if isinstance(task.train, DataLoader):
+        own = (task.train.batch_size or 0) * changes.get("accumulate", task.settings.accumulate)
+        if own:
+            changed["batch_size"] = own
+        if (asked := changes.get("batch_size", own)) != own:
+            what = f"{own}, what the task's loader gives a step" if own else "left to the task's loader"
+            problems.append(f"`batch_size` must be {what}, but got {asked}.")
+    if problems:
+        raise InputError(problems)
+    return settings_for(task, replace(task.settings, **changed))
 
 
 def describe_source(source: TaskSource) -> Mapping[str, Any]:

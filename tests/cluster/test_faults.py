@@ -269,7 +269,7 @@ def test_ctrl_c_stops_the_trials_and_leaves_a_study_to_go_on_with(three_nodes, t
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.splitlines()[-1] == (
-        "lrtune: stopped; what was finished is kept, and the same command goes on from there."
+        "lrtune: stopped. What was finished is kept: `lrtune resume stopped` goes on from there."
     )
     assert "Traceback" not in err
     records = StudyDatabase("sqlite:///.lrtune/lrtune.db").study("stopped").state().records

@@ -230,7 +230,7 @@ def test_checkpoints_that_nodes_do_not_share_are_found_before_anything_is_traine
     flags = ("--engine", "ray", "--address", three_nodes.address, "--storage-path", "memory://checkpoints")
     refused = call("search", "--task", task_file, *SEARCH, *flags)
     assert refused.code == 2
-    assert refused.err.count("`storage_path` must be shared by all nodes, but node ") == 3
+    assert refused.err.count("`--storage-path` must be shared by all nodes, but node ") == 3
     assert not Path(".lrtune").exists() or not StudyDatabase("sqlite:///.lrtune/lrtune.db").names()
 
 

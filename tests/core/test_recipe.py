@@ -109,8 +109,8 @@ RULES = [
         "`optimizer` must be one of sgd, adagrad, rmsprop, adam, adamw, lamb, adabound, schedule-free-sgd, "
         "schedule-free-adamw, prodigy, but got 'sgdd'.",
     ),
-    ({"peak_lr": 0}, "`0 < peak_lr` must hold, but got peak_lr=0."),
-    ({"peak_lr": -0.1}, "`0 < peak_lr` must hold, but got peak_lr=-0.1."),
+    ({"peak_lr": 0}, "`0 < peak_lr` must hold, but got 0."),
+    ({"peak_lr": -0.1}, "`0 < peak_lr` must hold, but got -0.1."),
     ({"warmup_epochs": -1}, "`0 <= warmup_epochs` must hold, but got -1."),
     ({"final_frac": -0.1}, "`0 <= final_frac <= 1` must hold, but got -0.1."),
     ({"final_frac": 1.1}, "`0 <= final_frac <= 1` must hold, but got 1.1."),
@@ -134,8 +134,8 @@ RULES = [
     ({"decay": HoldPower(hold_frac=-0.1)}, "`0 <= hold_frac < 1` must hold, but got -0.1."),
     ({"decay": HoldPower(hold_frac=1)}, "`0 <= hold_frac < 1` must hold, but got 1."),
     ({"decay": HoldPower(power=0)}, "`0 < power` must hold, but got 0."),
-    ({"decay": Plateau(monitor="loss")}, "`monitor` must be val_loss or top1, but got 'loss'."),
-    ({"decay": Plateau(threshold_mode="r")}, "`threshold_mode` must be rel or abs, but got 'r'."),
+    ({"decay": Plateau(monitor="loss")}, "`monitor` must be one of val_loss, top1, but got 'loss'."),
+    ({"decay": Plateau(threshold_mode="r")}, "`threshold_mode` must be one of rel, abs, but got 'r'."),
     ({"decay": Plateau(factor=1)}, "`0 < factor < 1` must hold, but got 1."),
     ({"decay": Plateau(patience_epochs=-1)}, "`patience_epochs` must be a whole number from 0, but got -1."),
     ({"decay": Plateau(patience_epochs=1.5)}, "`patience_epochs` must be a whole number from 0, but got 1.5."),
@@ -163,13 +163,24 @@ def test_all_broken_rules_are_stated_together():
     with pytest.raises(InputError) as caught:
         Recipe(peak_lr=-1, warmup_epochs=-1, momentum=1, decay=Plateau(patience_epochs=-1, threshold=-1, factor=1))
     assert caught.value.problems == (
-        "`0 < peak_lr` must hold, but got peak_lr=-1.",
+        "`0 < peak_lr` must hold, but got -1.",
         "`0 <= warmup_epochs` must hold, but got -1.",
         "`0 <= momentum < 1` must hold, but got 1.",
+        "`0 < factor < 1` must hold, but got 1.",
         "`patience_epochs` must be a whole number from 0, but got -1.",
         "`0 <= threshold` must hold, but got -1.",
-        "`0 < factor < 1` must hold, but got 1.",
     )
+
+
+@pytest.mark.parametrize("milestones", ["3", 3, ("3",), (True,)])
+def test_milestones_are_numbers(milestones):
+    with pytest.raises(InputError, match="`milestones_epochs` must be a list of numbers, but got"):
+        Recipe(decay=MultiStep(milestones_epochs=milestones))
+
+
+def test_a_decay_is_more_than_its_name():
+    with pytest.raises(InputError, match=r"`decay` must be one of the decays of .*, but got 'cosine'"):
+        Recipe(decay="cosine")
 
 
 NUMBERS = ["peak_lr", "warmup_epochs", "final_frac", "momentum", "weight_decay"]
@@ -255,10 +266,23 @@ RECIPE_KEYS = "optimizer, peak_lr, warmup_epochs, decay, final_frac, momentum, n
         ),
         (
             {"decay": {"name": "step", "factor": 0.1}},
-            ("decay 'step' needs all of every_epochs, factor, but got name, factor.",),
+            ("decay 'step' needs 'every_epochs'.",),
         ),
         ({"decay": ["cosine"]}, ("`decay` must be a name, or a table with a name, but got ['cosine'].",)),
-        ({"peak_lr": 0}, ("`0 < peak_lr` must hold, but got peak_lr=0.",)),
+        ({"decay": {"name": ["step"]}}, (f"`decay` must be one of {', '.join(DECAYS)}, but got ['step'].",)),
+        ({"peak_lr": 0}, ("`0 < peak_lr` must hold, but got 0.",)),
+        ({"peak_lr": "1e-3"}, ("`peak_lr` must be a number, but got '1e-3'.",)),
+        (
+            {"optimizer": "SGD", "lr": 1, "momentum": "most", "decay": {"name": "step", "every": 3, "factor": 2}},
+            (
+                "decay 'step' has no parameter 'every'; it has every_epochs, factor.",
+                "decay 'step' needs 'every_epochs'.",
+                "`0 < factor < 1` must hold, but got 2.",
+                f"unknown key 'lr' in a recipe; it has {RECIPE_KEYS}.",
+                f"`optimizer` must be one of {', '.join(OPTIMIZERS)}, but got 'SGD'.",
+                "`momentum` must be a number, but got 'most'.",
+            ),
+        ),
     ],
 )
 def test_plain_values_that_are_no_recipe(values, problems):

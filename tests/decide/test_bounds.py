@@ -81,7 +81,7 @@ def test_a_u_shaped_curve(noise):
     assert suggestion == pytest.approx(math.sqrt(low * high))
     assert high > 10 ** (BLOWS_UP_AT - 0.3)
     assert (found.reason, found.optimizer, len(found.curves)) == ("", "sgd", 3)
-    assert found.rule
+    assert "to the one past the minimum at which a quarter of it is lost again" in found.rule
     assert set(found.suggestions) == set(RULES)
 
 
@@ -89,6 +89,15 @@ def test_where_the_loss_never_rises_again_the_interval_ends_with_the_sweep():
     found = result(falling, noise=0.02)
     assert found.interval.high == found.curves[0].lrs[-1] == 10
     assert found.interval.low < 10**FALLS_AT < found.interval.suggestion
+    assert "to the last one of the sweep, since the loss had not risen by then" in found.rule
+
+
+def test_where_the_loss_blows_up_at_once_the_interval_ends_before_that():
+    whole = curve(falling, noise=0.02)
+    cut = replace(whole, lrs=whole.lrs[:150], losses=whole.losses[:150], diverged=True)
+    found = range_result("sgd", [whole, cut, whole])
+    assert found.interval.high == cut.lrs[-1]
+    assert "to the last one before the loss blew up" in found.rule
 
 
 SIGNALS = pytest.mark.parametrize("loss", [u_shaped, falling])
@@ -183,15 +192,23 @@ def test_a_fall_of_many_times_the_noise_is_a_signal(num_seeds):
         assert result(u_shaped, num_seeds=num_seeds, noise=0.2, first_seed=1000 * i).interval is not None
 
 
-def test_a_sweep_that_broke_off_early_says_so():
+NAN_SOMEWHERE = "NaNs in the data, the model or the loss"
+TOO_HIGH = f"and {MIN_POINTS} steps are needed: this LR is too high, or there are {NAN_SOMEWHERE}"
+
+
+@pytest.mark.parametrize(
+    ("num_points", "reason"),
+    [
+        (0, f"the loss was not finite before the first step: look for {NAN_SOMEWHERE}"),
+        (1, f"the sweep broke off after step 1, at an LR of 1e-06, {TOO_HIGH}"),
+        (MIN_POINTS - 1, f"the sweep broke off after step 15, at an LR of 3.11e-06, {TOO_HIGH}"),
+    ],
+)
+def test_a_sweep_that_broke_off_early_says_so(num_points, reason):
     whole = curve(falling)
-    for num_points in (1, MIN_POINTS - 1):
-        short = replace(whole, lrs=whole.lrs[:num_points], losses=whole.losses[:num_points], diverged=True)
-        found = range_result("sgd", [whole, short, whole])
-        assert found.interval is None
-        assert found.reason == (
-            f"the sweep broke off after {num_points} steps, and {MIN_POINTS} are needed: it begins at too high an LR"
-        )
+    short = replace(whole, lrs=whole.lrs[:num_points], losses=whole.losses[:num_points], diverged=True)
+    found = range_result("sgd", [whole, short, whole])
+    assert (found.interval, found.reason) == (None, reason)
 
 
 @pytest.mark.parametrize("num_steps", [50, 200])

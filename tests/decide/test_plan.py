@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lrtune.core.recipe import Recipe
 from lrtune.core.study import Budget, Rung, StudyState
 from lrtune.core.trial import Run, RunRecord
-from lrtune.decide.plan import MAX_FAILURES, Done, Wait, next_run, outcome
+from lrtune.decide.plan import MAX_DIVERGED, MAX_FAILURES, Done, Wait, next_run, outcome
 from lrtune.decide.race import fresh_seeds
 from lrtune.decide.trials import best_first, trials_of
 from tests.studies import BASELINE, config_of, measurement, record, state_of
@@ -366,6 +366,39 @@ def test_a_study_that_is_given_up_waits_for_the_runs_that_are_left():
 def test_a_baseline_that_fails_three_times_ends_the_study():
     state = state_of(*(record([], "baseline", seed=seed, state="failed", reason="no GPU") for seed in (1, 2, 3)))
     assert next_run(state, ask) == Done("3 runs in a row failed, the last one with: no GPU", failed=True)
+
+
+def all_diverged(num_trials, **changes):
+    """A study in which no run came to its end."""
+    baseline = (record([50] * seed, "baseline", seed=seed, state="diverged") for seed in (1, 2, 3))
+    return state_of(*baseline, *(record([10], trial=i, state="diverged") for i in range(num_trials)), **changes)
+
+
+def test_a_study_in_which_everything_diverges_is_given_up():
+    assert next_run(all_diverged(MAX_DIVERGED - 1), ask).id == f"trial-{MAX_DIVERGED - 1:04d}"
+    assert next_run(all_diverged(MAX_DIVERGED), ask) == Done(
+        "each of 13 runs diverged, at peak LRs down to 0.01: look for NaNs in the data, the model or the loss",
+        failed=True,
+    )
+
+
+@pytest.mark.parametrize(("budget", "num_trials"), [("4", 4), ("20ep", 9)])
+def test_a_study_that_ends_with_nothing_before_that_has_failed_too(budget, num_trials):
+    done = next_run(all_diverged(num_trials, budget=Budget.parse(budget)), ask)
+    assert done.failed
+    assert f"each of {3 + num_trials} runs diverged" in done.reason
+
+
+@pytest.mark.parametrize(("state", "top1s"), [("completed", [50] * 4), ("pruned", [50]), ("running", [50])])
+def test_one_run_that_did_not_diverge_is_enough_to_go_on(state, top1s):
+    study = all_diverged(MAX_DIVERGED)
+    other = record(top1s, trial=MAX_DIVERGED, state=state)
+    assert next_run(replace(study, records=(*study.records, other)), ask).id == f"trial-{MAX_DIVERGED + 1:04d}"
+
+
+def test_a_study_in_which_everything_has_diverged_waits_for_the_runs_that_are_left():
+    state = all_diverged(MAX_DIVERGED)
+    assert next_run(replace(state, records=(*state.records, record([], trial=10, state="running"))), ask) == Wait()
 
 
 @pytest.mark.parametrize("kind", ["baseline", "search", "confirm"])

@@ -18,10 +18,15 @@ EPOCHS = 8
 NAN = math.nan
 
 
-def curve(top1s, *, trial=99, kind="search", warmup=0.0, decay=None, state="running", **others):
+def curve(
+    top1s, *, trial=99, kind="search", warmup=0.0, decay=None, state="running", steps_per_epoch=100, **others
+):  # fmt: skip
     """A run of eight epochs that has got so far."""
     recipe = Recipe(warmup_epochs=warmup, decay=decay or Cosine())
-    return record(top1s, kind, trial=trial, seed=1, recipe=recipe, state=state, horizon_epochs=EPOCHS, **others)
+    found = record(top1s, kind, trial=trial, seed=1, recipe=recipe, state=state, horizon_epochs=EPOCHS, **others)
+    return replace(
+        found, measurements=tuple(replace(m, step=steps_per_epoch * m.epoch) for m in found.measurements)
+    )  # fmt: skip
 
 
 def study_of(others, **changes):
@@ -46,14 +51,14 @@ def test_never():
 # Top-1 of each epoch, warmup epochs, reason or ""
 AT_CHANCE = [
     ([5], 0, ""),
-    ([50, 5], 0, "Top-1 5.00 is at chance (10.0) after 2 epochs"),
+    ([50, 5], 0, "Top-1 5.00 is not told from chance (10.0 ± 0.9) at epoch 2"),
     ([5, 50], 0, ""),
-    ([5, 12.8], 0, "Top-1 12.80 is at chance (10.0) after 2 epochs"),
+    ([5, 12.8], 0, "Top-1 12.80 is not told from chance (10.0 ± 0.9) at epoch 2"),
     ([5, 12.9], 0, ""),
-    ([5, NAN], 0, "Top-1 nan is at chance (10.0) after 2 epochs"),
+    ([5, NAN], 0, "Top-1 nan is not told from chance (10.0 ± 0.9) at epoch 2"),
     ([NAN, 50], 0, ""),
     ([5, 5], 1, ""),
-    ([5, 5, 5], 1, "Top-1 5.00 is at chance (10.0) after 3 epochs"),
+    ([5, 5, 5], 1, "Top-1 5.00 is not told from chance (10.0 ± 0.9) at epoch 3"),
     ([5, 5, 5], 1.5, ""),
     ([5] * 7, 6, ""),
 ]
@@ -65,12 +70,31 @@ def test_hopeless_ends_what_is_guessing(top1s, warmup, reason):
 
 
 @pytest.mark.parametrize(
-    ("num_classes", "num_validation", "last_ended"), [(2, 1000, 54), (100, 1000, 1), (10, 100, 18.9), (10, 10**6, 10)]
+    ("num_classes", "num_validation", "last_ended"),
+    [
+        (10, 10**6, 10),
+        (100, 1000, 1),
+        (2, 10**4, 51),
+        # so few images that three counting errors above chance are less than three below a run that learns
+        (2, 1000, 50),
+        (10, 100, 9.9),
+        (3, 90, 25),
+    ],
 )
 def test_hopeless_knows_what_chance_is(num_classes, num_validation, last_ended):
     state = study_of([], num_classes=num_classes, num_validation=num_validation)
     assert hopeless(curve([last_ended] * 2), state).prune
     assert not hopeless(curve([last_ended + 1] * 2), state).prune
+
+
+@pytest.mark.parametrize(("averaged", "ended"), [(5, True), (12.8, True), (12.9, False), (NAN, True)])
+def test_hopeless_spares_what_the_averaged_weights_have_learnt(averaged, ended):
+    assert hopeless(curve([5, 5], averaged=[5, averaged]), study_of([])).prune == ended
+
+
+@pytest.mark.parametrize(("steps_per_epoch", "ended"), [(49, False), (50, True)])
+def test_hopeless_takes_a_hundred_steps_to_tell(steps_per_epoch, ended):
+    assert hopeless(curve([5, 5], steps_per_epoch=steps_per_epoch), study_of([])).prune == ended
 
 
 # The better half of these makes 10 % errors and less, or 20 % at epoch 4 with a gain of 10; three times is far behind.
@@ -188,11 +212,11 @@ C4, FIRST_4 = Rung(4, compressed=True), Rung(4)
 @pytest.mark.parametrize(
     ("rung", "top1s", "warmup", "reason"),
     [
-        (C4, [5], 0, "Top-1 5.00 is at chance (10.0) after 1 epochs"),  # a quarter of the compressed run
+        (C4, [5], 0, "Top-1 5.00 is not told from chance (10.0 ± 0.9) at epoch 1"),  # a quarter of the compressed run
         (FIRST_4, [5], 0, ""),  # an eighth of the full one
-        (FIRST_4, [5, 5], 0, "Top-1 5.00 is at chance (10.0) after 2 epochs"),
+        (FIRST_4, [5, 5], 0, "Top-1 5.00 is not told from chance (10.0 ± 0.9) at epoch 2"),
         (C4, [5], 1, ""),  # of the full run, so half an epoch here
-        (C4, [5, 5], 1, "Top-1 5.00 is at chance (10.0) after 2 epochs"),
+        (C4, [5, 5], 1, "Top-1 5.00 is not told from chance (10.0 ± 0.9) at epoch 2"),
         (FIRST_4, [5, 5], 1, ""),
     ],
 )

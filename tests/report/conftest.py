@@ -277,6 +277,13 @@ def stages(config):
         "diverged baseline": StudyState(
             config=config, records=(record("baseline-0", "baseline", -1, BASELINE, 1, 20, epochs=1, state="diverged"),)
         ),
+        "everything diverged": StudyState(
+            config=replace(config, num_seeds=1, budget=Budget(1, "trials")),
+            records=(
+                record("baseline-0", "baseline", -1, BASELINE, 1, 20, epochs=1, state="diverged"),
+                record("trial-0000", "search", 0, RECIPES[0][0], 0, 20, epochs=1, state="diverged"),
+            ),
+        ),
         "unconfirmed": StudyState(config=config, records=everything),
         "no baseline": StudyState(config=config, records=search_records()),
         "half confirmed": StudyState(config=config, records=everything + confirmation_records()[:1]),

@@ -336,6 +336,20 @@ def test_rungs_and_signal_in_the_settings(config, changes, said):
     assert {name: value for name, value in document.settings if name in names} == said
 
 
+@pytest.mark.parametrize(
+    ("task", "augment", "said"),
+    [
+        ({"data": "digits"}, True, "0, on"),
+        ({"data": "digits"}, False, "0, off"),
+        ({"python": "mine"}, True, "0, on"),
+        ({"python": "mine"}, False, "0, the task's own"),
+    ],
+)
+def test_what_is_not_augmented_here_may_be_by_the_task(config, task, augment, said):
+    changed = replace(config, task=task, settings=TrainSettings(augment=augment))
+    assert dict(compose(report_of(StudyState(config=changed))).settings)["Label smoothing, augmentation"] == said
+
+
 def test_peak_memory_is_that_of_the_process_that_took_most(done):
     state = done.state
     assert not [name for name, _ in compose(done).settings if "memory" in name]  # it is not known
@@ -404,12 +418,19 @@ def test_ties_are_said(config):
     [
         ("nothing", "Nothing has finished yet."),
         ("diverged baseline", "Nothing has finished yet."),
+        ("everything diverged", "Nothing has finished."),
         ("baseline", "Only the baseline so far: train 12 epochs"),
         ("worse than the baseline", "Keep the baseline: train 12 epochs"),
     ],
 )
 def test_headline_claims_no_more_than_is_known(config, stage, headline):
     assert compose(stages(config)[stage]).headline.startswith(headline)
+
+
+def test_a_study_that_was_given_up_promises_nothing(config):
+    document = compose(stages(config)["everything diverged"])
+    assert document.verdict.startswith("The study was given up: each of 2 runs diverged, at peak LRs")
+    assert not any("yet" in said for said in (document.headline, document.verdict, document.target))
 
 
 def test_no_signal_gives_its_reason(config):

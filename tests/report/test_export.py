@@ -23,6 +23,8 @@ from lrtune.core.recipe import (
 )
 from lrtune.core.trial import Measurement
 from lrtune.report.export import export
+from lrtune.schedules.compress import compress
+from lrtune.store.recipes import read_recipe
 from tests.peers.cases import (
     DECAYS,
     EPOCHS,
@@ -41,7 +43,7 @@ REFUSED = {
     "timm": ["schedule-free-sgd", "schedule-free-adamw"],
     "keras": ["lamb", "adabound", "schedule-free-sgd", "schedule-free-adamw", "prodigy"],
 }
-TARGETS = ["torch", "lightning", "timm", "transformers", "keras", "json"]
+TARGETS = ["torch", "lightning", "timm", "transformers", "keras", "json", "toml"]
 
 
 @pytest.mark.parametrize("decay", DECAYS + PLATEAUS, ids=str)
@@ -97,6 +99,16 @@ def test_json_has_the_recipe_and_every_lr(decay):
     assert document["optimizer"]["class"] == "pytorch_optimizer.Prodigy"
     assert document["optimizer"]["arguments"]["lr"] == recipe.peak_lr
     assert document["settings"] == {"batch_size": 1, "clip_norm": None, "label_smoothing": 0.0}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("decay", DECAYS + PLATEAUS, ids=str)
+def test_a_recipe_file_is_read_back(tmp_path, decay, optimizer):
+    values = {"peak_lr": 1.7e-5, "warmup_epochs": 1.5, "final_frac": 0.1, "nesterov": False, "weight_decay": 1e-20}
+    recipe = Recipe(decay=decay, optimizer=optimizer, **values)
+    (tmp_path / "mine.toml").write_text(exported(recipe, "toml").text)
+    assert read_recipe(tmp_path / "mine.toml", EPOCHS).recipe == recipe
+    assert read_recipe(tmp_path / "mine.toml", 3 * EPOCHS).recipe == compress(recipe, EPOCHS, 3 * EPOCHS)
 
 
 def measured(epochs):

@@ -30,8 +30,8 @@ REPORTS = Path(__file__).parents[2] / "reports"
 CSS = Path(lrtune.report.html.__file__).parent / "templates" / "report.css"
 SCHEMA = json.loads(Path(lrtune.report.html.__file__).with_name("report.schema.json").read_text())
 STAGES = (
-    "nothing", "range test", "no signal", "baseline", "diverged baseline", "unconfirmed", "no baseline",
-    "half confirmed", "running", "plateau", "on the lowest rung", "going up", "left on rungs",
+    "nothing", "range test", "no signal", "baseline", "diverged baseline", "everything diverged", "unconfirmed",
+    "no baseline", "half confirmed", "running", "plateau", "on the lowest rung", "going up", "left on rungs",
     "worse than the baseline", "comparison", "comparison of one so far", "comparison of three so far",
     "comparison with a loss",
 )  # fmt: skip
@@ -190,6 +190,12 @@ def test_plots_are_the_same_whatever_the_users_matplotlibrc(done):
         {"lines.marker": "x", "figure.autolayout": True, "axes.xmargin": 0.3, "axes.formatter.limits": (0, 0)}
     ):
         assert [plot.svg for plot in draw(compose(done))] == before
+
+
+def test_a_target_below_the_curves_leaves_them_their_room(done):
+    found = replace(done.recommendation, target=2.0)
+    plots = draw(compose(replace(done, recommendation=found)))
+    assert not [plot.name for plot in plots if ">target 2.00 %<" in plot.svg]
 
 
 def test_plots_in_files(done):

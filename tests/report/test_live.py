@@ -2,13 +2,14 @@
 
 import io
 import math
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from lrtune.core.events import EpochEnded, Note, RunEnded, RunStarted
+from lrtune.core.events import EpochEnded, Note, RunEnded, RunStarted, SweepStarted
 from lrtune.core.study import Budget, Rung, StudyState
 from lrtune.report.live import LiveDisplay
 from lrtune.report.progress import Progress, expected_runs
@@ -46,10 +47,11 @@ def empty(config):
 
 def test_plain_lines_one_a_run_and_one_a_note(config, empty):
     pruned = search_records()[8]
-    events = [Note("range test: 0.01 to 1"), *events_of(baseline_records()[0]), *events_of(pruned)]
+    events = [SweepStarted("sgd", 1, 3), Note("sgd: 0.01 to 1"), *events_of(baseline_records()[0]), *events_of(pruned)]
     text, _ = shown(config, empty, events)
     assert text.splitlines() == [
-        "range test: 0.01 to 1",
+        "range test of sgd, sweep 1 of 3",
+        "sgd: 0.01 to 1",
         "baseline-0 completed: 12 of 12 epochs, Top-1 89.66 %, sgd 0.1, step(every_epochs=4, factor=0.1)",
         f"trial-0008 pruned ({pruned.reason}): 4 of 12 epochs, Top-1 70.25 %, sgd 0.004, cosine",
     ]
@@ -81,6 +83,37 @@ def test_terminal_shows_the_running_and_the_best(config, empty):
     assert "best so far 91.32 % (trial-0000: sgd 0.213" in best_line
     assert "baseline 89.66 %" in best_line
     assert note.startswith("trial-0008 pruned: Top-1 68.2")
+
+
+@pytest.mark.parametrize(
+    ("width", "overall", "row"),
+    [
+        (
+            60,
+            r"confirmation [━╸╺ ]+ 0 of 9–17 runs  ETA .+s",
+            "trial-0002-confirm-0 10/12 91.16 % sgd 0.28, warmup 1 ep, w…",
+        ),
+        (
+            80,
+            r"confirmation [━╸╺ ]+ 0 of 9–17 runs  .+ elapsed  ETA .+s",
+            "trial-0002-confirm-0 10/12 91.16 % LR 0.108 loss 0.234 5.0 s left sgd 0.28, war…",
+        ),
+    ],
+)
+def test_a_short_line_says_less_and_cuts_the_recipe_alone(config, width, overall, row):
+    state = StudyState(config=replace(config, max_seeds=5), records=search_records())
+    events = [*events_of(baseline_records()[0]), *list(events_of(confirmation_records()[3]))[:11]]
+    _, text = shown(state.config, state, events, width=width)
+    lines = text.splitlines()
+    assert re.fullmatch(overall, lines[1].rstrip())
+    assert lines[2] == row
+
+
+@pytest.mark.parametrize("budget", ["50", "300ep", "4h"])
+def test_sweeps_of_the_range_test_are_counted(config, budget):
+    state = StudyState(config=replace(config, budget=Budget.parse(budget)))
+    _, text = shown(state.config, state, [SweepStarted("sgd", 1, 3), SweepStarted("sgd", 2, 3)])
+    assert re.fullmatch(r"range test +[━ ]+ sgd, sweep 2 of 3 .*", text.splitlines()[1])
 
 
 def test_resumed_study_goes_on_from_what_is_recorded(config):
@@ -216,7 +249,7 @@ def test_seeds_that_the_race_adds_are_part_of_the_confirmation(config):
     assert progress.phase == "confirmation"
     assert progress.spent(0.0) == (before[0] + 12, before[1] + 12)
     _, text = shown(config, state, events_of(more))
-    assert "10 of 9 to 17 runs" in text
+    assert "10 of 9–17 runs" in text
 
 
 def test_progress_of_a_comparison(comparison_config):
@@ -227,7 +260,7 @@ def test_progress_of_a_comparison(comparison_config):
     assert plain.startswith("adamw-<cosine>, seed 1 completed: 12 of 12 epochs")
     _, text = shown(comparison_config, state, events_of(records[2]), width=120)
     assert "comparison" in text
-    assert "3 of 15 to 25 runs" in text
+    assert "3 of 15–25 runs" in text
     assert "sgd-step 89.70 ± 0.04 %" in text
 
 

@@ -3,8 +3,9 @@
 import math
 from dataclasses import replace
 
+from lrtune.report.document import compose
 from lrtune.report.result import SearchResult, runs_dataframe
-from tests.report.conftest import stages
+from tests.report.conftest import range_result, stages
 
 
 def test_runs_as_a_table(climbed):
@@ -25,6 +26,15 @@ def test_best_that_was_left_on_a_rung(config, tmp_path):
     result = SearchResult(state=report.state, recommendation=report.recommendation, folder=tmp_path, report=report)
     assert result.best.recipe.peak_lr == 0.35
     assert math.isnan(result.best.top1)
+
+
+def test_a_result_is_two_lines(done, tmp_path):
+    result = SearchResult(state=done.state, recommendation=done.recommendation, folder=tmp_path, report=done)
+    assert repr(result) == f"digits-<first>: {compose(done).headline}\n{done.recommendation.verdict}"
+    assert repr(range_result(signal=False)) == (
+        "RangeResult(optimizer='sgd', interval=None, rule='from the steepest descent to the lowest loss', "
+        "reason='The loss fell by less than its noise at every learning rate.', suggestions={})"
+    )
 
 
 def test_names_and_retries_as_a_table(done, comparison):

@@ -46,6 +46,21 @@ def test_every_stage_fits_into_80_columns(config):
         assert max(map(len, text.splitlines())) <= 80
 
 
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [
+        ("unconfirmed", "Top-1, %: 92.02 (one run of the search, not confirmed)"),
+        ("left on rungs", "Top-1, %: – (not trained in full yet: 91.55 at the rung of 4 epochs)"),
+    ],
+)
+def test_the_top1_of_what_is_not_confirmed_is_told(config, stage, said):
+    assert said in printed(lambda console: print_recommendation(stages(config)[stage], console), 80).splitlines()
+
+
+def test_a_line_that_is_too_short_loses_nothing(done):
+    assert "…" not in printed(lambda console: print_recommendation(done, console), 60)
+
+
 def test_studies(config, done):
     states = [done.state, stages(config)["nothing"].state]
     lines = printed(lambda console: print_studies(states, console), 100).splitlines()

@@ -7,7 +7,7 @@ import optuna
 import pytest
 
 from lrtune.core.errors import StoreError
-from lrtune.core.recipe import WSD, Cosine, Linear, MultiStep, Recipe, decay_parameters
+from lrtune.core.recipe import WSD, Cosine, Linear, MultiStep, Polynomial, Recipe, decay_parameters
 from lrtune.core.space import Choice, Range
 from lrtune.core.study import Budget, Rung, StudyState
 from lrtune.core.trial import RunRecord
@@ -185,6 +185,17 @@ def test_a_known_good_one_is_moved_into_the_space():
     assert first.peak_lr == INTERVAL.high
     assert first.warmup_epochs == EPOCHS / 4
     assert first.decay == MultiStep(milestones_epochs=(6.0, 9.0), factor=0.1)
+
+
+def test_what_is_to_be_tried_comes_after_the_baseline_and_is_moved_into_the_space():
+    inside = Recipe(peak_lr=0.05, decay=Polynomial(power=3.0))
+    wild = Recipe(peak_lr=50.0, warmup_epochs=11.0, decay=Linear(), weight_decay=0.1)
+    state = make_state(tried=(inside, BASELINE, wild, Recipe(optimizer="adam")))
+    space = fitted_space(state)
+    tame = Recipe(peak_lr=INTERVAL.high, warmup_epochs=EPOCHS / 4, decay=Linear())
+    assert known_good(state, space) == [BASELINE, inside, tame, *known_good(make_state(), space)[1:]]
+    assert recipes(grow(state, 3)) == [BASELINE, inside, tame]
+    assert not [problem for recipe in recipes(grow(state, 12)) for problem in outside(space, recipe)]
 
 
 def test_a_baseline_of_an_optimizer_that_is_not_searched_is_not_tried():

@@ -60,11 +60,13 @@ def test_a_recipe_without_values_is_the_default_one(tmp_path):
 
 def test_all_that_is_wrong_with_a_file_is_said_at_once(tmp_path):
     path = tmp_path / "bad.toml"
-    path.write_text("epochs = 0\npeak_lr = -1\nwarmup_epochs = -1\n[published]\nx = 1\n")
+    path.write_text(
+        'epochs = 0\npeak_lr = "1e-3"\nlr = 1\nwarmup_epochs = -1\n[decay]\nname = "step"\n[published]\nx = 1\n'
+    )
     with pytest.raises(InputError) as refused:
         read_recipe(path, 5)
     said = refused.value.problems
-    assert len(said) == 4
+    assert len(said) == 6
     assert all(problem.startswith(f"{path}: ") for problem in said)
 
 
@@ -72,7 +74,12 @@ ON = '[published]\non = "ImageNet"\n'
 MISTAKEN = {
     "true as a number": ("epochs = true", "`epochs` must be a whole number from 1, but got True."),
     "a list of decays": ('decay = ["cosine"]', "bad.toml: "),
-    "a number in words": ('peak_lr = "0.1"', "numbers and words"),
+    "a number in words": ('peak_lr = "0.1"', "`peak_lr` must be a number, but got '0.1'."),
+    "a warmup without an end": (
+        "warmup_epochs = 5",
+        "`warmup_epochs < epochs` must hold, but got warmup_epochs=5 with",
+    ),
+    "a warmup longer than what it is meant for": ("epochs = 90\nwarmup_epochs = 95", "warmup_epochs=95 with 90 epochs"),
     "a Top-1 in words": (ON + 'top1 = "76.1"\nconvergence_epoch = 90', "a percentage as top1"),
     "true as a Top-1": (ON + "top1 = true\nconvergence_epoch = 90", "a percentage as top1"),
     "more than all": (ON + "top1 = 761\nconvergence_epoch = 90", "a percentage as top1"),

@@ -307,7 +307,14 @@ def test_damaged_idx_files_are_refused(tmp_path, content, message):
             read_idx(path)
 
 
-@pytest.mark.parametrize("content", [gzip.compress(GOOD)[:-10], GOOD, b"\x1f\x8b\x08\0\0\0\0\0\0\3" + b"\xff" * 20])
+DAMAGED_COMPRESSION = {
+    "cut off": gzip.compress(GOOD)[:-10],
+    "not compressed": GOOD,
+    "nonsense": b"\x1f\x8b\x08\0\0\0\0\0\0\3" + b"\xff" * 20,
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED_COMPRESSION.values(), ids=DAMAGED_COMPRESSION)
 def test_damaged_compression_is_refused(tmp_path, content):
     (tmp_path / "a.gz").write_bytes(content)
     with pytest.raises(DataError, match=r"a\.gz cannot be read: "):

@@ -4,12 +4,13 @@ import math
 import random
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from lrtune.core.errors import DataError, InputError, StoreError, TaskError, TrialError
@@ -351,6 +352,60 @@ def test_a_checkpoint_of_another_model_is_refused(trainer_of):
         next(trainer_of(model=lively).train(run, history=measurements[:1], state=states[0]))
 
 
+# --- the first batch ---
+
+
+class Given(nn.Module):
+    """Gives what a function makes of the images' logits."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.net, self.change = tiny(), change
+
+    def forward(self, inputs):
+        return self.change(self.net(inputs))
+
+
+def examples(inputs=torch.float32, labels=lambda labels: labels):
+    return TensorDataset(torch.zeros(40, 64, dtype=inputs), labels(torch.arange(40) % 10))
+
+
+CLASSES = r"labels must be whole numbers from 0 to 9.*, but a batch has"
+# what is trained, and what is said of it
+STRANGE_BATCHES = {
+    "labels from 1": ({"train": examples(labels=lambda y: y + 1)}, f"{CLASSES} labels from 1 to 10"),
+    "labels of float": ({"train": examples(labels=Tensor.float)}, rf"{CLASSES} torch.float32 of shape \(36,\)"),
+    "labels in a column": (
+        {"train": examples(labels=lambda y: y[:, None])},
+        rf"{CLASSES} torch.int64 of shape \(36, 1\)",
+    ),
+    "inputs of bytes": ({"train": examples(torch.uint8)}, "inputs must be float32 .*, but a batch has torch.uint8"),
+    "fewer classes": (
+        {"model": lambda: Given(lambda logits: logits[:, :9])},
+        r"the model must return logits of shape \(36, 10\), .* returned a tensor of shape \(36, 9\)",
+    ),
+    "logits among others": ({"model": lambda: Given(lambda logits: {"logits": logits})}, "it returned a dict"),
+}
+
+
+@pytest.mark.parametrize(("changes", "said"), STRANGE_BATCHES.values(), ids=STRANGE_BATCHES)
+def test_a_first_batch_that_cannot_be_trained_on_is_explained(trainer_of, changes, said):
+    with pytest.raises(TaskError, match=said):
+        next(trainer_of(**changes).train(run_of(Recipe())))
+
+
+def test_labels_for_a_loss_of_the_tasks_own_may_be_others(trainer_of):
+    losses = []
+
+    def loss(logits, labels):
+        losses.append(F.cross_entropy(logits, labels.long() - 1))
+        return losses[-1]
+
+    trainer = trainer_of(train=examples(labels=lambda y: y.float() + 1), loss=loss)
+    trainer.build_model(0)
+    assert not losses  # it is not tried
+
+
 # --- gradients ---
 
 
@@ -518,11 +573,29 @@ class Unreadable(Dataset):
         return torch.zeros(1, 8, 8), 0
 
 
+def test_where_the_task_raised_is_said(trainer_of):
+    with pytest.raises(TaskError, match=rf"focal \({Path(__file__).name}:\d+, in \w+\)$"):
+        next(trainer_of(loss=raising(NotImplementedError("focal"))).train(run_of(Recipe())))
+
+
+BACKBONE = tiny()
+
+
+@pytest.mark.parametrize("model", [lambda: BACKBONE, lambda: nn.Sequential(BACKBONE, nn.Linear(10, 10))])
+def test_weights_are_not_handed_from_run_to_run(trainer_of, model):
+    with pytest.raises(TaskError, match=r"must build a new model each time, but its [\w.]+ is that of an earlier one"):
+        next(trainer_of(model=model).train(run_of(Recipe())))
+
+
+def weightless():
+    return nn.Sequential(nn.Flatten(), nn.AdaptiveAvgPool1d(10))
+
+
 # what is wrong with the task: what is said
 FAILING = [
     ({"model": raising(KeyError("depth"))}, "the task's model could not be built: KeyError: 'depth'"),
     ({"model": lambda: None}, "the task's model could not be built: AttributeError: .* no attribute 'to'"),
-    ({"model": nn.Identity}, "the task's parameters could not be optimized: ValueError: .* empty parameter list"),
+    ({"model": weightless}, "the task's parameters could not be optimized: ValueError: .* empty parameter list"),
     ({"parameters": raising(ZeroDivisionError("ratio"))}, "could not be optimized: ZeroDivisionError: ratio"),
     ({"parameters": lambda model: [{"lr_scale": 2.0}]}, "could not be optimized: .*params"),
     ({"parameters": lambda model: [{"params": [model[1].weight]}, model[1].bias]}, "could not be optimized: TypeError"),
@@ -534,7 +607,6 @@ FAILING = [
     ({"loss": raising(NotImplementedError("focal"))}, "could not be trained: NotImplementedError: focal"),
     ({"loss": lambda logits, labels: 0.5}, "could not be trained: .*'float'"),
     ({"train": Unreadable(FileNotFoundError("7.png"))}, "could not be trained: FileNotFoundError: 7.png"),
-    ({"model": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 3))}, "could not be trained: IndexError: Target .*"),
 ]
 
 

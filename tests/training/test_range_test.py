@@ -298,7 +298,7 @@ def test_a_task_that_breaks_off_leaves_the_random_states_alone(trainer_of, ident
     message = "the task could not be trained in the range test: ValueError: bad batch"
     with pytest.raises((TaskError, KeyboardInterrupt)) as caught:
         task_range_test(trainer_of(loss=FailingLoss(Scaled().requires_grad_(False), error, at=7)), Recipe(), seeds=(0,))
-    assert isinstance(caught.value, KeyboardInterrupt) or str(caught.value) == message
+    assert isinstance(caught.value, KeyboardInterrupt) or str(caught.value).startswith(message)
     assert identical(random_states(), before)
 
 
@@ -472,7 +472,7 @@ def test_a_sweep_that_is_not_finite_from_the_start_gives_no_signal():
     model, optimizer = linear_with_base_lr()
     result = range_test(model, optimizer, DataLoader(DATA, batch_size=8), lambda logits, _: logits.sum() * math.nan)
     assert result.interval is None
-    assert "broke off after 0 steps" in result.reason
+    assert "not finite before the first step" in result.reason
 
 
 # --- what is refused ---

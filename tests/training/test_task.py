@@ -21,6 +21,7 @@ from lrtune.training.task import (
     Task,
     TaskFile,
     build_named_task,
+    change_settings,
     describe_source,
     load_task,
     load_task_file,
@@ -54,6 +55,11 @@ def a_task(**changes):
 
 
 # --- a task's own rules ---
+
+
+def test_a_model_is_refused_where_a_function_builds_one():
+    with pytest.raises(InputError, match=r"`task\.model` must be a function .*, but got a model: give its class"):
+        a_task(model=net())
 
 
 def test_a_loss_that_would_have_to_be_trained_is_refused():
@@ -90,7 +96,8 @@ def test_impossible_tasks_are_refused_with_all_that_is_wrong(changes, problems):
 
 
 def test_a_count_of_numpy_is_a_count():
-    assert a_task(num_classes=np.int64(3)).num_classes == 3
+    task = a_task(num_classes=np.int64(3), epochs=np.int32(2))
+    assert (repr(task.num_classes), repr(task.epochs)) == ("3", "2")
 
 
 # --- by name ---
@@ -329,7 +336,46 @@ BATCH_SIZES = [
 @pytest.mark.parametrize(("source", "batch_size"), BATCH_SIZES)
 def test_a_loader_has_a_batch_size_of_its_own(source, batch_size):
     settings = TrainSettings(batch_size=24, accumulate=2)
-    assert settings_for(a_task(train=source), settings) == replace(settings, batch_size=batch_size)
+    assert settings_for(a_task(train=source), settings) == replace(settings, batch_size=batch_size, augment=False)
+
+
+def test_only_images_are_augmented_here():
+    images = build_named_task(NamedTask(train_size=200, val_size=50)).train
+    assert [settings_for(a_task(train=train), TrainSettings()).augment for train in (images, Noisy())] == [True, False]
+
+
+# the training data, what is asked for, and the batch size or what is wrong with it
+CHANGES = [
+    (DataLoader(Noisy(), batch_size=15), {}, 15),
+    (DataLoader(Noisy(), batch_size=15), {"batch_size": 15}, 15),
+    (DataLoader(Noisy(), batch_size=15), {"accumulate": 3}, 45),
+    (DataLoader(Noisy(), batch_size=15), {"accumulate": 3, "batch_size": 45}, 45),
+    (
+        DataLoader(Noisy(), batch_size=15), {"batch_size": 256},
+        ["`batch_size` must be 15, what the task's loader gives a step, but got 256."],
+    ),
+    (
+        DataLoader(Noisy(), batch_sampler=[[0, 1], [2]]), {"batch_size": 256},
+        ["`batch_size` must be left to the task's loader, but got 256."],
+    ),
+    (Noisy(), {"batch_size": 30, "augment": False}, 30),
+    (Noisy(), {"augment": True}, ["`augment` is for `Images` only, but the data are a Noisy."]),
+    (Noisy(), {"batchsize": 3, "augment": True}, [
+        f"`settings` has no 'batchsize'; it has {', '.join(vars(TrainSettings()))}.",
+        "`augment` is for `Images` only, but the data are a Noisy.",
+    ]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("train", "changes", "outcome"), CHANGES)
+def test_a_setting_that_would_do_nothing_is_refused(train, changes, outcome):
+    task = a_task(train=train)
+    if isinstance(outcome, int):
+        assert change_settings(task, changes).batch_size == outcome
+        return
+    with pytest.raises(InputError) as caught:
+        change_settings(task, changes)
+    assert list(caught.value.problems) == outcome
 
 
 def test_label_smoothing_beside_a_loss_of_the_tasks_own_is_refused():

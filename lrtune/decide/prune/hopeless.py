@@ -12,22 +12,33 @@ from lrtune.decide.trials import warmup_epochs_of
 
 GUESSING_FROM, COMPARED_FROM = 0.25, 0.5
 """Shares of the run, its warmup not counted, from which a run at chance is ended, and one far behind its kind."""
+MIN_STEPS = 100
+"""Optimizer steps before a run can be at chance: until then batch norm's running statistics still hold their start."""
+LEARNT = 0.1
+"""Share of the way from chance to 100 % that says a run has learnt something."""
 MIN_PEERS = 4
 """Finished runs with the same decay before they are compared with."""
 ERROR_RATIO = 3.0
 """So many times the errors of the worst of the better half is far behind."""
 SIGMAS = 3.0
-"""Counting errors between chance and something learnt."""
+"""Counting errors that a run at chance may lie above it, and that it must lie below one that has learnt something."""
 
 
 def hopeless(record: RunRecord, state: StudyState) -> PruneDecision:
-    """Ends a run at chance, or with `ERROR_RATIO` times the errors of the better half of its kind. NaN is at chance."""
+    """Ends a run at chance, or with `ERROR_RATIO` times the errors of the better half of its kind. NaN is at chance.
+
+    A run is at chance where neither its raw weights nor the averaged ones are told from guessing, and both are told
+    from weights that have learnt something. On few images nothing is: there a run must be below chance to be ended.
+    """
     config, run, epoch, top1 = state.config, record.run, record.epochs, record.top1
     if epoch < warmup_epochs_of(run) + GUESSING_FROM * run.horizon_epochs:
         return GO_ON
-    chance = 100 / config.num_classes
-    if not top1 > chance + SIGMAS * counting_error(chance, config.num_validation):
-        return PruneDecision(prune=True, reason=f"Top-1 {top1:.2f} is at chance ({chance:.1f}) after {epoch} epochs")
+    chance, latest = 100 / config.num_classes, record.measurements[-1]
+    error = counting_error(chance, config.num_validation)
+    highest = chance + min(SIGMAS * error, LEARNT * (100 - chance) - SIGMAS * error)
+    if latest.step >= MIN_STEPS and not (top1 > highest or latest.averaged_top1 > highest):
+        reason = f"Top-1 {top1:.2f} is not told from chance ({chance:.1f} ± {error:.1f}) at epoch {epoch}"
+        return PruneDecision(prune=True, reason=reason)
 
     kind = run.recipe.decay.name
     peers = [r for r in state.of_kind(run.kind) if r.state == "completed" and _alike(r.run, run)]

@@ -1,4 +1,4 @@
-"""A recipe in the words of the framework that it will train in: code, a command line or JSON, to paste."""
+"""A recipe in the words of the framework that it will train in: code, a command line or data, to paste."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,7 +7,7 @@ from typing import assert_never
 from lrtune.core.recipe import Recipe
 from lrtune.core.study import TrainSettings
 from lrtune.core.trial import Measurement
-from lrtune.report.export import json, keras, lightning, timm, torch, transformers
+from lrtune.report.export import json, keras, lightning, timm, toml, torch, transformers
 from lrtune.report.export.parts import found_with
 from lrtune.report.export.result import Export, Target
 from lrtune.schedules import Schedule, build_schedule
@@ -51,5 +51,7 @@ def _export(schedule: Schedule, settings: TrainSettings, to: Target, measurement
             return keras.export(schedule)
         case "json":
             return json.export(schedule, settings, measurements)
+        case "toml":
+            return toml.export(schedule)
         case _:
             assert_never(to)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from lrtune.schedules import Schedule
 
-Target = Literal["torch", "lightning", "timm", "transformers", "keras", "json"]
+Target = Literal["torch", "lightning", "timm", "transformers", "keras", "json", "toml"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +15,7 @@ class Export:
 
     to: Target
     text: str
-    """Code, or a command line, or JSON: to paste."""
+    """Code, or a command line, or JSON, or TOML: to paste."""
     deviation: float = 0.0
     """Largest difference to the LR of the schedule at any step of the run, as a fraction of the peak LR."""
     note: str

@@ -1,0 +1,40 @@
+"""Ctrl-C, held back: it comes later to the process itself, and never to those that it starts meanwhile."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lrtune.core.interrupts import interrupts_held_back
+
+CHILD = "import sys; from lrtune.core.interrupts import take_interrupts; {}; print('up', flush=True); sys.stdin.read()"
+
+
+def test_an_interrupt_comes_when_the_context_is_left():
+    held_back = []
+
+    def interrupted():
+        with interrupts_held_back():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+            held_back.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert held_back
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize(("first", "code"), [("pass", 0), ("take_interrupts()", -signal.SIGINT)])
+def test_a_process_that_is_started_has_to_ask_for_interrupts(first, code):
+    with interrupts_held_back():
+        child = subprocess.Popen(
+            [sys.executable, "-c", CHILD.format(first)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+    assert child.stdout.readline() == b"up\n"
+    child.send_signal(signal.SIGINT)
+    child.communicate()
+    assert child.returncode == code
