@@ -67,9 +67,9 @@ class Measurement:
     """Training images a second, evaluation not counted."""
     ended_at: float
     """Seconds since 1970, UTC."""
-    memory_mib: float = math.nan
+    memory_mib: float = field(default=math.nan, compare=False)
     """The most that its process has had in main memory so far, MiB; nan where that is not known."""
-    gpu_memory_mib: float = math.nan
+    gpu_memory_mib: float = field(default=math.nan, compare=False)
     """The most that torch has reserved of its GPU so far, MiB, for all lanes together; nan on a CPU."""
     prefix: str = ""
     """Key of the training up to here: equal for runs that agree in everything that shapes them, to this epoch."""

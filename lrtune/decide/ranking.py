@@ -162,7 +162,8 @@ def rank(top1s: Mapping[int, Mapping[int, float]], *, reference: int | None, num
         evidence.append(-(logdets + freedom * math.log(squares)) / 2)
         centres.append(pick @ effects)
         sizes, axes = np.linalg.eigh(pick @ inverse @ pick.T * (squares / freedom))
-        roots.append(axes * np.sqrt(np.clip(sizes, 0, None)))
+        # The symmetric root: of equal sizes the axes are whatever the processor's library makes them.
+        roots.append(axes * np.sqrt(np.clip(sizes, 0, None)) @ axes.T)
     weights = np.exp(np.array(evidence) - max(evidence))
     return Ranking(
         top1s=top1s, weights=weights / weights.sum(), centres=np.array(centres), roots=np.array(roots), freedom=freedom

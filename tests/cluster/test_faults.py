@@ -28,7 +28,7 @@ from tests.cluster.fake_training import Training, node_of, processes_of, records
 from tests.search.fake_objective import EPOCHS, make_bench, make_config, open_store
 from tests.search.fake_training import MiniTrainer, ground_of
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def small():

@@ -24,7 +24,7 @@ from tests.cluster.fake_training import Training, node_of, processes_of, records
 from tests.search.fake_objective import EPOCHS, make_bench, make_config, measurement, open_store
 from tests.studies import timeless
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
 
 TASK = """
 from pathlib import Path
@@ -85,7 +85,7 @@ def test_at_one_slot_the_study_is_that_of_the_local_engine(three_nodes, store, u
 
 def test_at_many_slots_every_run_is_what_it_is_alone_and_all_nodes_train(three_nodes, store, tmp_path):
     seen = []
-    done, _ = sweep(store, Training(tmp_path, epoch_s=0.05), three_nodes.address, emit=seen.append)
+    done, _ = sweep(store, Training(tmp_path, epoch_s=0.2), three_nodes.address, emit=seen.append)
     assert not done.failed
     state = store.state()
     assert not [record for record in state.records if record.state == "running"]
@@ -128,7 +128,7 @@ def test_a_node_that_joins_in_the_middle_is_used(three_nodes, store, tmp_path):
             nodes.add(node_of(int(event.measurement.images_per_s)))
 
     try:
-        sweep(store, Training(tmp_path, epoch_s=0.2), three_nodes.address, emit=join)
+        sweep(store, Training(tmp_path, epoch_s=0.4), three_nodes.address, emit=join)
         assert len(nodes) == 4
     finally:
         three_nodes.remove_node(joined[0])

@@ -157,3 +157,15 @@ def test_the_probability_of_being_best_is_calibrated():
 def test_what_a_recipe_twice_as_noisy_as_the_others_costs(noises, least):
     """One variance for all is an assumption: a noisy candidate does no harm, a noisy baseline some."""
     assert least <= outcomes(1, 1, noises, num_studies=300).covered
+
+
+def test_the_draws_do_not_depend_on_the_axes_that_a_library_finds(monkeypatch):
+    finals = ((90.1, 90.4, 90.0), (90.6, 90.9, 90.2), (90.5, 90.1, 90.8))
+    expected = ranked(*finals).probability_best
+
+    def other_axes(matrix, found=np.linalg.eigh):
+        sizes, axes = found(matrix)
+        return sizes, -axes
+
+    monkeypatch.setattr(np.linalg, "eigh", other_axes)
+    assert ranked(*finals).probability_best == expected

@@ -95,7 +95,7 @@ def test_what_is_kept_is_mapped_once_for_all_splits(root, kept):
 
 
 def _time(path):
-    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 10**9))
 
 
 def _size(path):

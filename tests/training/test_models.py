@@ -34,7 +34,7 @@ TAKEN = [
 ]
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error:::torchvision", "error:::lrtune")
 @pytest.mark.parametrize(("name", "channels", "image_size"), TAKEN)
 def test_models_take_images(name, channels, image_size):
     model = build_model(name, num_classes=7, channels=channels, image_size=image_size).eval()
