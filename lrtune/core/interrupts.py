@@ -18,14 +18,15 @@ def interrupts_held_back() -> Iterator[None]:
         yield
         return
     came: list[int] = []
-    is_main = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGINT, lambda number, _: came.append(number)) if is_main else None
+    handler = None
+    if threading.current_thread() is threading.main_thread():
+        handler = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        if is_main:
+        if handler is not None:
             signal.signal(signal.SIGINT, handler)
     for number in came[:1]:
         signal.raise_signal(number)

@@ -13,7 +13,15 @@ from lrtune.core.interrupts import interrupts_held_back
 CHILD = "import sys; from lrtune.core.interrupts import take_interrupts; {}; print('up', flush=True); sys.stdin.read()"
 
 
-def test_an_interrupt_comes_when_the_context_is_left():
+@pytest.fixture
+def interruptible():
+    """As a program in the foreground is; one that a script starts in the background may ignore interrupts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_comes_when_the_context_is_left(interruptible):
     held_back = []
 
     def interrupted():
