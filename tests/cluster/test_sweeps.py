@@ -16,6 +16,7 @@ import lrtune
 from lrtune.core.errors import InputError, TaskError
 from lrtune.core.events import EpochEnded, RunEnded
 from lrtune.core.study import Budget
+from lrtune.decide.recommend import recommend
 from lrtune.search.cluster import connect
 from lrtune.search.local import work
 from lrtune.store.database import StudyDatabase
@@ -209,8 +210,10 @@ def test_real_training_comes_out_as_on_the_local_engine_and_the_data_are_read_on
     assert outcome(here / "remote") == outcome(here / "local")
     assert (tmp_path / "read.log").read_text().split() == ["read"]
     assert json.loads(remote.out)["recommendation"] == json.loads(local.out)["recommendation"]
+    state = StudyDatabase(f"sqlite:///{here}/remote/lrtune.db").study("corners").state()
+    recommended = [record for record in state.fresh if record.run.trial == recommend(state).best.trial]
     kept = list((tmp_path / "shared" / "corners").iterdir())
-    assert len(kept) == 2  # the recommended weights, a state a seed
+    assert len(kept) == len(recommended)  # their weights, a state a seed
 
 
 def test_a_report_can_be_written_while_a_sweep_runs(three_nodes, here, task_file, command):
