@@ -185,14 +185,15 @@ def test_a_training_that_diverges_is_worth_as_much_as_chance(trainer):
     assert do(Job(case=DIGITS, optimizer="sgd", seed=0, lr=10.0), trainer).values == (10.0,)
 
 
-@pytest.mark.parametrize(("optimizer", "stops"), [("sgd", True), ("adamw", None)])
-def test_our_sweep_replayed_is_our_sweep(trainer, optimizer, stops):
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_our_sweep_replayed_is_our_sweep(trainer, optimizer):
     recipe = default_recipe(optimizer)
     lrs = sweeps(optimizer)["ours"].lrs
     replay = Replay(lrs=lrs, losses=sweep_to_the_end(trainer, recipe, lrs, 7))
     (real,) = task_range_test(trainer, recipe, seeds=[7]).curves
     assert our_curve(replay, 7) == real
-    assert len(real.lrs) < len(replay.losses) or not stops  # others may go on
+    if optimizer == "sgd":  # whether adamw's breaks off is a matter of the last bit
+        assert len(real.lrs) < len(replay.losses)
 
 
 # --- the others, by their own code ---

@@ -28,8 +28,8 @@ def interrupts_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         if handler is not None:
             signal.signal(signal.SIGINT, handler)
-    for number in came[:1]:
-        signal.raise_signal(number)
+        if came:  # an error within does not make it forgotten
+            signal.raise_signal(signal.SIGINT)
 
 
 def take_interrupts() -> None:

@@ -21,7 +21,8 @@ def interruptible():
     signal.signal(signal.SIGINT, before)
 
 
-def test_an_interrupt_comes_when_the_context_is_left(interruptible):
+@pytest.mark.parametrize("error", [None, OSError("meanwhile")], ids=repr)
+def test_an_interrupt_comes_when_the_context_is_left(interruptible, error):
     held_back = []
 
     def interrupted():
@@ -29,6 +30,8 @@ def test_an_interrupt_comes_when_the_context_is_left(interruptible):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.1)
             held_back.append(True)
+            if error is not None:
+                raise error
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
