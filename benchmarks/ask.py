@@ -2,8 +2,9 @@
 
     python benchmarks/ask.py --json benchmarks/results/ask.json
 
-Builds studies of made-up trials in a temporary database, through the store and the plan themselves, and times the
-parts of one turn of the engine: reading the study, planning, asking the sampler, recording an epoch.
+Builds studies of made-up trials in a temporary database, through the store and the plan themselves,
+and times the parts of one turn of the engine: reading the study, planning, asking the sampler,
+recording an epoch.
 """
 
 import argparse
@@ -32,7 +33,9 @@ REPEATS = 15
 
 def main() -> None:
     """Times studies of growing length."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--trials", type=int, nargs="+", default=[50, 200, 1000])
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -43,11 +46,17 @@ def main() -> None:
     found = {}
     for num_trials in arguments.trials:
         found[num_trials] = measured = _measure(num_trials)
-        cells = (f"{name} {m:.1f} [{low:.1f}, {high:.1f}]" for name, (low, m, high) in measured.items())
+        cells = (
+            f"{name} {m:.1f} [{low:.1f}, {high:.1f}]" for name, (low, m, high) in measured.items()
+        )
         print(f"{num_trials:5} trials: {', '.join(cells)}")
     if arguments.json:
         arguments.json.write_text(
-            json.dumps({"benchmark": "ask", "environment": environment, "n": REPEATS, "ms": found}, indent=1) + "\n"
+            json.dumps(
+                {"benchmark": "ask", "environment": environment, "n": REPEATS, "ms": found},
+                indent=1,
+            )
+            + "\n"
         )
 
 
@@ -60,7 +69,9 @@ def _measure(num_trials: int) -> dict[str, list[float]]:
         )  # fmt: skip
         store = StudyDatabase(f"sqlite:///{folder}/lrtune.db").open(config)
         state = _fill(store, num_trials)
-        in_full = replace(state, config=replace(config, pruner="none", rungs=()))  # of several suggestions the cheapest
+        in_full = replace(
+            state, config=replace(config, pruner="none", rungs=())
+        )  # of several suggestions the cheapest
         run = first_run(state, num_trials, config.baseline)
         store.claim(run, "here/1/1.0")
         epochs = iter(range(1, 10**6))

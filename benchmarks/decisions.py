@@ -2,9 +2,10 @@
 
     python benchmarks/decisions.py --json benchmarks/results/decisions.json
 
-A study of 10,000 trials over 200 slots, with a real database and everything that decides: planning, asking the sampler,
-judging, recording. Only the training is made up and takes no time: a slot hands in its next epoch when its turn comes,
-in a random order. A decision is an assignment to a slot, or the answer to a measurement.
+A study of 10,000 trials over 200 slots, with a real database and everything that decides: planning,
+asking the sampler, judging, recording. Only the training is made up and takes no time: a slot hands
+in its next epoch when its turn comes, in a random order. A decision is an assignment to a slot, or
+the answer to a measurement.
 """
 
 import argparse
@@ -40,7 +41,9 @@ EPOCHS, STEPS_PER_EPOCH = 27, 62
 
 def main() -> None:
     """Simulates a sweep, and says how fast it went at each stage."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--slots", type=int, default=200)
     parser.add_argument("--stages", type=int, default=10, help="that are reported one by one")
@@ -53,9 +56,17 @@ def main() -> None:
     for stage in simulate(given.trials, given.slots, given.stages):
         stages.append(stage)
         if given.json:
-            found = {"benchmark": "decisions", "environment": environment, "trials": given.trials, "slots": given.slots}
+            found = {
+                "benchmark": "decisions",
+                "environment": environment,
+                "trials": given.trials,
+                "slots": given.slots,
+            }
             given.json.write_text(json.dumps(found | {"stages": stages}, indent=1) + "\n")
-        print(", ".join(f"{name.replace('_', ' ')} {value:,.4g}" for name, value in stage.items()), flush=True)
+        print(
+            ", ".join(f"{name.replace('_', ' ')} {value:,.4g}" for name, value in stage.items()),
+            flush=True,
+        )
     seconds = sum(stage["seconds"] for stage in stages)
     total = sum(stage["decisions"] for stage in stages)
     print(f"{total:,.0f} decisions in {seconds:.0f} s: {total / seconds:.1f} a second")
@@ -72,13 +83,17 @@ def simulate(num_trials: int, num_slots: int, num_stages: int) -> Iterator[dict[
         )  # fmt: skip
         store = StudyDatabase(f"sqlite:///{folder}/lrtune.db").open(config)
         interval = Interval(low=1e-3, high=3.0, suggestion=0.05)
-        store.record_ranges((RangeResult(optimizer="sgd", curves=(), interval=interval, rule="made up"),))
+        store.record_ranges(
+            (RangeResult(optimizer="sgd", curves=(), interval=interval, rule="made up"),)
+        )
         bench = Bench(store=Ledger(store), worker=this_worker(), ask=ask, emit=lambda event: None)
         sweep = Sweep(bench, ground=lambda run: reuse.ground_of(run, {}), max_retries=3)
         yield from _stages(sweep, num_trials, num_slots, num_stages)
 
 
-def _stages(sweep: Sweep, num_trials: int, num_slots: int, num_stages: int) -> Iterator[dict[str, float]]:
+def _stages(
+    sweep: Sweep, num_trials: int, num_slots: int, num_stages: int
+) -> Iterator[dict[str, float]]:
     rng, process = Random(0), psutil.Process()
     slots: list[tuple[str, Iterator[Measurement]]] = []
     asked, answered, stage = list[float](), list[float](), 1
@@ -99,7 +114,9 @@ def _stages(sweep: Sweep, num_trials: int, num_slots: int, num_stages: int) -> I
             if not goes_on:
                 slots[index] = slots[-1]
                 slots.pop()
-        reached = isinstance(step, Assignment) and step.run.trial + 1 >= num_trials * stage / num_stages
+        reached = (
+            isinstance(step, Assignment) and step.run.trial + 1 >= num_trials * stage / num_stages
+        )
         if (reached and stage < num_stages) or isinstance(step, Done):
             seconds = sum(asked) + sum(answered)
             yield {
@@ -118,14 +135,21 @@ def _stages(sweep: Sweep, num_trials: int, num_slots: int, num_stages: int) -> I
 
 def measurements(assignment: Assignment) -> Iterator[Measurement]:
     """A made-up training: a parabola in log LR, with noise that depends on recipe and epoch."""
-    run, key = assignment.run, assignment.known[-1].prefix if assignment.known else assignment.run.id
+    run, key = (
+        assignment.run,
+        assignment.known[-1].prefix if assignment.known else assignment.run.id,
+    )
     for epoch in range(assignment.num_recorded + 1, run.stop_epochs + 1):
         key = f"{key[:20]}-{run.id}-{epoch}"
         yield _measurement(run, epoch, key)
 
 
 def _measurement(run: Run, epoch: int, key: str) -> Measurement:
-    final = 90 - 12 * math.log10(run.recipe.peak_lr / 0.3) ** 2 + Random(f"{run.recipe} {run.seed}").gauss(0, 0.3)
+    final = (
+        90
+        - 12 * math.log10(run.recipe.peak_lr / 0.3) ** 2
+        + Random(f"{run.recipe} {run.seed}").gauss(0, 0.3)
+    )
     top1 = 10 + (final - 10) * (epoch / run.horizon_epochs) ** 0.3
     return Measurement(
         epoch=epoch, step=STEPS_PER_EPOCH * epoch, lr_first=run.recipe.peak_lr, lr_last=run.recipe.peak_lr,

@@ -3,12 +3,13 @@
     python benchmarks/finder.py --json benchmarks/results/finder.json
     python benchmarks/finder.py --record FILE.jsonl.gz --json FILE.json
 
-The first judges what is on record beside the results; the second records anew, and goes on with what the file lacks
-(an hour on one core): for each task and optimizer a training at every LR of the grid, with several seeds, and the raw
-losses of sweeps, with many. Judging takes minutes. Every finder reads the same losses by its own code
-(`finders/peers.py`): those of our sweep, and those of its own default sweep. The accuracy at a suggested LR is the
-grid's mean, interpolated in log LR; beyond the grid's ends it is that at the end. Whoever gets no answer is taken to
-train at the optimizer's customary LR.
+The first judges what is on record beside the results; the second records anew, and goes on with
+what the file lacks (an hour on one core): for each task and optimizer a training at every LR of the
+grid, with several seeds, and the raw losses of sweeps, with many. Judging takes minutes. Every
+finder reads the same losses by its own code (`finders/peers.py`): those of our sweep, and those of
+its own default sweep. The accuracy at a suggested LR is the grid's mean, interpolated in log LR;
+beyond the grid's ends it is that at the end. Whoever gets no answer is taken to train at the
+optimizer's customary LR.
 """
 
 import argparse
@@ -37,10 +38,14 @@ NUM_SAMPLES = 3
 
 def main() -> None:
     """Records what is missing, judges, and prints a table for each task and optimizer."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--record", type=Path, default=RECORD, help="made, or gone on with")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--finder-seeds", type=int, default=30, help="sweeps as ours; three of them make one answer")
+    parser.add_argument(
+        "--finder-seeds", type=int, default=30, help="sweeps as ours; three of them make one answer"
+    )
     parser.add_argument("--peer-seeds", type=int, default=10, help="sweeps as each library's own")
     parser.add_argument("--grid-seeds", type=int, default=3, help="trainings at each LR")
     parser.add_argument("--json", type=Path)
@@ -48,9 +53,13 @@ def main() -> None:
     if min(arguments.finder_seeds, arguments.peer_seeds) < 1 or arguments.grid_seeds < 2:
         parser.error("`1 <= finder-seeds`, `1 <= peer-seeds` and `2 <= grid-seeds` must hold.")
     if missing := [package for package in PEERS if not find_spec(package.replace("-", "_"))]:
-        parser.error(f"the peers must be installed (pip install lrtune[peers]), but there is no {', '.join(missing)}.")
+        parser.error(
+            f"the peers must be installed (pip install lrtune[peers]), but there is no {', '.join(missing)}."
+        )
 
-    wanted = list(jobs(arguments.cases, arguments.finder_seeds, arguments.peer_seeds, arguments.grid_seeds))
+    wanted = list(
+        jobs(arguments.cases, arguments.finder_seeds, arguments.peer_seeds, arguments.grid_seeds)
+    )
     everything = record(arguments.record, wanted)
     outcomes = {job: everything[job] for job in wanted}
     found, answers = grids(outcomes), judge(outcomes)
@@ -77,15 +86,24 @@ def render(result: Mapping[str, Any]) -> str:
         lines += ["", "{case}, {optimizer}: {best:.2f} +- {error:.2f} at LR {best_lr:.3g}, n = {seeds}; "
                   "the grid of {lrs} LRs took {steps} steps, {seconds:.0f} s".format(**cell)]  # fmt: skip
         lines.append(
-            "the best LR is in {inside:.0%} of our intervals; the best LR within loses {within:.2f}".format(**cell)
+            "the best LR is in {inside:.0%} of our intervals; the best LR within loses {within:.2f}".format(
+                **cell
+            )
         )
         mine = rules[(rules.case == cell["case"]) & (rules.optimizer == cell["optimizer"])]
         lines.append(mine.drop(columns=CELL).to_string(index=False, float_format="{:.3g}".format))
     for title, key in (
-        ("Over all: mean and worst of the medians of the points lost, and worst 90th percentile", "overall"),
+        (
+            "Over all: mean and worst of the medians of the points lost, and worst 90th percentile",
+            "overall",
+        ),
         ("Median of the points lost by ours, and by the best of theirs there", "verdicts"),
     ):
-        lines += ["", title, pd.DataFrame(result[key]).to_string(index=False, float_format="{:.2f}".format)]
+        lines += [
+            "",
+            title,
+            pd.DataFrame(result[key]).to_string(index=False, float_format="{:.2f}".format),
+        ]
     return "\n".join(lines)
 
 
@@ -94,13 +112,17 @@ def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     return found
 
 
-def _cell(cell: tuple[str, str], grid: Grid, answers: pd.DataFrame, outcomes: Mapping[Job, Outcome]) -> dict[str, Any]:
+def _cell(
+    cell: tuple[str, str], grid: Grid, answers: pd.DataFrame, outcomes: Mapping[Job, Outcome]
+) -> dict[str, Any]:
     """A task and optimizer: its grid, our intervals, and some curves."""
     case, optimizer = cell
     mine = {job: outcome for job, outcome in outcomes.items() if (job.case, job.optimizer) == cell}
     trained = [outcome for job, outcome in mine.items() if not job.sweep]
     swept = [job for job in mine if job.sweep == "ours"]
-    ours = answers[(answers.case == case) & (answers.optimizer == optimizer) & (answers.rule == OURS)].dropna()
+    ours = answers[
+        (answers.case == case) & (answers.optimizer == optimizer) & (answers.rule == OURS)
+    ].dropna()
     return {
         "case": case, "optimizer": optimizer, "best": grid.means.max(), "best_lr": grid.best_lr, "error": grid.error,
         "seeds": grid.top1s.shape[1], "lrs": len(grid.lrs), "steps": sum(outcome.num_steps for outcome in trained),

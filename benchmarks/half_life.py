@@ -2,8 +2,9 @@
 
     python benchmarks/half_life.py --recipes 48 --json benchmarks/results/half_life.json
 
-Trains recipes of the bank for a third of their horizon, with an average of each half-life beside the raw weights, and
-compares the Top-1 of each average with what the bank has for the same recipe at its end. Kendall's tau, by optimizer.
+Trains recipes of the bank for a third of their horizon, with an average of each half-life beside
+the raw weights, and compares the Top-1 of each average with what the bank has for the same recipe
+at its end. Kendall's tau, by optimizer.
 """
 
 import argparse
@@ -31,7 +32,9 @@ LOOKS = (1, 3, 6, 9)
 
 def main() -> None:
     """Trains, measures and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--recipes", type=int, default=64, help="of both optimizers together")
     parser.add_argument("--bank", type=Path, default=BANK)
     parser.add_argument("--json", type=Path)
@@ -41,7 +44,11 @@ def main() -> None:
     chosen = final.sample(arguments.recipes, random_state=0).index
     measured = pd.DataFrame([row for number in chosen for row in _train(int(number))])
     measured["final"] = measured.recipe.map(final)
-    taus = measured.groupby(["optimizer", "half_life", "epoch"]).apply(_tau, include_groups=False).unstack()
+    taus = (
+        measured.groupby(["optimizer", "half_life", "epoch"])
+        .apply(_tau, include_groups=False)
+        .unstack()
+    )
     environment = dict(describe_environment(SETTINGS, recipes()[0]))
     counts = measured.groupby("optimizer").recipe.nunique().to_dict()
     print("\n".join(f"{key}: {value}" for key, value in environment.items()))
@@ -72,7 +79,12 @@ def _train(number: int) -> list[dict[str, Any]]:
 
     def after_step(*_: object) -> None:
         if not averages:
-            averages.update({h: AveragedWeights(models[-1], h * trainer.steps_per_epoch) for h in HALF_LIVES_EPOCHS})
+            averages.update(
+                {
+                    h: AveragedWeights(models[-1], h * trainer.steps_per_epoch)
+                    for h in HALF_LIVES_EPOCHS
+                }
+            )
         for average in averages.values():
             average.update()
             average.num_steps += 1
@@ -81,10 +93,14 @@ def _train(number: int) -> list[dict[str, Any]]:
     rows = []
     for m in trainer.train(run):
         if m.epoch in LOOKS and not m.diverged:
-            averaged = {h: trainer.evaluate(a.refresh(), trainer.validation)[1] for h, a in averages.items()}
+            averaged = {
+                h: trainer.evaluate(a.refresh(), trainer.validation)[1] for h, a in averages.items()
+            }
             tops = {0.0: m.top1} | averaged
             about = {"recipe": number, "optimizer": recipe.optimizer, "epoch": m.epoch}
-            rows += [about | {"half_life": half_life, "top1": top1} for half_life, top1 in tops.items()]
+            rows += [
+                about | {"half_life": half_life, "top1": top1} for half_life, top1 in tops.items()
+            ]
     hook.remove()
     return rows
 

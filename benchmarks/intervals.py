@@ -2,9 +2,10 @@
 
     python benchmarks/intervals.py --json benchmarks/results/intervals.json
 
-In each study three candidates and a baseline are raced as `lrtune search` races them: from 3 fresh seeds up to 5, those
-that are told from the leader drop out. Top-1s are normal with a standard deviation of 1, and what a seed does to all is
-shared. `width` is how much the true Top-1s of the candidates differ, `gain` how far they lie above the baseline's.
+In each study three candidates and a baseline are raced as `lrtune search` races them: from 3 fresh
+seeds up to 5, those that are told from the leader drop out. Top-1s are normal with a standard
+deviation of 1, and what a seed does to all is shared. `width` is how much the true Top-1s of the
+candidates differ, `gain` how far they lie above the baseline's.
 """
 
 import argparse
@@ -29,7 +30,10 @@ from lrtune.training.environment import describe_environment
 NUM_SEEDS, MAX_SEEDS = 3, 5
 EQUAL = (1.0, 1.0, 1.0, 1.0)
 CASES = [
-    *((width, gain, EQUAL) for width, gain in [(0, 0), (0, 2), (0.5, 0), (0.5, 0.5), (1, 0), (1, 1), (3, 0), (3, 3)]),
+    *(
+        (width, gain, EQUAL)
+        for width, gain in [(0, 0), (0, 2), (0.5, 0), (0.5, 0.5), (1, 0), (1, 1), (3, 0), (3, 3)]
+    ),
     (1, 1, (1.0, 2.0, 1.0, 1.0)),
     (1, 1, (2.0, 1.0, 1.0, 1.0)),
 ]
@@ -44,7 +48,8 @@ class Outcomes:
     """What many studies of one kind say, and what is true."""
 
     covered: float
-    """Share whose 95 % interval, of the leading candidate to the baseline, holds the true difference."""
+    """Share whose 95 % interval, of the leading candidate to the baseline, holds the true
+    difference."""
     claimed: float
     """Share that calls the leading candidate better than the baseline."""
     wrong: float
@@ -59,7 +64,9 @@ class Outcomes:
 
 def main() -> None:
     """Prints two tables: how often intervals cover, and what comes of those called the best."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--studies", type=int, default=1000, help="of each kind")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
@@ -71,15 +78,24 @@ def main() -> None:
     table = Table("width", "gain", "noise", "covered", "called better", "wrongly", "runs")
     for (width, gain, noises), one in found.items():
         shares = (f"{100 * share:.1f} %" for share in (one.covered, one.claimed, one.wrong))
-        table.add_row(f"{width:g}", f"{gain:g}", " ".join(f"{n:g}" for n in noises), *shares, f"{one.runs:.1f}")
+        table.add_row(
+            f"{width:g}",
+            f"{gain:g}",
+            " ".join(f"{n:g}" for n in noises),
+            *shares,
+            f"{one.runs:.1f}",
+        )
     console.print(
-        f"{given.studies} studies of each kind; a share is known to {_error(given.studies):.1f} points", table
+        f"{given.studies} studies of each kind; a share is known to {_error(given.studies):.1f} points",
+        table,
     )
     bins = calibration([found[width, gain, EQUAL] for width, gain in CALIBRATED])
     table = Table("called the best with", "on average", "are the best", "n")
     for one in bins:
         ends = f"{100 * one['low']:.0f} to {min(100 * one['high'], 100):.0f} %"
-        table.add_row(ends, f"{100 * one['said']:.1f} %", f"{100 * one['true']:.1f} %", f"{one['n']:,}")
+        table.add_row(
+            ends, f"{100 * one['said']:.1f} %", f"{100 * one['true']:.1f} %", f"{one['n']:,}"
+        )
     console.print(table)
     if given.json:
         cases = [
@@ -88,10 +104,14 @@ def main() -> None:
             for (w, g, n), o in found.items()
         ]  # fmt: skip
         values = {"benchmark": "intervals", "environment": environment, "studies": given.studies}
-        given.json.write_text(json.dumps(values | {"cases": cases, "calibration": bins}, indent=1) + "\n")
+        given.json.write_text(
+            json.dumps(values | {"cases": cases, "calibration": bins}, indent=1) + "\n"
+        )
 
 
-def outcomes(width: float, gain: float, noises: Sequence[float] = EQUAL, *, num_studies: int) -> Outcomes:
+def outcomes(
+    width: float, gain: float, noises: Sequence[float] = EQUAL, *, num_studies: int
+) -> Outcomes:
     """Races studies whose true Top-1s are drawn from a normal distribution around `gain`."""
     rng = np.random.default_rng(0)
     covered, claimed, wrong, runs = [], [], [], []
@@ -109,7 +129,12 @@ def outcomes(width: float, gain: float, noises: Sequence[float] = EQUAL, *, num_
         runs.append(sum(map(len, found.top1s.values())))
         said += list(found.probability_best.values())
         true += [truth == max(truths) for truth in truths]
-    shares = {"covered": fmean(covered), "claimed": fmean(claimed), "wrong": fmean(wrong), "runs": fmean(runs)}
+    shares = {
+        "covered": fmean(covered),
+        "claimed": fmean(claimed),
+        "wrong": fmean(wrong),
+        "runs": fmean(runs),
+    }
     return Outcomes(**shares, said=tuple(said), true=tuple(true))
 
 
@@ -130,7 +155,10 @@ def race(rng: np.random.Generator, truths: Sequence[float], noises: Sequence[flo
 
 def calibration(parts: Sequence[Outcomes]) -> list[Mapping[str, float]]:
     """By how probable it was said to be that a recipe is the best: how often it is."""
-    said, true = (np.concatenate([np.asarray(getattr(part, name)) for part in parts]) for name in ("said", "true"))
+    said, true = (
+        np.concatenate([np.asarray(getattr(part, name)) for part in parts])
+        for name in ("said", "true")
+    )
     bins = []
     for low, high in pairwise(EDGES):
         there = (said >= low) & (said < high)

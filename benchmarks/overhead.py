@@ -2,9 +2,9 @@
 
     python benchmarks/overhead.py --json benchmarks/results/overhead-cpu.json
 
-Runs a real search on Fashion-MNIST (10,000 images, small-cnn) in a temporary folder, and compares the time from the
-first run's start to the last run's end with the time inside the epochs (training and evaluation). The range test and
-the report, done once, are given apart.
+Runs a real search on Fashion-MNIST (10,000 images, small-cnn) in a temporary folder, and compares
+the time from the first run's start to the last run's end with the time inside the epochs (training
+and evaluation). The range test and the report, done once, are given apart.
 """
 
 import argparse
@@ -69,7 +69,9 @@ def measure(names: NamedTask, trials: int, epochs: int) -> Mapping[str, Any]:
 
 def main() -> None:
     """Runs it and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--json", type=Path)

@@ -2,10 +2,11 @@
 
     pip install '.[ray]' && python benchmarks/race.py --seeds 5 --json benchmarks/results/race.json
 
-All search the same space for the same task (the bank's, 9 epochs a full run) for the same number of epochs, one trial
-at a time. When what a search would recommend changes, the epochs and seconds spent are noted. In the end every recipe
-that was ever recommended is retrained in full with seeds that no search has seen, and its mean Top-1 is its quality. A
-search has arrived when its recommendation is within 0.3 points of the best quality known.
+All search the same space for the same task (the bank's, 9 epochs a full run) for the same number of
+epochs, one trial at a time. When what a search would recommend changes, the epochs and seconds
+spent are noted. In the end every recipe that was ever recommended is retrained in full with seeds
+that no search has seen, and its mean Top-1 is its quality. A search has arrived when its
+recommendation is within 0.3 points of the best quality known.
 """
 
 import argparse
@@ -58,7 +59,9 @@ Passed = tuple[int, float, Recipe]
 
 def main() -> None:
     """Races, then retrains what was recommended."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--budget", type=int, default=10, help="in full runs")
     parser.add_argument("--json", type=Path)
@@ -67,15 +70,24 @@ def main() -> None:
     environment = dict(describe_environment(SETTINGS, default_recipe("sgd")))
     print("\n".join(f"{key}: {value}" for key, value in environment.items()), flush=True)
     races: dict[str, list[list[Passed]]] = {name: [] for name in RACERS}
-    for seed in range(arguments.seeds):  # in turn, so that a change of the machine's pace meets all of them
+    for seed in range(
+        arguments.seeds
+    ):  # in turn, so that a change of the machine's pace meets all of them
         for name, racer in RACERS.items():
             races[name].append(racer(seed, arguments.budget * EPOCHS))
             print(f"seed {seed}: {name} recommends {races[name][-1][-1][2].label}", flush=True)
-    recommended = list(dict.fromkeys(recipe for race in races.values() for passed in race for _, _, recipe in passed))
+    recommended = list(
+        dict.fromkeys(
+            recipe for race in races.values() for passed in race for _, _, recipe in passed
+        )
+    )
     with get_context("spawn").Pool(2) as pool:
         quality = dict(zip(recommended, pool.map(_quality, recommended, chunksize=1), strict=True))
     best = max(quality, key=lambda recipe: quality[recipe])
-    print(f"\nbest of {len(quality)} recipes retrained with {len(FRESH_SEEDS)} fresh seeds: {best.label}, ", end="")
+    print(
+        f"\nbest of {len(quality)} recipes retrained with {len(FRESH_SEEDS)} fresh seeds: {best.label}, ",
+        end="",
+    )
     print(f"{quality[best]:.2f} %\nuntil within {CLOSE} points, median [each seed]:")
     result: dict[str, Any] = {
         "benchmark": "race", "environment": environment, "budget": arguments.budget, "epochs": EPOCHS, "racers": {},
@@ -84,7 +96,9 @@ def main() -> None:
         arrivals = [_arrival(race, quality, quality[best] - CLOSE) for race in passed]
         epochs, seconds = ([arrival[i] for arrival in arrivals] for i in (0, 1))
         final = [quality[best] - quality[race[-1][2]] for race in passed]
-        print(f"{name:16} epochs {_cell(epochs)}, seconds {_cell(seconds)}, regret at the end {_cell(final, 2)}")
+        print(
+            f"{name:16} epochs {_cell(epochs)}, seconds {_cell(seconds)}, regret at the end {_cell(final, 2)}"
+        )
         result["racers"][name] = {
             "epochs": [_plain(x) for x in epochs], "seconds": [_plain(x) for x in seconds],
             "final_regret": final,
@@ -106,7 +120,9 @@ def by_lrtune(seed: int, budget_epochs: int) -> list[Passed]:
             num_seeds=1, num_confirmed=0, settings={"batch_size": SETTINGS.batch_size, "threads": SETTINGS.threads},
             home=Path(folder, "home"), out=Path(folder, "reports"), quiet=True,
         ).state  # fmt: skip
-    ended = sorted((m.ended_at, record, m) for record in state.records for m in record.measurements[-1:])
+    ended = sorted(
+        (m.ended_at, record, m) for record in state.records for m in record.measurements[-1:]
+    )
     passed: list[Passed] = []
     for now, _, _ in ended:
         seen = tuple(
@@ -150,7 +166,13 @@ def by_ray(seed: int, budget_epochs: int) -> list[Passed]:
     import ray
     from ray import tune
 
-    ray.init(address="local", num_cpus=1, log_to_driver=False, logging_level="error", include_dashboard=False)
+    ray.init(
+        address="local",
+        num_cpus=1,
+        log_to_driver=False,
+        logging_level="error",
+        include_dashboard=False,
+    )
     start, left = time.time(), budget_epochs
 
     class Spent(tune.Stopper):
@@ -178,7 +200,10 @@ def by_ray(seed: int, budget_epochs: int) -> list[Passed]:
         frames = [result.metrics_dataframe for result in tuner.fit()]
     ray.shutdown()
     best, passed = _Best(), list[Passed]()
-    rows = sorted((row for f in frames if f is not None for row in f.to_dict("records")), key=lambda r: r["ended_at"])
+    rows = sorted(
+        (row for f in frames if f is not None for row in f.to_dict("records")),
+        key=lambda r: r["ended_at"],
+    )
     for spent, row in enumerate(rows[:budget_epochs], start=1):
         m = Measurement(
             epoch=int(row["epoch"]), step=0, lr_first=0, lr_last=0, train_loss=row["loss"], val_loss=row["loss"],
@@ -238,7 +263,9 @@ def _recipe_at_random() -> Recipe:
     )  # fmt: skip
 
 
-def _build(peak_lr: float, warmup: int, decay: str, cooldown: float, every: int, patience: int) -> Recipe:
+def _build(
+    peak_lr: float, warmup: int, decay: str, cooldown: float, every: int, patience: int
+) -> Recipe:
     own: dict[str, Any] = {
         "wsd": {"cooldown_frac": cooldown},
         "step": {"every_epochs": float(every), "factor": 0.1},
@@ -268,9 +295,13 @@ def _quality(recipe: Recipe) -> float:
     return statistics.fmean(0.0 if m.diverged else m.top1 for m in finals)
 
 
-def _arrival(race: list[Passed], quality: dict[Recipe, float], wanted: float) -> tuple[float, float]:
+def _arrival(
+    race: list[Passed], quality: dict[Recipe, float], wanted: float
+) -> tuple[float, float]:
     """Epochs and seconds until the recommendation is good enough for the first time; infinite where it never is."""
-    return next(((float(e), s) for e, s, recipe in race if quality[recipe] >= wanted), (math.inf, math.inf))
+    return next(
+        ((float(e), s) for e, s, recipe in race if quality[recipe] >= wanted), (math.inf, math.inf)
+    )
 
 
 def _cell(values: list[float], digits: int = 0) -> str:

@@ -2,29 +2,33 @@
 
     python benchmarks/ray_scaling.py --json benchmarks/results/ray-scaling-cpu.json
 
-First, trials that sleep through their epochs, so that what is measured is the scheduling and not the cores. Three loops
-take turns in each round on one local cluster:
+First, trials that sleep through their epochs, so that what is measured is the scheduling and not
+the cores. Three loops take turns in each round on one local cluster:
 
-- lrtune: `sweep_cluster` with a study in SQLite, the `default` space and TPE, without pruning, where its sampler takes
-  longest, since it weighs 16 suggestions for a trial;
-- Ray Tune as its documentation shows it: a function that calls `tune.report` after each epoch, under `OptunaSearch` and
-  `ASHAScheduler`, a process for each trial;
+- lrtune: `sweep_cluster` with a study in SQLite, the `default` space and TPE, without pruning,
+  where its sampler takes longest, since it weighs 16 suggestions for a trial;
+- Ray Tune as its documentation shows it: a function that calls `tune.report` after each epoch,
+  under `OptunaSearch` and `ASHAScheduler`, a process for each trial;
 - the same with `reuse_actors=True`, as lrtune has it.
 
-All train each trial to its end, so that the work is equal: ASHA's grace period is the whole trial. Ray Tune keeps its
-loggers, and prints nothing.
+All train each trial to its end, so that the work is equal: ASHA's grace period is the whole trial.
+Ray Tune keeps its loggers, and prints nothing.
 
-*Once started* is from when as many processes as there are slots had each begun an epoch until the last trial began its
-first: before, processes start; after, slots are empty for want of trials. Efficiency is the time slept in there over
-slots x seconds; an epoch counts what it was asked to sleep, however late it woke. The overhead of a trial is the rest,
-over the trials that were slept through. `whole` is from the call to its return, the start of the processes included.
-How short the trials are decides the efficiency; the overhead of a trial depends on it less. A process for each trial
-takes so long to start that two trials a slot and a single round show it, and that loop gets no more.
+*Once started* is from when as many processes as there are slots had each begun an epoch until the
+last trial began its
+first: before, processes start; after, slots are empty for want of trials. Efficiency is the time
+    slept in there over
+slots x seconds; an epoch counts what it was asked to sleep, however late it woke. The overhead of a
+trial is the rest, over the trials that were slept through. `whole` is from the call to its return,
+the start of the processes included. How short the trials are decides the efficiency; the overhead
+of a trial depends on it less. A process for each trial takes so long to start that two trials a
+slot and a single round show it, and that loop gets no more.
 
-Then a real search of digits and an MLP on the CPU, with one thread a trial, by the local engine and by Ray: from the
-first measured epoch's start to the end of the last. Its trials take well under a second, and so bear each engine's
-costs more than those that anyone would search with. A trial that shared epochs with another counts as the part of it
-that was trained. With two at once on two cores, what plans and records takes its time from those that train.
+Then a real search of digits and an MLP on the CPU, with one thread a trial, by the local engine and
+by Ray: from the first measured epoch's start to the end of the last. Its trials take well under a
+second, and so bear each engine's costs more than those that anyone would search with. A trial that
+shared epochs with another counts as the part of it that was trained. With two at once on two cores,
+what plans and records takes its time from those that train.
 """
 
 import argparse
@@ -58,7 +62,9 @@ from lrtune.store.workers import this_worker
 from lrtune.training.environment import describe_environment
 from lrtune.training.task import NamedTask
 
-if TYPE_CHECKING:  # Ray is imported where it is used: the local engine's processes import this file too
+if (
+    TYPE_CHECKING
+):  # Ray is imported where it is used: the local engine's processes import this file too
     from lrtune.core.trial import Assignment
 
 SETTINGS = TrainSettings(threads=1, device="cpu")
@@ -103,11 +109,19 @@ def by_lrtune(work: Work) -> list[Epoch]:
     interval = Interval(low=1e-3, high=3.0, suggestion=0.05)
     with tempfile.TemporaryDirectory() as folder:
         store = StudyDatabase(f"sqlite:///{folder}/lrtune.db").open(config)
-        store.record_ranges((RangeResult(optimizer="sgd", curves=(), interval=interval, rule="made up"),))
+        store.record_ranges(
+            (RangeResult(optimizer="sgd", curves=(), interval=interval, rule="made up"),)
+        )
         bench = Bench(store=store, worker=this_worker(), ask=ask, emit=lambda event: None)
         sweep = Sweep(bench, ground=_ground, max_retries=0)
         cluster = Cluster(request={"CPU": 1.0, "GPU": 0.0})
-        sweep_cluster(sweep, Sleep(work.epoch_s), cluster, Ray(max_concurrent=work.slots, max_retries=0), bench.emit)
+        sweep_cluster(
+            sweep,
+            Sleep(work.epoch_s),
+            cluster,
+            Ray(max_concurrent=work.slots, max_retries=0),
+            bench.emit,
+        )
         records = store.state().records
     return [
         Epoch(trial=r.run.id, process=m.step, start=m.ended_at - m.seconds, end=m.ended_at - m.seconds + work.epoch_s)
@@ -166,7 +180,9 @@ def by_ray_tune(work: Work, *, reuse_actors: bool) -> list[Epoch]:
         )  # fmt: skip
         results = tuner.fit()
         if results.errors:
-            raise RuntimeError(f"{len(results.errors)} of {work.trials} trials failed: {results.errors[0]}")
+            raise RuntimeError(
+                f"{len(results.errors)} of {work.trials} trials failed: {results.errors[0]}"
+            )
         frames = [result.metrics_dataframe for result in results]
     return [
         Epoch(trial=row.trial_id, process=row.process, start=row.start, end=row.start + work.epoch_s)
@@ -197,13 +213,20 @@ LOOPS: dict[str, Callable[[Work], list[Epoch]]] = {
 def measure_asleep(loop: str, slots: int, given: argparse.Namespace) -> dict[str, float]:
     """One search of sleeping trials, timed."""
     trials_a_slot = min(given.trials_per_slot, 2) if loop == PLAIN else given.trials_per_slot
-    work = Work(slots=slots, trials=trials_a_slot * slots, epochs=given.epochs, epoch_s=given.epoch_seconds)
+    work = Work(
+        slots=slots, trials=trials_a_slot * slots, epochs=given.epochs, epoch_s=given.epoch_seconds
+    )
     called = time.perf_counter()
     epochs = LOOPS[loop](work)
     whole_s = time.perf_counter() - called
     if len(epochs) != work.trials * work.epochs:
-        raise RuntimeError(f"{loop} trained {len(epochs)} epochs, not {work.trials} x {work.epochs}")
-    return once_started(epochs, work) | {"whole_s": whole_s, "whole_per_minute": 60 * work.trials / whole_s}
+        raise RuntimeError(
+            f"{loop} trained {len(epochs)} epochs, not {work.trials} x {work.epochs}"
+        )
+    return once_started(epochs, work) | {
+        "whole_s": whole_s,
+        "whole_per_minute": 60 * work.trials / whole_s,
+    }
 
 
 def once_started(epochs: Sequence[Epoch], work: Work) -> dict[str, float]:
@@ -212,7 +235,12 @@ def once_started(epochs: Sequence[Epoch], work: Work) -> dict[str, float]:
     end = nth_first([(e.trial, e.start) for e in epochs], work.trials)
     slept_s = sum(max(0.0, min(e.end, end) - max(e.start, start)) for e in epochs)
     if not (end > start and slept_s):
-        return {"window_s": 0.0, "efficiency": math.nan, "overhead_s": math.nan, "per_minute": math.nan}
+        return {
+            "window_s": 0.0,
+            "efficiency": math.nan,
+            "overhead_s": math.nan,
+            "per_minute": math.nan,
+        }
     trials = slept_s / (work.epochs * work.epoch_s)
     slot_s = work.slots * (end - start)
     return {
@@ -231,7 +259,9 @@ def nth_first(starts: Sequence[tuple[int | str, float]], n: int) -> float:
 
 def measure_real(engine: str, slots: int, given: argparse.Namespace) -> dict[str, float]:
     """One real search, timed."""
-    where: dict[str, Any] = {"jobs": slots} if engine == "local" else {"engine": Ray(max_concurrent=slots)}
+    where: dict[str, Any] = (
+        {"jobs": slots} if engine == "local" else {"engine": Ray(max_concurrent=slots)}
+    )
     called = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         state = lrtune.search(
@@ -259,10 +289,16 @@ def main() -> None:
     """Measures round after round, prints the tables, and judges the targets."""
     given = parse()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    environment = dict(describe_environment(SETTINGS, default_recipe("sgd"))) | {"ray": version("ray")}
+    environment = dict(describe_environment(SETTINGS, default_recipe("sgd"))) | {
+        "ray": version("ray")
+    }
     print("\n".join(f"{key}: {value}" for key, value in environment.items()), flush=True)
     asleep: Rows = {(loop, slots): [] for slots in given.slots for loop in LOOPS}
-    real: Rows = {(engine, slots): [] for slots in REAL_SLOTS for engine in ("local", "ray")} if given.real else {}
+    real: Rows = (
+        {(engine, slots): [] for slots in REAL_SLOTS for engine in ("local", "ray")}
+        if given.real
+        else {}
+    )
 
     def write() -> None:
         """After each round, so that a run that is cut short leaves what it has."""
@@ -286,7 +322,10 @@ def main() -> None:
                     asleep[loop, slots].append(measure_asleep(loop, slots, given))
         for engine, slots in real if number < given.real_rounds else ():
             real[engine, slots].append(measure_real(engine, slots, given))
-        print(f"round {number + 1} of {given.rounds}, after {time.perf_counter() - began:.0f} s", flush=True)
+        print(
+            f"round {number + 1} of {given.rounds}, after {time.perf_counter() - began:.0f} s",
+            flush=True,
+        )
         write()
     print_asleep(asleep, given)
     print_real(real, given)
@@ -300,7 +339,9 @@ def start_cluster(num_cpus: int) -> None:
     import ray
 
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new one is never silent
-    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)  # the workers find what we find
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        path for path in sys.path if path
+    )  # the workers find what we find
     ray.init(
         address="local", num_cpus=num_cpus, num_gpus=0, include_dashboard=False, log_to_driver=False,
         logging_level=logging.ERROR,
@@ -315,9 +356,14 @@ def verdicts(asleep: Rows) -> list[tuple[str, bool]]:
     found = [(text, share >= MIN_EFFICIENCY)]
     for (loop, slots), rows in asleep.items():
         if loop != OURS:
-            ratios = [a["per_minute"] / b["per_minute"] for a, b in zip(asleep[OURS, slots], rows, strict=False)]
+            ratios = [
+                a["per_minute"] / b["per_minute"]
+                for a, b in zip(asleep[OURS, slots], rows, strict=False)
+            ]
             ratio = median(ratios) if all(map(math.isfinite, ratios)) else math.nan
-            text = f"trials/min once started, lrtune to {loop}, {slots} slots: {ratio:.3f}, at least 1"
+            text = (
+                f"trials/min once started, lrtune to {loop}, {slots} slots: {ratio:.3f}, at least 1"
+            )
             found.append((text, ratio >= 1))
     return found
 
@@ -379,15 +425,24 @@ def as_json(rows: Rows) -> list[dict[str, Any]]:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--slots", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--plain-rounds", type=int, default=1, help="of these, with Ray Tune's process for each trial")
+    parser.add_argument(
+        "--plain-rounds",
+        type=int,
+        default=1,
+        help="of these, with Ray Tune's process for each trial",
+    )
     parser.add_argument("--real-rounds", type=int, default=1, help="of these, with real searches")
     parser.add_argument("--epochs", type=int, default=4, help="of a trial that sleeps")
     parser.add_argument("--epoch-seconds", type=float, default=0.5, help="that it sleeps")
     parser.add_argument("--trials-per-slot", type=int, default=3)
-    parser.add_argument("--real", action=argparse.BooleanOptionalAction, default=True, help="real searches too")
+    parser.add_argument(
+        "--real", action=argparse.BooleanOptionalAction, default=True, help="real searches too"
+    )
     parser.add_argument("--real-trials", type=int, default=20)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()

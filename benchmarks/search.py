@@ -1,13 +1,16 @@
 """Regret of search strategies against the epochs that they train, replayed on recorded trainings.
 
-    python benchmarks/search.py --seeds 30 --json benchmarks/results/search.json --plot benchmarks/results/search.svg
-    python benchmarks/search.py --curves FOLDER --pools lcbench --budget 20
+    python benchmarks/search.py --seeds 30 --json benchmarks/results/search.json --plot
+    benchmarks/results/search.svg python benchmarks/search.py --curves FOLDER --pools lcbench
+    --budget 20
 
-Pools are the two optimizers of the bank (`bank/curves.csv`, made by `bank/make.py`) and, in a folder of your own, the
-public curves of LCBench and TaskSet. On the bank, regret is what the recommended recipe lacks of the best known one, in
-points of Top-1: by its final score at the full horizon, mean over all recorded seeds, of which a strategy sees one
-only. On public curves it is what the best loss seen so far lacks of the pool's best, 1 being the best loss of the
-median configuration. Budgets are in full runs; what a pruned, resumed or shortened run trains counts by the epoch.
+Pools are the two optimizers of the bank (`bank/curves.csv`, made by `bank/make.py`) and, in a
+folder of your own, the public curves of LCBench and TaskSet. On the bank, regret is what the
+recommended recipe lacks of the best known one, in points of Top-1: by its final score at the full
+horizon, mean over all recorded seeds, of which a strategy sees one only. On public curves it is
+what the best loss seen so far lacks of the pool's best, 1 being the best loss of the median
+configuration. Budgets are in full runs; what a pruned, resumed or shortened run trains counts by
+the epoch.
 """
 
 import argparse
@@ -42,10 +45,14 @@ STRATEGIES: dict[str, Strategy] = {**OURS, **PEERS}
 
 def main() -> None:
     """Replays and prints a table for each pool."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--curves", type=Path, help="folder of lcbench-*.npz and taskset-*.npz")
     parser.add_argument("--pools", nargs="+", metavar="NAME", help="pools whose names begin so")
-    parser.add_argument("--strategies", nargs="+", metavar="NAME", choices=STRATEGIES, default=list(STRATEGIES))
+    parser.add_argument(
+        "--strategies", nargs="+", metavar="NAME", choices=STRATEGIES, default=list(STRATEGIES)
+    )
     parser.add_argument("--seeds", type=int, default=30)
     parser.add_argument("--budget", type=int, default=50, help="in full runs")
     parser.add_argument("--bank", type=Path, default=BANK)
@@ -54,13 +61,19 @@ def main() -> None:
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("ray.tune.search.optuna").setLevel(logging.ERROR)  # on runs that diverged
-    warnings.filterwarnings("ignore", message="All-NaN slice")  # the same, by Optuna's median pruner
+    warnings.filterwarnings(
+        "ignore", message="All-NaN slice"
+    )  # the same, by Optuna's median pruner
 
     if min(arguments.seeds, arguments.budget) < 1:
         parser.error("`1 <= seeds` and `1 <= budget` must hold.")
-    pools = [pool for pool in _pools(arguments) if pool.name.startswith(tuple(arguments.pools or [""]))]
+    pools = [
+        pool for pool in _pools(arguments) if pool.name.startswith(tuple(arguments.pools or [""]))
+    ]
     if not pools:
-        parser.error("no such pool, or nothing recorded of it: look at --pools, --bank and --curves.")
+        parser.error(
+            "no such pool, or nothing recorded of it: look at --pools, --bank and --curves."
+        )
     names = arguments.strategies
     environment = dict(describe_environment(SETTINGS, recipes()[0]))
     if find_spec("ray"):
@@ -100,8 +113,14 @@ def _pools(arguments: argparse.Namespace) -> Iterator[Pool]:
 
 
 def _print_head(pool: Pool, marks: list[int], seeds: int) -> None:
-    best = f", best known {pool.recipes[int(pool.quality.argmax())].label}: {pool.best:.2f} %" if pool.recipes else ""
-    print(f"\n{pool.name}: {len(pool.configurations)} configurations, a full run of {pool.horizon_epochs} epochs{best}")
+    best = (
+        f", best known {pool.recipes[int(pool.quality.argmax())].label}: {pool.best:.2f} %"
+        if pool.recipes
+        else ""
+    )
+    print(
+        f"\n{pool.name}: {len(pool.configurations)} configurations, a full run of {pool.horizon_epochs} epochs{best}"
+    )
     print(f"median [quartiles] of n = {seeds} seeds")
     columns = [f"regret at {mark}" for mark in marks]
     if pool.regret_of == "incumbent":
@@ -113,7 +132,8 @@ def _print_row(name: str, pool: Pool, regrets: Regrets, marks: list[int], second
     cells = [_cell(regrets.at(mark), ".2f") for mark in marks]
     if pool.regret_of == "incumbent":
         cells += [
-            _cell(epochs, ".0f") for epochs in (regrets.epochs_until_close(), regrets.epochs_until_close_for_good())
+            _cell(epochs, ".0f")
+            for epochs in (regrets.epochs_until_close(), regrets.epochs_until_close_for_good())
         ]
     print(f"{name:18}" + "".join(f"{cell:>19}" for cell in cells) + f"{seconds:12.2f}", flush=True)
 
@@ -135,7 +155,8 @@ def _as_json(pool: Pool, strategies: dict[str, Regrets], marks: list[int]) -> di
             figures["epochs_until_close"] = regrets.epochs_until_close()
             figures["epochs_until_close_for_good"] = regrets.epochs_until_close_for_good()
         described["strategies"][name] = {
-            key: {"quartiles": _plain(quartiles(values)), "seeds": _plain(values)} for key, values in figures.items()
+            key: {"quartiles": _plain(quartiles(values)), "seeds": _plain(values)}
+            for key, values in figures.items()
         }
     return described
 

@@ -2,10 +2,11 @@
 
     python benchmarks/signals.py --json benchmarks/results/signals.json
 
-Kendall's tau over the recipes of one optimizer between a signal after some epochs and the final Top-1 of the full run
-(the same seed), with a 95 % interval by bootstrap over recipes; a diverged run ranks last. Of truncated runs: the raw
-weights and the averaged ones. Of compressed runs: their own end. The noise floor: the same full run with another seed,
-which only the best third has, against all signals on that third.
+Kendall's tau over the recipes of one optimizer between a signal after some epochs and the final
+Top-1 of the full run (the same seed), with a 95 % interval by bootstrap over recipes; a diverged
+run ranks last. Of truncated runs: the raw weights and the averaged ones. Of compressed runs: their
+own end. The noise floor: the same full run with another seed, which only the best third has,
+against all signals on that third.
 """
 
 import argparse
@@ -27,14 +28,21 @@ NUM_BOOTSTRAPS = 500
 
 def main() -> None:
     """Prints a table for each optimizer, over all recipes and over the best third."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--bank", type=Path, default=BANK)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     curves = pd.read_csv(arguments.bank)
     environment = dict(describe_environment(SETTINGS, recipes()[0]))
     print("\n".join(f"{key}: {value}" for key, value in environment.items()))
-    result = {"benchmark": "signals", "environment": environment, "bootstraps": NUM_BOOTSTRAPS, "taus": []}
+    result = {
+        "benchmark": "signals",
+        "environment": environment,
+        "bootstraps": NUM_BOOTSTRAPS,
+        "taus": [],
+    }
     optimizers = pd.Series([recipe.optimizer for recipe in recipes()])
     for optimizer, numbers in optimizers.groupby(optimizers).groups.items():
         of_optimizer = curves[curves.recipe.isin(numbers)]
@@ -44,7 +52,9 @@ def main() -> None:
         for name, chosen in (("all", final.index), ("best third", again.index)):
             if len(chosen) < 3:
                 continue
-            print(f"\n{optimizer}, {name}: n = {len(chosen)} recipes, median final Top-1 {final[chosen].median():.2f}")
+            print(
+                f"\n{optimizer}, {name}: n = {len(chosen)} recipes, median final Top-1 {final[chosen].median():.2f}"
+            )
             for signal, values in _signals(of_optimizer, full, again):
                 tau, low, high = _tau(values.reindex(chosen).dropna(), final)
                 print(f"  {signal:34} {tau:5.2f} [{low:5.2f}, {high:5.2f}]")
@@ -56,7 +66,9 @@ def main() -> None:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def _signals(curves: pd.DataFrame, full: pd.DataFrame, again: pd.Series) -> list[tuple[str, pd.Series]]:
+def _signals(
+    curves: pd.DataFrame, full: pd.DataFrame, again: pd.Series
+) -> list[tuple[str, pd.Series]]:
     """Every signal by name: higher is better."""
     found = []
     for horizon in HORIZONS[:-1]:
@@ -91,8 +103,14 @@ def _tau(values: pd.Series, final: pd.Series) -> tuple[float, float, float]:
     pairs = pd.DataFrame({"signal": values, "final": final}).dropna().to_numpy()
     rng = np.random.default_rng(0)
     samples = [pairs[rng.integers(len(pairs), size=len(pairs))] for _ in range(NUM_BOOTSTRAPS)]
-    low, high = np.nanquantile([kendalltau(*sample.T).statistic for sample in samples], (0.025, 0.975))
-    return round(float(kendalltau(*pairs.T).statistic), 3), round(float(low), 3), round(float(high), 3)
+    low, high = np.nanquantile(
+        [kendalltau(*sample.T).statistic for sample in samples], (0.025, 0.975)
+    )
+    return (
+        round(float(kendalltau(*pairs.T).statistic), 3),
+        round(float(low), 3),
+        round(float(high), 3),
+    )
 
 
 if __name__ == "__main__":

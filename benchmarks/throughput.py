@@ -1,24 +1,28 @@
 """Images per second and trials per hour of our loop and of others, side by side, with the floor below all of them.
 
-    python benchmarks/throughput.py --rounds 5 --json benchmarks/results/throughput-cpu.json
-    python benchmarks/throughput.py --device cuda --cases small-cnn resnet50-224 --json throughput-gpu.json
+    python benchmarks/throughput.py --rounds 5 --json benchmarks/results/throughput-cpu.json python
+    benchmarks/throughput.py --device cuda --cases small-cnn resnet50-224 --json throughput-gpu.json
 
-Every loop trains the same model on the same images with the same batch size, in a process of its own; they take turns
-in each round, so that noise of the machine meets all of them. The loops:
+Every loop trains the same model on the same images with the same batch size, in a process of its
+own; they take turns in each round, so that noise of the machine meets all of them. The loops:
 
-- reference: torchvision's classification reference with `DataLoader`, transforms and, on a GPU, autocast, under Optuna;
-- tuned: the same in channels_last and with the fused optimizer; and once more in bf16, where a CPU computes in it;
+- reference: torchvision's classification reference with `DataLoader`, transforms and, on a GPU,
+  autocast, under Optuna;
+- tuned: the same in channels_last and with the fused optimizer; and once more in bf16, where a CPU
+  computes in it;
 - Optuna's PyTorch example and Ray Tune with a process for each trial (whole trials only);
 - Lightning's `Trainer`;
-- lrtune with one lane, and with several side by side: lanes of one process on a GPU, processes on a CPU. Averaged
-  weights, which a search has by default and the others do not, are off except where it says so. On a CPU that
-  computes in bf16 also with `--precision bf16`, which is not the default there.
+- lrtune with one lane, and with several side by side: lanes of one process on a GPU, processes on a
+  CPU. Averaged weights, which a search has by default and the others do not, are off except where
+  it says so. On a CPU that computes in bf16 also with `--precision bf16`, which is not the default
+  there.
 
-Images per second are of training alone, in epochs after a first one. Trials per hour are of whole trials: building the
-model, training, evaluation after each epoch, nothing pruned. What a search pays once is outside the clock: starting
-processes, decoding the images, Ray's cluster; making our lanes is inside. Where a data set is not on this machine,
-synthetic images of its shape stand in for it; ResNet-50 always has such, which the loops of others get on the device,
-ready for the model, so that their loaders cost nothing. What the floor is, `loops/floor.py` says.
+Images per second are of training alone, in epochs after a first one. Trials per hour are of whole
+trials: building the model, training, evaluation after each epoch, nothing pruned. What a search
+pays once is outside the clock: starting processes, decoding the images, Ray's cluster; making our
+lanes is inside. Where a data set is not on this machine, synthetic images of its shape stand in for
+it; ResNet-50 always has such, which the loops of others get on the device, ready for the model, so
+that their loaders cost nothing. What the floor is, `loops/floor.py` says.
 """
 
 import argparse
@@ -68,7 +72,11 @@ def entries(workload: Workload, workers: list[int]) -> list[Entry]:
     has_bf16 = not on_gpu and cpu_has_bf16()
     found = []
     for number in [0] if workload.case.data == "on the device" else workers:
-        fed = "batches on the device" if workload.case.data == "on the device" else f"{number} workers"
+        fed = (
+            "batches on the device"
+            if workload.case.data == "on the device"
+            else f"{number} workers"
+        )
         for name, group, how in (
             ("reference", "reference", {"tuned": False}), ("channels_last, fused", "tuned", {"tuned": True}),
             *((("channels_last, fused, bf16", "tuned, bf16", {"tuned": True, "bf16": True}),) if has_bf16 else ()),
@@ -76,28 +84,54 @@ def entries(workload: Workload, workers: list[int]) -> list[Entry]:
             make = partial(Reference, workload, num_workers=number, **how)
             found.append(Entry(name=f"{name}, {fed}", group=group, make=make, trials=trials))
         make = partial(Lightning, workload, num_workers=number)
-        found.append(Entry(name=f"Lightning, {fed}", group="lightning", make=make, trials=trials, needs="lightning"))
+        found.append(
+            Entry(
+                name=f"Lightning, {fed}",
+                group="lightning",
+                make=make,
+                trials=trials,
+                needs="lightning",
+            )
+        )
     for number in dict.fromkeys((1, jobs)) if trials else ():
         make = partial(OptunaExample, workload, num_jobs=number)
-        found.append(Entry(name=f"Optuna's example, n_jobs={number}", group="optuna", make=make, epochs=False))
+        found.append(
+            Entry(
+                name=f"Optuna's example, n_jobs={number}", group="optuna", make=make, epochs=False
+            )
+        )
     if trials:
         make = partial(RayTune, workload, num_jobs=jobs)
-        found.append(Entry(name=f"Ray Tune, {jobs} at a time", group="ray", make=make, epochs=False, needs="ray"))
+        found.append(
+            Entry(
+                name=f"Ray Tune, {jobs} at a time",
+                group="ray",
+                make=make,
+                epochs=False,
+                needs="ray",
+            )
+        )
     side = f"lrtune, {jobs} {'lanes' if on_gpu else 'jobs'}"
     kinds: list[tuple[str, dict[str, Any]]] = [("", {}), (", averaged weights", {"averaged": True})]
     if has_bf16:
         kinds.append((", bf16", {"precision": "bf16"}))
     for suffix, how in kinds:
         one = partial(Lanes, workload, **how)
-        found.append(Entry(name=f"lrtune, one lane{suffix}", group=f"ours{suffix}", make=one, trials=trials))
+        found.append(
+            Entry(name=f"lrtune, one lane{suffix}", group=f"ours{suffix}", make=one, trials=trials)
+        )
         averaged = "averaged" in how
         if jobs == 1 or (averaged and not trials):
             continue
         several = (
-            partial(Lanes, workload, num_lanes=jobs, **how) if on_gpu else partial(Jobs, workload, num_jobs=jobs, **how)
+            partial(Lanes, workload, num_lanes=jobs, **how)
+            if on_gpu
+            else partial(Jobs, workload, num_jobs=jobs, **how)
         )
         group = f"ours side by side{suffix}"
-        found.append(Entry(name=side + suffix, group=group, make=several, epochs=not averaged, trials=trials))
+        found.append(
+            Entry(name=side + suffix, group=group, make=several, epochs=not averaged, trials=trials)
+        )
     return found
 
 
@@ -106,7 +140,9 @@ class Field:
 
     def __init__(self, entries: list[Entry]):
         self.entries = {entry.name: entry for entry in entries}
-        self.results = {entry.name: LoopResult(name=entry.name, group=entry.group) for entry in entries}
+        self.results = {
+            entry.name: LoopResult(name=entry.name, group=entry.group) for entry in entries
+        }
         self.processes: dict[str, LoopProcess] = {}
         for entry in entries:
             if find_spec(entry.needs) is None:
@@ -136,7 +172,9 @@ class Field:
             process.close()
 
 
-def measure_epochs(field: Field, device: str, num_rounds: int, after_round: Callable[[], None]) -> None:
+def measure_epochs(
+    field: Field, device: str, num_rounds: int, after_round: Callable[[], None]
+) -> None:
     """An epoch of each loop in each round, after one to warm up; then what memory each took."""
     names = [entry.name for entry in field.entries.values() if entry.epochs]
     field.start(names)
@@ -154,10 +192,19 @@ def measure_epochs(field: Field, device: str, num_rounds: int, after_round: Call
 
 
 def measure_trials(
-    field: Field, result: CaseResult, num_rounds: int, num_trials: int, epochs: int, after_round: Callable[[], None]
+    field: Field,
+    result: CaseResult,
+    num_rounds: int,
+    num_trials: int,
+    epochs: int,
+    after_round: Callable[[], None],
 ) -> None:
     """Whole trials of each loop in each round, after one to warm up; of a group only the best by the epoch."""
-    fastest = {loop.group: best.name for loop in result.loops if (best := result.best(loop.group, "images_per_s"))}
+    fastest = {
+        loop.group: best.name
+        for loop in result.loops
+        if (best := result.best(loop.group, "images_per_s"))
+    }
     names = [
         entry.name for entry in field.entries.values()
         if entry.trials and fastest.get(entry.group, entry.name) == entry.name
@@ -170,7 +217,9 @@ def measure_trials(
     for _ in range(num_rounds):
         for name in names:
             seconds = field.ask(name, "trials", num_trials, epochs)
-            field.results[name].take("trials_per_hour", 3600 * num_trials / seconds if seconds else None)
+            field.results[name].take(
+                "trials_per_hour", 3600 * num_trials / seconds if seconds else None
+            )
         after_round()
 
 
@@ -193,7 +242,9 @@ def describe(workload: Workload, num_trials: int, epochs: int) -> dict[str, Any]
         "batch": case.batch_size, "images": workload.num_images, "validation images": workload.num_validation,
         "side by side": workload.lanes,
     }  # fmt: skip
-    return about | ({"trials a round": num_trials, "epochs a trial": epochs} if case.whole_trials else {})
+    return about | (
+        {"trials a round": num_trials, "epochs a trial": epochs} if case.whole_trials else {}
+    )
 
 
 def main() -> None:
@@ -216,7 +267,9 @@ def main() -> None:
                 "rounds": arguments.rounds, "trial_rounds": arguments.trial_rounds, "ceilings": ceilings,
             }  # fmt: skip
             arguments.json.parent.mkdir(parents=True, exist_ok=True)
-            arguments.json.write_text(json.dumps(head | to_json(cases, judge(device, cases)), indent=1) + "\n")
+            arguments.json.write_text(
+                json.dumps(head | to_json(cases, judge(device, cases)), indent=1) + "\n"
+            )
 
     for name in arguments.cases:
         workload = workload_of(name, arguments)
@@ -234,7 +287,9 @@ def main() -> None:
             if "epochs" in arguments.measure:
                 measure_epochs(field, device, arguments.rounds, write)
             if "trials" in arguments.measure and workload.case.whole_trials:
-                measure_trials(field, result, arguments.trial_rounds, num_trials, arguments.epochs, write)
+                measure_trials(
+                    field, result, arguments.trial_rounds, num_trials, arguments.epochs, write
+                )
         finally:
             for entry in field.entries:
                 field.stop(entry)
@@ -261,19 +316,38 @@ def workload_of(name: str, arguments: argparse.Namespace) -> Workload:
 
 def parse() -> argparse.Namespace:
     """The command line, with what depends on the device filled in."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--cases", nargs="+", choices=CASES, metavar="NAME", help=", ".join(CASES))
-    parser.add_argument("--measure", nargs="+", choices=("epochs", "trials"), default=["epochs", "trials"])
+    parser.add_argument(
+        "--measure", nargs="+", choices=("epochs", "trials"), default=["epochs", "trials"]
+    )
     parser.add_argument("--rounds", type=int, default=5, help="of an epoch of each loop")
     parser.add_argument("--trial-rounds", type=int, default=3, help="of whole trials")
-    parser.add_argument("--trials", type=int, help="a round; by default two for each that runs side by side")
+    parser.add_argument(
+        "--trials", type=int, help="a round; by default two for each that runs side by side"
+    )
     parser.add_argument("--epochs", type=int, default=2, help="of a trial")
-    parser.add_argument("--train-size", type=int, help="training images; by default each case's own")
+    parser.add_argument(
+        "--train-size", type=int, help="training images; by default each case's own"
+    )
     parser.add_argument("--val-size", type=int, default=1000)
-    parser.add_argument("--lanes", type=int, help="trials side by side; by default each case's own, on a CPU its cores")
-    parser.add_argument("--workers", type=int, nargs="+", help="of loaders, each tried; by default 0 and 2, on a GPU 8")
-    parser.add_argument("--data-dir", type=Path, help="where CIFAR-10 and Fashion-MNIST lie; never downloaded")
+    parser.add_argument(
+        "--lanes",
+        type=int,
+        help="trials side by side; by default each case's own, on a CPU its cores",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        nargs="+",
+        help="of loaders, each tried; by default 0 and 2, on a GPU 8",
+    )
+    parser.add_argument(
+        "--data-dir", type=Path, help="where CIFAR-10 and Fashion-MNIST lie; never downloaded"
+    )
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     if arguments.device == "auto":

@@ -2,12 +2,14 @@
 
     python benchmarks/whole_search.py --seeds 2 --json benchmarks/results/whole-search-cpu.json
 
-`lrtune search --budget 50` as it comes, baseline and confirmation included, against Optuna with its defaults around
-torchvision's classification loop, with the same space, model, images and epochs, and as many trials. Each runs alone,
-one after the other; where the processor computes in bf16, lrtune does so once more with `--precision bf16`. Whenever a
-search's recommendation changes, the time is noted; in the end every recipe that was ever recommended is retrained in
-full, in fp32, with seeds that no search has seen, and its mean Top-1 on test images that none has seen is its quality.
-A search has arrived when its recommendation is, and stays, within 0.3 points of the best quality known.
+`lrtune search --budget 50` as it comes, baseline and confirmation included, against Optuna with its
+defaults around torchvision's classification loop, with the same space, model, images and epochs,
+and as many trials. Each runs alone, one after the other; where the processor computes in bf16,
+lrtune does so once more with `--precision bf16`. Whenever a search's recommendation changes, the
+time is noted; in the end every recipe that was ever recommended is retrained in full, in fp32, with
+seeds that no search has seen, and its mean Top-1 on test images that none has seen is its quality.
+A search has arrived when its recommendation is, and stays, within 0.3 points of the best quality
+known.
 """
 
 import argparse
@@ -71,7 +73,9 @@ class Passed:
 
 def main() -> None:
     """Searches, then retrains what was recommended."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--trials", type=int, default=50)
     parser.add_argument("--epochs", type=int, default=12)
@@ -92,7 +96,9 @@ def main() -> None:
         "lrtune": lambda seed: by_lrtune(names, given.trials, given.epochs, seed, "fp32"),
     }
     if cpu_has_bf16():
-        kinds["lrtune in bf16"] = lambda seed: by_lrtune(names, given.trials, given.epochs, seed, "bf16")
+        kinds["lrtune in bf16"] = lambda seed: by_lrtune(
+            names, given.trials, given.epochs, seed, "bf16"
+        )
     searches: dict[str, list[list[Passed]]] = {name: [] for name in kinds}
     for seed in range(given.seeds):
         for name, search in kinds.items():
@@ -100,7 +106,9 @@ def main() -> None:
             last = searches[name][-1][-1]
             print(f"seed {seed}: {name} ends after {last.seconds:.0f} s and {last.epochs} epochs with "
                   f"{last.recipe.label}", flush=True)  # fmt: skip
-    recipes = {passed.recipe for found in searches.values() for history in found for passed in history}
+    recipes = {
+        passed.recipe for found in searches.values() for history in found for passed in history
+    }
     trainer = Trainer(task, task.settings)
     quality = {recipe: quality_of(recipe, trainer, given.epochs) for recipe in recipes}
     best = max(quality, key=lambda recipe: quality[recipe])
@@ -130,12 +138,16 @@ def main() -> None:
             ratios = [theirs / ours for ours, theirs in zip(of[name], of["Optuna"], strict=True)]
             print(f"{what}: Optuna's time over that of {name} {_cells(ratios, 1)}  "
                   "(inf: Optuna never arrives; 0: the other; nan: neither)")  # fmt: skip
-            result["searches"][name][f"ratios, {what}"] = [x if math.isfinite(x) else str(x) for x in ratios]
+            result["searches"][name][f"ratios, {what}"] = [
+                x if math.isfinite(x) else str(x) for x in ratios
+            ]
     if given.json:
         given.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def by_lrtune(names: NamedTask, trials: int, epochs: int, seed: int, precision: str) -> list[Passed]:
+def by_lrtune(
+    names: NamedTask, trials: int, epochs: int, seed: int, precision: str
+) -> list[Passed]:
     """`lrtune.search`, from the call to the report."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "space.toml").write_text(SPACE)
@@ -162,8 +174,14 @@ def seen_at(state: StudyState, now: float) -> StudyState:
         measurements = tuple(m for m in record.measurements if m.ended_at <= now)
         if measurements:
             ended = len(measurements) == record.epochs
-            records.append(replace(record, measurements=measurements, state=record.state if ended else "running"))
-    return StudyState(config=state.config, range_results=state.range_results, records=tuple(records))
+            records.append(
+                replace(
+                    record, measurements=measurements, state=record.state if ended else "running"
+                )
+            )
+    return StudyState(
+        config=state.config, range_results=state.range_results, records=tuple(records)
+    )
 
 
 def by_optuna(task: Task, trials: int, epochs: int, seed: int, num_workers: int) -> list[Passed]:
@@ -182,7 +200,11 @@ def by_optuna(task: Task, trials: int, epochs: int, seed: int, num_workers: int)
             trial.report(top1, epoch)
             if trial.should_prune():
                 raise optuna.TrialPruned
-        finished = [t.value for t in trial.study.trials if t.value is not None and t.state.name == "COMPLETE"]
+        finished = [
+            t.value
+            for t in trial.study.trials
+            if t.value is not None and t.state.name == "COMPLETE"
+        ]
         if not finished or top1 > max(finished):
             history.append(Passed(time.time() - start, num_epochs, recipe))
         return top1
@@ -220,13 +242,19 @@ def _loader(task: Task, *, train: bool, num_workers: int) -> DataLoader[Any]:
     )  # fmt: skip
 
 
-def reference_run(task: Task, recipe: Recipe, epochs: int, seed: int, loaders: Loaders) -> Iterator[float]:
+def reference_run(
+    task: Task, recipe: Recipe, epochs: int, seed: int, loaders: Loaders
+) -> Iterator[float]:
     """Top-1 after each epoch of the reference loop; 0 once the loss is not finite."""
     train, validation = loaders
     torch.manual_seed(seed)
     model = task.model()
     optimizer = torch.optim.SGD(
-        model.parameters(), recipe.peak_lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov
+        model.parameters(),
+        recipe.peak_lr,
+        recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=recipe.nesterov,
     )
     schedule = build_schedule(recipe, epochs=epochs, steps_per_epoch=len(train))
     criterion = torch.nn.CrossEntropyLoss()

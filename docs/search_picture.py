@@ -23,7 +23,12 @@ def main() -> None:
     _draw_rungs(rungs)
     _draw_prefixes(prefixes)
     for axes in (rungs, prefixes):
-        axes.set(xlabel="epochs trained", ylabel="LR / peak LR", ylim=(-0.05, 1.45), xlim=(-0.5, EPOCHS + 0.5))
+        axes.set(
+            xlabel="epochs trained",
+            ylabel="LR / peak LR",
+            ylim=(-0.05, 1.45),
+            xlim=(-0.5, EPOCHS + 0.5),
+        )
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(Path(__file__).parent / "search.svg", metadata={"Date": None})
 
@@ -32,13 +37,29 @@ def _draw_rungs(axes: Axes) -> None:
     recipe = Recipe(warmup_epochs=3, decay=Cosine())
     _curve(axes, recipe, EPOCHS, 9, EPOCHS, GREY, "the full run, 1 of 3 goes on to it")
     _curve(axes, recipe, EPOCHS, 0, 9, BLUE, "its first third, by averaged weights, 1 of 9")
-    _curve(axes, compress(recipe, EPOCHS, 1), 1, 0, 1, ORANGE, "the whole schedule in 1 epoch, every trial")
+    _curve(
+        axes,
+        compress(recipe, EPOCHS, 1),
+        1,
+        0,
+        1,
+        ORANGE,
+        "the whole schedule in 1 epoch, every trial",
+    )
     axes.set_title("A trial climbs its rungs (c1, 9 of 27)", loc="left")
     axes.legend(frameon=False, loc="upper right")
 
 
 def _draw_prefixes(axes: Axes) -> None:
-    _curve(axes, Recipe(warmup_epochs=3, decay=Constant()), EPOCHS, 0, EPOCHS, GREY, "constant: 27 epochs trained")
+    _curve(
+        axes,
+        Recipe(warmup_epochs=3, decay=Constant()),
+        EPOCHS,
+        0,
+        EPOCHS,
+        GREY,
+        "constant: 27 epochs trained",
+    )
     wsd = Recipe(warmup_epochs=3, decay=WSD(cooldown_frac=0.375))
     _curve(axes, wsd, EPOCHS, 18, EPOCHS, BLUE, "WSD: 18 replayed, 9 trained")
     step = Recipe(warmup_epochs=3, decay=Step(every_epochs=12, factor=0.3))
@@ -51,11 +72,19 @@ def _draw_prefixes(axes: Axes) -> None:
     axes.legend(frameon=False, loc="upper right")
 
 
-def _curve(axes: Axes, recipe: Recipe, epochs: int, start: int, stop: int, color: str, label: str) -> None:
+def _curve(
+    axes: Axes, recipe: Recipe, epochs: int, start: int, stop: int, color: str, label: str
+) -> None:
     """The part of a schedule from epoch `start` to epoch `stop`."""
     schedule = build_schedule(recipe, epochs=epochs, steps_per_epoch=STEPS)
     steps = range(start * STEPS, stop * STEPS)
-    axes.plot([step / STEPS for step in steps], [schedule(step) for step in steps], color=color, lw=1.8, label=label)
+    axes.plot(
+        [step / STEPS for step in steps],
+        [schedule(step) for step in steps],
+        color=color,
+        lw=1.8,
+        label=label,
+    )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,9 @@ def task() -> lrtune.Task:
     pixels, labels = load_digits(return_X_y=True)
     data = TensorDataset(torch.tensor(pixels / 16, dtype=torch.float32), torch.tensor(labels))
     shuffled = torch.randperm(len(data), generator=torch.Generator().manual_seed(0)).tolist()
-    train, validation = (torch.utils.data.Subset(data, part) for part in (shuffled[:1400], shuffled[1400:]))
+    train, validation = (
+        torch.utils.data.Subset(data, part) for part in (shuffled[:1400], shuffled[1400:])
+    )
     return lrtune.Task(
         name="my-digits",
         model=build_model,
@@ -29,5 +31,7 @@ def task() -> lrtune.Task:
         validation=validation,
         num_classes=10,
         epochs=10,
-        baseline=lrtune.Recipe(optimizer="adamw", peak_lr=1e-3, weight_decay=0.01),  # what you use today
+        baseline=lrtune.Recipe(
+            optimizer="adamw", peak_lr=1e-3, weight_decay=0.01
+        ),  # what you use today
     )

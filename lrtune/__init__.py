@@ -5,8 +5,8 @@
     result = lrtune.search(task, space="default", budget=50)
     result.best.recipe, result.best.schedule(step)
 
-Names are imported when they are first used, so that importing lrtune, or asking the command line for help, does not
-import torch.
+Names are imported when they are first used, so that importing lrtune, or asking the command line
+for help, does not import torch.
 """
 
 import sys

@@ -1,8 +1,9 @@
 """The command line: turns flags into calls of `app`, prints what they come to, and exits with a code.
 
-0: done. 1: `find` saw no signal. 2: bad input, or something that cannot be used; one message, no traceback. 130:
-interrupted. Progress goes to standard error, results to standard output. `app`, and with it torch, is imported only
-when a command runs.
+0: done. 1: `find` saw no signal. 2: bad input, or something that cannot be used; one message, no
+    traceback. 130:
+interrupted. Progress goes to standard error, results to standard output. `app`, and with it torch,
+is imported only when a command runs.
 """
 
 import re
@@ -20,7 +21,14 @@ from click.core import ParameterSource
 from lrtune.core.engines import Engine, EngineName, Local, Ray
 from lrtune.core.errors import InputError, LrtuneError, StoreError, shown
 from lrtune.core.recipe import OPTIMIZERS, OptimizerName, default_recipe
-from lrtune.core.study import DataOnDevice, Precision, PrunerName, SamplerName, Signal, TrainSettings
+from lrtune.core.study import (
+    DataOnDevice,
+    Precision,
+    PrunerName,
+    SamplerName,
+    Signal,
+    TrainSettings,
+)
 from lrtune.report.export.result import Target
 
 if TYPE_CHECKING:
@@ -117,10 +125,18 @@ task_options = options(
     option("--device", metavar="NAME", help="What to train on: auto, cpu, cuda, cuda:1, ..."),
 )  # fmt: skip
 place_options = options(
-    option("--home", default=".lrtune", show_default=True, metavar="DIR", help="Folder of database and checkpoints."),
+    option(
+        "--home",
+        default=".lrtune",
+        show_default=True,
+        metavar="DIR",
+        help="Folder of database and checkpoints.",
+    ),
     option("--storage", default="", metavar="URL", help="Another database, as an SQLAlchemy URL."),
 )
-out_option = option("--out", default="reports", show_default=True, metavar="DIR", help="Folder of the reports.")
+out_option = option(
+    "--out", default="reports", show_default=True, metavar="DIR", help="Folder of the reports."
+)
 json_option = option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 quiet_option = option("--quiet", is_flag=True, help="Show no progress.")
 engine_options = options(
@@ -170,12 +186,16 @@ search_options = options(
            help="Best recipes that are trained again with fresh seeds."),
 )  # fmt: skip
 study_options = options(
-    option("--study", metavar="NAME", help="Name of the study.  [default: made from the other options]"),
+    option(
+        "--study", metavar="NAME", help="Name of the study.  [default: made from the other options]"
+    ),
     option("--seed", default=0, show_default=True, metavar="N", help="Seed of everything random."),
 )
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(package_name="lrtune", prog_name="lrtune")
 def lrtune() -> None:
     """Finds the learning-rate schedule that trains best, by real training runs."""
@@ -190,7 +210,9 @@ def lrtune() -> None:
 @out_option
 @quiet_option
 @json_option
-def search(optimizer: OptimizerName | None, baseline: str | None, as_json: bool, **flags: Any) -> None:
+def search(
+    optimizer: OptimizerName | None, baseline: str | None, as_json: bool, **flags: Any
+) -> None:
     """Search for the best schedule; the same command again goes on with the same study."""
     from lrtune import app
 
@@ -198,7 +220,9 @@ def search(optimizer: OptimizerName | None, baseline: str | None, as_json: bool,
         raise InputError("`--optimizer` and `--baseline` both say what the baseline is: give one.")
     known = default_recipe(optimizer) if optimizer else baseline
     task, engine, settings = _task(flags), _engine(flags), _take(TrainSettings, flags)
-    result = app.search(task, engine=engine, settings=settings, baseline=known, command=_command(), **flags)
+    result = app.search(
+        task, engine=engine, settings=settings, baseline=known, command=_command(), **flags
+    )
     _print(result, as_json=as_json)
 
 
@@ -212,7 +236,9 @@ def search(optimizer: OptimizerName | None, baseline: str | None, as_json: bool,
     "--target", type=float, metavar="TOP1",
     help="Top-1, percent, at which a run has converged.  [default: the first recipe's]",
 )  # fmt: skip
-@option("--seeds", "num_seeds", default=3, show_default=True, metavar="N", help="Runs of each recipe.")
+@option(
+    "--seeds", "num_seeds", default=3, show_default=True, metavar="N", help="Runs of each recipe."
+)
 @option(
     "--max-seeds", type=int, metavar="N",
     help="Runs, at most, of recipes that --seeds does not tell from the best.  [default: no more]",
@@ -231,7 +257,9 @@ def compare(recipes: tuple[str, ...], as_json: bool, **flags: Any) -> None:
     from lrtune import app
 
     task, engine, settings = _task(flags), _engine(flags), _take(TrainSettings, flags)
-    result = app.compare(task, recipes, engine=engine, settings=settings, command=_command(), **flags)
+    result = app.compare(
+        task, recipes, engine=engine, settings=settings, command=_command(), **flags
+    )
     _print(result, as_json=as_json)
 
 
@@ -253,11 +281,27 @@ def resume(study: str, as_json: bool, **flags: Any) -> None:
 
 @lrtune.command()
 @task_options
-@option("--optimizer", type=click.Choice(OPTIMIZERS), help="Optimizer to test.  [default: the task's]")
+@option(
+    "--optimizer", type=click.Choice(OPTIMIZERS), help="Optimizer to test.  [default: the task's]"
+)
 @option("--low", type=float, metavar="LR", help="First LR of a sweep.  [default: by the optimizer]")
 @option("--high", type=float, metavar="LR", help="Last LR of a sweep.  [default: by the optimizer]")
-@option("--steps", "num_steps", default=200, show_default=True, metavar="N", help="Optimizer steps of a sweep.")
-@option("--seeds", "num_seeds", default=3, show_default=True, metavar="N", help="Sweeps, each with a seed of its own.")
+@option(
+    "--steps",
+    "num_steps",
+    default=200,
+    show_default=True,
+    metavar="N",
+    help="Optimizer steps of a sweep.",
+)
+@option(
+    "--seeds",
+    "num_seeds",
+    default=3,
+    show_default=True,
+    metavar="N",
+    help="Sweeps, each with a seed of its own.",
+)
 @option("--seed", default=0, show_default=True, metavar="N", help="Seed of the first sweep.")
 @out_option
 @option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -269,12 +313,18 @@ def find(out: str, as_json: bool, **flags: Any) -> None:
 
     task, settings = _task(flags), _take(TrainSettings, flags)
     result = app.find_lr(task, settings=settings, **flags)
-    what = task.path.stem if isinstance(task, TaskFile) else re.sub("[:/]", "-", f"{task.data}-{task.model}")
+    what = (
+        task.path.stem
+        if isinstance(task, TaskFile)
+        else re.sub("[:/]", "-", f"{task.data}-{task.model}")
+    )
     folder = Path(out) / f"find-{what}-{result.optimizer}"
     try:
         write_range_result(result, folder)
     except OSError as error:
-        raise StoreError(f"the range test cannot be written to {folder}: {error.strerror}.") from None
+        raise StoreError(
+            f"the range test cannot be written to {folder}: {error.strerror}."
+        ) from None
     print_range_result(result, folder, as_json=as_json)
     sys.exit(0 if result.interval else 1)
 
@@ -321,7 +371,12 @@ def list_studies(**places: str) -> None:
 @click.argument("study")
 @option("--yes", is_flag=True, help="Do not ask.")
 @place_options
-@option("--storage-path", default="", metavar="PATH|URL", help="Shared place of its checkpoints.  [default: in --home]")
+@option(
+    "--storage-path",
+    default="",
+    metavar="PATH|URL",
+    help="Shared place of its checkpoints.  [default: in --home]",
+)
 def delete(study: str, yes: bool, **places: str) -> None:
     """Delete what is recorded of a study, and its checkpoints; its report stays."""
     from lrtune import app
@@ -335,7 +390,9 @@ def delete(study: str, yes: bool, **places: str) -> None:
 
 @lrtune.command()
 @click.argument("study")
-@option("--host", default="127.0.0.1", show_default=True, metavar="ADDR", help="Address to serve it at.")
+@option(
+    "--host", default="127.0.0.1", show_default=True, metavar="ADDR", help="Address to serve it at."
+)
 @option("--port", default=8080, show_default=True, metavar="N", help="Port to serve it at.")
 @place_options
 def dashboard(study: str, host: str, port: int, **places: str) -> None:
@@ -399,7 +456,9 @@ def _task(flags: dict[str, Any]) -> "NamedTask | TaskFile":
     if file is None:
         return NamedTask(**names)
     context = click.get_current_context()
-    typed = [name for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    typed = [
+        name for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    ]
     if typed:
         listed = ", ".join(f"`{flags_of(context.command)[name]}`" for name in typed)
         raise InputError(f"`--task` says what is trained, so it does not go with {listed}.")

@@ -1,6 +1,7 @@
 """A process that trains for others: the task as it gets there, its training, and what identifies a run there.
 
-The processes of a cluster import this module, and so it imports neither the sampler nor the database nor the report.
+The processes of a cluster import this module, and so it imports neither the sampler nor the
+database nor the report.
 """
 
 import os
@@ -71,7 +72,11 @@ class States:
 def ground_of(config: StudyConfig, run: Run, environment: Environment) -> str:
     """A run's key before its first step, in an environment that was described."""
     settings = replace(config.settings, data_on_device="auto")  # where they lie changes no number
-    surroundings = {"task": config.task, "settings": settings, "environment": shaping_environment(environment)}
+    surroundings = {
+        "task": config.task,
+        "settings": settings,
+        "environment": shaping_environment(environment),
+    }
     return reuse.ground_of(run, surroundings)
 
 
@@ -82,7 +87,10 @@ def ground_here(config: StudyConfig, run: Run) -> str:
 
 def environments(settings: TrainSettings) -> dict[str, Environment]:
     """Of each optimizer, in this process."""
-    return {name: describe_environment(settings, default_recipe(name)) for name in get_args(OptimizerName)}
+    return {
+        name: describe_environment(settings, default_recipe(name))
+        for name in get_args(OptimizerName)
+    }
 
 
 def open_training(shared: SharedTask, config: StudyConfig) -> "Training":

@@ -3,7 +3,8 @@
 import os
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # A process a core: two with as many threads as cores are many times slower than one. Torch reads it when imported.
+    # A process a core: two with as many threads as cores are many times slower than one. Torch
+    # reads it when imported.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import shutil
@@ -15,8 +16,9 @@ from hypothesis import settings
 
 from lrtune.cli import main
 
-# Nothing is asserted about the clock: the first optimizer of a process takes seconds, and machines are noisy.
-# The examples are the same each time, so that a change is judged by itself; LRTUNE_EXPLORE=1 draws new ones.
+# Nothing is asserted about the clock: the first optimizer of a process takes seconds, and machines
+# are noisy. The examples are the same each time, so that a change is judged by itself;
+# LRTUNE_EXPLORE=1 draws new ones.
 settings.register_profile("lrtune", deadline=None, derandomize="LRTUNE_EXPLORE" not in os.environ)
 settings.load_profile("lrtune")
 
@@ -40,7 +42,14 @@ def pytest_configure(config):
     """Only the tests that are for a GPU see one: the others expect the numbers of a CPU, and come several at once."""
     if config.getoption("markexpr") != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    for name in ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "LINES", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+    for name in (
+        "FORCE_COLOR",
+        "NO_COLOR",
+        "COLUMNS",
+        "LINES",
+        "TTY_COMPATIBLE",
+        "TTY_INTERACTIVE",
+    ):
         os.environ.pop(name, None)  # a terminal is as the tests say
 
 
@@ -94,7 +103,11 @@ def finished_folder(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("finished")
     out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
         patch.chdir(folder)
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setattr(sys, "argv", ["lrtune", *TINY])

@@ -54,7 +54,13 @@ def measurement(epoch, top1, *, averaged=None, loss=1.0, seconds=1.0, ended_at=N
     )
 
 
-UNTIMED = {"seconds": 0.0, "images_per_s": 0.0, "ended_at": 0.0, "memory_mib": 0.0, "gpu_memory_mib": 0.0}
+UNTIMED = {
+    "seconds": 0.0,
+    "images_per_s": 0.0,
+    "ended_at": 0.0,
+    "memory_mib": 0.0,
+    "gpu_memory_mib": 0.0,
+}
 
 
 def timeless(measurements, **others):
@@ -81,7 +87,11 @@ def record(
         others: fields of the record.
     """
     name = "baseline" if kind == "baseline" else f"trial-{trial:04d}"
-    suffix = {"search": f"-rung-{rung}" if rung else "", "confirm": f"-confirm-{seed - 1}", "baseline": f"-{seed - 1}"}
+    suffix = {
+        "search": f"-rung-{rung}" if rung else "",
+        "confirm": f"-confirm-{seed - 1}",
+        "baseline": f"-{seed - 1}",
+    }
     losses = [1.0] * (len(top1s) - 1) + [math.nan if state == "diverged" else 1.0]
     averaged = averaged or [None] * len(top1s)
     return RunRecord(
@@ -89,7 +99,12 @@ def record(
             id=name + suffix[kind],
             kind="rung" if rung else kind,
             trial=-1 if kind == "baseline" else trial,
-            recipe=recipe or (BASELINE if kind == "baseline" else Recipe(peak_lr=0.01 * (trial + 1), decay=Cosine())),
+            recipe=recipe
+            or (
+                BASELINE
+                if kind == "baseline"
+                else Recipe(peak_lr=0.01 * (trial + 1), decay=Cosine())
+            ),
             recipe_epochs=horizon_epochs,
             horizon_epochs=rung.epochs if rung and rung.compressed else horizon_epochs,
             stop_epochs=rung.epochs if rung else horizon_epochs,
@@ -98,7 +113,9 @@ def record(
         state=state,
         measurements=tuple(
             measurement(epoch, top1, averaged=mean, loss=loss)
-            for epoch, (top1, mean, loss) in enumerate(zip(top1s, averaged, losses, strict=False), 1)
+            for epoch, (top1, mean, loss) in enumerate(
+                zip(top1s, averaged, losses, strict=False), 1
+            )
         ),
         **others,
     )

@@ -80,7 +80,9 @@ def test_the_best_schedule_of_a_task_is_ready_to_use(here):
     assert best.top1 == result.recommendation.best.mean
     assert best.convergence == result.recommendation.best.convergence
     used = [best.schedule(step) for step in range(config.epochs * config.steps_per_epoch)]
-    (run, *_) = [r for r in result.state.records if r.run.recipe == best.recipe and r.run.kind != "search"]
+    (run, *_) = [
+        r for r in result.state.records if r.run.recipe == best.recipe and r.run.kind != "search"
+    ]
     for m in run.measurements:
         assert m.lr_first == best.recipe.peak_lr * used[m.step - config.steps_per_epoch]
         assert m.lr_last == best.recipe.peak_lr * used[m.step - 1]
@@ -89,13 +91,16 @@ def test_the_best_schedule_of_a_task_is_ready_to_use(here):
 
 def test_a_plateau_schedule_is_as_its_run_had_it(here):
     plateau = lrtune.Recipe(
-        peak_lr=0.5, decay=Plateau(patience_epochs=0, factor=0.5, threshold=0.9, threshold_mode="abs")
+        peak_lr=0.5,
+        decay=Plateau(patience_epochs=0, factor=0.5, threshold=0.9, threshold_mode="abs"),
     )
     (here / "x.toml").write_text("[parameters]\npeak_lr = 0.5\ndecay = 'cosine'")
     result = search(space="x.toml", budget=1, baseline=plateau, epochs=5, num_confirmed=0)
     run = result.state.of_kind("baseline")[0]
     assert run.measurements[0].lr_first > run.measurements[-1].lr_last
-    result = replace(result, recommendation=replace(result.recommendation, best=result.recommendation.baseline))
+    result = replace(
+        result, recommendation=replace(result.recommendation, best=result.recommendation.baseline)
+    )
     steps = result.state.config.steps_per_epoch
     assert [0.5 * result.best.schedule(m.step - steps) for m in run.measurements] == [
         m.lr_first for m in run.measurements
@@ -134,7 +139,10 @@ def test_a_python_task_goes_on_with_search_and_not_with_resume(here):
 def test_the_same_arguments_give_the_same_study(here, tmp_path_factory):
     def recorded(home, **changes):
         state = search(home=home, out=home / "out", **changes).state
-        return [(r.run, r.state, [(m.top1, m.train_loss) for m in r.measurements], r.test_top1) for r in state.records]
+        return [
+            (r.run, r.state, [(m.top1, m.train_loss) for m in r.measurements], r.test_top1)
+            for r in state.records
+        ]
 
     one, same, other = (tmp_path_factory.mktemp("home") for _ in range(3))
     assert recorded(one) == recorded(same)
@@ -177,7 +185,9 @@ def test_a_task_whose_loss_is_never_finite_ends_in_words(here):
         return logits.sum() * float("nan")
 
     (here / "x.toml").write_text("[parameters]\npeak_lr = 0.1\ndecay = 'cosine'")
-    with pytest.raises(lrtune.LrtuneError, match=r"given up: each of \d+ runs diverged.*look for NaNs"):
+    with pytest.raises(
+        lrtune.LrtuneError, match=r"given up: each of \d+ runs diverged.*look for NaNs"
+    ):
         search(make_task(loss=nan_loss), space="x.toml", budget=2, study="mine")
     assert {record.state for record in lrtune.load("mine").state.records} == {"diverged"}
     assert (here / "reports" / "mine" / "report.html").is_file()
@@ -196,7 +206,10 @@ def test_a_study_that_was_given_up_has_a_report_and_goes_on_once_the_fault_is_go
         broken = broken or isinstance(event, RunEnded)
 
     task, changes = make_task(loss=loss), {"study": "mine", "num_seeds": 1, "budget": 4}
-    with pytest.raises(lrtune.LrtuneError, match=r"given up: 3 runs .*disk is away.*`lrtune resume mine` tries them"):
+    with pytest.raises(
+        lrtune.LrtuneError,
+        match=r"given up: 3 runs .*disk is away.*`lrtune resume mine` tries them",
+    ):
         search(task, **changes, on_event=break_after_the_baseline)
     assert (here / "reports" / "mine" / "report.html").is_file()
     assert not lrtune.load("mine").recommendation.final
@@ -208,14 +221,20 @@ def test_a_study_that_was_given_up_has_a_report_and_goes_on_once_the_fault_is_go
     assert result.recommendation.final
     assert {(record.state, record.reason) for record in result.state.records} == {("completed", "")}
     assert result.state.records[0].measurements == given_up[0].measurements
-    assert [record.run for record in result.state.records[:4]] == [record.run for record in given_up]
+    assert [record.run for record in result.state.records[:4]] == [
+        record.run for record in given_up
+    ]
 
 
-@pytest.mark.parametrize("function", [lrtune.search, lrtune.find_lr, lambda task: lrtune.compare(task, ("adamw",))])
+@pytest.mark.parametrize(
+    "function", [lrtune.search, lrtune.find_lr, lambda task: lrtune.compare(task, ("adamw",))]
+)
 def test_a_task_is_one_or_the_path_of_a_file(here, function):
     with pytest.raises(lrtune.InputError, match=r"there is no file my_task\.py"):
         function("my_task.py")
-    with pytest.raises(lrtune.InputError, match=r"`task` must be an lrtune\.Task, .*, but got a Linear\."):
+    with pytest.raises(
+        lrtune.InputError, match=r"`task` must be an lrtune\.Task, .*, but got a Linear\."
+    ):
         function(torch.nn.Linear(3, 2))
 
 
@@ -262,7 +281,10 @@ def test_resume_refuses_data_of_another_size(here):
     with pytest.raises(lrtune.InputError) as caught:
         lrtune.resume("mine", budget=9, quiet=True)
     said = "study 'mine' has {}, but got {}: that takes a study of another name."
-    assert caught.value.problems == (said.format("num_validation=64", 48), said.format("steps_per_epoch=4", 3))
+    assert caught.value.problems == (
+        said.format("num_validation=64", 48),
+        said.format("steps_per_epoch=4", 3),
+    )
     assert rows(here, "lrtune_studies") == before
 
 
@@ -273,7 +295,9 @@ def test_events_are_told_as_they_happen_and_a_study_is_loaded_without_a_trace(he
         (record.run.id, m) for record in result.state.records for m in record.measurements
     ]
     before = {path: path.read_bytes() for path in (here / "reports").rglob("*.*") if path.is_file()}
-    assert repr(lrtune.load("mine")) == repr(result)  # in words: Python 3.13 finds the same nan unequal
+    assert repr(lrtune.load("mine")) == repr(
+        result
+    )  # in words: Python 3.13 finds the same nan unequal
     assert repr(lrtune.studies()) == repr([result.state])
     assert {path: path.read_bytes() for path in before} == before
 
@@ -282,7 +306,9 @@ def test_events_are_told_as_they_happen_and_a_study_is_loaded_without_a_trace(he
 
 
 def test_recipes_are_tried_first_and_what_the_space_changes_in_them_is_told(here):
-    (here / "mine.toml").write_text("peak_lr = 0.03\nwarmup_epochs = 2\ndecay = 'linear'\nnesterov = false")
+    (here / "mine.toml").write_text(
+        "peak_lr = 0.03\nwarmup_epochs = 2\ndecay = 'linear'\nnesterov = false"
+    )
     (here / "x.toml").write_text(
         "[parameters]\npeak_lr = { low = 0.01, high = 1.0, log = true }\n"
         "warmup_epochs = { low = 0, high = 1, step = 1 }\ndecay = { choices = ['cosine', 'linear'] }"
@@ -296,9 +322,14 @@ def test_recipes_are_tried_first_and_what_the_space_changes_in_them_is_told(here
     }
     state = search(**tries, on_event=told.append).state
     tried = [record.run.recipe for record in state.of_kind("search")]
-    assert tried[1:] == [lrtune.Recipe(peak_lr=0.03, warmup_epochs=1, decay=Linear()), lrtune.Recipe(peak_lr=0.5)]
+    assert tried[1:] == [
+        lrtune.Recipe(peak_lr=0.03, warmup_epochs=1, decay=Linear()),
+        lrtune.Recipe(peak_lr=0.5),
+    ]
     said = [event.text for event in told if isinstance(event, Note)]
-    assert said == ["sgd 0.03, warmup 2 ep, linear: moved into the space, warmup_epochs 2 to 1, nesterov False to True"]
+    assert said == [
+        "sgd 0.03, warmup 2 ep, linear: moved into the space, warmup_epochs 2 to 1, nesterov False to True"
+    ]
     assert search(**tries, budget=4, on_event=told.append).state.records[:5] == state.records[:5]
     assert len([event for event in told if isinstance(event, Note)]) == 1
     with pytest.raises(lrtune.InputError, match=r"study 'mine' has tried=\[\{.*, but got \[\]"):
@@ -307,11 +338,18 @@ def test_recipes_are_tried_first_and_what_the_space_changes_in_them_is_told(here
 
 def test_a_recipe_to_try_has_an_optimizer_and_a_decay_of_the_space(here):
     with pytest.raises(lrtune.InputError) as caught:
-        search(space="quick", tries=["nosuch", lrtune.Recipe(optimizer="adamw"), lrtune.Recipe(decay=Plateau())])
+        search(
+            space="quick",
+            tries=["nosuch", lrtune.Recipe(optimizer="adamw"), lrtune.Recipe(decay=Plateau())],
+        )
     unreadable, optimizer, decay = caught.value.problems
     assert "'nosuch'" in unreadable
-    assert optimizer.startswith("the optimizer of `tries` must be one of the space's, sgd, but got adamw")
-    assert decay.startswith("the decay of `tries` must be one of the space's, cosine, linear, but got sgd")
+    assert optimizer.startswith(
+        "the optimizer of `tries` must be one of the space's, sgd, but got adamw"
+    )
+    assert decay.startswith(
+        "the decay of `tries` must be one of the space's, cosine, linear, but got sgd"
+    )
 
 
 # --- rungs and reuse
@@ -324,7 +362,14 @@ def numbers(record):
 
 def test_a_search_over_rungs_trains_nothing_twice_and_nobody_can_tell(here, tmp_path_factory):
     """Against the same task trained run by run, each from its start."""
-    changes = {"epochs": 6, "budget": 8, "rungs": "c2,4", "reduction_factor": 2, "pruner": "fair", "num_confirmed": 2}
+    changes = {
+        "epochs": 6,
+        "budget": 8,
+        "rungs": "c2,4",
+        "reduction_factor": 2,
+        "pruner": "fair",
+        "num_confirmed": 2,
+    }
     result = search(**changes)
     records = result.state.records
     assert {record.run.kind for record in records} == {"baseline", "rung", "search", "confirm"}
@@ -332,14 +377,18 @@ def test_a_search_over_rungs_trains_nothing_twice_and_nobody_can_tell(here, tmp_
     task, settings = make_task(), result.state.config.settings
     for record in records:
         alone = Trainer(task, settings).train(record.run)
-        assert [replace(m, prefix="") for m in numbers(record)] == numbers(replace(record, measurements=tuple(alone)))
+        assert [replace(m, prefix="") for m in numbers(record)] == numbers(
+            replace(record, measurements=tuple(alone))
+        )
     keys = [m.prefix for record in records for m in record.measurements if not m.reused]
     assert len(keys) == len(set(keys)) == result.state.epochs_trained
     assert any(m.reused for record in records for m in record.measurements)
 
 
 def test_after_a_study_only_the_recommended_weights_are_kept(here):
-    result = search(epochs=4, budget=4, rungs="c2,3", reduction_factor=2, pruner="fair", num_seeds=2)
+    result = search(
+        epochs=4, budget=4, rungs="c2,3", reduction_factor=2, pruner="fair", num_seeds=2
+    )
     best = result.recommendation.best.trial
     (folder,) = (here / ".lrtune" / "checkpoints").iterdir()
     kept = {record.measurements[-1].prefix for record in result.state.records
@@ -375,7 +424,9 @@ def test_lost_checkpoints_cost_epochs_and_no_number(here):
     again = search(**changes, budget=4)
     whole = search(**changes | {"study": "whole"}, budget=4)
     assert again.state.records[: len(first.state.records)] == first.state.records
-    ours, theirs = ({r.run.id: numbers(r) for r in result.state.of_kind("search")} for result in (again, whole))
+    ours, theirs = (
+        {r.run.id: numbers(r) for r in result.state.of_kind("search")} for result in (again, whole)
+    )
     assert ours == theirs
 
 
@@ -405,7 +456,9 @@ def test_a_comparison_trains_each_recipe_with_each_seed(here):
         "sgd-step", "schedule-free-adamw", "prodigy",
     ]  # fmt: skip
     assert [(r.run.recipe.optimizer, r.run.seed) for r in result.state.records] == [
-        (optimizer, seed) for optimizer in ("sgd", "schedule-free-adamw", "prodigy") for seed in (1, 2)
+        (optimizer, seed)
+        for optimizer in ("sgd", "schedule-free-adamw", "prodigy")
+        for seed in (1, 2)
     ]
     assert {r.epochs for r in result.state.records} == {3}
     assert result.recommendation.final
@@ -423,7 +476,9 @@ def test_a_comparison_runs_as_its_recipes_would_alone(here):
     task, settings = make_task(), result.state.config.settings
     for record in result.state.records:
         alone = tuple(Trainer(task, settings).train(record.run))
-        assert [replace(m, prefix="") for m in numbers(record)] == numbers(replace(record, measurements=alone))
+        assert [replace(m, prefix="") for m in numbers(record)] == numbers(
+            replace(record, measurements=alone)
+        )
 
 
 def test_a_study_takes_part_with_its_recommended_recipe(here):
@@ -471,7 +526,9 @@ def test_an_export_is_of_the_recommended_recipe(here):
 def test_an_export_is_of_the_recipe_that_is_asked_for(here):
     result = search(study="mine")
     found, trials = result.recommendation, result.state.of_kind("search")
-    wanted = {record.run.trial: (f"trial {record.run.trial}", record.run.recipe) for record in trials}
+    wanted = {
+        record.run.trial: (f"trial {record.run.trial}", record.run.recipe) for record in trials
+    }
     wanted |= {"baseline": ("baseline", result.state.config.baseline)}
     wanted |= {"best": (found.best.name, found.best.recipe)}
     simplest = found.simplest or found.best
@@ -482,7 +539,10 @@ def test_an_export_is_of_the_recipe_that_is_asked_for(here):
         assert lrtune.Recipe.from_dict(json.loads(export.text)["recipe"]) == recipe
         assert export.note.startswith(f"{name}: {recipe.label}. ")
         assert ("not confirmed" in export.note) == (name not in confirmed)
-    with pytest.raises(lrtune.InputError, match=r"best, simplest, baseline or the number of one of its 3 trials.*'x'"):
+    with pytest.raises(
+        lrtune.InputError,
+        match=r"best, simplest, baseline or the number of one of its 3 trials.*'x'",
+    ):
         lrtune.export("mine", to="json", recipe="x")
 
 
@@ -500,13 +560,17 @@ def test_an_export_of_what_is_not_confirmed_says_so(here):
     search(study="mine")
     assert "Not final" not in lrtune.export("mine", to="torch").note
     search(study="bare", num_confirmed=0, baseline=lrtune.Recipe(peak_lr=1e-7))
-    assert lrtune.export("bare", to="torch").note.endswith("Not final: the recipe is not confirmed with fresh seeds.")
+    assert lrtune.export("bare", to="torch").note.endswith(
+        "Not final: the recipe is not confirmed with fresh seeds."
+    )
 
 
 # --- the test split
 
 
-def test_the_test_split_is_read_once_and_only_for_the_recommended_recipe_and_the_baseline(here, monkeypatch):
+def test_the_test_split_is_read_once_and_only_for_the_recommended_recipe_and_the_baseline(
+    here, monkeypatch
+):
     read = []
     test_top1 = Trainer.test_top1
 
@@ -517,7 +581,11 @@ def test_the_test_split_is_read_once_and_only_for_the_recommended_recipe_and_the
     monkeypatch.setattr(Trainer, "test_top1", counted)
     result = search(num_confirmed=2, budget=5)
     best = result.recommendation.best.trial
-    entitled = {r.run.id for r in result.state.records if r.run.kind != "search" and r.run.trial in (best, -1)}
+    entitled = {
+        r.run.id
+        for r in result.state.records
+        if r.run.kind != "search" and r.run.trial in (best, -1)
+    }
     assert {r.run.id for r in result.state.records if r.test_top1 is not None} == entitled
     assert len(read) == len(entitled)
     again = search(num_confirmed=2, budget=5)
@@ -540,7 +608,9 @@ def test_a_test_split_that_cannot_be_read_costs_no_report(here):
 
     told = []
     result = search(make_task(test=Broken()), on_event=told.append)
-    assert [event.text for event in told if isinstance(event, Note)][-1].endswith("test image 7 is no image")
+    assert [event.text for event in told if isinstance(event, Note)][-1].endswith(
+        "test image 7 is no image"
+    )
     assert (result.folder / "report.html").is_file()
     assert result.recommendation.final
     assert {record.test_top1 for record in result.state.records} == {None}
@@ -552,7 +622,12 @@ def test_a_test_split_that_cannot_be_read_costs_no_report(here):
 @pytest.mark.slow
 def test_two_commands_at_once_share_one_study(here, tiny, command):
     both = [
-        subprocess.Popen(command(*tiny, "--budget", "12"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            command(*tiny, "--budget", "12"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for _ in range(2)
     ]
     said = [process.communicate() for process in both]
@@ -600,7 +675,10 @@ def test_a_report_of_a_study_that_is_being_trained(here, call, tiny, monkeypatch
     ("baseline", "said"),
     [
         (lrtune.Recipe(warmup_epochs=2.9), r"warmup_epochs=2.9, epochs=3 \(12 of 12 steps\)"),
-        (lrtune.Recipe(decay=Step(every_epochs=0.1)), "`every_epochs` must be at least one optimizer step, 1/4 of an"),
+        (
+            lrtune.Recipe(decay=Step(every_epochs=0.1)),
+            "`every_epochs` must be at least one optimizer step, 1/4 of an",
+        ),
     ],
 )
 def test_a_baseline_that_does_not_go_with_the_tasks_steps_is_refused(here, baseline, said):

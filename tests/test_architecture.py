@@ -28,7 +28,10 @@ def test_a_library_is_imported_in_one_file(library):
 
 
 def test_matplotlib_is_imported_where_plots_are_made():
-    assert {path.name for path in modules() if "matplotlib" in imported(path)} == {"plots.py", "sheet.py"}
+    assert {path.name for path in modules() if "matplotlib" in imported(path)} == {
+        "plots.py",
+        "sheet.py",
+    }
 
 
 def modules():
@@ -47,13 +50,19 @@ def imported(path):
 
 
 def test_every_module_says_what_it_is_for():
-    assert [str(path) for path in modules() if not ast.get_docstring(ast.parse(path.read_text()))] == []
+    assert [
+        str(path) for path in modules() if not ast.get_docstring(ast.parse(path.read_text()))
+    ] == []
 
 
 def test_the_wheel_is_told_to_take_the_spaces_along():
     wheel = tomllib.loads(PYPROJECT.read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert wheel["packages"] == ["lrtune"]
-    (source,) = (source for source, target in wheel["force-include"].items() if target == "lrtune/search_spaces")
+    (source,) = (
+        source
+        for source, target in wheel["force-include"].items()
+        if target == "lrtune/search_spaces"
+    )
     assert sorted(path.stem for path in (ROOT / source).glob("*.toml")) == space_names()
 
 
@@ -64,7 +73,9 @@ def test_the_wheel_has_the_spaces_and_the_templates(tmp_path):
     names = set(zipfile.ZipFile(wheel).namelist())
     spaces = {f"lrtune/search_spaces/{name}.toml" for name in space_names()}
     package = {
-        str(path.relative_to(ROOT)) for path in (ROOT / "lrtune").rglob("*") if path.suffix in (".py", ".j2", ".css")
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "lrtune").rglob("*")
+        if path.suffix in (".py", ".j2", ".css")
     }
     assert spaces | package <= names
     assert not {name for name in names if name.startswith("tests/")}

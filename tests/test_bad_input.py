@@ -208,7 +208,9 @@ def contents(folder):
     found = {}
     for path in folder.rglob("*"):
         if path.is_file() and not path.name.endswith(("-wal", "-shm", ".pyc")):
-            found[path.relative_to(folder)] = dump(path) if path.name == "lrtune.db" else path.read_bytes()
+            found[path.relative_to(folder)] = (
+                dump(path) if path.name == "lrtune.db" else path.read_bytes()
+            )
     return found
 
 
@@ -257,9 +259,18 @@ BAD_FOR_A_STUDY = {
     "deletion without a terminal": ("delete tiny", ["no terminal to ask at", "`--yes`"]),
     "budget": ("resume tiny --budget banana", ["`budget` must look like", "got 'banana'"]),
     "jobs": ("resume tiny --jobs 0", ["`1 <= jobs` must hold, but got 0"]),
-    "lanes": ("resume tiny --lanes none", ["`lanes` must be auto or a whole number from 1, but got 'none'"]),
-    "reports in the way": ("report tiny --out in-the-way", ["the report cannot be written to in-the-way/tiny"]),
-    "find in the way": ("find --model mlp --steps 60 --out in-the-way", ["cannot be written", "in-the-way"]),
+    "lanes": (
+        "resume tiny --lanes none",
+        ["`lanes` must be auto or a whole number from 1, but got 'none'"],
+    ),
+    "reports in the way": (
+        "report tiny --out in-the-way",
+        ["the report cannot be written to in-the-way/tiny"],
+    ),
+    "find in the way": (
+        "find --model mlp --steps 60 --out in-the-way",
+        ["cannot be written", "in-the-way"],
+    ),
 }
 
 
@@ -278,12 +289,17 @@ def test_bad_input_for_a_study_is_refused_in_words(call, finished, here, words, 
         (["--seed", "1"], ["'tiny' has seed=0, but got 1"]),
         (["--epochs", "3"], ["'tiny' has epochs=2, but got 3"]),
         (["--space", "quick"], ["'tiny' has space_name='default', but got 'quick'"]),
-        (["--sampler", "gp", "--pruner", "median"], ["sampler='tpe', but got 'gp'", "pruner='none', but got 'median'"]),
+        (
+            ["--sampler", "gp", "--pruner", "median"],
+            ["sampler='tpe', but got 'gp'", "pruner='none', but got 'median'"],
+        ),
         (["--label-smoothing", "0.1"], ["'tiny' has --label-smoothing=0.0, but got 0.1"]),
         (["--model", "small-cnn"], ["'tiny' has task=.*'mlp'.*, but got .*'small-cnn'"]),
     ],
 )
-def test_a_study_with_other_settings_is_refused_with_every_difference(call, finished, here, tiny, changed, said):
+def test_a_study_with_other_settings_is_refused_with_every_difference(
+    call, finished, here, tiny, changed, said
+):
     before = contents(here)
     check_refused(call(*tiny, *changed), ["that takes a study of another name", *said])
     assert contents(here) == before
@@ -301,8 +317,14 @@ def test_a_database_that_is_locked(call, finished, here, tiny, monkeypatch):
     monkeypatch.setattr(database_module, "BUSY_S", 0.05)
     before = contents(here)
     with held(here / ".lrtune" / "lrtune.db"):
-        check_refused(call("resume", "tiny", "--budget", "4"), ["lrtune.db: the database is locked by another program"])
-        check_refused(call(*tiny, "--study", "other"), ["lrtune.db: the database is locked by another program"])
+        check_refused(
+            call("resume", "tiny", "--budget", "4"),
+            ["lrtune.db: the database is locked by another program"],
+        )
+        check_refused(
+            call(*tiny, "--study", "other"),
+            ["lrtune.db: the database is locked by another program"],
+        )
     assert contents(here) == before
     assert call("resume", "tiny", "--budget", "4").code == 0
 
@@ -317,7 +339,9 @@ def test_a_database_that_is_read_only(call, finished, here, tiny):
     assert call("report", "tiny", "--storage", url).code == 0  # whoever only reads may
 
 
-def test_a_damaged_checkpoint_costs_its_epochs_and_nothing_that_was_measured(call, here, tiny, monkeypatch):
+def test_a_damaged_checkpoint_costs_its_epochs_and_nothing_that_was_measured(
+    call, here, tiny, monkeypatch
+):
     record = StudyStore.record
 
     def record_and_stop(self, run, measurement):
@@ -338,4 +362,6 @@ def test_a_damaged_checkpoint_costs_its_epochs_and_nothing_that_was_measured(cal
     with closing(sqlite3.connect(here / ".lrtune" / "lrtune.db")) as connection:
         measured = connection.execute("SELECT * FROM lrtune_measurements").fetchall()
         assert call("resume", "tiny").code == 0
-        assert set(measured) < set(connection.execute("SELECT * FROM lrtune_measurements").fetchall())
+        assert set(measured) < set(
+            connection.execute("SELECT * FROM lrtune_measurements").fetchall()
+        )

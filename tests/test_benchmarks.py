@@ -22,7 +22,10 @@ NAN, INF = math.nan, math.inf
 def pool_of(full, **short):
     """A pool of one ladder, from the scores of each configuration's epochs; `h1=...` are those of horizon 1."""
     scores = {len(full[0]): full} | {int(name[1:]): rows for name, rows in short.items()}
-    curves = {h: np.stack([rows, np.array(rows) / 2, np.negative(rows)], axis=-1) for h, rows in scores.items()}
+    curves = {
+        h: np.stack([rows, np.array(rows) / 2, np.negative(rows)], axis=-1)
+        for h, rows in scores.items()
+    }
     quality = np.nan_to_num([row[-1] for row in full])
     places = tuple(range(len(full)))
     return Pool(
@@ -34,7 +37,8 @@ def pool_of(full, **short):
 
 # the third and the fifth diverge; the fourth looks worst until its end
 TINY = pool_of(
-    [[50, 60, 61], [55, 58, 60], [56, NAN, NAN], [10, 20, 90], [57, 58, NAN]], h1=[[50], [40], [NAN], [80], [57]]
+    [[50, 60, 61], [55, 58, 60], [56, NAN, NAN], [10, 20, 90], [57, 58, NAN]],
+    h1=[[50], [40], [NAN], [80], [57]],
 )
 # 27 configurations that keep their order, the later the better
 ORDERED = pool_of([[i + epoch / 100 for epoch in range(27)] for i in range(27)])
@@ -51,7 +55,8 @@ def ledger_of(strategy, pool, budget_epochs):
 RAY = [pytest.mark.ray, pytest.mark.skipif(not find_spec("ray"), reason="ray is not installed")]
 PEER_NAMES = [pytest.param(name, marks=RAY if name in NEED_RAY else []) for name in PEERS]
 
-# what is trained (configuration, horizon, to which epoch), in this order; epochs spent; incumbents by epochs spent
+# what is trained (configuration, horizon, to which epoch), in this order; epochs spent; incumbents
+# by epochs spent
 REPLAYS = {
     "nothing": ([], 0, [NONE] * 6),
     "one run": ([(0, 3, 3)], 3, [0] * 6),
@@ -106,7 +111,14 @@ def test_best_seen_passes_over_divergence():
         for index in (2, 0):
             ledger.start(index).train(3)
 
-    assert replay(strategy, TINY, seed=0, budget_epochs=6).best_seen.tolist() == [56, 56, 56, 60, 61, 61]
+    assert replay(strategy, TINY, seed=0, budget_epochs=6).best_seen.tolist() == [
+        56,
+        56,
+        56,
+        60,
+        61,
+        61,
+    ]
 
 
 def test_nothing_left_to_try_ends_a_search():
@@ -129,7 +141,9 @@ def test_halving_goes_on_with_those_left_behind():
     assert trace.incumbents[-1] == 3  # dropped at first, for its 10 after an epoch
 
 
-@pytest.mark.parametrize(("budget_epochs", "lengths"), [(83, [27, 27, 27, 1, 1]), (200, [27] * 6 + [18] + [1] * 20)])
+@pytest.mark.parametrize(
+    ("budget_epochs", "lengths"), [(83, [27, 27, 27, 1, 1]), (200, [27] * 6 + [18] + [1] * 20)]
+)
 def test_one_epoch_for_all_leaves_budget_for_three(budget_epochs, lengths):
     ledger = ledger_of("one epoch for all", ORDERED, budget_epochs)
     assert sorted((len(run.epochs) for run in ledger.runs), reverse=True) == lengths
@@ -140,7 +154,9 @@ def test_configurations_are_tried_again_on_a_grid_only(name):
     once = ledger_of(name, replace(TINY, repeats=False), budget_epochs=60)
     assert sorted(run.index for run in once.runs) == [0, 1, 2, 3, 4]
     again = ledger_of(name, TINY, budget_epochs=60)
-    assert (len(again.runs) > 5) == (name not in {"halving", "one epoch for all"})  # nothing would be learnt
+    assert (len(again.runs) > 5) == (
+        name not in {"halving", "one epoch for all"}
+    )  # nothing would be learnt
 
 
 @pytest.mark.parametrize("name", PEER_NAMES)
@@ -156,7 +172,9 @@ def test_a_peer_is_replayed_the_same_by_seed_and_survives_divergence(name):
 @pytest.mark.parametrize("name", PEER_NAMES)
 def test_a_peer_stops_runs_by_its_own_rule(name):
     ledger = ledger_of(name, ORDERED, budget_epochs=540)
-    *lengths, _ = (len(run.epochs) for run in ledger.runs if run.epochs)  # the budget ended the last
+    *lengths, _ = (
+        len(run.epochs) for run in ledger.runs if run.epochs
+    )  # the budget ended the last
     assert 27 in lengths
     assert (min(lengths) < 27) == (name not in {"random", "TPE"})
 
@@ -182,10 +200,17 @@ def test_epochs_until_close(name):
 
 @pytest.mark.parametrize(
     ("values", "expected"),
-    [([1, 2, 3, 4], [1, 2, 3]), ([5, 5, INF], [5, 5, INF]), ([INF, INF], [INF, INF]), ([3], [3, 3, 3])],
+    [
+        ([1, 2, 3, 4], [1, 2, 3]),
+        ([5, 5, INF], [5, 5, INF]),
+        ([INF, INF], [INF, INF]),
+        ([3], [3, 3, 3]),
+    ],
 )
 def test_quartiles_are_values_of_seeds(values, expected):
-    assert quartiles(np.array(values, float)).tolist() == (expected if len(expected) == 3 else [INF] * 3)
+    assert quartiles(np.array(values, float)).tolist() == (
+        expected if len(expected) == 3 else [INF] * 3
+    )
 
 
 def test_regret_is_of_the_quality_not_of_the_score_that_was_seen():
@@ -252,7 +277,12 @@ def test_patience_exists_for_plateau_only(sgd):
     *_, patience = sgd.parameters
     assert patience.choices == (1, 4)
     assert [patience.exists(values) for values in sgd.configurations] == [False, True]
-    assert sgd.nearest({"peak_lr": 1.0, "warmup_epochs": 0.0, "decay": "plateau", "patience_epochs": 4}) == 1
+    assert (
+        sgd.nearest(
+            {"peak_lr": 1.0, "warmup_epochs": 0.0, "decay": "plateau", "patience_epochs": 4}
+        )
+        == 1
+    )
     assert sgd.nearest(dict(sgd.configurations[0])) == 0
     assert sgd.nearest(dict(sgd.configurations[0]), but={0}) == 1
 
@@ -260,10 +290,15 @@ def test_patience_exists_for_plateau_only(sgd):
 def test_public_curves_are_scored_by_minus_the_loss_from_the_first_epoch_on(tmp_path):
     loss = np.array([[0.1, 3, 2], [0.1, 1, np.inf], [0.1, np.nan, np.nan], [0.1, 5, 4]])
     columns = np.array([[1e-3, 0.0], [1e-2, 0.4], [1e-1, 0.6], [1e-2, 1.0]])
-    np.savez(tmp_path / "lcbench-a.npz", X=columns, val_loss=loss, names=np.array(["lr", "momentum"]))
+    np.savez(
+        tmp_path / "lcbench-a.npz", X=columns, val_loss=loss, names=np.array(["lr", "momentum"])
+    )
     (pool,) = recorded_pools(tmp_path)
     assert (pool.name, pool.horizon_epochs, pool.repeats) == ("lcbench-a", 2, False)
-    assert (pool.best, pool.unit) == (-1, 2)  # the best losses are 1, 2, 4 and none: 3 is the median
+    assert (pool.best, pool.unit) == (
+        -1,
+        2,
+    )  # the best losses are 1, 2, 4 and none: 3 is the median
     assert [epoch.score for epoch in pool.result(0, 2, 2)] == [-3, -2]
     assert len(pool.result(1, 2, 2)) == 2
     assert len(pool.result(2, 2, 2)) == 1
@@ -275,7 +310,9 @@ def test_public_curves_are_scored_by_minus_the_loss_from_the_first_epoch_on(tmp_
 def test_a_simulated_sweep_ends_and_keeps_its_memory():
     stages = list(decisions.simulate(400, 100, 4))
     assert [stage["trials"] for stage in stages] == [100, 200, 300, 400]
-    assert sum(stage["decisions"] for stage in stages) > 3 * 400  # an assignment and an epoch for each trial, and more
+    assert (
+        sum(stage["decisions"] for stage in stages) > 3 * 400
+    )  # an assignment and an epoch for each trial, and more
     assert stages[-1]["memory_mib"] - stages[1]["memory_mib"] < 30
 
 

@@ -93,7 +93,10 @@ def names_of(parameter):
 
 
 def test_the_commands_and_their_options():
-    surface = {name: {n for p in command.params for n in names_of(p)} for name, command in lrtune.commands.items()}
+    surface = {
+        name: {n for p in command.params for n in names_of(p)}
+        for name, command in lrtune.commands.items()
+    }
     assert surface == SURFACE
 
 
@@ -118,7 +121,16 @@ def test_the_version_is_the_packages(call):
 
 
 @pytest.mark.parametrize(
-    "words", ["--help", "search --help", "find --help", "resume --help", "--version", "spaces", "search --budget"]
+    "words",
+    [
+        "--help",
+        "search --help",
+        "find --help",
+        "resume --help",
+        "--version",
+        "spaces",
+        "search --budget",
+    ],
 )
 def test_what_trains_nothing_imports_nothing_heavy(words):
     program = (
@@ -128,7 +140,9 @@ def test_what_trains_nothing_imports_nothing_heavy(words):
         "except SystemExit: pass\n"
         f"print('imported:', sorted(set({HEAVY!r}) & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert done.stdout.splitlines()[-1] == "imported: []"
 
 
@@ -161,7 +175,10 @@ def num_measurements(here):
 
 def tables_in(here):
     with closing(sqlite3.connect(here / ".lrtune" / "lrtune.db")) as connection:
-        return {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        return {
+            name
+            for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        }
 
 
 def runs_in(here):
@@ -174,7 +191,10 @@ def test_a_search_prints_the_recommendation_and_keeps_progress_apart(finished, h
     assert "Fresh seeds" in finished.out
     assert "completed: 2 of 2 epochs" not in finished.out
     assert "range test of sgd" in finished.err
-    assert len(re.findall(r"^trial-000\d completed: 2 of 2 epochs, Top-1", finished.err, re.MULTILINE)) == 3
+    assert (
+        len(re.findall(r"^trial-000\d completed: 2 of 2 epochs, Top-1", finished.err, re.MULTILINE))
+        == 3
+    )
 
 
 def test_a_search_writes_its_files_and_nothing_else(finished, here):
@@ -249,7 +269,10 @@ def test_list_shows_how_far_studies_are(finished, call):
 def test_a_study_of_another_version_hides_no_other(finished, here, call):
     with closing(sqlite3.connect(here / ".lrtune" / "lrtune.db")) as connection, connection:
         (config,) = connection.execute("SELECT config FROM lrtune_studies").fetchone()
-        for name, values in (("newer", json.loads(config) | {"momentum_warmup": 3}), ("older", {"epochs": 4})):
+        for name, values in (
+            ("newer", json.loads(config) | {"momentum_warmup": 3}),
+            ("older", {"epochs": 4}),
+        ):
             row = (name, 0.0, json.dumps(values), "[]")
             connection.execute("INSERT INTO lrtune_studies VALUES (?, ?, ?, ?)", row)
     outcome = call("list")
@@ -261,7 +284,9 @@ def test_a_study_of_another_version_hides_no_other(finished, here, call):
     assert call("list").err == ""
 
 
-def test_a_study_that_is_deleted_is_gone_with_its_checkpoints_and_can_be_begun_again(finished, here, call, tiny):
+def test_a_study_that_is_deleted_is_gone_with_its_checkpoints_and_can_be_begun_again(
+    finished, here, call, tiny
+):
     assert call("delete", "tiny", "--yes").code == 0
     assert "no studies" in call("list").out
     assert not any((here / ".lrtune" / "checkpoints").rglob("*.*"))
@@ -279,7 +304,9 @@ def test_a_study_that_is_deleted_is_gone_from_the_dashboard(finished, call):
     assert optuna.get_all_study_names(storage=url) == ["other"]
 
 
-def test_the_dashboard_follows_its_study_after_the_database_failed(finished, here, call, monkeypatch):
+def test_the_dashboard_follows_its_study_after_the_database_failed(
+    finished, here, call, monkeypatch
+):
     url = "sqlite:///.lrtune/lrtune.db"
 
     def rename(old, new):
@@ -317,9 +344,17 @@ def test_the_way_to_do_it_again_is_the_last_search_and_what_went_on_with_it(fini
 
 
 def test_no_password_is_quoted(monkeypatch):
-    words = ["lrtune", "search", "--storage=postgresql://me:SECRET@host/db", "--storage-path", "s3://me:SECRET@host/x"]
+    words = [
+        "lrtune",
+        "search",
+        "--storage=postgresql://me:SECRET@host/db",
+        "--storage-path",
+        "s3://me:SECRET@host/x",
+    ]
     monkeypatch.setattr(sys, "argv", words)
-    shown = "lrtune search '--storage=postgresql://me:***@host/db' --storage-path 's3://me:***@host/x'"
+    shown = (
+        "lrtune search '--storage=postgresql://me:***@host/db' --storage-path 's3://me:***@host/x'"
+    )
     assert _command() == shown
 
 
@@ -344,18 +379,31 @@ def test_report_writes_it_again(finished, here, call):
 
 def test_reports_and_database_go_where_they_are_told(here, call, tiny):
     outcome = call(
-        *tiny, "--budget", "1", "--home", "state/here", "--out", "out", "--storage", f"sqlite:///{here}/other.db"
+        *tiny,
+        "--budget",
+        "1",
+        "--home",
+        "state/here",
+        "--out",
+        "out",
+        "--storage",
+        f"sqlite:///{here}/other.db",
     )
     assert outcome.code == 0
     assert names_in(here) == {"state", "out", "other.db"}
     assert "tiny" in call("list", "--storage", f"sqlite:///{here}/other.db").out
     written = files_of(here / "out" / "tiny")
-    assert written == FILES - {"plots/parallel.png", "plots/parallel.svg"}  # of one trial there is nothing to compare
+    assert written == FILES - {
+        "plots/parallel.png",
+        "plots/parallel.svg",
+    }  # of one trial there is nothing to compare
 
 
 @pytest.mark.slow
 def test_an_optimizer_or_a_recipe_of_ones_own_is_the_baseline(here, call, tiny):
-    (here / "mine.toml").write_text('optimizer = "adamw"\npeak_lr = 0.002\n[decay]\nname = "step"\nevery_epochs = 1\n')
+    (here / "mine.toml").write_text(
+        'optimizer = "adamw"\npeak_lr = 0.002\n[decay]\nname = "step"\nevery_epochs = 1\n'
+    )
     for name, words in (("flag", ["--optimizer", "adamw"]), ("file", ["--baseline", "mine.toml"])):
         outcome = call(*tiny, "--budget", "1", "--study", name, *words, "--json")
         assert outcome.code == 0, outcome.err
@@ -386,7 +434,17 @@ def task():
 def test_a_task_file_is_searched_and_resumed(here, call):
     (here / "blobs.py").write_text(TASK_FILE)
     outcome = call(
-        "search", "--task", "blobs.py", "--budget", "2", "--seeds", "1", "--confirm", "1", "--study", "blobs"
+        "search",
+        "--task",
+        "blobs.py",
+        "--budget",
+        "2",
+        "--seeds",
+        "1",
+        "--confirm",
+        "1",
+        "--study",
+        "blobs",
     )
     assert outcome.code == 0, outcome.err
     assert call("resume", "blobs", "--budget", "3").code == 0
@@ -398,7 +456,9 @@ def test_a_task_file_is_searched_and_resumed(here, call):
     assert "trial-0003" not in runs_in(here)
 
 
-@pytest.mark.parametrize(("low", "high", "code"), [("1e-5", "10", 0), ("1e-9", "1e-8", 1)], ids=["signal", "no signal"])
+@pytest.mark.parametrize(
+    ("low", "high", "code"), [("1e-5", "10", 0), ("1e-9", "1e-8", 1)], ids=["signal", "no signal"]
+)
 def test_find_says_what_it_saw(here, call, low, high, code):
     words = (
         "find",
@@ -419,7 +479,12 @@ def test_find_says_what_it_saw(here, call, low, high, code):
     assert outcome.code == code, outcome.err
     (folder,) = (here / "reports").iterdir()
     assert folder.name == "find-digits-mlp-sgd"
-    assert files_of(folder) == {"range_test.png", "range_test.svg", "range_test.csv", "range_test.json"}
+    assert files_of(folder) == {
+        "range_test.png",
+        "range_test.svg",
+        "range_test.csv",
+        "range_test.json",
+    }
     assert str(folder.relative_to(here)) in outcome.out
     found = json.loads(call(*words, "--json").out)
     assert found["optimizer"] == "sgd"
@@ -455,7 +520,9 @@ KEPT = "lrtune: stopped. What was finished is kept: `lrtune resume tiny` goes on
 
 
 @pytest.mark.parametrize(("stopped", "flags"), [("baseline-0", ()), ("trial-0001", ("--quiet",))])
-def test_an_interrupt_prints_no_more_where_nothing_is_known_or_wanted(here, call, tiny, monkeypatch, stopped, flags):
+def test_an_interrupt_prints_no_more_where_nothing_is_known_or_wanted(
+    here, call, tiny, monkeypatch, stopped, flags
+):
     stop_in(monkeypatch, stopped)
     outcome = call(*tiny, *flags)
     assert (outcome.code, outcome.out, outcome.err.splitlines()[-1]) == (130, "", KEPT)
@@ -470,7 +537,11 @@ def test_an_interrupt_prints_what_is_known_and_nothing_is_lost(here, call, tiny,
     assert "The study is not finished." in outcome.err
     assert "> baseline" in outcome.err
     assert outcome.err.splitlines()[-1] == KEPT
-    assert runs_in(here) == {"baseline-0": "completed", "trial-0000": "completed", "trial-0001": "running"}
+    assert runs_in(here) == {
+        "baseline-0": "completed",
+        "trial-0000": "completed",
+        "trial-0001": "running",
+    }
     assert re.search(r"^tiny .* done *$", call("list").out, re.MULTILINE) is None
     assert call("report", "tiny").code == 0
     assert files_of(here / "reports" / "tiny") >= {"report.md", "trials.csv"}

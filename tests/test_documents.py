@@ -13,7 +13,11 @@ from lrtune.core.space import parse_space
 from lrtune.store.recipes import read_recipe
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "reports" / "README.md"]
+DOCUMENTS = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "reports" / "README.md",
+]
 SPACES = (ROOT / "docs" / "spaces.md").read_text()
 
 
@@ -36,7 +40,9 @@ def test_a_command_that_is_shown_is_one(line):
     _, name, *arguments = shlex.split(line)
     command = cli.get_command(None, name)
     assert command is not None
-    command.make_parser(click.Context(command)).parse_args(arguments)  # an option that does not exist raises
+    command.make_parser(click.Context(command)).parse_args(
+        arguments
+    )  # an option that does not exist raises
 
 
 def test_spaces_and_recipes_that_are_shown_can_be_read(tmp_path):
@@ -53,4 +59,6 @@ def test_every_optimizer_and_decay_is_named_with_its_keys():
     assert set(OPTIMIZERS) <= set(re.findall(r"`([a-z-]+)`", SPACES))
     for decay in DECAYS:
         (row,) = re.findall(rf"^\| `{decay}` \|.*$", SPACES, re.MULTILINE)
-        assert set(decay_parameters(decay)) <= set(re.findall(r"`([a-z_]+)`", row.rsplit("|", 2)[1])), row
+        assert set(decay_parameters(decay)) <= set(
+            re.findall(r"`([a-z_]+)`", row.rsplit("|", 2)[1])
+        ), row

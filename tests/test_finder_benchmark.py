@@ -9,14 +9,27 @@ import pytest
 
 from benchmarks.finders.judge import OURS, OURS_WITH, Grid, grids, judge, overall, summary, verdicts
 from benchmarks.finders.peers import PEERS, Replay, our_curve, quiet
-from benchmarks.finders.record import CASES, Job, Outcome, do, grid, jobs, read, record, sweep_to_the_end, sweeps
+from benchmarks.finders.record import (
+    CASES,
+    Job,
+    Outcome,
+    do,
+    grid,
+    jobs,
+    read,
+    record,
+    sweep_to_the_end,
+    sweeps,
+)
 from lrtune.core.recipe import default_recipe
 from lrtune.training.loop import Trainer
 from lrtune.training.range_test import MIN_POINTS, task_range_test
 from lrtune.training.task import load_task
 
 DIGITS = "digits, mlp"
-PEAKED = Grid(lrs=np.array([0.001, 0.01, 0.1, 1.0]), top1s=np.array([[60, 60], [88, 92], [97, 99], [10, 10]]))
+PEAKED = Grid(
+    lrs=np.array([0.001, 0.01, 0.1, 1.0]), top1s=np.array([[60, 60], [88, 92], [97, 99], [10, 10]])
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +42,15 @@ def trainer():
 
 @pytest.mark.parametrize(
     ("lr", "lost"),
-    [(0.1, 0), (0.01, 8), (math.sqrt(0.001), 4), (math.sqrt(0.1), 44), (1, 88), (1e-9, 38), (50, 88)],
+    [
+        (0.1, 0),
+        (0.01, 8),
+        (math.sqrt(0.001), 4),
+        (math.sqrt(0.1), 44),
+        (1, 88),
+        (1e-9, 38),
+        (50, 88),
+    ],
 )
 def test_points_lost_at_an_lr(lr, lost):
     assert PEAKED.lost(lr) == pytest.approx(lost)
@@ -37,7 +58,12 @@ def test_points_lost_at_an_lr(lr, lost):
 
 @pytest.mark.parametrize(
     ("low", "high", "lost"),
-    [(0.02, 0.5, 0), (0.001, 0.01, 8), (math.sqrt(0.001), 0.05, PEAKED.lost(0.05)), (0.2, 0.9, PEAKED.lost(0.2))],
+    [
+        (0.02, 0.5, 0),
+        (0.001, 0.01, 8),
+        (math.sqrt(0.001), 0.05, PEAKED.lost(0.05)),
+        (0.2, 0.9, PEAKED.lost(0.2)),
+    ],
 )
 def test_the_least_that_is_lost_in_an_interval(low, high, lost):
     assert PEAKED.lost_within(low, high) == pytest.approx(lost)
@@ -46,9 +72,9 @@ def test_the_least_that_is_lost_in_an_interval(low, high, lost):
 def test_the_error_of_a_grid_is_that_of_its_means_near_the_best():
     level = np.random.default_rng(0).normal(90, 0.8, size=(1000, 4))
     far = np.random.default_rng(1).normal(50, 20, size=(1000, 4))
-    assert Grid(lrs=np.geomspace(1e-6, 1, 2000), top1s=np.concatenate([far, level])).error == pytest.approx(
-        0.4, rel=0.1
-    )
+    assert Grid(
+        lrs=np.geomspace(1e-6, 1, 2000), top1s=np.concatenate([far, level])
+    ).error == pytest.approx(0.4, rel=0.1)
 
 
 def outcome(*values):
@@ -69,7 +95,9 @@ def swept(loss_of, num_seeds=6, optimizer="sgd", sweep="ours"):
     lrs = sweeps(optimizer)[sweep].lrs
     noise = np.random.default_rng(0).normal(0, 0.01, size=(num_seeds, len(lrs)))
     return {
-        Job(case=DIGITS, optimizer=optimizer, seed=seed, sweep=sweep): outcome(*(loss_of(np.array(lrs)) + noise[seed]))
+        Job(case=DIGITS, optimizer=optimizer, seed=seed, sweep=sweep): outcome(
+            *(loss_of(np.array(lrs)) + noise[seed])
+        )
         for seed in range(num_seeds)
     }
 
@@ -80,7 +108,11 @@ def falling(lrs):
 
 def test_a_seed_counts_once_it_was_trained_at_every_lr():
     outcomes = trained(lambda lr: 90.0)
-    begun = {replace(job, seed=2): found for job, found in outcomes.items() if job.seed == 0 and job.lr > 1}
+    begun = {
+        replace(job, seed=2): found
+        for job, found in outcomes.items()
+        if job.seed == 0 and job.lr > 1
+    }
     found = grids(outcomes | begun)[DIGITS, "sgd"]
     assert found.top1s.shape == (len(grid("sgd")), 2)
     assert list(found.lrs) == sorted(grid("sgd"))
@@ -127,7 +159,9 @@ def test_the_verdict_is_against_the_best_of_theirs(best_lr, spread, met):
     """Theirs is right where the best LR is 0.01, and ours suggests a higher one."""
     outcomes = trained(lambda lr: 90 - 10 * abs(math.log10(lr / best_lr))) | swept(falling)
     noisy = {
-        job: replace(found, values=(found.values[0] + spread * job.seed,)) if not job.sweep else found
+        job: replace(found, values=(found.values[0] + spread * job.seed,))
+        if not job.sweep
+        else found
         for job, found in outcomes.items()
     }
     answers = judge(noisy, peers={"fastai": lambda replay: {"worse": 10.0, "best": 0.01}})
@@ -165,7 +199,9 @@ def test_over_all_tasks_a_rule_is_as_good_as_its_mean_and_as_bad_as_its_worst():
 
 def test_recording_goes_on_with_what_is_missing(tmp_path):
     path = tmp_path / "record.jsonl.gz"
-    wanted = [job for job in jobs([DIGITS], 2, 1, 1) if job.sweep == "ours" and job.optimizer == "sgd"]
+    wanted = [
+        job for job in jobs([DIGITS], 2, 1, 1) if job.sweep == "ours" and job.optimizer == "sgd"
+    ]
     first = record(path, wanted[:1])
     both = record(path, wanted)
     assert list(both) == wanted
@@ -202,7 +238,9 @@ def test_our_sweep_replayed_is_our_sweep(trainer, optimizer):
 def replay_of(loss_of, num_steps=200, low=1e-5, high=10.0):
     lrs = np.geomspace(low, high, num_steps)
     losses = loss_of(lrs)
-    return Replay(lrs=lrs.tolist(), losses=losses[: np.argmin(np.isfinite(losses)) or None].tolist())
+    return Replay(
+        lrs=lrs.tolist(), losses=losses[: np.argmin(np.isfinite(losses)) or None].tolist()
+    )
 
 
 def answers_of(package, replay):
@@ -246,5 +284,7 @@ def test_a_peer_bears_a_sweep_that_ends_in_nan(package):
 @pytest.mark.parametrize("package", ["fastai", "lightning"])
 def test_a_peer_without_an_answer_has_none(package):
     """Of fastai's rules one needs 16 points; Lightning needs two of finite loss behind the first ten."""
-    replay = replay_of(lambda lrs: np.where(np.arange(len(lrs)) < 8, 2.3, np.nan), num_steps=MIN_POINTS)
+    replay = replay_of(
+        lambda lrs: np.where(np.arange(len(lrs)) < 8, 2.3, np.nan), num_steps=MIN_POINTS
+    )
     assert None in answers_of(package, replay).values()

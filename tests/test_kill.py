@@ -24,7 +24,8 @@ def counted(self, key, payload, epochs):
         print(key, file=file)
 CheckpointStore.save = counted
 """
-"""A checkpoint is saved under its own key for each epoch that is trained, so this tells what was trained when."""
+"""A checkpoint is saved under its own key for each epoch that is trained, so this tells what was
+trained when."""
 
 UNTIMED = "study, run, epoch, step, lr_first, lr_last, train_loss, val_loss, top1, averaged_top1, prefix, reused"
 
@@ -35,7 +36,9 @@ def rows(folder, what):
     if not path.exists():
         return []
     with closing(sqlite3.connect(path, timeout=60)) as connection:
-        made = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'lrtune_measurements'").fetchone()
+        made = connection.execute(
+            "SELECT count(*) FROM sqlite_master WHERE name = 'lrtune_measurements'"
+        ).fetchone()
         return connection.execute(f"SELECT {what} ORDER BY 1, 2, 3").fetchall() if made[0] else []
 
 
@@ -51,7 +54,10 @@ def saves(folder):
 def outcome(folder):
     """All that a study says in the end, but for how long it took."""
     lengths = "recipe_epochs, horizon_epochs, stop_epochs"
-    runs = rows(folder, f"id, kind, trial, recipe, {lengths}, seed, state, reason, test_top1 FROM lrtune_runs")
+    runs = rows(
+        folder,
+        f"id, kind, trial, recipe, {lengths}, seed, state, reason, test_top1 FROM lrtune_runs",
+    )
     return (
         runs,
         rows(folder, f"{UNTIMED} FROM lrtune_measurements"),
@@ -71,11 +77,14 @@ def test_a_search_that_is_killed_ten_times_ends_as_an_unbroken_one(tmp_path, com
 
     rng = random.Random(seed)
     kept = set()
-    # The first kill comes when there may be nothing yet, the others soon after so many epochs are recorded.
+    # The first kill comes when there may be nothing yet, the others soon after so many epochs are
+    # recorded.
     for num_recorded in [0, *sorted(rng.sample(range(1, num_epochs), NUM_KILLS - 1))]:
         began = rows(killed, "name, 0, 0 FROM lrtune_studies")
         words = ("resume", "killed", "--quiet") if began else SEARCH
-        process = subprocess.Popen(command(*words, first=COUNT_SAVES), cwd=killed, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command(*words, first=COUNT_SAVES), cwd=killed, stdout=subprocess.DEVNULL
+        )
         while num_recorded and len(measured(killed)) < num_recorded:
             assert process.poll() is None
             time.sleep(0.005)
@@ -85,11 +94,14 @@ def test_a_search_that_is_killed_ten_times_ends_as_an_unbroken_one(tmp_path, com
         left = measured(killed)
         assert kept <= left  # every column of every row, the time at which it ended too
         assert len(left) >= num_recorded
-        # Not even the epoch whose process was killed between its checkpoint and its measurement is trained again.
+        # Not even the epoch whose process was killed between its checkpoint and its measurement is
+        # trained again.
         assert {key: n for key, n in saves(killed).items() if n > 1} == {}
         kept = left
 
-    subprocess.run(command("resume", "killed", "--quiet"), cwd=killed, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        command("resume", "killed", "--quiet"), cwd=killed, check=True, stdout=subprocess.DEVNULL
+    )
     assert kept <= measured(killed)
     kinds = {kind for _, kind, _ in rows(killed, "id, kind, trial FROM lrtune_runs")}
     assert kinds == {"baseline", "rung", "search", "confirm"}

@@ -10,7 +10,16 @@ from benchmarks.loops.cases import CASES, NarrowResNet18, Workload, learning_rat
 from benchmarks.loops.floor import ByteCounter
 from benchmarks.loops.ours import Lanes, side_by_side
 from benchmarks.loops.processes import LoopError, LoopProcess
-from benchmarks.loops.results import TARGETS, CaseResult, Floor, LoopResult, Target, judge, render, spread
+from benchmarks.loops.results import (
+    TARGETS,
+    CaseResult,
+    Floor,
+    LoopResult,
+    Target,
+    judge,
+    render,
+    spread,
+)
 from lrtune.core.recipe import default_recipe
 from lrtune.training.models import build_model
 from lrtune.training.optimizers import build_optimizer
@@ -29,7 +38,10 @@ MOVED = {
     "to half the size": (lambda: TEN.half(), 40 + 20),
     "matrix product": (lambda: MATRIX @ OTHER, 24 + 48 + 32),
     "only reserved": (lambda: torch.empty(10), 0),
-    "views": (lambda: (TEN.view(2, 5).t()[1:], TEN.expand(5, 10), TEN.detach(), TEN.reshape(5, 2)), 0),
+    "views": (
+        lambda: (TEN.view(2, 5).t()[1:], TEN.expand(5, 10), TEN.detach(), TEN.reshape(5, 2)),
+        0,
+    ),
     "of what is expanded only what there is": (lambda: TEN.expand(5, 10) + FIFTY, 40 + 200 + 200),
     "a reshape that copies": (lambda: MATRIX.t().reshape(6), 48),
 }
@@ -56,8 +68,12 @@ def test_bytes_of_a_training_step():
     with ByteCounter() as step:
         optimizer.step()
     assert forward.num_bytes == (24 + 12 + 8) + (8 + 4)
-    assert backward.num_bytes == (4 + 4) + (24 + 4 + 12)  # a one for the loss; the product, whose gradient is expanded
-    assert step.num_bytes == 3 * 12 + 2 * 12  # reads weights, gradients and momentum, writes weights and momentum
+    assert backward.num_bytes == (4 + 4) + (
+        24 + 4 + 12
+    )  # a one for the loss; the product, whose gradient is expanded
+    assert (
+        step.num_bytes == 3 * 12 + 2 * 12
+    )  # reads weights, gradients and momentum, writes weights and momentum
 
 
 def test_floor():
@@ -73,11 +89,15 @@ def case_of(name="small-cnn", *, by_bytes=0.0, synthetic=False, **loops):
         case.floor = Floor(by_arithmetic=1, by_bytes=by_bytes)
     for loop, (images, trials) in loops.items():
         group = loop.rstrip("0123456789").replace("_", " ")
-        case.loops.append(LoopResult(name=loop, group=group, images_per_s=images, trials_per_hour=trials))
+        case.loops.append(
+            LoopResult(name=loop, group=group, images_per_s=images, trials_per_hour=trials)
+        )
     return case
 
 
-TWO_WORKERS = case_of(ours=([30, 40, 60], []), reference1=([10, 20, 99], []), reference2=([5, 10, 15], []))
+TWO_WORKERS = case_of(
+    ours=([30, 40, 60], []), reference1=([10, 20, 99], []), reference2=([5, 10, 15], [])
+)
 
 RATIOS = {
     "of rounds, to the better by the median": (TWO_WORKERS, "ours", ["reference"], [3, 2, 60 / 99]),
@@ -132,8 +152,12 @@ def test_targets_are_of_cases_that_there_are():
 
 
 def test_a_verdict_says_what_it_rests_on():
-    target = Target(device="cpu", case="tiny", text="images/s", values=lambda case: [1.5, 2.5], at_least=2)
-    words = [str(judge("cpu", cases, [target])[0]) for cases in ([case_of("tiny", synthetic=True)], [])]
+    target = Target(
+        device="cpu", case="tiny", text="images/s", values=lambda case: [1.5, 2.5], at_least=2
+    )
+    words = [
+        str(judge("cpu", cases, [target])[0]) for cases in ([case_of("tiny", synthetic=True)], [])
+    ]
     assert words == [
         "met          tiny (synthetic images): images/s, at least 2: 2",
         "met          tiny: images/s, at least 2: 2",
@@ -141,7 +165,11 @@ def test_a_verdict_says_what_it_rests_on():
     assert judge("cuda", [case_of("tiny")], [target]) == []
 
 
-SPREADS = [([], 0, "-"), ([3.0], 0, "3 [3, 3]"), ([1234.5, 1.0, 9999.0], 1, "1,234.5 [1.0, 9,999.0]")]
+SPREADS = [
+    ([], 0, "-"),
+    ([3.0], 0, "3 [3, 3]"),
+    ([1234.5, 1.0, 9999.0], 1, "1,234.5 [1.0, 9,999.0]"),
+]
 
 
 @pytest.mark.parametrize(("values", "digits", "expected"), SPREADS)
@@ -209,18 +237,23 @@ def test_the_narrow_resnet_is_resnet18_at_width_64():
 
 def test_the_narrow_resnet_has_a_quarter_of_the_channels_everywhere():
     narrow, wide = (shapes(NarrowResNet18(width, 10, 3)) for width in (16, 64))
-    assert {name: tuple(4 * n for n in narrow[name]) for name in narrow if name.endswith("bn2.weight")} == {
-        name: wide[name] for name in wide if name.endswith("bn2.weight")
-    }
+    assert {
+        name: tuple(4 * n for n in narrow[name]) for name in narrow if name.endswith("bn2.weight")
+    } == {name: wide[name] for name in wide if name.endswith("bn2.weight")}
     assert narrow["fc.weight"] == (10, 128)
 
 
-NO_IMAGES = Workload(case=CASES["resnet50-160"], device="cpu", num_images=0, num_validation=1, lanes=1)
+NO_IMAGES = Workload(
+    case=CASES["resnet50-160"], device="cpu", num_images=0, num_validation=1, lanes=1
+)
 
 
 @pytest.mark.slow
 def test_a_loop_that_fails_says_why_and_harms_no_other():
-    impossible, process = LoopProcess(partial(Lanes, NO_IMAGES)), LoopProcess(partial(dict, answer=42))
+    impossible, process = (
+        LoopProcess(partial(Lanes, NO_IMAGES)),
+        LoopProcess(partial(dict, answer=42)),
+    )
     try:
         with pytest.raises(LoopError, match="InputError: `images` must be uint8"):
             impossible.ask("epoch")

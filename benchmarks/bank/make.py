@@ -2,10 +2,11 @@
 
     python benchmarks/bank/make.py --jobs 2
 
-Trains every recipe of `recipes.py` at each horizon, its schedule compressed; the best third of each optimizer in full
-with a second seed, and the best ninth of those with two more, since the best of many runs is partly luck. One row an
-epoch goes to `curves.csv` beside this file. Stop it at any time: it goes on with the runs that the table lacks. About
-an hour and a half on two cores. `--only` leaves the other parts for later.
+Trains every recipe of `recipes.py` at each horizon, its schedule compressed; the best third of each
+optimizer in full with a second seed, and the best ninth of those with two more, since the best of
+many runs is partly luck. One row an epoch goes to `curves.csv` beside this file. Stop it at any
+time: it goes on with the runs that the table lacks. About an hour and a half on two cores. `--only`
+leaves the other parts for later.
 """
 
 import argparse
@@ -27,19 +28,32 @@ from lrtune.training.loop import Trainer
 FOLDER = Path(__file__).parent
 CURVES = FOLDER / "curves.csv"
 KEY = ["recipe", "seed", "horizon"]
-COLUMNS = [*KEY, "epoch", "train_loss", "val_loss", "top1", "averaged_val_loss", "averaged_top1", "seconds"]
+COLUMNS = [
+    *KEY,
+    "epoch",
+    "train_loss",
+    "val_loss",
+    "top1",
+    "averaged_val_loss",
+    "averaged_top1",
+    "seconds",
+]
 Job = tuple[int, int, int]
 """Recipe, seed, horizon."""
 
 
 def main() -> None:
     """Trains what the table lacks."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only", choices=[part.__name__ for part in PARTS])
     arguments = parser.parse_args()
     environment = describe_environment(SETTINGS, recipes()[0])
-    (FOLDER / "bank.json").write_text(json.dumps(described() | {"environment": dict(environment)}, indent=2) + "\n")
+    (FOLDER / "bank.json").write_text(
+        json.dumps(described() | {"environment": dict(environment)}, indent=2) + "\n"
+    )
     with multiprocessing.get_context("spawn").Pool(arguments.jobs, initializer=_open) as pool:
         for wanted in PARTS:
             missing = [] if arguments.only not in (None, wanted.__name__) else list(wanted())
@@ -53,7 +67,9 @@ def first_seed() -> Iterator[Job]:
     """Every recipe at every horizon."""
     there = _there()
     for number in _shuffled(len(recipes())):
-        yield from ((number, 0, horizon) for horizon in HORIZONS if (number, 0, horizon) not in there)
+        yield from (
+            (number, 0, horizon) for horizon in HORIZONS if (number, 0, horizon) not in there
+        )
 
 
 def second_seed() -> Iterator[Job]:
@@ -86,7 +102,9 @@ def _there() -> set[Job]:
             csv.writer(file).writerow(COLUMNS)
     curves = pd.read_csv(CURVES)
     ended = curves.groupby(KEY).epoch.transform("max") == curves.horizon
-    failed = curves.val_loss.isna().groupby([curves[key] for key in KEY]).transform("any")  # diverged, so shorter
+    failed = (
+        curves.val_loss.isna().groupby([curves[key] for key in KEY]).transform("any")
+    )  # diverged, so shorter
     whole = curves[ended | failed]
     if len(whole) < len(curves):
         whole.to_csv(CURVES, index=False)

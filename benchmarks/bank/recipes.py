@@ -6,7 +6,17 @@ from typing import Any
 
 from torch import nn
 
-from lrtune.core.recipe import WSD, Constant, Cosine, Decay, Linear, OptimizerName, Plateau, Recipe, Step
+from lrtune.core.recipe import (
+    WSD,
+    Constant,
+    Cosine,
+    Decay,
+    Linear,
+    OptimizerName,
+    Plateau,
+    Recipe,
+    Step,
+)
 from lrtune.core.study import TrainSettings
 from lrtune.training.task import NamedTask, Task, load_task
 
@@ -45,7 +55,12 @@ def bank_task() -> Task:
 
 def described() -> dict[str, Any]:
     """The settings that go with the table."""
-    return {"task": bank_task.__doc__, "epochs": EPOCHS, "horizons": HORIZONS, "settings": asdict(SETTINGS)}
+    return {
+        "task": bank_task.__doc__,
+        "epochs": EPOCHS,
+        "horizons": HORIZONS,
+        "settings": asdict(SETTINGS),
+    }
 
 
 def _tiny_cnn() -> nn.Module:

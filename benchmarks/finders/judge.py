@@ -63,7 +63,13 @@ def grids(outcomes: Mapping[Job, Outcome]) -> dict[tuple[str, OptimizerName], Gr
     """Of each task and optimizer, by the seeds that were trained at every LR."""
     runs = pd.DataFrame(
         [
-            {"case": job.case, "optimizer": job.optimizer, "lr": job.lr, "seed": job.seed, "top1": outcome.values[-1]}
+            {
+                "case": job.case,
+                "optimizer": job.optimizer,
+                "lr": job.lr,
+                "seed": job.seed,
+                "top1": outcome.values[-1],
+            }
             for job, outcome in outcomes.items()
             if not job.sweep
         ]
@@ -78,7 +84,11 @@ def grids(outcomes: Mapping[Job, Outcome]) -> dict[tuple[str, OptimizerName], Gr
 def judge(outcomes: Mapping[Job, Outcome], peers: Mapping[str, Finder] = PEERS) -> pd.DataFrame:
     """A row for each answer of each rule: its LR (NaN: none), what it loses, and the steps and seconds that it took."""
     found = grids(outcomes)
-    swept = {job: outcome for job, outcome in outcomes.items() if job.sweep and (job.case, job.optimizer) in found}
+    swept = {
+        job: outcome
+        for job, outcome in outcomes.items()
+        if job.sweep and (job.case, job.optimizer) in found
+    }
     rows = []
     for answer in (*_ours(swept), *_theirs(swept, peers)):
         lr = answer["lr"]
@@ -98,7 +108,9 @@ def summary(answers: pd.DataFrame) -> pd.DataFrame:
     return found.reset_index().sort_values("lost", kind="stable")
 
 
-def verdicts(summarised: pd.DataFrame, found: Mapping[tuple[str, OptimizerName], Grid]) -> pd.DataFrame:
+def verdicts(
+    summarised: pd.DataFrame, found: Mapping[tuple[str, OptimizerName], Grid]
+) -> pd.DataFrame:
     """A row for each task and optimizer: what ours loses as in use, and the best there of all that theirs suggest.
 
     A tie is lost by less than two standard errors of a difference between two means of the grid.
@@ -110,14 +122,21 @@ def verdicts(summarised: pd.DataFrame, found: Mapping[tuple[str, OptimizerName],
         noise = 2 * math.sqrt(2) * found[cell].error
         met = "yes" if ours.lost <= best.lost else "tie" if ours.lost - best.lost < noise else "no"
         about = {"ours": ours.lost, "theirs": best.lost, "noise": noise, "met": met}
-        rows.append(dict(zip(CELL, cell, strict=True)) | about | {"best_of_theirs": f"{best.rule}, {best.sweep} sweep"})
+        rows.append(
+            dict(zip(CELL, cell, strict=True))
+            | about
+            | {"best_of_theirs": f"{best.rule}, {best.sweep} sweep"}
+        )
     return pd.DataFrame(rows)
 
 
 def overall(summarised: pd.DataFrame) -> pd.DataFrame:
     """A row for each rule and sweep: mean and worst of its medians over all tasks and optimizers."""
     found = summarised.groupby(["rule", "sweep"]).agg(
-        mean=("lost", "mean"), worst=("lost", "max"), worst_p90=("lost_p90", "max"), unanswered=("unanswered", "mean")
+        mean=("lost", "mean"),
+        worst=("lost", "max"),
+        worst_p90=("lost_p90", "max"),
+        unanswered=("unanswered", "mean"),
     )
     return found.reset_index().sort_values("mean")
 
@@ -150,7 +169,9 @@ def our_result(group: Sequence[Job], swept: Mapping[Job, Outcome]) -> tuple[Rang
     """Our range test on recorded sweeps, and the steps that it took."""
     replays = {job: replay_of(job, swept[job]) for job in group}
     curves = [our_curve(replay, job.seed) for job, replay in replays.items()]
-    return range_result(group[0].optimizer, curves), sum(replay.num_steps for replay in replays.values())
+    return range_result(group[0].optimizer, curves), sum(
+        replay.num_steps for replay in replays.values()
+    )
 
 
 def replay_of(job: Job, outcome: Outcome) -> Replay:
@@ -160,7 +181,9 @@ def replay_of(job: Job, outcome: Outcome) -> Replay:
 
 def _groups(own: list[Job], size: int) -> Iterator[list[Job]]:
     for key in dict.fromkeys((job.case, job.optimizer) for job in own):
-        members = sorted((job for job in own if (job.case, job.optimizer) == key), key=lambda job: job.seed)
+        members = sorted(
+            (job for job in own if (job.case, job.optimizer) == key), key=lambda job: job.seed
+        )
         yield from (members[i : i + size] for i in range(0, len(members) - size + 1, size))
 
 

@@ -1,7 +1,8 @@
 """The finders of fastai, Lightning and torch-lr-finder, and ours, each run by its own code on a recorded sweep.
 
-Each trains a model of one weight whose loss is the recorded one, so that where to stop, how to smooth, which points to
-skip and what to suggest are all its own. A finder that raises or returns `None` gives no answer.
+Each trains a model of one weight whose loss is the recorded one, so that where to stop, how to
+smooth, which points to skip and what to suggest are all its own. A finder that raises or returns
+`None` gives no answer.
 """
 
 import contextlib
@@ -37,7 +38,9 @@ class Replay:
     def next(self) -> float:
         """The loss of the next step."""
         self.num_steps += 1
-        return self.losses[self.num_steps - 1] if self.num_steps <= len(self.losses) else float("nan")
+        return (
+            self.losses[self.num_steps - 1] if self.num_steps <= len(self.losses) else float("nan")
+        )
 
     def loss(self, prediction: Tensor, *_: object) -> Tensor:
         """The same, as a loss of a model."""
@@ -62,12 +65,20 @@ def fastai(replay: Replay) -> Answers:
         return 0.0, None
 
     low, high, num_steps = replay.lrs[0], replay.lrs[-1], len(replay.lrs)
-    end = low * (high / low) ** (num_steps / (num_steps - 1))  # its last step is one short of its end
+    end = low * (high / low) ** (
+        num_steps / (num_steps - 1)
+    )  # its last step is one short of its end
     with tempfile.TemporaryDirectory() as folder:
-        learner = Learner(DataLoaders(replay.loader(), []), nn.Linear(1, 1), loss_func=replay.loss, path=folder)
-        learner.lr_find(start_lr=low, end_lr=end, num_it=num_steps, show_plot=False, suggest_funcs=look)
+        learner = Learner(
+            DataLoaders(replay.loader(), []), nn.Linear(1, 1), loss_func=replay.loss, path=folder
+        )
+        learner.lr_find(
+            start_lr=low, end_lr=end, num_it=num_steps, show_plot=False, suggest_funcs=look
+        )
     rules = (schedule.valley, schedule.slide, schedule.minimum, schedule.steep)
-    return {f"fastai {rule.__name__}": _answer(lambda rule=rule: rule(*seen[0])[0]) for rule in rules}
+    return {
+        f"fastai {rule.__name__}": _answer(lambda rule=rule: rule(*seen[0])[0]) for rule in rules
+    }
 
 
 def lightning(replay: Replay) -> Answers:
@@ -86,14 +97,21 @@ def lightning(replay: Replay) -> Answers:
             return torch.optim.SGD(self.parameters())
 
     low, high, num_steps = replay.lrs[0], replay.lrs[-1], len(replay.lrs)
-    start = low * (low / high) ** (1 / (num_steps - 1))  # its second step is at twice the distance from its start
+    start = low * (low / high) ** (
+        1 / (num_steps - 1)
+    )  # its second step is at twice the distance from its start
     with tempfile.TemporaryDirectory() as folder:
         trainer = pl.Trainer(
             accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
             enable_model_summary=False, default_root_dir=folder,
         )  # fmt: skip
         finder = pl.tuner.Tuner(trainer).lr_find(
-            Module(), replay.loader(), min_lr=start, max_lr=high, num_training=num_steps, update_attr=False
+            Module(),
+            replay.loader(),
+            min_lr=start,
+            max_lr=high,
+            num_training=num_steps,
+            update_attr=False,
         )
     return {"Lightning": _answer(finder.suggestion)}
 
@@ -105,7 +123,9 @@ def torch_lr_finder(replay: Replay) -> Answers:
 
     model = nn.Linear(1, 1)
     finder = LRFinder(model, torch.optim.SGD(model.parameters(), lr=replay.lrs[0]), replay.loss)
-    finder.range_test(replay.loader(), start_lr=replay.lrs[0], end_lr=replay.lrs[-1], num_iter=len(replay.lrs))
+    finder.range_test(
+        replay.loader(), start_lr=replay.lrs[0], end_lr=replay.lrs[-1], num_iter=len(replay.lrs)
+    )
     figure, axes = plt.subplots()
     answer = _answer(lambda: finder.plot(ax=axes)[1])
     plt.close(figure)
@@ -147,7 +167,11 @@ def quiet() -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     sink = io.StringIO()
-    with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink), warnings.catch_warnings():
+    with (
+        contextlib.redirect_stdout(sink),
+        contextlib.redirect_stderr(sink),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")
         try:
             yield

@@ -39,11 +39,17 @@ class Case:
 
 
 CASES = {
-    "digits, mlp": Case(data=NamedTask(data="digits", model="mlp", val_size=600), batch_size=64, epochs=20),
-    "fashion-mnist, small-cnn": Case(
-        data=NamedTask(data="fashion-mnist", train_size=6000, val_size=4000, image_size=14), batch_size=128, epochs=8
+    "digits, mlp": Case(
+        data=NamedTask(data="digits", model="mlp", val_size=600), batch_size=64, epochs=20
     ),
-    "digits, small-cnn": Case(data=NamedTask(data="digits", val_size=600), batch_size=64, epochs=20),
+    "fashion-mnist, small-cnn": Case(
+        data=NamedTask(data="fashion-mnist", train_size=6000, val_size=4000, image_size=14),
+        batch_size=128,
+        epochs=8,
+    ),
+    "digits, small-cnn": Case(
+        data=NamedTask(data="digits", val_size=600), batch_size=64, epochs=20
+    ),
 }
 
 
@@ -93,14 +99,20 @@ class Outcome:
     """What a job gave."""
 
     values: tuple[float, ...]
-    """The raw losses of a sweep, to its end or to the last finite one; or the final Top-1 of a training."""
+    """The raw losses of a sweep, to its end or to the last finite one; or the final Top-1 of a
+    training."""
     seconds: float
     num_steps: int
     """Optimizer steps."""
 
 
-def jobs(cases: Iterable[str], finder_seeds: int, peer_seeds: int, grid_seeds: int) -> Iterator[Job]:
-    """Everything to record, the sweeps of a case before its grid. Peers' sweeps take the first of the finder seeds."""
+def jobs(
+    cases: Iterable[str], finder_seeds: int, peer_seeds: int, grid_seeds: int
+) -> Iterator[Job]:
+    """Everything to record, the sweeps of a case before its grid.
+
+    Peers' sweeps take the first of the finder seeds.
+    """
     for case in cases:
         for optimizer in OPTIMIZERS:
             for sweep in sweeps(optimizer):
@@ -108,7 +120,9 @@ def jobs(cases: Iterable[str], finder_seeds: int, peer_seeds: int, grid_seeds: i
                     yield Job(case=case, optimizer=optimizer, seed=1000 + seed, sweep=sweep)
         for seed in range(grid_seeds):
             for optimizer in OPTIMIZERS:
-                yield from (Job(case=case, optimizer=optimizer, seed=seed, lr=lr) for lr in grid(optimizer))
+                yield from (
+                    Job(case=case, optimizer=optimizer, seed=seed, lr=lr) for lr in grid(optimizer)
+                )
 
 
 def read(path: Path) -> dict[Job, Outcome]:
@@ -117,7 +131,10 @@ def read(path: Path) -> dict[Job, Outcome]:
         return {}
     with gzip.open(path, "rt") as file:
         rows = [json.loads(line) for line in file]
-    return {Job(**row["job"]): Outcome(**row["outcome"] | {"values": tuple(row["outcome"]["values"])}) for row in rows}
+    return {
+        Job(**row["job"]): Outcome(**row["outcome"] | {"values": tuple(row["outcome"]["values"])})
+        for row in rows
+    }
 
 
 def record(path: Path, wanted: Iterable[Job]) -> dict[Job, Outcome]:
@@ -132,7 +149,11 @@ def record(path: Path, wanted: Iterable[Job]) -> dict[Job, Outcome]:
         done[job] = do(job, trainers[job.case])
         with gzip.open(path, "at") as file:
             file.write(json.dumps({"job": asdict(job), "outcome": asdict(done[job])}) + "\n")
-        print(f"\r{number} of {len(missing)} recorded", end="" if number < len(missing) else "\n", flush=True)
+        print(
+            f"\r{number} of {len(missing)} recorded",
+            end="" if number < len(missing) else "\n",
+            flush=True,
+        )
     return done
 
 
@@ -152,7 +173,9 @@ def do(job: Job, trainer: Trainer) -> Outcome:
         chance = 100 / trainer.task.num_classes
         values = [chance if measured[-1].diverged else round(measured[-1].top1, 3)]
         num_steps = measured[-1].step
-    return Outcome(values=tuple(values), seconds=round(time.perf_counter() - start, 3), num_steps=num_steps)
+    return Outcome(
+        values=tuple(values), seconds=round(time.perf_counter() - start, 3), num_steps=num_steps
+    )
 
 
 def sweep_to_the_end(trainer: Trainer, recipe: Recipe, lrs: list[float], seed: int) -> list[float]:
@@ -163,4 +186,6 @@ def sweep_to_the_end(trainer: Trainer, recipe: Recipe, lrs: list[float], seed: i
             lane.begin_epoch(seed, epoch)
             wanted = lrs[len(losses) :][: trainer.steps_per_epoch]
             losses += lane.steps([lr / recipe.peak_lr for lr in wanted]).losses
-    return losses[: next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), len(losses))]
+    return losses[
+        : next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), len(losses))
+    ]

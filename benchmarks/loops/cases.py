@@ -31,7 +31,9 @@ class NarrowResNet18(ResNet):
         self.maxpool = nn.Identity()
         self.fc = nn.Linear(8 * width, num_classes)
 
-    def _make_layer(self, block: Any, planes: int, blocks: int, stride: int = 1, dilate: bool = False) -> nn.Sequential:
+    def _make_layer(
+        self, block: Any, planes: int, blocks: int, stride: int = 1, dilate: bool = False
+    ) -> nn.Sequential:
         if planes == 64:  # the first of the four, to which the stem gives its channels
             self.inplanes = self._width
         return super()._make_layer(block, planes * self._width // 64, blocks, stride, dilate)
@@ -53,7 +55,8 @@ class Case:
 
     model: str
     data: Literal["fashion-mnist", "cifar10", "on the device"]
-    """`on the device`: synthetic, and the loops of others get their batches there, ready for the model."""
+    """`on the device`: synthetic, and the loops of others get their batches there, ready for the
+    model."""
     image_size: int
     channels: int
     num_classes: int
@@ -68,7 +71,13 @@ class Case:
 
 
 _CIFAR10 = {"data": "cifar10", "image_size": 32, "channels": 3, "num_classes": 10}
-_IMAGENET = {"model": "resnet50", "data": "on the device", "channels": 3, "num_classes": 1000, "batch_size": 128}
+_IMAGENET = {
+    "model": "resnet50",
+    "data": "on the device",
+    "channels": 3,
+    "num_classes": 1000,
+    "batch_size": 128,
+}
 CASES: dict[str, Case] = {
     "small-cnn": Case(
         model="small-cnn", data="fashion-mnist", image_size=28, channels=1, num_classes=10, batch_size=128,
@@ -96,7 +105,10 @@ CPU_CASES = ("small-cnn", "resnet18-w16")
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """A case on a device, with its sizes. It can be sent to other processes, which load the images themselves."""
+    """A case on a device, with its sizes.
+
+    It can be sent to other processes, which load the images themselves.
+    """
 
     case: Case
     device: str
@@ -127,7 +139,9 @@ class Workload:
             num_classes=self.case.num_classes,
         )  # fmt: skip
 
-    def settings(self, *, averaged: bool = False, precision: Precision = "auto", threads: int = 0) -> TrainSettings:
+    def settings(
+        self, *, averaged: bool = False, precision: Precision = "auto", threads: int = 0
+    ) -> TrainSettings:
         """The settings of our loop; averaged weights have their usual half-life."""
         usual = TrainSettings().ema_half_life_epochs
         return TrainSettings(
@@ -153,12 +167,18 @@ def load(case: Case, num_images: int, num_validation: int, data_dir: Path | None
     if case.data != "on the device":
         try:
             splits = load_dataset(
-                case.data, data_dir=data_dir, train_size=num_images, val_size=num_validation, download=False
+                case.data,
+                data_dir=data_dir,
+                train_size=num_images,
+                val_size=num_validation,
+                download=False,
             )
         except DataError as error:
             why = str(error).splitlines()[0].split(". ")[0]
         else:
-            return Data(train=splits.train, validation=splits.validation, source=case.data, synthetic=False)
+            return Data(
+                train=splits.train, validation=splits.validation, source=case.data, synthetic=False
+            )
     generator = torch.Generator().manual_seed(0)
     train, validation = (_noise(case, number, generator) for number in (num_images, num_validation))
     return Data(train=train, validation=validation, source=f"synthetic ({why})", synthetic=True)

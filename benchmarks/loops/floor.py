@@ -1,10 +1,11 @@
 """The floor under every loop: what one training step must compute and move, over what the device can.
 
 Arithmetic: the FLOPs of the convolutions and matrix products of forward and backward pass (torch's
-`FlopCounterMode`), over the FLOP/s of a large matrix product in the training precision. Bytes: what the operators move
-when none is fused with another, that is the inputs and the outputs of every ATen operator that is no view, in
-forward pass, backward pass and fused optimizer, over the bytes/s of a large copy. Preparing the images counts in
-neither. Both ceilings are measured in the same run; the floor in images per second is the batch over that time.
+`FlopCounterMode`), over the FLOP/s of a large matrix product in the training precision. Bytes: what
+the operators move when none is fused with another, that is the inputs and the outputs of every ATen
+operator that is no view, in forward pass, backward pass and fused optimizer, over the bytes/s of a
+large copy. Preparing the images counts in neither. Both ceilings are measured in the same run; the
+floor in images per second is the batch over that time.
 """
 
 import time
@@ -32,8 +33,9 @@ NUM_REPEATS = 10
 class ByteCounter(TorchDispatchMode):
     """Adds up the bytes that operators read and write while it is active.
 
-    An operator reads each of its tensors, and writes those that it returns, in place or not; what is returned
-    unchanged it does not write. A view moves nothing, and memory that is only reserved is not written.
+    An operator reads each of its tensors, and writes those that it returns, in place or not; what
+    is returned unchanged it does not write. A view moves nothing, and memory that is only reserved
+    is not written.
 
     Example:
         >>> with ByteCounter() as counter:
@@ -51,7 +53,9 @@ class ByteCounter(TorchDispatchMode):
         inputs, outputs = list(_tensors((args, kwargs))), list(_tensors(result))
         if func.is_view or "empty" in func.overloadpacket.__name__:
             return result
-        if not func._schema.is_mutable:  # `_unsafe_view` and others return what they got and do not say so
+        if (
+            not func._schema.is_mutable
+        ):  # `_unsafe_view` and others return what they got and do not say so
             known = {_place(tensor) for tensor in inputs}
             outputs = [tensor for tensor in outputs if _place(tensor) not in known]
             if not outputs:
@@ -93,7 +97,11 @@ class StepCounter:
             step()
         with ByteCounter() as counter:
             step()
-        return {"images": case.batch_size, "flops": flops.get_total_flops(), "bytes": counter.num_bytes}
+        return {
+            "images": case.batch_size,
+            "flops": flops.get_total_flops(),
+            "bytes": counter.num_bytes,
+        }
 
     def ceilings(self) -> dict[str, float]:
         """FLOP/s of a large matrix product in the training precision, and bytes/s of a large copy."""
@@ -127,9 +135,16 @@ def _written(func: Any, args: Any, kwargs: Any) -> Iterator[Tensor]:
 
     A fused optimizer's gradients are among them for the sake of unscaling, which is not done here.
     """
-    given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
+    given = (
+        dict(zip((argument.name for argument in func._schema.arguments), args, strict=False))
+        | kwargs
+    )
     for argument in func._schema.arguments:
-        if argument.name != "grads" and argument.alias_info is not None and argument.alias_info.is_write:
+        if (
+            argument.name != "grads"
+            and argument.alias_info is not None
+            and argument.alias_info.is_write
+        ):
             yield from _tensors(given.get(argument.name))
 
 

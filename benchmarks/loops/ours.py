@@ -45,7 +45,10 @@ class Lanes:
             self.runs = [self.trainer.train(run) for run in _runs(self.num_lanes, FOR_EVER)]
             self._check_that_lanes_are_captured()
         if self.threads:
-            futures = [thread.submit(next, run) for thread, run in zip(self.threads, self.runs, strict=True)]
+            futures = [
+                thread.submit(next, run)
+                for thread, run in zip(self.threads, self.runs, strict=True)
+            ]
             measurements = [future.result() for future in futures]
         else:
             measurements = [next(self.runs[0])]
@@ -59,7 +62,10 @@ class Lanes:
                 raise RuntimeError(f"{self.num_lanes} lanes have to be captured: {why}")
 
     def trials(self, num_trials: int, epochs: int) -> float:
-        """Seconds that whole trials take, a lane freed by one taking the next. The lanes are made anew each time."""
+        """Seconds that whole trials take, a lane freed by one taking the next.
+
+        The lanes are made anew each time.
+        """
         self._forget_runs()
         runs = _runs(num_trials, epochs)
         synchronize(self.device)
@@ -102,7 +108,14 @@ class Lanes:
 class Jobs:
     """Processes side by side, one thread each, as a search on a CPU has them."""
 
-    def __init__(self, workload: Workload, *, num_jobs: int, averaged: bool = False, precision: Precision = "auto"):
+    def __init__(
+        self,
+        workload: Workload,
+        *,
+        num_jobs: int,
+        averaged: bool = False,
+        precision: Precision = "auto",
+    ):
         self.workload = workload
         make = partial(Lanes, workload, averaged=averaged, precision=precision, threads=1)
         self.jobs = [LoopProcess(make) for _ in range(num_jobs)]

@@ -1,8 +1,9 @@
 """The loops of other tools, as their own documentation shows them: Optuna's example, Ray Tune, Lightning's Trainer.
 
-Optuna's example is `pytorch/pytorch_simple.py` of optuna-examples with the case's model: a `DataLoader` without
-workers, images only turned into tensors, `argmax` counted on the host for each batch. Ray Tune trains the same
-function, each trial in a process that has 1/K of the GPU. Neither augments, which spares them work that ours does.
+Optuna's example is `pytorch/pytorch_simple.py` of optuna-examples with the case's model: a
+`DataLoader` without workers, images only turned into tensors, `argmax` counted on the host for each
+batch. Ray Tune trains the same function, each trial in a process that has 1/K of the GPU. Neither
+augments, which spares them work that ours does.
 """
 
 import logging
@@ -26,7 +27,9 @@ from .cases import Workload, learning_rates
 from .reference import pil_loader, reference_transforms, synchronize, time_study, train_loader
 
 
-def example_epochs(workload: Workload, train: Images, validation: Images, lr: float, epochs: int) -> Iterator[float]:
+def example_epochs(
+    workload: Workload, train: Images, validation: Images, lr: float, epochs: int
+) -> Iterator[float]:
     """Optuna's example: trains, and yields the accuracy after each epoch."""
     device = torch.device(workload.device)
     model = workload.build_model().to(device)
@@ -66,17 +69,24 @@ class OptunaExample:
 
         def objective(trial: optuna.Trial) -> float:
             lr, accuracy = trial.suggest_float("lr", 0.005, 0.05, log=True), 0.0
-            for epoch, accuracy in enumerate(example_epochs(self.workload, data.train, data.validation, lr, epochs)):
+            for epoch, accuracy in enumerate(
+                example_epochs(self.workload, data.train, data.validation, lr, epochs)
+            ):
                 trial.report(accuracy, epoch)
                 if trial.should_prune():
                     raise optuna.TrialPruned
             return accuracy
 
-        return time_study(objective, num_trials, torch.device(self.workload.device), num_jobs=self.num_jobs)
+        return time_study(
+            objective, num_trials, torch.device(self.workload.device), num_jobs=self.num_jobs
+        )
 
 
 class RayTune:
-    """A local cluster, where each trial is a process. Starting the cluster is not timed: a search does it once."""
+    """A local cluster, where each trial is a process.
+
+    Starting the cluster is not timed: a search does it once.
+    """
 
     def __init__(self, workload: Workload, *, num_jobs: int):
         import ray
@@ -98,7 +108,11 @@ class RayTune:
 
         data = self.workload.data
         trainable = tune.with_parameters(
-            _train, workload=self.workload, train=data.train, validation=data.validation, epochs=epochs
+            _train,
+            workload=self.workload,
+            train=data.train,
+            validation=data.validation,
+            epochs=epochs,
         )
         with tempfile.TemporaryDirectory() as folder:
             tuner = tune.Tuner(
@@ -111,7 +125,9 @@ class RayTune:
             results = tuner.fit()
             seconds = time.perf_counter() - start
         if results.errors:
-            raise RuntimeError(f"{len(results.errors)} of {num_trials} trials failed: {results.errors[0]}")
+            raise RuntimeError(
+                f"{len(results.errors)} of {num_trials} trials failed: {results.errors[0]}"
+            )
         return seconds
 
     def close(self) -> None:
@@ -121,7 +137,9 @@ class RayTune:
         ray.shutdown()
 
 
-def _train(config: dict[str, Any], *, workload: Workload, train: Images, validation: Images, epochs: int) -> None:
+def _train(
+    config: dict[str, Any], *, workload: Workload, train: Images, validation: Images, epochs: int
+) -> None:
     from ray import tune
 
     for accuracy in example_epochs(workload, train, validation, config["lr"], epochs):
@@ -135,7 +153,11 @@ class Lightning:
         import lightning.pytorch  # here, since importing it sets its loggers' levels
 
         warnings.filterwarnings("ignore", module="lightning")
-        for name in (lightning.pytorch.__name__, "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        for name in (
+            lightning.pytorch.__name__,
+            "lightning.fabric",
+            "lightning.pytorch.utilities.rank_zero",
+        ):
             logging.getLogger(name).setLevel(logging.ERROR)
         self.workload, self.num_workers = workload, num_workers
         self.device = torch.device(workload.device)
@@ -157,11 +179,17 @@ class Lightning:
         self.module = None
         data = self.workload.data.validation
         validation = pil_loader(
-            self.workload, data, reference_transforms(data, train=False), train=False, num_workers=self.num_workers
+            self.workload,
+            data,
+            reference_transforms(data, train=False),
+            train=False,
+            num_workers=self.num_workers,
         )
 
         def objective(trial: optuna.Trial) -> float:
-            module = _lightning_module(self.workload, lr=trial.suggest_float("lr", 0.005, 0.05, log=True))
+            module = _lightning_module(
+                self.workload, lr=trial.suggest_float("lr", 0.005, 0.05, log=True)
+            )
             self._trainer(epochs, [_lightning_reporter(trial)]).fit(module, self.train, validation)
             return module.accuracies[-1]
 
@@ -197,7 +225,9 @@ def _lightning_module(workload: Workload, lr: float) -> Any:
             self.right.append((self.model(images).argmax(dim=1) == labels).sum())
 
         def on_validation_epoch_end(self) -> None:
-            self.accuracies.append(sum(right.item() for right in self.right) / workload.num_validation)
+            self.accuracies.append(
+                sum(right.item() for right in self.right) / workload.num_validation
+            )
             self.right = []
 
         def configure_optimizers(self) -> torch.optim.Optimizer:

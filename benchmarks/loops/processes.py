@@ -1,6 +1,7 @@
 """Each loop in a process of its own, asked for one epoch or one lot of trials at a time.
 
-So the loops take turns with everything in place, none slows or breaks another, and the memory is each one's own.
+So the loops take turns with everything in place, none slows or breaks another, and the memory is
+each one's own.
 """
 
 import contextlib
@@ -35,8 +36,8 @@ class LoopProcess:
     def __init__(self, make: Make):
         """Starts the process, and does not wait for it.
 
-        Args:
-            make: makes the loop; is sent to the process, so it is a class or function of a module, or a `partial`.
+        Args: make: makes the loop; is sent to the process, so it is a class or function of a
+            module, or a `partial`.
         """
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
@@ -119,19 +120,28 @@ def peak_memory_mib() -> dict[str, float]:
 
 def _serve(connection: Connection, make: Make) -> None:
     torch.backends.cudnn.benchmark = True  # as the reference has it, for all alike
-    multiprocessing.set_start_method(None, force=True)  # the usual one: loaders would spawn their workers, as we did
+    multiprocessing.set_start_method(
+        None, force=True
+    )  # the usual one: loaders would spawn their workers, as we did
     made: list[Any] = []
     if not _reply(connection, lambda: made.append(make())):
         return
     gc.collect()
     with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w", encoding="utf-8") as file:
-        file.write("5")  # the high-water mark of memory begins anew: decoding the images does not count
+        file.write(
+            "5"
+        )  # the high-water mark of memory begins anew: decoding the images does not count
     while True:
         try:
             method, arguments = connection.recv()
         except (EOFError, OSError):
             break
-        _reply(connection, peak_memory_mib if method == "memory" else partial(getattr(made[0], method), *arguments))
+        _reply(
+            connection,
+            peak_memory_mib
+            if method == "memory"
+            else partial(getattr(made[0], method), *arguments),
+        )
         gc.collect()
     if hasattr(made[0], "close"):
         made[0].close()

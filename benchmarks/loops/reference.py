@@ -1,9 +1,10 @@
 """The loop of torchvision's classification reference, as one would write it under Optuna: plain, and tuned.
 
-It is `train_one_epoch` and `evaluate` of `references/classification/train.py`: a `DataLoader` over PIL images with
-transforms for each image, autocast and a gradient scaler on a GPU, loss and accuracies read for the meters at each
-step. The tuned one has its model and batches in channels_last, and the fused optimizer; where a CPU has bf16,
-a third has that too. All are spared what can be: the images are decoded beforehand, the workers stay alive.
+It is `train_one_epoch` and `evaluate` of `references/classification/train.py`: a `DataLoader` over
+PIL images with transforms for each image, autocast and a gradient scaler on a GPU, loss and
+accuracies read for the meters at each step. The tuned one has its model and batches in
+channels_last, and the fused optimizer; where a CPU has bf16, a third has that too. All are spared
+what can be: the images are decoded beforehand, the workers stay alive.
 """
 
 import time
@@ -63,7 +64,9 @@ def reference_transforms(images: Images, *, train: bool) -> v2.Compose:
     ])  # fmt: skip
 
 
-def pil_loader(workload: Workload, images: Images, transform: Any, *, train: bool, num_workers: int) -> Loader:
+def pil_loader(
+    workload: Workload, images: Images, transform: Any, *, train: bool, num_workers: int
+) -> Loader:
     """A `DataLoader` as in the reference."""
     return DataLoader(
         PilImages(images, transform), batch_size=workload.case.batch_size, shuffle=train, drop_last=train,
@@ -72,7 +75,10 @@ def pil_loader(workload: Workload, images: Images, transform: Any, *, train: boo
 
 
 class DeviceBatches:
-    """A few batches that lie on the device, ready for the model, over and over. It costs a loop nothing."""
+    """A few batches that lie on the device, ready for the model, over and over.
+
+    It costs a loop nothing.
+    """
 
     def __init__(self, workload: Workload, *, channels_last: bool):
         images, size = workload.data.train, workload.case.batch_size
@@ -119,7 +125,9 @@ class Reference:
         if self.learner is None:
             self.learner = self._learner(lr=0.01)
         on_device = isinstance(self.train, DeviceBatches)
-        if on_device:  # these give the device's memory back in the end, so that other loops can have it
+        if (
+            on_device
+        ):  # these give the device's memory back in the end, so that other loops can have it
             for _, batch in zip(range(NUM_WARM_UP_BATCHES), self.train, strict=False):
                 self.learner.step(*batch)
         synchronize(self.device)
@@ -136,7 +144,11 @@ class Reference:
         self.learner = None
         data = self.workload.data.validation
         validation = pil_loader(
-            self.workload, data, reference_transforms(data, train=False), train=False, num_workers=self.num_workers
+            self.workload,
+            data,
+            reference_transforms(data, train=False),
+            train=False,
+            num_workers=self.num_workers,
         )
 
         def objective(trial: optuna.Trial) -> float:
@@ -155,17 +167,26 @@ class Reference:
         return time_study(objective, num_trials, self.device)
 
     def _learner(self, lr: float) -> "_Learner":
-        return _Learner(self.workload.build_model(), self.device, lr=lr, tuned=self.tuned, bf16=self.bf16)
+        return _Learner(
+            self.workload.build_model(), self.device, lr=lr, tuned=self.tuned, bf16=self.bf16
+        )
 
 
 class _Learner:
-    def __init__(self, model: nn.Module, device: torch.device, *, lr: float, tuned: bool, bf16: bool):
+    def __init__(
+        self, model: nn.Module, device: torch.device, *, lr: float, tuned: bool, bf16: bool
+    ):
         self.device, self.format = device, _format(tuned)
         self.model = model.to(device, memory_format=self.format)
         self.criterion = nn.CrossEntropyLoss()
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr, momentum=0.9, weight_decay=5e-4, fused=tuned)
-        # A scale that skips no step: fused SGD would take part in the first one with momentum that is not there yet.
-        self.scaler = torch.amp.GradScaler(device.type, init_scale=1024.0) if device.type == "cuda" else None
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(), lr, momentum=0.9, weight_decay=5e-4, fused=tuned
+        )
+        # A scale that skips no step: fused SGD would take part in the first one with momentum that
+        # is not there yet.
+        self.scaler = (
+            torch.amp.GradScaler(device.type, init_scale=1024.0) if device.type == "cuda" else None
+        )
         self.dtype = torch.float16 if self.scaler else torch.bfloat16 if bf16 else None
 
     def step(self, images: Tensor, labels: Tensor) -> int:
@@ -195,7 +216,10 @@ class _Learner:
         self.model.eval()
         right, num_images = 0.0, 0
         for images, labels in batches:
-            images, labels = images.to(self.device, memory_format=self.format), labels.to(self.device)
+            images, labels = (
+                images.to(self.device, memory_format=self.format),
+                labels.to(self.device),
+            )
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
                 output = self.model(images)
                 loss = self.criterion(output, labels)
@@ -208,12 +232,18 @@ class _Learner:
 
 
 def time_study(
-    objective: Callable[[optuna.Trial], float], num_trials: int, device: torch.device, *, num_jobs: int = 1
+    objective: Callable[[optuna.Trial], float],
+    num_trials: int,
+    device: torch.device,
+    *,
+    num_jobs: int = 1,
 ) -> float:
     """Seconds of `study.optimize`, with a pruner that never prunes, so that all loops do the same work."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
-        direction="maximize", sampler=optuna.samplers.TPESampler(seed=0), pruner=optuna.pruners.NopPruner()
+        direction="maximize",
+        sampler=optuna.samplers.TPESampler(seed=0),
+        pruner=optuna.pruners.NopPruner(),
     )
     synchronize(device)
     start = time.perf_counter()

@@ -20,7 +20,8 @@ class LoopResult:
     trials_per_hour: list[float] = field(default_factory=list)
     """Whole trials: building the model, training, evaluation after each epoch."""
     memory_mib: dict[str, float] = field(default_factory=dict)
-    """Peaks after the epochs: `process`, `with_children`, and on a GPU `gpu_allocated` and `gpu_reserved`."""
+    """Peaks after the epochs: `process`, `with_children`, and on a GPU `gpu_allocated` and
+    `gpu_reserved`."""
     problem: str = ""
     """Why there are no values, or not of both measures."""
     note: str = ""
@@ -79,7 +80,11 @@ class CaseResult:
     def shares_of_floor(self, group: str) -> list[float]:
         """Of each round, images per second over what the bytes would allow."""
         loop = self.best(group, "images_per_s")
-        return [value / self.floor.by_bytes for value in loop.images_per_s] if loop and self.floor else []
+        return (
+            [value / self.floor.by_bytes for value in loop.images_per_s]
+            if loop and self.floor
+            else []
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +159,9 @@ TARGETS = (
 )  # fmt: skip
 
 
-def judge(device: str, cases: Sequence[CaseResult], targets: Sequence[Target] = TARGETS) -> list[Verdict]:
+def judge(
+    device: str, cases: Sequence[CaseResult], targets: Sequence[Target] = TARGETS
+) -> list[Verdict]:
     """A verdict on each target for this kind of device; of cases that are not there, "not measured"."""
     by_name = {case.name: case for case in cases}
     verdicts = []
@@ -182,7 +189,8 @@ def spread(values: Sequence[float], digits: int = 0) -> str:
 def render(case: CaseResult) -> str:
     """The tables of a case."""
     lines = [
-        f"== {case.name}: " + ", ".join(f"{key} {value}" for key, value in case.about.items() if key != "synthetic")
+        f"== {case.name}: "
+        + ", ".join(f"{key} {value}" for key, value in case.about.items() if key != "synthetic")
     ]
     if case.floor:
         lines.append(
@@ -192,7 +200,12 @@ def render(case: CaseResult) -> str:
     lines += _table("images per second, training alone", case, "images_per_s")
     lines += _table("trials per hour, whole trials", case, "trials_per_hour")
     lines += _memory(case)
-    lines += [f"  {loop.name}: {text}" for loop in case.loops for text in (loop.problem, loop.note) if text]
+    lines += [
+        f"  {loop.name}: {text}"
+        for loop in case.loops
+        for text in (loop.problem, loop.note)
+        if text
+    ]
     return "\n".join(lines)
 
 
@@ -210,7 +223,9 @@ def _table(title: str, case: CaseResult, measure: Measure) -> list[str]:
             cells.append(f"x {spread(to_reference, 2)}")
         if measure == "images_per_s" and case.floor:
             middle = median(values)
-            cells.append(f"floors {middle / case.floor.by_arithmetic:.1%}, {middle / case.floor.by_bytes:.1%}")
+            cells.append(
+                f"floors {middle / case.floor.by_arithmetic:.1%}, {middle / case.floor.by_bytes:.1%}"
+            )
         lines.append("  ".join(cells))
     if not lines:
         return []
@@ -230,7 +245,8 @@ def _memory(case: CaseResult) -> list[str]:
     return [
         f"peak memory, MiB: {', '.join(keys)}",
         *(
-            f"  {loop.name:45} " + ", ".join(f"{loop.memory_mib[key]:,.0f}" for key in keys if key in loop.memory_mib)
+            f"  {loop.name:45} "
+            + ", ".join(f"{loop.memory_mib[key]:,.0f}" for key in keys if key in loop.memory_mib)
             for loop in measured
         ),
     ]

@@ -63,7 +63,9 @@ class Run:
         Raises:
             Over: the budget was spent on the way.
         """
-        for epoch in self.ledger.pool.result(self.index, self.horizon_epochs, to_epoch)[len(self.epochs) :]:
+        for epoch in self.ledger.pool.result(self.index, self.horizon_epochs, to_epoch)[
+            len(self.epochs) :
+        ]:
             self.ledger.count(self, epoch)
 
 
@@ -76,8 +78,8 @@ Strategy = Callable[["Ledger", int], None]
 class Ledger:
     """Counts every epoch, and notes after each what would be recommended.
 
-    That is what the strategy says by `recommend`. For one that never does, it is the finished full run with the best
-    last score; before any has finished, the run with the best last score.
+    That is what the strategy says by `recommend`. For one that never does, it is the finished full
+    run with the best last score; before any has finished, the run with the best last score.
     """
 
     def __init__(self, pool: Pool, budget_epochs: int):
@@ -105,7 +107,9 @@ class Ledger:
     def start(self, index: int, *, horizon_epochs: int | None = None) -> Run:
         """A new run, of the full horizon unless another is given."""
         self.tried.add(index)
-        run = Run(index=index, horizon_epochs=horizon_epochs or self.pool.horizon_epochs, ledger=self)
+        run = Run(
+            index=index, horizon_epochs=horizon_epochs or self.pool.horizon_epochs, ledger=self
+        )
         self.runs.append(run)
         return run
 
@@ -130,7 +134,9 @@ class Ledger:
             self._best_finished = max(self._best_finished or run, run, key=by_rank)
         now = self.spent_epochs
         self._incumbents[now] = self._incumbent()
-        self._best_seen[now] = np.fmax(self._best_seen[max(0, now - 1)], epoch.score)  # fmax passes nan over
+        self._best_seen[now] = np.fmax(
+            self._best_seen[max(0, now - 1)], epoch.score
+        )  # fmax passes nan over
         self.spent_epochs += 1
 
     def trace(self) -> Trace:

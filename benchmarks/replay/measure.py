@@ -41,14 +41,18 @@ class Regrets:
 def measure(strategy: Strategy, pool: Pool, *, seeds: int, budgets: Sequence[int]) -> Regrets:
     """Replays `strategy` with seeds from 0 for the largest budget, in full runs.
 
-    Given several budgets, it is replayed for each, and counts between the one before and its own: so are strategies
-    judged whose plan is made for a budget.
+    Given several budgets, it is replayed for each, and counts between the one before and its own:
+    so are strategies judged whose plan is made for a budget.
     """
     ends = [budget * pool.horizon_epochs for budget in sorted(budgets)]
     rows = []
     for seed in range(seeds):
         parts = [regret(pool, replay(strategy, pool, seed, end)) for end in ends]
-        rows.append(np.concatenate([part[start:] for part, start in zip(parts, [0, *ends[:-1]], strict=True)]))
+        rows.append(
+            np.concatenate(
+                [part[start:] for part, start in zip(parts, [0, *ends[:-1]], strict=True)]
+            )
+        )
     return Regrets(by_epochs=np.array(rows), horizon_epochs=pool.horizon_epochs)
 
 

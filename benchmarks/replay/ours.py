@@ -30,13 +30,18 @@ Ask = Callable[[StudyState, int], Recipe]
 
 
 def ours(
-    rungs: str = "auto", *, sampled_by: SamplerName = "tpe", signal: Signal = "averaged", confirmed: int = 3
+    rungs: str = "auto",
+    *,
+    sampled_by: SamplerName = "tpe",
+    signal: Signal = "averaged",
+    confirmed: int = 3,
 ) -> Strategy:
     """The search of lrtune with these rungs; automatic ones are those that `lrtune search` would choose.
 
-    It is made for the ledger's budget, of which it sets a part aside to retrain its best `confirmed` recipes with three
-    fresh seeds. The baseline is not trained, and known to be bad: nobody else is given one. Where horizons cannot be
-    compressed and no averages were recorded, this is halving on the raw score, and nothing is confirmed.
+    It is made for the ledger's budget, of which it sets a part aside to retrain its best
+    `confirmed` recipes with three fresh seeds. The baseline is not trained, and known to be bad:
+    nobody else is given one. Where horizons cannot be compressed and no averages were recorded,
+    this is halving on the raw score, and nothing is confirmed.
     """
 
     def search(ledger: Ledger, seed: int) -> None:
@@ -53,7 +58,9 @@ def ours(
             budget=Budget(ledger.budget_epochs, "epochs"), num_confirmed=confirmed if fair else 0,
         )  # fmt: skip
         ask = _ask_for_recipes(pool) if fair else _ask_for_places(ledger)
-        state = StudyState(config=config, records=tuple(map(_no_baseline, range(config.num_seeds), repeat(config))))
+        state = StudyState(
+            config=config, records=tuple(map(_no_baseline, range(config.num_seeds), repeat(config)))
+        )
         while isinstance(run := next_run(state, ask), Run):
             state = replace(state, records=(*state.records, _train(run, ledger, state)))
             found = recommend(state)
@@ -70,16 +77,25 @@ def _train(run: Run, ledger: Ledger, state: StudyState) -> RunRecord:
     training = ledger.start(index, horizon_epochs=run.horizon_epochs)
     known = 0
     if run.kind != "confirm":
-        alike = (r for r in state.records if r.run.kind != "baseline" and _index(pool, r.run.recipe) == index)
-        known = max((r.epochs for r in alike if r.run.horizon_epochs == run.horizon_epochs), default=0)
+        alike = (
+            r
+            for r in state.records
+            if r.run.kind != "baseline" and _index(pool, r.run.recipe) == index
+        )
+        known = max(
+            (r.epochs for r in alike if r.run.horizon_epochs == run.horizon_epochs), default=0
+        )
     training.epochs += pool.result(index, run.horizon_epochs, min(known, run.stop_epochs))
     training.train(run.stop_epochs)
     measurements = [
-        _measurement(number, *epoch, reused=number <= known) for number, epoch in enumerate(training.epochs, 1)
+        _measurement(number, *epoch, reused=number <= known)
+        for number, epoch in enumerate(training.epochs, 1)
     ]
     if run.kind == "confirm":
         fresh = pool.fresh[index] or [measurements[-1].top1]
-        measurements[-1] = replace(measurements[-1], top1=fresh[(run.seed - state.config.seed - 1) % len(fresh)])
+        measurements[-1] = replace(
+            measurements[-1], top1=fresh[(run.seed - state.config.seed - 1) % len(fresh)]
+        )
     ended: RunState = "diverged" if training.diverged else "completed"
     return RunRecord(run=run, state=ended, measurements=tuple(measurements))
 
@@ -90,10 +106,14 @@ def _no_baseline(number: int, config: StudyConfig) -> RunRecord:
         id=f"baseline-{number}", kind="baseline", trial=BASELINE, recipe=config.baseline, recipe_epochs=config.epochs,
         horizon_epochs=config.epochs, stop_epochs=config.epochs, seed=number,
     )  # fmt: skip
-    return RunRecord(run=run, state="diverged", measurements=(_measurement(1, 0.0, 0.0, math.nan, reused=True),))
+    return RunRecord(
+        run=run, state="diverged", measurements=(_measurement(1, 0.0, 0.0, math.nan, reused=True),)
+    )
 
 
-def _measurement(epoch: int, top1: float, averaged_top1: float, val_loss: float, *, reused: bool) -> Measurement:
+def _measurement(
+    epoch: int, top1: float, averaged_top1: float, val_loss: float, *, reused: bool
+) -> Measurement:
     return Measurement(
         epoch=epoch, step=epoch, lr_first=0.0, lr_last=0.0, train_loss=val_loss, val_loss=val_loss, top1=top1,
         averaged_top1=averaged_top1, seconds=0.0, images_per_s=0.0, ended_at=0.0, reused=reused,
@@ -113,7 +133,10 @@ def _ask_for_recipes(pool: Pool) -> Ask:
 
 def _distance(one: Recipe, other: Recipe) -> tuple[bool, bool, float, float]:
     """The decay counts most, then its patience, the warmup and the peak LR."""
-    patience = [recipe.decay.patience_epochs if isinstance(recipe.decay, Plateau) else 0 for recipe in (one, other)]
+    patience = [
+        recipe.decay.patience_epochs if isinstance(recipe.decay, Plateau) else 0
+        for recipe in (one, other)
+    ]
     return (
         one.decay.name != other.decay.name,
         patience[0] != patience[1],
@@ -125,7 +148,9 @@ def _distance(one: Recipe, other: Recipe) -> tuple[bool, bool, float, float]:
 def _space(pool: Pool) -> str:
     """The bank's grid as a search space."""
     lrs = sorted({recipe.peak_lr for recipe in pool.recipes})
-    names = ", ".join(f'"{name}"' for name in dict.fromkeys(recipe.decay.name for recipe in pool.recipes))
+    names = ", ".join(
+        f'"{name}"' for name in dict.fromkeys(recipe.decay.name for recipe in pool.recipes)
+    )
     return f"""
         [parameters]
         peak_lr = {{ low = {lrs[0]}, high = {lrs[-1]}, log = true }}
@@ -155,7 +180,9 @@ def _ask_for_places(ledger: Ledger) -> Ask:
         asked = optuna.create_study().ask()
         suggest(asked, pool.parameters)
         distributions: dict[str, BaseDistribution] = dict(asked.distributions)
-        study = optuna.create_study(direction="maximize", sampler=TPESampler(seed=seed, group=True, multivariate=True))
+        study = optuna.create_study(
+            direction="maximize", sampler=TPESampler(seed=seed, group=True, multivariate=True)
+        )
         study.add_trials([
             create_trial(
                 params=dict(pool.configurations[_index(pool, trial.recipe)]), distributions=distributions,

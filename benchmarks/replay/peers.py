@@ -1,7 +1,7 @@
 """The strategies that others use, each by its own code: Optuna's samplers and pruners, Ray's ASHA.
 
-Theirs are the decisions; ours are only two simple ones to compare with, halving and one epoch for all. All see the raw
-score, as they do in life, one trial at a time.
+Theirs are the decisions; ours are only two simple ones to compare with, halving and one epoch for
+all. All see the raw score, as they do in life, one trial at a time.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,7 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import optuna
-from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.pruners import (
+    BasePruner,
+    HyperbandPruner,
+    MedianPruner,
+    NopPruner,
+    SuccessiveHalvingPruner,
+)
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
@@ -22,14 +28,18 @@ NUM_FINISHED = 3
 """By `one_epoch_for_all`."""
 
 
-def by_optuna(sampler: Callable[[int], BaseSampler], pruner: Callable[[int], BasePruner]) -> Strategy:
+def by_optuna(
+    sampler: Callable[[int], BaseSampler], pruner: Callable[[int], BasePruner]
+) -> Strategy:
     """An Optuna study; `sampler` is built from the seed, `pruner` from the horizon."""
 
     def search(ledger: Ledger, seed: int) -> None:
         study = _study(sampler(seed), pruner(ledger.pool.horizon_epochs), seed)
         while True:
             trial = study.ask()
-            run = ledger.start(ledger.nearest(suggest(trial, ledger.pool.parameters), again=ledger.pool.repeats))
+            run = ledger.start(
+                ledger.nearest(suggest(trial, ledger.pool.parameters), again=ledger.pool.repeats)
+            )
             study.tell(trial, *_outcome(run, trial))
 
     return search
@@ -54,9 +64,15 @@ def by_ray(sampler: Callable[[int], BaseSampler]) -> Strategy:
 
         pool = ledger.pool
         scheduler = AsyncHyperBandScheduler(
-            metric="score", mode="max", max_t=pool.horizon_epochs, grace_period=1, reduction_factor=ETA
+            metric="score",
+            mode="max",
+            max_t=pool.horizon_epochs,
+            grace_period=1,
+            reduction_factor=ETA,
         )
-        searcher = OptunaSearch(lambda trial: suggest(trial, pool.parameters), "score", "max", sampler=sampler(seed))
+        searcher = OptunaSearch(
+            lambda trial: suggest(trial, pool.parameters), "score", "max", sampler=sampler(seed)
+        )
         for number in count():
             trial: Any = SimpleNamespace(trial_id=f"{number}")
             run = ledger.start(ledger.nearest(searcher.suggest(trial.trial_id), again=pool.repeats))
@@ -81,7 +97,9 @@ def halving(ledger: Ledger, seed: int) -> None:
     rungs = _rungs(ledger.pool.horizon_epochs)
     new = at_random(ledger, seed)
     begun: list[Run] = []
-    while bracket := list(islice(new, ETA ** (len(rungs) - 1))) or [run for run in begun if not run.ended]:
+    while bracket := list(islice(new, ETA ** (len(rungs) - 1))) or [
+        run for run in begun if not run.ended
+    ]:
         begun += [run for run in bracket if not run.epochs]
         for rung in rungs:
             for run in bracket:
@@ -132,7 +150,9 @@ def _tpe(seed: int) -> BaseSampler:
 
 def _study(sampler: BaseSampler, pruner: BasePruner, seed: int) -> optuna.Study:
     # Hyperband deals trials to its brackets by a hash of the study's name, which would be random.
-    return optuna.create_study(study_name=f"replay {seed}", direction="maximize", sampler=sampler, pruner=pruner)
+    return optuna.create_study(
+        study_name=f"replay {seed}", direction="maximize", sampler=sampler, pruner=pruner
+    )
 
 
 def _rungs(horizon: int) -> list[int]:

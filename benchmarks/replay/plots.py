@@ -42,10 +42,22 @@ def _panel(axes: Axes, pool: Pool, strategies: Mapping[str, Regrets]) -> None:
         points = np.unique(np.geomspace(1, len(middle), NUM_POINTS).round().astype(int)) - 1
         runs = (points + 1) / pool.horizon_epochs
         axes.step(runs, middle[points], where="post", color=colour, linestyle=dashes, label=name)
-        axes.fill_between(runs, low[points], high[points], step="post", color=colour, alpha=0.05, linewidth=0)
+        axes.fill_between(
+            runs, low[points], high[points], step="post", color=colour, alpha=0.05, linewidth=0
+        )
     unit = "points of Top-1" if pool.regret_of == "incumbent" else "1: the median configuration"
-    axes.set(title=pool.name, xlabel="full runs spent", ylabel=f"regret, {unit}", xscale="log", xlim=(1, runs[-1]))
-    first = [median for regrets in strategies.values() if np.isfinite(median := quartiles(regrets.at(1))[1])]
+    axes.set(
+        title=pool.name,
+        xlabel="full runs spent",
+        ylabel=f"regret, {unit}",
+        xscale="log",
+        xlim=(1, runs[-1]),
+    )
+    first = [
+        median
+        for regrets in strategies.values()
+        if np.isfinite(median := quartiles(regrets.at(1))[1])
+    ]
     axes.set_ylim(0, max(first, default=None))
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")

@@ -70,19 +70,22 @@ class Pool:
     """One that another needs comes before it."""
     configurations: Sequence[Mapping[str, Value]]
     curves: Mapping[int, np.ndarray]
-    """Horizon in epochs -> an array of configurations x epochs x fields of `Epoch`; a run of a shorter horizon is one
-    of its own, with the whole schedule compressed."""
+    """Horizon in epochs -> an array of configurations x epochs x fields of `Epoch`; a run of a
+    shorter horizon is one of its own, with the whole schedule compressed."""
     repeats: bool
-    """Whether the space is a grid, on which a sampler may ask for the same configuration again; it is trained again."""
+    """Whether the space is a grid, on which a sampler may ask for the same configuration again; it
+    is trained again."""
     regret_of: Literal["incumbent", "best seen"]
     quality: np.ndarray
-    """Of each configuration: the final score of its full run, the mean over all its seeds; nobody is shown it."""
+    """Of each configuration: the final score of its full run, the mean over all its seeds; nobody
+    is shown it."""
     best: float
     """What a search without regret reaches."""
     unit: float = 1.0
     """What a regret is divided by."""
     fresh: Sequence[Sequence[float]] = ()
-    """Of the bank: final scores of each configuration with the other seeds, as many as there are."""
+    """Of the bank: final scores of each configuration with the other seeds, as many as there are.
+    """
     recipes: Sequence[Recipe] = ()
     """Of the bank: the configurations as recipes."""
 
@@ -108,7 +111,11 @@ class Pool:
         return np.array([self._position(values) for values in self.configurations])
 
     def _position(self, values: Mapping[str, Value]) -> list[float]:
-        return [x for parameter in self.parameters for x in parameter.position(values.get(parameter.name))]
+        return [
+            x
+            for parameter in self.parameters
+            for x in parameter.position(values.get(parameter.name))
+        ]
 
 
 def bank_pools(table: Path, recipes: Sequence[Recipe]) -> Iterator[Pool]:
@@ -116,8 +123,12 @@ def bank_pools(table: Path, recipes: Sequence[Recipe]) -> Iterator[Pool]:
     runs = dict(_runs(table))
     horizons = sorted({horizon for _, _, horizon in runs})
     for optimizer in dict.fromkeys(recipe.optimizer for recipe in recipes):
-        space = {number: recipe for number, recipe in enumerate(recipes) if recipe.optimizer == optimizer}
-        numbers = [number for number in space if all((number, 0, horizon) in runs for horizon in horizons)]
+        space = {
+            number: recipe for number, recipe in enumerate(recipes) if recipe.optimizer == optimizer
+        }
+        numbers = [
+            number for number in space if all((number, 0, horizon) in runs for horizon in horizons)
+        ]
         if numbers:
             finals = [_finals(runs, number, max(horizons)) for number in numbers]
             quality = np.array([np.mean(by_seed) for by_seed in finals])
@@ -137,7 +148,9 @@ def recorded_pools(folder: Path) -> Iterator[Pool]:
         file = np.load(path)
         loss = file["val_loss"][:, 1:].astype(float)
         loss[~np.isfinite(loss)] = np.nan
-        best_seen = -np.nanmin(loss, axis=1, initial=np.inf)  # of a configuration; -inf where it diverged at once
+        best_seen = -np.nanmin(
+            loss, axis=1, initial=np.inf
+        )  # of a configuration; -inf where it diverged at once
         names, columns = file["names"].tolist(), file["X"].astype(float)
         yield Pool(
             name=path.stem, parameters=tuple(map(_continuous, names, columns.T)),
@@ -158,15 +171,28 @@ def _runs(table: Path) -> Iterator[tuple[tuple[int, int, int], np.ndarray]]:
             yield (number, seed, horizon), curve
 
 
-def _finals(runs: Mapping[tuple[int, int, int], np.ndarray], number: int, horizon: int) -> list[float]:
+def _finals(
+    runs: Mapping[tuple[int, int, int], np.ndarray], number: int, horizon: int
+) -> list[float]:
     """The final Top-1 by seed; of a run that diverged it is 0."""
-    curves = sorted((seed, curve[-1, 0]) for (n, seed, h), curve in runs.items() if (n, h) == (number, horizon))
+    curves = sorted(
+        (seed, curve[-1, 0]) for (n, seed, h), curve in runs.items() if (n, h) == (number, horizon)
+    )
     return [float(np.nan_to_num(top1)) for _, top1 in curves]
 
 
 def _values(recipe: Recipe) -> dict[str, Value]:
-    patience = {"patience_epochs": recipe.decay.patience_epochs} if isinstance(recipe.decay, Plateau) else {}
-    return {"peak_lr": recipe.peak_lr, "warmup_epochs": recipe.warmup_epochs, "decay": recipe.decay.name, **patience}
+    patience = (
+        {"patience_epochs": recipe.decay.patience_epochs}
+        if isinstance(recipe.decay, Plateau)
+        else {}
+    )
+    return {
+        "peak_lr": recipe.peak_lr,
+        "warmup_epochs": recipe.warmup_epochs,
+        "decay": recipe.decay.name,
+        **patience,
+    }
 
 
 def _grid(space: Sequence[Mapping[str, Value]]) -> tuple[Parameter, ...]:
@@ -178,7 +204,10 @@ def _grid(space: Sequence[Mapping[str, Value]]) -> tuple[Parameter, ...]:
         Parameter(name="warmup_epochs", kind="ladder", choices=choices("warmup_epochs")),
         Parameter(name="decay", kind="choice", choices=choices("decay")),
         Parameter(
-            name="patience_epochs", kind="ladder", choices=choices("patience_epochs"), needs=("decay", "plateau")
+            name="patience_epochs",
+            kind="ladder",
+            choices=choices("patience_epochs"),
+            needs=("decay", "plateau"),
         ),
     )
 
@@ -186,7 +215,8 @@ def _grid(space: Sequence[Mapping[str, Value]]) -> tuple[Parameter, ...]:
 def _continuous(name: str, column: np.ndarray) -> Parameter:
     """A parameter over the range of `column`, on the scale, linear or log, that has its median nearer the middle.
 
-    On the other scale, draws at random would meet rare configurations more often than those who recorded them did.
+    On the other scale, draws at random would meet rare configurations more often than those who
+    recorded them did.
     """
     linear = Parameter(name=name, kind="linear", low=float(column.min()), high=float(column.max()))
     scales = [linear, replace(linear, kind="log")] if linear.low > 0 else [linear]

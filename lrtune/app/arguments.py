@@ -50,9 +50,15 @@ def check_study(
     check_whole(problems, 1, num_seeds=num_seeds, epochs=1 if epochs is None else epochs)
     check_whole(problems, 0, seed=seed, max_seeds=0 if max_seeds is None else max_seeds)
     if isinstance(num_seeds, int) and isinstance(max_seeds, int) and max_seeds < num_seeds:
-        problems.append(f"`num_seeds <= max_seeds` must hold, but got num_seeds={num_seeds}, max_seeds={max_seeds}.")
+        problems.append(
+            f"`num_seeds <= max_seeds` must hold, but got num_seeds={num_seeds}, max_seeds={max_seeds}."
+        )
     if target is not None and not (isinstance(target, Real) and 1 < target <= 100):
-        meant = f": did you mean {100 * target:g}?" if isinstance(target, Real) and 0 < target <= 1 else "."
+        meant = (
+            f": did you mean {100 * target:g}?"
+            if isinstance(target, Real) and 0 < target <= 1
+            else "."
+        )
         problems.append(f"`1 < target <= 100` must hold, in percent, but got {target!r}{meant}")
     if study is not None:
         with problems.gather():
@@ -91,12 +97,16 @@ def with_settings(task: Task, changes: Mapping[str, Any] | None, engine: Engine)
     Raises:
         InputError: settings that cannot be, or do not go with the task.
     """
-    return replace(task, settings=change_settings(task, {"threads": threads_of(engine)} | dict(changes or {})))
+    return replace(
+        task, settings=change_settings(task, {"threads": threads_of(engine)} | dict(changes or {}))
+    )
 
 
 def threads_of(engine: Engine) -> int:
     """CPU threads of a run: its share of the cores, and no more than `OMP_NUM_THREADS`."""
-    share = max(1, num_cores() // engine.jobs if isinstance(engine, Local) else int(engine.cpus_per_trial))
+    share = max(
+        1, num_cores() // engine.jobs if isinstance(engine, Local) else int(engine.cpus_per_trial)
+    )
     limit = os.environ.get("OMP_NUM_THREADS", "")
     return min(share, int(limit)) if limit.isdecimal() and int(limit) else share
 
@@ -108,7 +118,11 @@ def num_cores() -> int:
 
 def check_name(name: str) -> None:
     """A study's name is a folder's name too."""
-    if not all(c.isalnum() or c in "-_.+" for c in name) or name.startswith(".") or not 0 < len(name) <= 150:
+    if (
+        not all(c.isalnum() or c in "-_.+" for c in name)
+        or name.startswith(".")
+        or not 0 < len(name) <= 150
+    ):
         raise InputError(
             f"`study` must consist of letters, digits and -_.+, and not begin with a dot, but got {name!r}."
         )

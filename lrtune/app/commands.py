@@ -16,7 +16,16 @@ from lrtune.core.errors import InputError, Problems, StoreError
 from lrtune.core.events import Note
 from lrtune.core.recipe import OPTIMIZERS, OptimizerName, Recipe, length_problems
 from lrtune.core.space import parse_space
-from lrtune.core.study import Budget, PrunerName, RangeResult, Rung, SamplerName, Signal, StudyConfig, StudyState
+from lrtune.core.study import (
+    Budget,
+    PrunerName,
+    RangeResult,
+    Rung,
+    SamplerName,
+    Signal,
+    StudyConfig,
+    StudyState,
+)
 from lrtune.decide.recommend import recommend
 from lrtune.decide.rungs import check_rungs
 from lrtune.report.export import Export, Target
@@ -30,7 +39,14 @@ from lrtune.store.spaces import read_space
 from lrtune.training.loop import Trainer
 from lrtune.training.randomness import preserved_random_states
 from lrtune.training.range_test import for_optimizer, task_range_test
-from lrtune.training.task import Task, TaskSource, change_settings, describe_source, load_task, source_from
+from lrtune.training.task import (
+    Task,
+    TaskSource,
+    change_settings,
+    describe_source,
+    load_task,
+    source_from,
+)
 
 FOLLOW_S = 5.0
 """Between looks of the dashboard at its study."""
@@ -66,35 +82,39 @@ def search(
 ) -> SearchResult:
     """Searches the space for the best schedule, or goes on with the study that the same arguments began.
 
-    Args:
-        task: what is trained: a `Task`, the names of one, or the path of a file that defines it.
-        space: name of a space that comes with lrtune, or a TOML file.
-        budget: `50` (trials), `"300ep"` (epochs trained), `"20runs"` (full-length equivalents) or `"4h"`.
-        epochs: of every full run; by default the task's.
-        study: its name; by default made from the task, the space and the other arguments.
-        seed: of everything random.
-        engine: `local`, `ray`, or an `lrtune.Local` or an `lrtune.Ray` that says more.
-        sampler: `tpe`, `gp`, `random` or `qmc`.
-        pruner: `fair` (successive halving on fair signals), `halving`, `hyperband` (both on the first epochs of the
+    Args: task: what is trained: a `Task`, the names of one, or the path of a file that defines it.
+        space: name of a space that comes with lrtune, or a TOML file. budget: `50` (trials),
+        `"300ep"` (epochs trained), `"20runs"` (full-length equivalents) or `"4h"`. epochs: of every
+        full run; by default the task's. study: its name; by default made from the task, the space
+        and the other arguments. seed: of everything random. engine: `local`, `ray`, or an
+        `lrtune.Local` or an `lrtune.Ray` that says more. sampler: `tpe`, `gp`, `random` or `qmc`.
+        pruner: `fair` (successive halving on fair signals), `halving`, `hyperband` (both on the
+        first epochs of the
             full run), `hopeless`, `median`, `patient` or `none`.
-        rungs: the looks at a recipe before its full run, `c1,c3,9` say: the whole schedule compressed to 1 epoch and
-            to 3, and the first 9 epochs of the full run. `auto`: by the pruner, the epochs and the size of the data.
-        reduction_factor: of this many trials on a rung one goes up; of more where the next run is so much longer.
+        rungs: the looks at a recipe before its full run, `c1,c3,9` say: the whole schedule
+            compressed to 1 epoch and to 3, and the first 9 epochs of the full run. `auto`: by the
+            pruner, the epochs and the size of the data.
+        reduction_factor: of this many trials on a rung one goes up; of more where the next run is
+            so much longer.
         signal: what an unfinished run is judged by: the Top-1 of its `averaged` weights, or `raw`.
-        target: Top-1, percent, that convergence is measured against; by default the baseline's median.
-        baseline: what the user has today, or where to read it: the name of a recipe that comes with lrtune, or a TOML
-            file. By default the task's.
-        tries: recipes that are tried first after the baseline's, moved into the space where they are not of it.
+        target: Top-1, percent, that convergence is measured against; by default the baseline's
+            median.
+        baseline: what the user has today, or where to read it: the name of a recipe that comes with
+            lrtune, or a TOML file. By default the task's.
+        tries: recipes that are tried first after the baseline's, moved into the space where they
+            are not of it.
         num_seeds: runs of the baseline, and of each recipe that is confirmed.
-        max_seeds: runs of those among them that `num_seeds` do not tell apart; by default two more than those.
+        max_seeds: runs of those among them that `num_seeds` do not tell apart; by default two more
+            than those.
         num_confirmed: recipes that are retrained with fresh seeds at the end.
         settings: changes to the task's `TrainSettings`, by field.
         home: folder of database and checkpoints.
         out: folder of the reports.
         storage: SQLAlchemy URL of another database.
         quiet: no display.
-        on_event: called with each event of `lrtune.core.events` as it happens, by one thread at a time; an `EpochEnded`
-            has a run and its measurement, to log them with W&B, MLflow or TensorBoard, say.
+        on_event: called with each event of `lrtune.core.events` as it happens, by one thread at a
+            time; an `EpochEnded` has a run and its measurement, to log them with W&B, MLflow or
+            TensorBoard, say.
         command: what to quote as the way to do it again.
 
     Raises:
@@ -112,7 +132,13 @@ def search(
     with problems.gather():
         chosen = engine_of(engine)
     check_study(
-        problems, epochs=epochs, target=target, num_seeds=num_seeds, max_seeds=max_seeds, seed=seed, study=study
+        problems,
+        epochs=epochs,
+        target=target,
+        num_seeds=num_seeds,
+        max_seeds=max_seeds,
+        seed=seed,
+        study=study,
     )
     for name, word, known in (
         ("sampler", sampler, get_args(SamplerName)), ("pruner", pruner, get_args(PrunerName)),
@@ -192,20 +218,23 @@ def search(
 
 
 def export(
-    name: str, *, to: Target, recipe: str | int = "best", home: str | Path = ".lrtune", storage: str = ""
+    name: str,
+    *,
+    to: Target,
+    recipe: str | int = "best",
+    home: str | Path = ".lrtune",
+    storage: str = "",
 ) -> Export:
     """A study's recipe in the words of another framework, its LR at every step that of the study.
 
-    Args:
-        name: of the study.
-        to: which framework.
-        recipe: `best`, which is the recommended one, the `simplest` that may well be the best, the `baseline`, or the
+    Args: name: of the study. to: which framework. recipe: `best`, which is the recommended one, the
+        `simplest` that may well be the best, the `baseline`, or the
             number of a trial.
         home: folder of the database.
         storage: SQLAlchemy URL of another database.
 
-    Raises:
-        InputError: there is no such study or recipe, or nothing of it has finished, or the framework has no equal.
+    Raises: InputError: there is no such study or recipe, or nothing of it has finished, or the
+        framework has no equal.
     """
     if to not in get_args(Target):
         raise InputError(f"`to` must be one of {', '.join(get_args(Target))}, but got {to!r}.")
@@ -240,11 +269,11 @@ def resume(
 ) -> SearchResult:
     """Goes on with a study, with whatever engine.
 
-    `budget` is another than the one it has, and `command` what to quote then as the way to go on so. The other
-    arguments are those of `search`.
+    `budget` is another than the one it has, and `command` what to quote then as the way to go on
+    so. The other arguments are those of `search`.
 
-    Raises:
-        InputError: there is no such study, or its task is a Python object that only its program has, or has changed.
+    Raises: InputError: there is no such study, or its task is a Python object that only its program
+        has, or has changed.
     """
     places = Places(home=Path(home), out=Path(out), storage=storage)
     chosen = engine_of(engine)
@@ -254,10 +283,14 @@ def resume(
         begun = re.sub(r"; lrtune[ .]resume.*", "", config.command)
         again = command or f"lrtune.resume({name!r}, budget={str(budget)!r})"
         config = replace(config, budget=Budget.parse(budget), command=f"{begun}; {again}")
-    return train_study(config, chosen, load_task(source), source, places, quiet=quiet, on_event=on_event)
+    return train_study(
+        config, chosen, load_task(source), source, places, quiet=quiet, on_event=on_event
+    )
 
 
-def report(name: str, *, home: str | Path = ".lrtune", out: str | Path = "reports", storage: str = "") -> SearchResult:
+def report(
+    name: str, *, home: str | Path = ".lrtune", out: str | Path = "reports", storage: str = ""
+) -> SearchResult:
     """Writes a study's report again, finished or not.
 
     Raises:
@@ -267,7 +300,9 @@ def report(name: str, *, home: str | Path = ".lrtune", out: str | Path = "report
     return write_study_report(places.existing().study(name).state(), places)
 
 
-def load(name: str, *, home: str | Path = ".lrtune", out: str | Path = "reports", storage: str = "") -> SearchResult:
+def load(
+    name: str, *, home: str | Path = ".lrtune", out: str | Path = "reports", storage: str = ""
+) -> SearchResult:
     """A study as far as it has come; nothing is trained or written.
 
     Raises:
@@ -277,7 +312,9 @@ def load(name: str, *, home: str | Path = ".lrtune", out: str | Path = "reports"
     return result_of(places.existing().study(name).state(), places)
 
 
-def delete(name: str, *, home: str | Path = ".lrtune", storage: str = "", storage_path: str = "") -> None:
+def delete(
+    name: str, *, home: str | Path = ".lrtune", storage: str = "", storage_path: str = ""
+) -> None:
     """Deletes what is recorded of a study, its checkpoints, and its copy for Optuna's tools. Its report stays.
 
     Args:
@@ -319,7 +356,9 @@ def find_lr(
         settings: changes to the task's `TrainSettings`, by field.
     """
     if optimizer is not None and optimizer not in OPTIMIZERS:
-        raise InputError(f"`optimizer` must be one of {', '.join(OPTIMIZERS)}, but got {optimizer!r}.")
+        raise InputError(
+            f"`optimizer` must be one of {', '.join(OPTIMIZERS)}, but got {optimizer!r}."
+        )
     if num_seeds < 1:
         raise InputError(f"`1 <= num_seeds` must hold, but got {num_seeds}.")
     loaded = load_task(task_source(task))
@@ -327,11 +366,16 @@ def find_lr(
         trainer = Trainer(loaded, change_settings(loaded, settings or {}))
         recipe = for_optimizer(loaded.baseline, optimizer or loaded.baseline.optimizer)
         seeds = range(seed, seed + num_seeds)
-        return task_range_test(trainer, recipe, seeds=seeds, num_steps=num_steps, low=low, high=high)
+        return task_range_test(
+            trainer, recipe, seeds=seeds, num_steps=num_steps, low=low, high=high
+        )
 
 
 def studies(
-    *, home: str | Path = ".lrtune", storage: str = "", on_event: Callable[[Note], None] | None = None
+    *,
+    home: str | Path = ".lrtune",
+    storage: str = "",
+    on_event: Callable[[Note], None] | None = None,
 ) -> list[StudyState]:
     """All studies, oldest first; empty where there is no database.
 
@@ -355,7 +399,12 @@ def studies(
 
 
 def dashboard(
-    name: str, *, home: str | Path = ".lrtune", storage: str = "", host: str = "127.0.0.1", port: int = 8080
+    name: str,
+    *,
+    home: str | Path = ".lrtune",
+    storage: str = "",
+    host: str = "127.0.0.1",
+    port: int = 8080,
 ) -> None:
     """Serves optuna-dashboard on a study, and keeps it up to date until interrupted.
 
@@ -367,7 +416,9 @@ def dashboard(
     try:
         from optuna_dashboard import run_server
     except ImportError:
-        raise InputError("`lrtune dashboard` needs optuna-dashboard: pip install 'lrtune[dashboard]'.") from None
+        raise InputError(
+            "`lrtune dashboard` needs optuna-dashboard: pip install 'lrtune[dashboard]'."
+        ) from None
     if store.config.is_comparison:
         raise InputError(f"{name!r} is a comparison: it has no trials that a dashboard could show.")
     mirror(store.state(), places.url)

@@ -41,12 +41,13 @@ def compare(
 ) -> SearchResult:
     """Trains recipes side by side, each with the same seeds, or goes on with the comparison that was begun so.
 
-    `recipes` are names of recipes that come with lrtune (by default all of them), TOML files, or recipes with a name;
-    the first is what the others are compared with. The recommended recipes of the studies in `include` take part, too;
-    of `"mine:14"` it is that of trial 14, and of `"mine:simplest"` the simplest that may well be the best. Each is
-    trained for `epochs`, to which the lengths in a recipe that says what it is meant for are scaled, once with each of
-    the `num_seeds` seeds that follow `seed`; those that these do not tell from the best have `max_seeds` runs, by
-    default no more. The other arguments are those of `search`.
+    `recipes` are names of recipes that come with lrtune (by default all of them), TOML files, or
+    recipes with a name; the first is what the others are compared with. The recommended recipes of
+    the studies in `include` take part, too; of `"mine:14"` it is that of trial 14, and of
+    `"mine:simplest"` the simplest that may well be the best. Each is trained for `epochs`, to which
+    the lengths in a recipe that says what it is meant for are scaled, once with each of the
+    `num_seeds` seeds that follow `seed`; those that these do not tell from the best have
+    `max_seeds` runs, by default no more. The other arguments are those of `search`.
 
     Raises:
         LrtuneError: see `lrtune.core.errors`.
@@ -57,7 +58,13 @@ def compare(
     with problems.gather():
         chosen = engine_of(engine)
     check_study(
-        problems, epochs=epochs, target=target, num_seeds=num_seeds, max_seeds=max_seeds, seed=seed, study=study
+        problems,
+        epochs=epochs,
+        target=target,
+        num_seeds=num_seeds,
+        max_seeds=max_seeds,
+        seed=seed,
+        study=study,
     )
     loaded: Task | None = None
     with problems.gather():
@@ -73,14 +80,18 @@ def compare(
         with problems.gather():
             compared.append(one if isinstance(one, NamedRecipe) else read_recipe(one, epochs))
             last = compared[-1]
-            problems += [f"{last.name}: {problem}" for problem in length_problems(last.recipe, epochs)]
+            problems += [
+                f"{last.name}: {problem}" for problem in length_problems(last.recipe, epochs)
+            ]
     for name in include:
         with problems.gather():
             compared.append(_included(name, epochs, places))
     if len(names := [one.name for one in compared]) > len(set(names)):
         problems.append(f"recipes must have different names, but got {', '.join(names)}.")
     if len(compared) < 2:
-        problems.append(f"a comparison needs two recipes at least, but got {', '.join(names) or 'none'}.")
+        problems.append(
+            f"a comparison needs two recipes at least, but got {', '.join(names) or 'none'}."
+        )
     with problems.gather():
         loaded = with_settings(loaded, settings, chosen)
     problems.raise_any()

@@ -41,13 +41,17 @@ if TYPE_CHECKING:
 class LocalSite:
     """This machine."""
 
-    def __init__(self, engine: Local, trainer: Trainer, source: TaskSource, recipe: Recipe, places: Places):
+    def __init__(
+        self, engine: Local, trainer: Trainer, source: TaskSource, recipe: Recipe, places: Places
+    ):
         self._engine, self._trainer, self._source, self.places = engine, trainer, source, places
         self.steps_per_epoch = trainer.steps_per_epoch
         self.num_validation = trainer.validation.num_images
         lanes = engine.lanes
         if lanes != "auto" and int(lanes) > 1 and (reason := trainer.why_eager(recipe)):
-            raise InputError(f"`lanes` above 1 need trials that CUDA graphs can hold, but got {lanes}, and {reason}.")
+            raise InputError(
+                f"`lanes` above 1 need trials that CUDA graphs can hold, but got {lanes}, and {reason}."
+            )
 
     @property
     def device(self) -> str:
@@ -74,12 +78,20 @@ class LocalSite:
         name = store.config.name
         if self._engine.jobs == 1:
             num_lanes = self._num_lanes(store.config.baseline, emit)
-            return work_in_lanes(partial(_open_lane, name, self._trainer, self.places), num_lanes, emit)
+            return work_in_lanes(
+                partial(_open_lane, name, self._trainer, self.places), num_lanes, emit
+            )
         jobs, threads, cores = self._engine.jobs, store.config.settings.threads, num_cores()
         if jobs * threads > cores:
             kept = "a study keeps its threads, since they move the last bits of its numbers"
-            emit(Note(f"{jobs} jobs x {threads} threads > {cores} cores: fewer jobs may be faster ({kept})"))
-        return work_side_by_side(partial(_open_workbench, name, self._source, self.places), jobs, emit)
+            emit(
+                Note(
+                    f"{jobs} jobs x {threads} threads > {cores} cores: fewer jobs may be faster ({kept})"
+                )
+            )
+        return work_side_by_side(
+            partial(_open_workbench, name, self._source, self.places), jobs, emit
+        )
 
     def test_top1s(self, keys: Sequence[str], study: str) -> dict[str, float]:
         """Top-1 on the test images, percent, of a study's states under `keys`, as far as they are there."""
@@ -92,7 +104,13 @@ class LocalSite:
         num_lanes = calibrate_lanes(self._trainer, recipe)
         if self._trainer.device.type == "cuda":
             reason = self._trainer.why_eager(recipe)
-            emit(Note(f"training eagerly, one trial at a time: {reason}" if reason else f"lanes: {num_lanes}"))
+            emit(
+                Note(
+                    f"training eagerly, one trial at a time: {reason}"
+                    if reason
+                    else f"lanes: {num_lanes}"
+                )
+            )
         return num_lanes
 
 
@@ -100,7 +118,13 @@ class RaySite:
     """A Ray cluster. The data are read here, once, and lie in each node's object store."""
 
     def __init__(
-        self, engine: Ray, cluster: "Cluster", task: Task, source: TaskSource, settings: TrainSettings, places: Places
+        self,
+        engine: Ray,
+        cluster: "Cluster",
+        task: Task,
+        source: TaskSource,
+        settings: TrainSettings,
+        places: Places,
     ):
         from lrtune.search.cluster import share
 
@@ -108,7 +132,8 @@ class RaySite:
         self.places = replace(
             places,
             home=places.home.resolve(),
-            storage_path=_absolute(engine.storage_path) or str(places.home.resolve() / "checkpoints"),
+            storage_path=_absolute(engine.storage_path)
+            or str(places.home.resolve() / "checkpoints"),
         )
         shared = share(task, modules=modules_of(source), serializers=TENSORS)
         self._task = worker.SharedTask(shared, settings, _here(), self.places.storage_path)
@@ -147,7 +172,10 @@ class RaySite:
         if done := outcome(store.state()):
             return done
         bench = Bench(
-            store=Ledger(store), worker=this_worker(), ask=ask, emit=_tidying(emit, store.config, self.places)
+            store=Ledger(store),
+            worker=this_worker(),
+            ask=ask,
+            emit=_tidying(emit, store.config, self.places),
         )
 
         def ground(run: Run) -> str:
@@ -171,7 +199,9 @@ class RaySite:
         checkpoints = self.places.checkpoints(worker.PROBES)
         checkpoints.save(name, b"", 0)
         try:
-            answers = self._cluster.call_everywhere(partial(worker.look_around, self.places.storage_path, name))
+            answers = self._cluster.call_everywhere(
+                partial(worker.look_around, self.places.storage_path, name)
+            )
         finally:
             checkpoints.drop(name)
         problems = []
@@ -197,7 +227,12 @@ Site = LocalSite | RaySite
 
 @contextmanager
 def open_site(
-    engine: Engine, task: Task, source: TaskSource, settings: TrainSettings, recipe: Recipe, places: Places
+    engine: Engine,
+    task: Task,
+    source: TaskSource,
+    settings: TrainSettings,
+    recipe: Recipe,
+    places: Places,
 ) -> Iterator[Site]:
     """Makes a place ready.
 
@@ -212,30 +247,48 @@ def open_site(
     except ImportError:
         raise InputError("the Ray engine needs Ray Tune: pip install 'lrtune[ray]'.") from None
     address = engine.address or os.environ.get("RAY_ADDRESS") or "local"
-    gpus = 0.0 if settings.device == "cpu" and engine.gpus_per_trial is None else engine.gpus_per_trial
-    with cluster.connect(address, cpus_per_trial=engine.cpus_per_trial, gpus_per_trial=gpus) as found:
+    gpus = (
+        0.0 if settings.device == "cpu" and engine.gpus_per_trial is None else engine.gpus_per_trial
+    )
+    with cluster.connect(
+        address, cpus_per_trial=engine.cpus_per_trial, gpus_per_trial=gpus
+    ) as found:
         yield RaySite(engine, found, task, source, settings, places)
 
 
-def _workbench(store: StudyStore, trainer: Trainer, places: Places, emit: Emit, lane: int = 0) -> Workbench:
+def _workbench(
+    store: StudyStore, trainer: Trainer, places: Places, emit: Emit, lane: int = 0
+) -> Workbench:
     config = store.config
     states = worker.States(places.checkpoints(config.name))
 
     def train(run: Run, study: StudyState) -> Iterator[Measurement]:
-        return reuse.train(run, worker.ground_here(config, run), reuse.known_measurements(study), trainer, states)
+        return reuse.train(
+            run, worker.ground_here(config, run), reuse.known_measurements(study), trainer, states
+        )
 
-    return Workbench(store=store, worker=this_worker(lane), train=train, ask=ask, emit=_tidying(emit, config, places))
+    return Workbench(
+        store=store,
+        worker=this_worker(lane),
+        train=train,
+        ask=ask,
+        emit=_tidying(emit, config, places),
+    )
 
 
 def _tidying(emit: Emit, config: StudyConfig, places: Places) -> Emit:
     """Drops the last state of a trial's completed full run: no run goes on from there.
 
-    That of a compressed run may be on the way of a full one: a plateau has the same LRs until its first drop.
+    That of a compressed run may be on the way of a full one: a plateau has the same LRs until its
+    first drop.
     """
     checkpoints = places.checkpoints(config.name)
 
     def emit_and_tidy(event: Event) -> None:
-        if isinstance(event, RunEnded) and (event.record.run.kind, event.record.state) == ("search", "completed"):
+        if isinstance(event, RunEnded) and (event.record.run.kind, event.record.state) == (
+            "search",
+            "completed",
+        ):
             checkpoints.drop(event.record.measurements[-1].prefix)
         emit(event)
 

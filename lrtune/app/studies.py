@@ -48,22 +48,22 @@ def train_study(
 ) -> SearchResult:
     """Begins the study of a draft, or goes on with it, until it is done. An interrupt says how to go on.
 
-    Args:
-        draft: a configuration less what only the site knows; its rungs and its name are made where it has none.
-        engine: where to train.
-        task: what to train.
-        source: where the task is from.
-        places: of the study's files.
-        quiet: no display.
-        on_event: called with each event.
+    Args: draft: a configuration less what only the site knows; its rungs and its name are made
+        where it has none. engine: where to train. task: what to train. source: where the task is
+        from. places: of the study's files. quiet: no display. on_event: called with each event.
 
     Raises:
         LrtuneError: see `lrtune.core.errors`.
     """
-    with preserved_random_states(), open_site(engine, task, source, draft.settings, draft.baseline, places) as site:
+    with (
+        preserved_random_states(),
+        open_site(engine, task, source, draft.settings, draft.baseline, places) as site,
+    ):
         for recipe in (draft.baseline, *(named.recipe for named in draft.recipes)):
             build_schedule(recipe, epochs=draft.epochs, steps_per_epoch=site.steps_per_epoch)
-        rungs = automatic_rungs(draft.pruner, draft.epochs, site.steps_per_epoch, draft.reduction_factor)
+        rungs = automatic_rungs(
+            draft.pruner, draft.epochs, site.steps_per_epoch, draft.reduction_factor
+        )
         config = replace(
             draft,
             steps_per_epoch=site.steps_per_epoch,
@@ -77,24 +77,32 @@ def train_study(
             return _run(store, site, places, quiet=quiet, on_event=on_event)
         except KeyboardInterrupt as stop:
             if not quiet:
-                with suppress(StoreError):  # it was stopped because the database does not answer, say
+                with suppress(
+                    StoreError
+                ):  # it was stopped because the database does not answer, say
                     _print_known(store.state())
             again = "the same call" if "python" in config.task else f"`lrtune resume {config.name}`"
             stop.add_note(f"What was finished is kept: {again} goes on from there.")
             raise
 
 
-def _run(store: StudyStore, site: Site, places: Places, *, quiet: bool, on_event: Emit | None) -> SearchResult:
+def _run(
+    store: StudyStore, site: Site, places: Places, *, quiet: bool, on_event: Emit | None
+) -> SearchResult:
     """Goes on with a study until it is done, and writes its report. One that was given up tries its failed runs again.
 
     Raises:
         LrtuneError: it is given up; its report is written all the same.
     """
     name = store.config.name
-    site.use(store.config.settings)  # it may have been begun with another number of jobs, and so of threads
+    site.use(
+        store.config.settings
+    )  # it may have been begun with another number of jobs, and so of threads
     if (ended := outcome(store.state())) and ended.failed:
         store.retry_failed()
-    with LiveDisplay(store.state(), Console(stderr=True), device=site.device, quiet=quiet) as display:
+    with LiveDisplay(
+        store.state(), Console(stderr=True), device=site.device, quiet=quiet
+    ) as display:
 
         def emit(event: Event) -> None:
             display(event)
@@ -109,7 +117,11 @@ def _run(store: StudyStore, site: Site, places: Places, *, quiet: bool, on_event
     result = write_study_report(store.state(), places)
     if done.failed:
         failed = any(record.state == "failed" for record in store.state().records)
-        then = f"resume {name}` tries them again" if failed else f"delete {name}` before the next search"
+        then = (
+            f"resume {name}` tries them again"
+            if failed
+            else f"delete {name}` before the next search"
+        )
         raise LrtuneError(f"study {name!r} was given up: {done.reason}. `lrtune {then}.")
     return result
 
@@ -118,7 +130,9 @@ def _print_known(state: StudyState) -> None:
     """Prints what a study that is stopped would recommend; to standard error, as it is not the result."""
     found = recommend(state)
     if found is not None:
-        print_recommendation(Report(state=state, recommendation=found, importances={}), Console(stderr=True))
+        print_recommendation(
+            Report(state=state, recommendation=found, importances={}), Console(stderr=True)
+        )
 
 
 def _range_tests(store: StudyStore, site: Site, emit: Emit) -> None:
@@ -138,10 +152,16 @@ def _range_tests(store: StudyStore, site: Site, emit: Emit) -> None:
         found = results[-1].interval
         if found:
             emit(
-                Note(f"{optimizer}: peak LR from {found.low:.3g} to {found.high:.3g}, first try {found.suggestion:.3g}")
+                Note(
+                    f"{optimizer}: peak LR from {found.low:.3g} to {found.high:.3g}, first try {found.suggestion:.3g}"
+                )
             )
         else:
-            emit(Note(f"{optimizer}: no signal, so default bounds are searched: {results[-1].reason}"))
+            emit(
+                Note(
+                    f"{optimizer}: no signal, so default bounds are searched: {results[-1].reason}"
+                )
+            )
     store.record_ranges(tuple(results))
 
 
@@ -152,7 +172,9 @@ def _tell_moved(state: StudyState, emit: Emit) -> None:
     space = fitted_space(state)
     for recipe in state.config.tried:
         wanted, found = _in_words(recipe), _in_words(moved(recipe, space, state.config.baseline))
-        if changes := [f"{key} {wanted[key]} to {found[key]}" for key in wanted if wanted[key] != found[key]]:
+        if changes := [
+            f"{key} {wanted[key]} to {found[key]}" for key in wanted if wanted[key] != found[key]
+        ]:
             emit(Note(f"{recipe.label}: moved into the space, {', '.join(changes)}"))
 
 
@@ -160,7 +182,10 @@ def _in_words(recipe: Recipe) -> dict[str, str]:
     """Its values by key, those of the decay among them; a grid's 0.30000000000000004 is 0.3."""
     values = recipe.to_dict()
     decay = values.pop("decay")
-    return {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in (values | decay).items()}
+    return {
+        key: f"{value:g}" if isinstance(value, float) else str(value)
+        for key, value in (values | decay).items()
+    }
 
 
 def _read_test_split(store: StudyStore, site: Site, emit: Emit) -> None:
@@ -195,10 +220,8 @@ def _read_test_split(store: StudyStore, site: Site, emit: Emit) -> None:
 def recipe_of(state: StudyState, found: Recommendation, which: str | int) -> Entrant:
     """A recipe of a study by the word or the number that its report has for it.
 
-    Args:
-        state: the study.
-        found: what it recommends.
-        which: `best`, `simplest`, `baseline`, the number of a trial, or in a comparison the name of a recipe.
+    Args: state: the study. found: what it recommends. which: `best`, `simplest`, `baseline`, the
+        number of a trial, or in a comparison the name of a recipe.
 
     Raises:
         InputError: the study has none such.
@@ -207,7 +230,10 @@ def recipe_of(state: StudyState, found: Recommendation, which: str | int) -> Ent
         known = {one.name: one for one in (baseline_of(state), *entrants(state))}
         others = f"one of {', '.join(known)}"
     else:
-        trials = (Entrant(number=t.number, name=f"trial {t.number}", recipe=t.recipe) for t in trials_of(state))
+        trials = (
+            Entrant(number=t.number, name=f"trial {t.number}", recipe=t.recipe)
+            for t in trials_of(state)
+        )
         known = {str(trial.number): trial for trial in trials}
         others = f"the number of one of its {len(known)} trials"
     known["baseline"] = baseline_of(state)
@@ -215,7 +241,9 @@ def recipe_of(state: StudyState, found: Recommendation, which: str | int) -> Ent
         known[word] = Entrant(number=contender.trial, name=contender.name, recipe=contender.recipe)
     if str(which) not in known:
         words = "best, simplest, baseline"
-        raise InputError(f"a recipe of study {state.config.name!r} must be {words} or {others}, but got {which!r}.")
+        raise InputError(
+            f"a recipe of study {state.config.name!r} must be {words} or {others}, but got {which!r}."
+        )
     return known[str(which)]
 
 
@@ -237,5 +265,7 @@ def write_study_report(state: StudyState, places: Places) -> SearchResult:
     try:
         write_report(result.report, result.folder)
     except OSError as error:
-        raise StoreError(f"the report cannot be written to {result.folder}: {error.strerror}.") from None
+        raise StoreError(
+            f"the report cannot be written to {result.folder}: {error.strerror}."
+        ) from None
     return result

@@ -44,22 +44,25 @@ class Ray:
     """
 
     address: str = ""
-    """`auto` for the cluster that this machine is a node of, or `host:port`; empty: `RAY_ADDRESS`, which a Ray job has,
-    or else a cluster of one's own on this machine."""
+    """`auto` for the cluster that this machine is a node of, or `host:port`; empty: `RAY_ADDRESS`,
+    which a Ray job has, or else a cluster of one's own on this machine."""
     cpus_per_trial: float = 1.0
     """CPU cores; also the threads of a run, where they are whole."""
     gpus_per_trial: float | None = None
-    """GPUs, also fractions, which share a GPU without sharing its memory out; `None`: one where the cluster has any."""
+    """GPUs, also fractions, which share a GPU without sharing its memory out; `None`: one where the
+    cluster has any."""
     max_concurrent: int = 0
     """Trials side by side; 0: as many as the nodes that are there can hold."""
     reuse_actors: bool = True
     """Whether a worker process takes one run after the other."""
     trial_timeout_s: float = 0.0
-    """A worker that is longer without an epoch is ended, and its run goes on elsewhere; 0: never."""
+    """A worker that is longer without an epoch is ended, and its run goes on elsewhere; 0: never.
+    """
     max_retries: int = 3
     """How often one run may lose its worker."""
     storage_path: str = ""
-    """Of checkpoints: a folder that all nodes share, or an fsspec URL; empty: in the study's home."""
+    """Of checkpoints: a folder that all nodes share, or an fsspec URL; empty: in the study's home.
+    """
 
     def __post_init__(self) -> None:
         gpus = self.gpus_per_trial

@@ -1,4 +1,7 @@
-"""What an engine tells whoever is watching, as it happens. Everything in an event is already on disk."""
+"""What an engine tells whoever is watching, as it happens.
+
+Everything in an event is already on disk.
+"""
 
 from dataclasses import dataclass
 

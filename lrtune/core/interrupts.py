@@ -1,4 +1,7 @@
-"""Ctrl-C reaches every process of a terminal. Which of them stops is for the one to decide that was started there."""
+"""Ctrl-C reaches every process of a terminal.
+
+Which of them stops is for the one to decide that was started there.
+"""
 
 import signal
 import threading
@@ -10,9 +13,10 @@ from contextlib import contextmanager
 def interrupts_held_back() -> Iterator[None]:
     """An interrupt waits until the context is left, and never comes to processes that are started within it.
 
-    They inherit that the signal is blocked, unlike a handler, which a program that they go on to would set anew. In
-    this process another thread may be given it, so the handler waits too; Python lets the main thread alone set it.
-    Where the system blocks no signals (Windows), nothing is held back.
+    They inherit that the signal is blocked, unlike a handler, which a program that they go on to
+    would set anew. In this process another thread may be given it, so the handler waits too; Python
+    lets the main thread alone set it. Where the system blocks no signals (Windows), nothing is held
+    back.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield

@@ -27,8 +27,9 @@ class About(NamedTuple):
 _TORCH, _OTHERS = "torch.optim", "pytorch_optimizer"
 _PLAIN = (1e-5, 10.0)
 _NORMALISED = (1e-6, 1.0)  # their step hardly depends on the gradient's size
-# Two are swept up to 100: Schedule-Free SGD, which at 1 takes the steps of SGD at 0.1 with a momentum of 0.9, and
-# Prodigy, whose LR is times the one that it finds by itself, which makes up for much of what is too high.
+# Two are swept up to 100: Schedule-Free SGD, which at 1 takes the steps of SGD at 0.1 with a
+# momentum of 0.9, and Prodigy, whose LR is times the one that it finds by itself, which makes up
+# for much of what is too high.
 ABOUT: dict[str, About] = {
     "sgd": About("SGD", _TORCH, "SGD", 0.1, 5e-4, (1e-3, 1.0), _PLAIN),
     "adagrad": About("Adagrad", _TORCH, "Adagrad", 0.01, 0.0, (1e-3, 0.3), _PLAIN),
@@ -37,7 +38,9 @@ ABOUT: dict[str, About] = {
     "adamw": About("AdamW", _TORCH, "AdamW", 1e-3, 0.01, (1e-5, 1e-2), _NORMALISED),
     "lamb": About("LAMB", _OTHERS, "Lamb", 1e-3, 0.01, (1e-4, 0.1), _PLAIN),
     "adabound": About("AdaBound", _OTHERS, "AdaBound", 1e-3, 0.0, (1e-5, 1e-2), _NORMALISED),
-    "schedule-free-sgd": About("Schedule-Free SGD", _OTHERS, "ScheduleFreeSGD", 1.0, 5e-4, (1e-2, 10.0), (1e-4, 100.0)),
+    "schedule-free-sgd": About(
+        "Schedule-Free SGD", _OTHERS, "ScheduleFreeSGD", 1.0, 5e-4, (1e-2, 10.0), (1e-4, 100.0)
+    ),
     "schedule-free-adamw": About(
         "Schedule-Free AdamW", _OTHERS, "ScheduleFreeAdamW", 2.5e-3, 0.01, (1e-4, 0.1), (1e-5, 10.0)
     ),

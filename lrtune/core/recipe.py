@@ -1,6 +1,7 @@
 """A recipe: everything about the optimizer and its learning rate that a search may choose.
 
-Lengths are in epochs of the run that the recipe is meant for, fractions are of the steps *after* warmup.
+Lengths are in epochs of the run that the recipe is meant for, fractions are of the steps *after*
+warmup.
 """
 
 import math
@@ -106,13 +107,29 @@ class Plateau:
     cooldown_epochs: int = 0
 
 
-Decay = Constant | Step | MultiStep | Cosine | Linear | Polynomial | Exponential | WSD | HoldPower | Plateau
-DECAYS: dict[str, type[Decay]] = {str(kind.__dataclass_fields__["name"].default): kind for kind in get_args(Decay)}
+Decay = (
+    Constant
+    | Step
+    | MultiStep
+    | Cosine
+    | Linear
+    | Polynomial
+    | Exponential
+    | WSD
+    | HoldPower
+    | Plateau
+)
+DECAYS: dict[str, type[Decay]] = {
+    str(kind.__dataclass_fields__["name"].default): kind for kind in get_args(Decay)
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One point of the search space. Raises `InputError`, all broken rules at once, when built impossible."""
+    """One point of the search space.
+
+    Raises `InputError`, all broken rules at once, when built impossible.
+    """
 
     optimizer: OptimizerName = "sgd"
     peak_lr: float = 0.1
@@ -123,7 +140,8 @@ class Recipe:
     final_frac: float = 0.0
     """Floor: the decay ends at this fraction of the peak LR (for plateau: it never goes below)."""
     momentum: float = 0.9
-    """Of SGD, and the beta of Schedule-Free SGD, which must not be 0; the other optimizers keep their own."""
+    """Of SGD, and the beta of Schedule-Free SGD, which must not be 0; the other optimizers keep
+    their own."""
     nesterov: bool = True
     """Of SGD."""
     weight_decay: float = 0.0
@@ -139,7 +157,9 @@ class Recipe:
     def __hash__(self) -> int:  # of every recipe of a study, at each question
         return self._hash
 
-    def __getstate__(self) -> dict[str, Any]:  # the hash of a word is another one in another process
+    def __getstate__(
+        self,
+    ) -> dict[str, Any]:  # the hash of a word is another one in another process
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
     @property
@@ -173,13 +193,17 @@ class Recipe:
         given, decay = values.pop("decay", "cosine"), cast(Decay, Cosine())
         with problems.gather():
             if not isinstance(given, str | Mapping):
-                raise InputError(f"`decay` must be a name, or a table with a name, but got {given!r}.")
+                raise InputError(
+                    f"`decay` must be a name, or a table with a name, but got {given!r}."
+                )
             decay = decay_from_dict({"name": given} if isinstance(given, str) else given)
         known = {f.name for f in fields(Recipe)}
         for key in sorted(values.keys() - known):
             problems.append(f"unknown key {key!r} in a recipe; it has {_names(Recipe)}.")
         with problems.gather():
-            recipe = Recipe(decay=decay, **{key: value for key, value in values.items() if key in known})
+            recipe = Recipe(
+                decay=decay, **{key: value for key, value in values.items() if key in known}
+            )
         problems.raise_any()
         return recipe
 
@@ -207,9 +231,10 @@ class NamedRecipe:
 def default_recipe(optimizer: OptimizerName) -> Recipe:
     """What many use who have not searched: the optimizer's customary LR and weight decay, and a cosine.
 
-    Those that need no schedule hold their LR. Schedule-Free (arXiv 2405.15682) warms up for half an epoch, since its
-    authors recommend a warmup; its SGD at 1 steps as far as SGD at 0.1 with a momentum of 0.9. Of Prodigy (arXiv
-    2306.06101) they recommend an LR of 1, and no schedule or a cosine.
+    Those that need no schedule hold their LR. Schedule-Free (arXiv 2405.15682) warms up for half an
+    epoch, since its authors recommend a warmup; its SGD at 1 steps as far as SGD at 0.1 with a
+    momentum of 0.9. Of Prodigy (arXiv 2306.06101) they recommend an LR of 1, and no schedule or a
+    cosine.
     """
     about = ABOUT[optimizer]
     recipe = Recipe(optimizer=optimizer, peak_lr=about.peak_lr, weight_decay=about.weight_decay)
@@ -224,9 +249,10 @@ def default_recipe(optimizer: OptimizerName) -> Recipe:
 def optimizer_arguments(recipe: Recipe) -> dict[str, Any]:
     """What the optimizer's class is built with, besides parameters; the rest are its defaults.
 
-    The LR is the peak, whatever the schedule: AdaBound reads its base LR when it is built. To Schedule-Free a warmup of
-    the LR is the same as its own `warmup_steps`. Prodigy goes without its `safeguard_warmup`: with it, the LR that it
-    finds by itself falls with the one it is given, down to no training at a tenth, and a warmup trains no better.
+    The LR is the peak, whatever the schedule: AdaBound reads its base LR when it is built. To
+    Schedule-Free a warmup of the LR is the same as its own `warmup_steps`. Prodigy goes without its
+    `safeguard_warmup`: with it, the LR that it finds by itself falls with the one it is given, down
+    to no training at a tenth, and a warmup trains no better.
     """
     arguments: dict[str, Any] = {"lr": recipe.peak_lr}
     if recipe.optimizer in ("sgd", "schedule-free-sgd"):
@@ -247,13 +273,21 @@ def decay_from_dict(values: Mapping[str, Any]) -> Decay:
     if not isinstance(name, str) or name not in DECAYS:
         raise InputError(f"`decay` must be one of {', '.join(DECAYS)}, but got {name!r}.")
     kind: Callable[..., Decay] = DECAYS[name]
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items() if key != "name"}
+    given = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in values.items()
+        if key != "name"
+    }
     parameters = {f.name: f.default is MISSING for f in fields(DECAYS[name]) if f.name != "name"}
     problems = [
         f"decay {name!r} has no parameter {key!r}; it has {_names(DECAYS[name])}."
         for key in sorted(given.keys() - parameters.keys())
     ]
-    problems += [f"decay {name!r} needs {key!r}." for key, needed in parameters.items() if needed and key not in given]
+    problems += [
+        f"decay {name!r} needs {key!r}."
+        for key, needed in parameters.items()
+        if needed and key not in given
+    ]
     problems += _broken_rules({key: value for key, value in given.items() if key in parameters})
     if problems:
         raise InputError(problems)
@@ -312,8 +346,13 @@ _NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "patience_epochs": ("`patience_epochs` must be a whole number from 0", _counts),
     "cooldown_epochs": ("`cooldown_epochs` must be a whole number from 0", _counts),
 }
-"""What each number of a recipe must be. NaN breaks each of these rules: all comparisons with it are false."""
-_WORDS = {"optimizer": OPTIMIZERS, "monitor": ("val_loss", "top1"), "threshold_mode": ("rel", "abs")}
+"""What each number of a recipe must be. NaN breaks each of these rules: all comparisons with it are
+false."""
+_WORDS = {
+    "optimizer": OPTIMIZERS,
+    "monitor": ("val_loss", "top1"),
+    "threshold_mode": ("rel", "abs"),
+}
 
 
 def _problems(r: Recipe) -> list[str]:

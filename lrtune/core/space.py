@@ -1,8 +1,8 @@
 """The search space: what may vary, read from TOML, checked, and fitted to a run's length.
 
-A parameter is a plain value (it does not vary), `{ choices = [...] }`, or `{ low, high }` with `log = true` or a
-`step`. Lengths may be given in percent of the run: `high = "25%"`. `peak_lr = "range-test"` takes the interval that
-the range test finds.
+A parameter is a plain value (it does not vary), `{ choices = [...] }`, or `{ low, high }` with `log
+= true` or a `step`. Lengths may be given in percent of the run: `high = "25%"`. `peak_lr =
+"range-test"` takes the interval that the range test finds.
 
     description = "..."
 
@@ -17,7 +17,8 @@ the range test finds.
     [optimizer.adamw]               # only where this optimizer was chosen; goes before [parameters]
     weight_decay = 0.01
 
-A space that names no optimizer is searched with the one that its user has, and one that names no decay with the cosine.
+A space that names no optimizer is searched with the one that its user has, and one that names no
+decay with the cosine.
 """
 
 import math
@@ -29,12 +30,26 @@ from typing import Any, cast
 
 from lrtune.core.errors import InputError
 from lrtune.core.optimizers import ABOUT
-from lrtune.core.recipe import DECAYS, OPTIMIZERS, Constant, Decay, OptimizerName, Recipe, decay_parameters
+from lrtune.core.recipe import (
+    DECAYS,
+    OPTIMIZERS,
+    Constant,
+    Decay,
+    OptimizerName,
+    Recipe,
+    decay_parameters,
+)
 
 Scalar = float | int | str | bool
 Value = Scalar | tuple[float, ...]
 
-_LENGTHS = {"warmup_epochs", "every_epochs", "milestones_epochs", "patience_epochs", "cooldown_epochs"}
+_LENGTHS = {
+    "warmup_epochs",
+    "every_epochs",
+    "milestones_epochs",
+    "patience_epochs",
+    "cooldown_epochs",
+}
 _WHOLE = {"patience_epochs", "cooldown_epochs"}
 _RECIPE_KEYS = tuple(f.name for f in fields(Recipe))
 
@@ -101,7 +116,11 @@ class Space:
     def choices(self, key: str) -> tuple[str, ...]:
         """What `optimizer` or `decay` may be."""
         parameter = self.parameters[key]
-        return tuple(map(str, parameter.choices)) if isinstance(parameter, Choice) else (str(parameter),)
+        return (
+            tuple(map(str, parameter.choices))
+            if isinstance(parameter, Choice)
+            else (str(parameter),)
+        )
 
     def parameter(self, key: str, optimizer: str) -> Parameter | None:
         """Parameter `key` of recipes with `optimizer`; `None` where the space does not mention it."""
@@ -112,13 +131,18 @@ class Space:
     @property
     def needs_range_test(self) -> tuple[OptimizerName, ...]:
         """The optimizers whose peak LR is bounded by a range test."""
-        wanted = (o for o in self.choices("optimizer") if isinstance(self.parameter("peak_lr", o), RangeTest))
+        wanted = (
+            o
+            for o in self.choices("optimizer")
+            if isinstance(self.parameter("peak_lr", o), RangeTest)
+        )
         return cast(tuple[OptimizerName, ...], tuple(wanted))
 
     def fit(self, epochs: int, intervals: Mapping[str, Interval]) -> "Space":
         """The space of a study: percentages become epochs, `range-test` becomes the interval of each optimizer.
 
-        An optimizer without an interval, because its range test gave no signal, gets the bounds in `ABOUT`.
+        An optimizer without an interval, because its range test gave no signal, gets the bounds in
+        `ABOUT`.
 
         Raises:
             InputError: the space does not go with `epochs`, every reason listed.
@@ -126,11 +150,15 @@ class Space:
         problems: list[str] = []
 
         def fit_table(where: str, table: Table) -> dict[str, Any]:
-            fitted = {key: _in_epochs(value, epochs, whole=key in _WHOLE) for key, value in table.items()}
+            fitted = {
+                key: _in_epochs(value, epochs, whole=key in _WHOLE) for key, value in table.items()
+            }
             problems.extend(_too_long(f"{self.source}: {where}", fitted, epochs))
             return fitted
 
-        optimizers = {name: fit_table(f"[optimizer.{name}]", table) for name, table in self.optimizers.items()}
+        optimizers = {
+            name: fit_table(f"[optimizer.{name}]", table) for name, table in self.optimizers.items()
+        }
         for optimizer in self.needs_range_test:
             low, high = ABOUT[optimizer].searched
             if found := intervals.get(optimizer):
@@ -139,11 +167,15 @@ class Space:
         fitted = replace(
             self,
             parameters=fit_table("[parameters]", self.parameters),
-            decays={name: fit_table(f"[decay.{name}]", table) for name, table in self.decays.items()},
+            decays={
+                name: fit_table(f"[decay.{name}]", table) for name, table in self.decays.items()
+            },
             optimizers=optimizers,
         )
         if not problems:  # milestones in epochs and in percent may have changed places
-            problems = [f"{self.source}: {where}: {what}" for where, what in _semantic_problems(fitted)]
+            problems = [
+                f"{self.source}: {where}: {what}" for where, what in _semantic_problems(fitted)
+            ]
         if problems:
             raise InputError(problems)
         return fitted
@@ -195,7 +227,9 @@ def parse_space(text: str, source: str, *, optimizer: str = "sgd") -> Space:
     for kind, known in (("decay", tuple(DECAYS)), ("optimizer", OPTIMIZERS)):
         for name in space.choices(kind):
             if name not in known:
-                problem(f"[parameters] {kind}", f"must be one of {', '.join(known)}, but got {name!r}.")
+                problem(
+                    f"[parameters] {kind}", f"must be one of {', '.join(known)}, but got {name!r}."
+                )
         given = document.get(kind, {})
         if not isinstance(given, dict):
             problem(kind, f"must be a table, but got {given!r}.")
@@ -207,12 +241,18 @@ def parse_space(text: str, source: str, *, optimizer: str = "sgd") -> Space:
                 continue
             if name not in space.choices(kind):
                 problem(
-                    where, f"{kind} {name!r} is not among the choices of [parameters] {kind}: nothing would use it."
+                    where,
+                    f"{kind} {name!r} is not among the choices of [parameters] {kind}: nothing would use it.",
                 )
             allowed = decay_parameters(name) if kind == "decay" else _RECIPE_KEYS
-            tables[kind][name] = table_of(where, entry, tuple(k for k in allowed if k not in ("decay", "optimizer")))
+            tables[kind][name] = table_of(
+                where, entry, tuple(k for k in allowed if k not in ("decay", "optimizer"))
+            )
     space = replace(
-        space, description=str(document.get("description", "")), decays=tables["decay"], optimizers=tables["optimizer"]
+        space,
+        description=str(document.get("description", "")),
+        decays=tables["decay"],
+        optimizers=tables["optimizer"],
     )
     if not problems:  # the rest makes sense only for a document that is well formed
         for where, what in _semantic_problems(space):
@@ -229,11 +269,19 @@ def _parameter(key: str, entry: object) -> Any:
     if not isinstance(entry, dict):
         return _value(key, entry)
     if "choices" in entry:
-        if set(entry) != {"choices"} or not isinstance(entry["choices"], list) or not entry["choices"]:
-            raise ValueError(f"`choices` must be a list of at least one value, and stand alone, but got {entry!r}.")
+        if (
+            set(entry) != {"choices"}
+            or not isinstance(entry["choices"], list)
+            or not entry["choices"]
+        ):
+            raise ValueError(
+                f"`choices` must be a list of at least one value, and stand alone, but got {entry!r}."
+            )
         return Choice(tuple(_value(key, value) for value in entry["choices"]))
     if not {"low", "high"} <= set(entry) <= {"low", "high", "log", "step"}:
-        raise ValueError(f"must be a value, {{choices}}, or {{low, high}} with `log` or `step`, but got {entry!r}.")
+        raise ValueError(
+            f"must be a value, {{choices}}, or {{low, high}} with `log` or `step`, but got {entry!r}."
+        )
     low, high = (_value(key, entry[end]) for end in ("low", "high"))
     log, step = entry.get("log", False), entry.get("step")
     for end, value in (("low", low), ("high", high)):
@@ -244,7 +292,9 @@ def _parameter(key: str, entry: object) -> Any:
     is_number = isinstance(step, int | float) and not isinstance(step, bool)
     if step is not None and (not is_number or not 0 < step < math.inf or log):
         raise ValueError(f"`0 < step` must hold, without `log`, but got step={step!r}, log={log}.")
-    if key in _WHOLE and (log or not all(isinstance(value, int | Percent) for value in (low, high, step or 1))):
+    if key in _WHOLE and (
+        log or not all(isinstance(value, int | Percent) for value in (low, high, step or 1))
+    ):
         raise ValueError(f"`{key}` counts whole epochs, without `log`, but got {entry!r}.")
     if not isinstance(low, Percent) and not isinstance(high, Percent):
         if not low <= high:
@@ -267,7 +317,9 @@ def _value(key: str, value: object) -> Any:
         return Percent(percent)
     if isinstance(value, list):
         return tuple(_value(key, v) for v in value)
-    if isinstance(value, float | int | str) and not (isinstance(value, float) and math.isnan(value)):
+    if isinstance(value, float | int | str) and not (
+        isinstance(value, float) and math.isnan(value)
+    ):
         return value
     raise ValueError(f"must be a number, a word or a list of numbers, but got {value!r}.")
 
@@ -280,12 +332,18 @@ def _in_epochs(value: Any, epochs: int, *, whole: bool) -> Any:
             return tuple(_in_epochs(v, epochs, whole=whole) for v in value)
         case Choice():
             fitted = (_in_epochs(v, epochs, whole=whole) for v in value.choices)
-            return Choice(tuple(dict.fromkeys(fitted)))  # two percentages may come to the same whole epoch
+            return Choice(
+                tuple(dict.fromkeys(fitted))
+            )  # two percentages may come to the same whole epoch
         case Range():
             low, high = (_in_epochs(end, epochs, whole=whole) for end in (value.low, value.high))
-            if value.step is not None and low <= high:  # the last point of the grid, as Optuna wants it
+            if (
+                value.step is not None and low <= high
+            ):  # the last point of the grid, as Optuna wants it
                 num_steps = math.floor((high - low) / value.step + 1e-9)
-                high = round(low + num_steps * value.step, 12)  # it reckons in decimals: 0.1 + 6 * 0.1 is 0.7
+                high = round(
+                    low + num_steps * value.step, 12
+                )  # it reckons in decimals: 0.1 + 6 * 0.1 is 0.7
             return replace(value, low=low, high=high)
         case _:
             return value
@@ -324,8 +382,14 @@ def _semantic_problems(space: Space) -> Iterator[tuple[str, str]]:
     """Rules of recipes, tried on both ends of every parameter, and parameters that have no value."""
     for optimizer in space.choices("optimizer"):
         if space.parameter("peak_lr", optimizer) is None:
-            yield "[parameters] peak_lr", f'is missing for {optimizer}: give a range, or "range-test".'
-    wanted = {name: set(decay_parameters(name)) - _with_default(DECAYS[name]) for name in space.choices("decay")}
+            yield (
+                "[parameters] peak_lr",
+                f'is missing for {optimizer}: give a range, or "range-test".',
+            )
+    wanted = {
+        name: set(decay_parameters(name)) - _with_default(DECAYS[name])
+        for name in space.choices("decay")
+    }
     for name, needed in wanted.items():
         for key in sorted(needed - set(space.decays.get(name, {}))):
             yield f"[decay.{name}] {key}", "is missing."
@@ -339,10 +403,20 @@ def _semantic_problems(space: Space) -> Iterator[tuple[str, str]]:
             if key in ("optimizer", "decay"):
                 continue
             values = _extremes(_in_epochs(parameter, trial_epochs, whole=key in _WHOLE))
-            users = every[:1] if decay else [name for name in every if space.parameter(key, name) is parameter]
+            users = (
+                every[:1]
+                if decay
+                else [name for name in every if space.parameter(key, name) is parameter]
+            )
             for optimizer, value in product(users, values):
                 try:
-                    _probe(optimizer, decay, key, value, {k for k in wanted.get(decay, set()) if k != key})
+                    _probe(
+                        optimizer,
+                        decay,
+                        key,
+                        value,
+                        {k for k in wanted.get(decay, set()) if k != key},
+                    )
                 except InputError as error:
                     for line in error.problems:
                         yield f"{where} {key}", line
@@ -365,7 +439,9 @@ def _extremes(parameter: Any) -> tuple[Any, ...]:
             return parameter.choices
         case Range():
             whole = (
-                parameter.step is not None and float(parameter.step).is_integer() and float(parameter.low).is_integer()
+                parameter.step is not None
+                and float(parameter.step).is_integer()
+                and float(parameter.low).is_integer()
             )
             return tuple(int(end) if whole else end for end in (parameter.low, parameter.high))
         case _:
@@ -373,4 +449,6 @@ def _extremes(parameter: Any) -> tuple[Any, ...]:
 
 
 def _with_default(kind: type[Decay]) -> set[str]:
-    return {f.name for f in fields(kind) if f.default is not MISSING or f.default_factory is not MISSING}
+    return {
+        f.name for f in fields(kind) if f.default is not MISSING or f.default_factory is not MISSING
+    }

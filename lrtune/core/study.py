@@ -19,15 +19,17 @@ SamplerName = Literal["tpe", "gp", "random", "qmc"]
 PrunerName = Literal["fair", "halving", "hyperband", "hopeless", "median", "patient", "none"]
 DataOnDevice = Literal["auto", "yes", "no"]
 Signal = Literal["averaged", "raw"]
-"""What an unfinished run is judged by: the Top-1 of its averaged weights, or of its weights as they are."""
+"""What an unfinished run is judged by: the Top-1 of its averaged weights, or of its weights as they
+are."""
 
 
 @dataclass(frozen=True)
 class Budget:
     """What a study may spend.
 
-    `50` is trials of the search. `300ep` (epochs trained), `20runs` (full-length equivalents) and `4h` / `30min` /
-    `90s` (time at work) cover the runs of the baseline and of the confirmation as well, and range tests not.
+    `50` is trials of the search. `300ep` (epochs trained), `20runs` (full-length equivalents) and
+    `4h` / `30min` / `90s` (time at work) cover the runs of the baseline and of the confirmation as
+    well, and range tests not.
     """
 
     amount: float
@@ -46,7 +48,9 @@ class Budget:
         }  # fmt: skip
         found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(text).strip())
         if not found or found[2] not in units:
-            raise InputError(f"`budget` must look like 50, 300ep, 20runs, 30min or 4h, but got {text!r}.")
+            raise InputError(
+                f"`budget` must look like 50, 300ep, 20runs, 30min or 4h, but got {text!r}."
+            )
         unit, scale = units[found[2]]
         amount = float(found[1]) * scale
         if not amount > 0:
@@ -60,7 +64,10 @@ class Budget:
             for suffix, scale in (("h", 3600), ("min", 60)):
                 if self.amount % scale == 0:
                     return f"{self.amount / scale:.12g}{suffix}"
-        return f"{self.amount:.12g}" + {"trials": "", "epochs": "ep", "runs": "runs", "seconds": "s"}[self.unit]
+        return (
+            f"{self.amount:.12g}"
+            + {"trials": "", "epochs": "ep", "runs": "runs", "seconds": "s"}[self.unit]
+        )
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,8 @@ class Rung:
     epochs: int
     """Epochs that it takes."""
     compressed: bool = False
-    """Whether the whole schedule is compressed to them; else they are the first ones of the full run."""
+    """Whether the whole schedule is compressed to them; else they are the first ones of the full
+    run."""
 
     @staticmethod
     def parse(text: str) -> tuple["Rung", ...]:
@@ -81,7 +89,9 @@ class Rung:
         """
         found = [re.fullmatch(r"\s*(c?)([1-9]\d*)\s*", part) for part in text.split(",")]
         rungs = tuple(Rung(int(match[2]), match[1] == "c") for match in found if match)
-        in_order = all((not a.compressed, a.epochs) < (not b.compressed, b.epochs) for a, b in pairwise(rungs))
+        in_order = all(
+            (not a.compressed, a.epochs) < (not b.compressed, b.epochs) for a, b in pairwise(rungs)
+        )
         if len(rungs) < len(found) or not in_order:
             wanted = "must look like c1,c3,9, compressed ones first and each kind rising"
             raise InputError(f"`rungs` {wanted}, but got {text!r}.")
@@ -112,7 +122,8 @@ class TrainSettings:
     augment: bool = True
     """Random crops and, where left and right mean the same, flips."""
     cutout: int = 0
-    """Side in pixels of a square that is cut out of each training image (arXiv 1708.04552); 0: none."""
+    """Side in pixels of a square that is cut out of each training image (arXiv 1708.04552); 0:
+    none."""
     ema_half_life_epochs: float = 0.5
     """Of the averaged weights that are measured beside the raw ones; 0: there are none."""
     device: str = "auto"
@@ -121,7 +132,8 @@ class TrainSettings:
     data_on_device: DataOnDevice = "auto"
     """Whether resident sets lie on the device; `auto`: where they fit. It changes no number."""
     threads: int = 0
-    """CPU threads of a run; 0: all cores, divided among the jobs. A setting, since it moves the last bits."""
+    """CPU threads of a run; 0: all cores, divided among the jobs. A setting, since it moves the
+    last bits."""
 
     def __post_init__(self) -> None:
         check([
@@ -152,7 +164,8 @@ class StudyConfig:
 
     name: str
     task: Mapping[str, Any]
-    """Where the task comes from: `{"data": ..., "model": ...}`, `{"file": ...}` or `{"python": ...}`."""
+    """Where the task comes from: `{"data": ..., "model": ...}`, `{"file": ...}` or `{"python":
+    ...}`."""
     space_name: str
     space_toml: str
     epochs: int
@@ -170,7 +183,8 @@ class StudyConfig:
     rungs: tuple[Rung, ...] = ()
     """Looks at a recipe before its full run, the cheapest first."""
     reduction_factor: int = 3
-    """Of this many trials on a rung one goes up at most; of more where the next run is more than so much longer."""
+    """Of this many trials on a rung one goes up at most; of more where the next run is more than so
+    much longer."""
     signal: Signal = "averaged"
     """What unfinished runs are judged by."""
     baseline: Recipe
@@ -222,7 +236,8 @@ class RangeResult:
     reason: str = ""
     """Why there is no signal; empty where there is an interval."""
     suggestions: Mapping[str, float] = field(default_factory=dict)
-    """What each of the classic rules says on the same curves; a rule that found nothing is absent."""
+    """What each of the classic rules says on the same curves; a rule that found nothing is absent.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)

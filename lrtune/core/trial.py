@@ -18,8 +18,9 @@ BASELINE = -1
 class Run:
     """One training of one recipe: what has to be known to do it again.
 
-    `id` is unique in its study and derived from what the run is for (`baseline-0`, `trial-0007-rung-0`, `trial-0007`,
-    `trial-0007-confirm-1`), so that two processes that plan the same run collide instead of training it twice.
+    `id` is unique in its study and derived from what the run is for (`baseline-0`,
+    `trial-0007-rung-0`, `trial-0007`, `trial-0007-confirm-1`), so that two processes that plan the
+    same run collide instead of training it twice.
     """
 
     id: str
@@ -30,7 +31,8 @@ class Run:
     recipe_epochs: int
     """Epochs that the lengths in `recipe` are meant for."""
     horizon_epochs: int
-    """Epochs that the schedule is fitted to; where they are fewer than `recipe_epochs`, it is compressed."""
+    """Epochs that the schedule is fitted to; where they are fewer than `recipe_epochs`, it is
+    compressed."""
     stop_epochs: int
     """Epochs that are trained: all of the horizon, or fewer of a run that is left at a rung."""
     seed: int
@@ -60,7 +62,8 @@ class Measurement:
     averaged_val_loss: float = math.nan
     """Validation loss of the averaged weights; nan where there are none."""
     averaged_top1: float = math.nan
-    """Percent of the validation images right, by the averaged weights. No finished run is ranked by it."""
+    """Percent of the validation images right, by the averaged weights. No finished run is ranked by
+    it."""
     seconds: float
     """Training and evaluation of this epoch."""
     images_per_s: float
@@ -70,13 +73,16 @@ class Measurement:
     memory_mib: float = field(default=math.nan, compare=False)
     """The most that its process has had in main memory so far, MiB; nan where that is not known."""
     gpu_memory_mib: float = field(default=math.nan, compare=False)
-    """The most that torch has reserved of its GPU so far, MiB, for all lanes together; nan on a CPU."""
+    """The most that torch has reserved of its GPU so far, MiB, for all lanes together; nan on a
+    CPU."""
     prefix: str = ""
-    """Key of the training up to here: equal for runs that agree in everything that shapes them, to this epoch."""
+    """Key of the training up to here: equal for runs that agree in everything that shapes them, to
+    this epoch."""
     reused: bool = False
     """Taken over from another run with the same prefix, and not trained by this one."""
     again_epochs: int = 0
-    """Epochs before this one that were trained a second time for it, because their checkpoint was gone."""
+    """Epochs before this one that were trained a second time for it, because their checkpoint was
+    gone."""
 
     @property
     def diverged(self) -> bool:
@@ -98,7 +104,8 @@ class RunRecord:
     retries: int = 0
     """Times that it lost its worker and went on with another."""
     test_top1: float | None = None
-    """Percent of the test images right; only ever read for the recommended recipe and the baseline."""
+    """Percent of the test images right; only ever read for the recommended recipe and the baseline.
+    """
 
     @property
     def epochs(self) -> int:

@@ -1,8 +1,9 @@
 """From the curves of a range test to the interval of peak LRs worth searching, or "no signal" and why.
 
-The sweep's raw losses are smoothed afterwards, with a centred window in log LR: a causal average (EMA .98, as in
-fastai and Lightning) lags by half the sweep. Every threshold is relative to the curve's own drop and noise, so
-scaling the loss moves nothing; the interval's ends are LRs on the curve, so shifting the LR axis shifts the answer.
+The sweep's raw losses are smoothed afterwards, with a centred window in log LR: a causal average
+(EMA .98, as in fastai and Lightning) lags by half the sweep. Every threshold is relative to the
+curve's own drop and noise, so scaling the loss moves nothing; the interval's ends are LRs on the
+curve, so shifting the LR axis shifts the answer.
 """
 
 import math
@@ -21,14 +22,17 @@ WINDOW_DECADES = 0.3
 MIN_POINTS = 16
 """Below this many points a curve says nothing."""
 MIN_SIGMAS = 6.0
-"""The drop must exceed the smoothed curve's noise by this factor: the lowest of 200 noisy values is about 3 below."""
+"""The drop must exceed the smoothed curve's noise by this factor: the lowest of 200 noisy values is
+about 3 below."""
 LOW_DROP, HIGH_RISE = 0.2, 0.25
 """Shares of the drop: reached where the interval begins, lost again where it ends."""
 SLIDE_DECADES, SLIDE_THRESHOLD = 1.2, 0.03
 RULE = "from the LR at which a fifth of the drop in loss is reached to {end}; first try: their geometric mean"
 RISEN = "the one past the minimum at which a quarter of it is lost again"
 BLOWN_UP = "the last one before the loss blew up"
-NOT_RISEN = "the last one of the sweep, since the loss had not risen by then: higher ones were not tried"
+NOT_RISEN = (
+    "the last one of the sweep, since the loss had not risen by then: higher ones were not tried"
+)
 
 
 def range_result(optimizer: str, curves: Sequence[RangeCurve]) -> RangeResult:
@@ -41,7 +45,9 @@ def range_result(optimizer: str, curves: Sequence[RangeCurve]) -> RangeResult:
 
     def nothing(reason: str) -> RangeResult:
         rule = RULE.format(end=RISEN)
-        return RangeResult(optimizer=optimizer, curves=tuple(curves), interval=None, rule=rule, reason=reason)
+        return RangeResult(
+            optimizer=optimizer, curves=tuple(curves), interval=None, rule=rule, reason=reason
+        )
 
     shortest = min(curves, key=lambda curve: len(curve.lrs))
     num_points = len(shortest.lrs)
@@ -57,19 +63,29 @@ def range_result(optimizer: str, curves: Sequence[RangeCurve]) -> RangeResult:
     lrs, losses, noise = combine(curves)
     tenth = max(3, len(losses) // 10)
     lowest = int(np.argmin(losses))
-    start = float(np.mean(losses[: max(1, min(tenth, lowest))]))  # before the lowest: a rise is nothing to fall from
+    start = float(
+        np.mean(losses[: max(1, min(tenth, lowest))])
+    )  # before the lowest: a rise is nothing to fall from
     drop = start - float(losses[lowest])
     if drop <= MIN_SIGMAS * noise[lowest]:
         if float(np.median((losses - start - MIN_SIGMAS * noise)[-tenth:])) > 0:
-            return nothing("the loss only rises: there is no LR in the sweep from which it falls first")
-        return nothing(f"the loss falls by {drop:.3g}, which its noise ({noise[lowest]:.2g} after smoothing) explains")
+            return nothing(
+                "the loss only rises: there is no LR in the sweep from which it falls first"
+            )
+        return nothing(
+            f"the loss falls by {drop:.3g}, which its noise ({noise[lowest]:.2g} after smoothing) explains"
+        )
 
     low = lrs[_first(losses[: lowest + 1] <= start - LOW_DROP * drop)]
     risen = np.flatnonzero(losses[lowest:] > losses[lowest] + HIGH_RISE * drop)
     high = lrs[lowest + risen[0]] if len(risen) else lrs[-1]
     end = RISEN if len(risen) else BLOWN_UP if shortest.diverged else NOT_RISEN
-    suggestion = math.sqrt(low * high)  # of many rules the one that lost least of the accuracy: docs/finder.md
-    suggestions = {name: lr for name, rule in RULES.items() if (lr := rule(lrs, losses)) is not None}
+    suggestion = math.sqrt(
+        low * high
+    )  # of many rules the one that lost least of the accuracy: docs/finder.md
+    suggestions = {
+        name: lr for name, rule in RULES.items() if (lr := rule(lrs, losses)) is not None
+    }
     return RangeResult(
         optimizer=optimizer,
         curves=tuple(curves),
@@ -82,19 +98,22 @@ def range_result(optimizer: str, curves: Sequence[RangeCurve]) -> RangeResult:
 def combine(curves: Sequence[RangeCurve]) -> tuple[Array, Array, Array]:
     """The median over seeds of the smoothed curves.
 
-    Returns:
-        LRs and smoothed losses, shape (n,) for the n points that all curves have, and the standard error of the
-        smoothed losses.
+    Returns: LRs and smoothed losses, shape (n,) for the n points that all curves have, and the
+        standard error of the smoothed losses.
     """
     num_points = min(len(curve.lrs) for curve in curves)
     lrs = np.asarray(curves[0].lrs[:num_points])
     raw = np.asarray([curve.losses[:num_points] for curve in curves])  # (seeds, n)
     weights = smoothing(lrs)
-    # Differences of neighbours cancel the trend; for white noise their standard deviation is sqrt(2) times the noise's.
+    # Differences of neighbours cancel the trend; for white noise their standard deviation is
+    # sqrt(2) times the noise's.
     calm = np.diff(raw[:, : max(MIN_POINTS, num_points // 2)], axis=1)
     sigma = float(1.4826 * np.median(np.abs(calm))) / math.sqrt(2)
-    sigma = max(sigma, float(np.finfo(np.float32).eps * np.median(np.abs(raw))))  # what a loss can resolve
-    # The window is one-sided at the ends, and the median of several is less sharp than their mean: up to sqrt(pi / 2).
+    sigma = max(
+        sigma, float(np.finfo(np.float32).eps * np.median(np.abs(raw)))
+    )  # what a loss can resolve
+    # The window is one-sided at the ends, and the median of several is less sharp than their mean:
+    # up to sqrt(pi / 2).
     errors = sigma * np.sqrt(np.sum(weights**2, axis=1) * math.pi / 2 / len(curves))
     return lrs, np.median(raw @ weights.T, axis=0), errors
 
@@ -102,16 +121,20 @@ def combine(curves: Sequence[RangeCurve]) -> tuple[Array, Array, Array]:
 def smoothing(lrs: Array) -> Array:
     """A local linear fit in log LR with triangular weights over `WINDOW_DECADES`: centred, unbiased at the ends too.
 
-    Returns:
-        The weights of each loss (columns) in each smoothed loss (rows), shape (n, n): `smoothing(lrs) @ losses`.
+    Returns: The weights of each loss (columns) in each smoothed loss (rows), shape (n, n):
+        `smoothing(lrs) @ losses`.
     """
     x = np.log10(lrs)
     offsets = x[None, :] - x[:, None]  # (n, n): row i holds the distances from point i
     weights = np.clip(1 - np.abs(offsets) / (WINDOW_DECADES / 2), 0, None)
     s0, s1, s2 = (np.sum(weights * offsets**k, axis=1, keepdims=True) for k in range(3))
     determinant = s0 * s2 - s1 * s1
-    alone = determinant <= 1e-12 * s0 * s0  # a point with no neighbour in its window keeps its own value
-    found: Array = weights * np.where(alone, 1 / s0, (s2 - s1 * offsets) / np.where(alone, 1, determinant))
+    alone = (
+        determinant <= 1e-12 * s0 * s0
+    )  # a point with no neighbour in its window keeps its own value
+    found: Array = weights * np.where(
+        alone, 1 / s0, (s2 - s1 * offsets) / np.where(alone, 1, determinant)
+    )
     return found
 
 
@@ -131,7 +154,9 @@ def steep(lrs: Array, losses: Array) -> float | None:
 
 def valley(lrs: Array, losses: Array) -> float | None:
     """The middle of the valley that the longest falling subsequence ends (fastai's `valley`, by ESRI)."""
-    lengths = np.ones(len(losses), dtype=int)  # of the longest falling subsequence that ends at each point
+    lengths = np.ones(
+        len(losses), dtype=int
+    )  # of the longest falling subsequence that ends at each point
     for i in range(1, len(losses)):
         lengths[i] = 1 + max(lengths[:i][losses[:i] > losses[i]], default=0)
     end = int(np.argmax(lengths))
@@ -143,15 +168,17 @@ def valley(lrs: Array, losses: Array) -> float | None:
 def slide(lrs: Array, losses: Array) -> float | None:
     """The left end of an interval slid down from the right while the slope differs between its ends (fastai's `slide`).
 
-    fastai's interval of 15 points and threshold of 0.005 a point, at its 100 points over 8 decades and a drop of about
-    2, are 1.2 decades and 0.03 drops a decade here.
+    fastai's interval of 15 points and threshold of 0.005 a point, at its 100 points over 8 decades
+    and a drop of about 2, are 1.2 decades and 0.03 drops a decade here.
     """
     drop = float(losses[0] - losses.min())
     width = max(1, int(np.sum(np.log10(lrs / lrs[0]) <= SLIDE_DECADES)) - 1)
     if drop <= 0 or width >= len(lrs):
         return None
     slope = np.gradient(losses / drop, np.log10(lrs))
-    different = np.abs(slope[width:] - slope[:-width]) > SLIDE_THRESHOLD  # by the left end of the interval
+    different = (
+        np.abs(slope[width:] - slope[:-width]) > SLIDE_THRESHOLD
+    )  # by the left end of the interval
     if not different[-1] or different.all():
         return None
     return float(lrs[int(np.flatnonzero(~different)[-1]) + 1])

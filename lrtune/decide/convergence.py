@@ -37,7 +37,10 @@ class Convergence:
 
 
 def convergence_epoch(top1s: Sequence[float], target: float) -> int | None:
-    """The first epoch, from 1, whose Top-1 is at least `target`; `None` where no epoch's is. NaN reaches nothing."""
+    """The first epoch, from 1, whose Top-1 is at least `target`; `None` where no epoch's is.
+
+    NaN reaches nothing.
+    """
     return next((epoch for epoch, top1 in enumerate(top1s, start=1) if top1 >= target), None)
 
 

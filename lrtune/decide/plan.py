@@ -1,9 +1,9 @@
 """What to train next: a pure function of the study's state.
 
-Orphans first (a run whose process is gone goes on from its last epoch), then the baseline's seeds, then promotions and
-recipes from the sampler while the budget lasts, then the best of them again with fresh seeds. A comparison has recipes
-of its own and no search. An engine asks, trains, records and asks again; kill it at any time, and the plan goes on from
-what was recorded.
+Orphans first (a run whose process is gone goes on from its last epoch), then the baseline's seeds,
+then promotions and recipes from the sampler while the budget lasts, then the best of them again
+with fresh seeds. A comparison has recipes of its own and no search. An engine asks, trains, records
+and asks again; kill it at any time, and the plan goes on from what was recorded.
 """
 
 import math
@@ -21,11 +21,14 @@ Ask = Callable[[StudyState, int], Recipe]
 """The sampler: the recipe of trial number n, given the study so far."""
 
 MAX_REPEATS = 10
-"""Trials in a row with recipes that were tried before, after which the space is taken to hold nothing else."""
+"""Trials in a row with recipes that were tried before, after which the space is taken to hold
+nothing else."""
 MAX_FAILURES = 3
-"""Runs that fail one after another before the study is given up: the fault is then not in a recipe."""
+"""Runs that fail one after another before the study is given up: the fault is then not in a recipe.
+"""
 MAX_DIVERGED = 10
-"""Trials after which a study is given up in which every run diverged: the fault is then not in the LR."""
+"""Trials after which a study is given up in which every run diverged: the fault is then not in the
+LR."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,11 @@ def _next_of_search(state: StudyState, ask: Ask) -> Run | Wait | None:
     if any(record.state == "running" for record in state.records if record.run.is_of_search):
         return Wait()  # what goes up, and which are the best, is known only when they have ended
     promoted = promotion(state, settled=True)
-    return promoted if promoted is not None and _affordable(state, promoted, reserve_epochs=0) else None
+    return (
+        promoted
+        if promoted is not None and _affordable(state, promoted, reserve_epochs=0)
+        else None
+    )
 
 
 def outcome(state: StudyState) -> Done | None:
@@ -108,7 +115,9 @@ def _reserve_epochs(state: StudyState) -> float:
     """What the search leaves untouched: a full run of its best recipe, and the confirmations; at most a third."""
     config = state.config
     most = max(config.num_seeds, config.max_seeds)
-    wanted = (config.num_confirmed * most + most - config.num_seeds + bool(config.rungs)) * config.epochs
+    wanted = (
+        config.num_confirmed * most + most - config.num_seeds + bool(config.rungs)
+    ) * config.epochs
     epoch = _epoch_cost(state)
     return min(wanted, config.budget.amount / 3 / epoch) if epoch else 0.0
 
@@ -116,7 +125,8 @@ def _reserve_epochs(state: StudyState) -> float:
 def _affordable(state: StudyState, run: Run, *, reserve_epochs: float) -> bool:
     """Whether a run fits into the budget, with what is running now and `reserve_epochs` set aside.
 
-    Side by side, epochs cost less time than they take. A run fits only if there is the time that it takes itself.
+    Side by side, epochs cost less time than they take. A run fits only if there is the time that it
+    takes itself.
     """
     budget, epoch = state.config.budget, _epoch_cost(state)
     if budget.unit == "trials" or not epoch or state.config.is_comparison:
@@ -127,13 +137,19 @@ def _affordable(state: StudyState, run: Run, *, reserve_epochs: float) -> bool:
     own = run.stop_epochs - known
     wanted = epoch * (running + own + reserve_epochs)
     if budget.unit == "seconds":
-        wanted = max(wanted, own * sum(record.seconds for record in state.records) / state.epochs_trained)
+        wanted = max(
+            wanted, own * sum(record.seconds for record in state.records) / state.epochs_trained
+        )
     return state.spent(budget.unit) + wanted <= budget.amount + 1e-9
 
 
 def _is_prefix(first: Run, run: Run) -> bool:
     """Whether a run goes on where another one stopped."""
-    same = (first.recipe, first.horizon_epochs, first.seed) == (run.recipe, run.horizon_epochs, run.seed)
+    same = (first.recipe, first.horizon_epochs, first.seed) == (
+        run.recipe,
+        run.horizon_epochs,
+        run.seed,
+    )
     return same and first.stop_epochs < run.stop_epochs
 
 

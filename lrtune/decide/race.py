@@ -1,7 +1,8 @@
 """The race: the best recipes once more, with fresh seeds, and as many of those as it takes to tell them apart.
 
-Each begins with `num_seeds` of them, like the baseline. Then, seed by seed up to `max_seeds`, those go on that may
-still be the best; the baseline is one of them. Who goes on is decided between rounds, from the seeds that all had.
+Each begins with `num_seeds` of them, like the baseline. Then, seed by seed up to `max_seeds`, those
+go on that may still be the best; the baseline is one of them. Who goes on is decided between
+rounds, from the seeds that all had.
 """
 
 from collections.abc import Iterator, Mapping, Set
@@ -14,8 +15,9 @@ from lrtune.decide.ranking import Ranking, rank
 from lrtune.decide.trials import best_first, trials_of
 
 CLEARLY = 0.005
-"""A recipe whose probability of being better than the leader is below this is out of the race. It is stricter than the
-95 % interval of the report, because a test that is repeated after each seed raises false alarms."""
+"""A recipe whose probability of being better than the leader is below this is out of the race. It
+is stricter than the 95 % interval of the report, because a test that is repeated after each seed
+raises false alarms."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +31,10 @@ class Entrant:
 
 
 def fresh_seeds(config: StudyConfig) -> range:
-    """Seeds that the search does not use. The baseline and the confirmations share them, so that they can be paired."""
+    """Seeds that the search does not use.
+
+    The baseline and the confirmations share them, so that they can be paired.
+    """
     return range(config.seed + 1, config.seed + 1 + config.num_seeds)
 
 
@@ -48,13 +53,18 @@ def entrants(state: StudyState) -> list[Entrant]:
             break
         if trial.recipe not in seen:
             seen.add(trial.recipe)
-            found.append(Entrant(number=trial.number, name=f"trial {trial.number}", recipe=trial.recipe))
+            found.append(
+                Entrant(number=trial.number, name=f"trial {trial.number}", recipe=trial.recipe)
+            )
     return found
 
 
 def baseline_runs(state: StudyState) -> list[Run]:
     """The first runs of a study, whatever comes of them."""
-    return [_run(state, baseline_of(state), index, seed) for index, seed in enumerate(fresh_seeds(state.config))]
+    return [
+        _run(state, baseline_of(state), index, seed)
+        for index, seed in enumerate(fresh_seeds(state.config))
+    ]
 
 
 def runs_of_race(state: StudyState) -> Iterator[Run]:
@@ -62,7 +72,10 @@ def runs_of_race(state: StudyState) -> Iterator[Run]:
     config, records = state.config, {record.run.id: record for record in state.records}
     field = entrants(state)
     first = list(enumerate(fresh_seeds(config)))
-    runs = [*baseline_runs(state), *(_run(state, entrant, index, seed) for entrant in field for index, seed in first)]
+    runs = [
+        *baseline_runs(state),
+        *(_run(state, entrant, index, seed) for entrant in field for index, seed in first),
+    ]
     yield from runs
     left = {BASELINE, *(entrant.number for entrant in field)}
     for index in range(config.num_seeds, config.max_seeds if field else 0):
@@ -72,7 +85,11 @@ def runs_of_race(state: StudyState) -> Iterator[Run]:
         left = still_open(standings(state, before_seed=seed), left)
         if not left:
             return
-        runs = [_run(state, one, index, seed) for one in (baseline_of(state), *field) if one.number in left]
+        runs = [
+            _run(state, one, index, seed)
+            for one in (baseline_of(state), *field)
+            if one.number in left
+        ]
         yield from runs
 
 
@@ -97,12 +114,15 @@ def standings(state: StudyState, *, before_seed: int | None = None) -> Ranking:
         before_seed: leaves out this seed and later ones.
     """
     known = fresh_top1s(state, before_seed=before_seed)
-    # A loss of everything is no draw from a normal distribution; it would drown what the others say of each other.
+    # A loss of everything is no draw from a normal distribution; it would drown what the others say
+    # of each other.
     sound = {number: by_seed for number, by_seed in known.items() if 0.0 not in by_seed.values()}
     return rank(sound, reference=BASELINE, num_images=state.config.num_validation)
 
 
-def fresh_top1s(state: StudyState, *, before_seed: int | None = None) -> Mapping[int, Mapping[int, float]]:
+def fresh_top1s(
+    state: StudyState, *, before_seed: int | None = None
+) -> Mapping[int, Mapping[int, float]]:
     """Final Top-1 by trial and fresh seed, percent; 0 of a run that diverged."""
     found: dict[int, dict[int, float]] = {}
     for record in state.fresh:

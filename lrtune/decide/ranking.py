@@ -1,13 +1,15 @@
 """What fresh seeds say of several recipes together: differences with their intervals, and who is the best.
 
-The Top-1 of recipe k with seed s is `mu_k + b_s + e_ks`: seeds give initial weights and data order, so the runs of one
-seed share `b_s`, and what chance adds is normal with one variance for all. The candidates of a search are the best of
-many, so their scores flatter the first among them; they are taken as draws from one normal distribution, which pulls
-them together by as much as the data allow (Efron & Morris 1975, doi 10.2307/2285814; the half-Cauchy prior of its
-width is that of Gelman 2006, doi 10.1214/06-BA117A). The recipe that they are compared with was not chosen for its
-score, and is left where it is. A posterior hardly minds which of them is looked at and when one stops to train more
-seeds, so the same numbers serve the race, the ties and the report. With one candidate the interval is that of the
-paired t test, a little wider. `benchmarks/intervals.py` tells how often all this is right.
+The Top-1 of recipe k with seed s is `mu_k + b_s + e_ks`: seeds give initial weights and data order,
+so the runs of one seed share `b_s`, and what chance adds is normal with one variance for all. The
+candidates of a search are the best of many, so their scores flatter the first among them; they are
+taken as draws from one normal distribution, which pulls them together by as much as the data allow
+(Efron & Morris 1975, doi 10.2307/2285814; the half-Cauchy prior of its width is that of Gelman
+2006, doi 10.1214/06-BA117A). The recipe that they are compared with was not chosen for its score,
+and is left where it is. A posterior hardly minds which of them is looked at and when one stops to
+train more seeds, so the same numbers serve the race, the ties and the report. With one candidate
+the interval is that of the paired t test, a little wider. `benchmarks/intervals.py` tells how often
+all this is right.
 """
 
 import math
@@ -25,8 +27,9 @@ from lrtune.decide.noise import Difference
 Array = NDArray[np.float64]
 
 TAIL = 0.015
-"""On either side of a 95 % interval. Less than 2.5 %, because choosing the best and testing after each seed make
-intervals miss more: at 2.5 % they cover 93 times in 100 where the candidates differ by as much as the noise."""
+"""On either side of a 95 % interval. Less than 2.5 %, because choosing the best and testing after
+each seed make intervals miss more: at 2.5 % they cover 93 times in 100 where the candidates differ
+by as much as the noise."""
 NUM_WIDTHS = 32
 """Points on the prior of the candidates' width, all of the same probability."""
 NUM_DRAWS = 20_000
@@ -47,25 +50,37 @@ class Ranking:
     roots: Array
     """Of their scale matrix: `roots @ roots.T`, shape (w, k, q)."""
     freedom: int
-    """Degrees of freedom of the multivariate t distributions that `centres` and `roots` belong to; 0: none."""
+    """Degrees of freedom of the multivariate t distributions that `centres` and `roots` belong to;
+    0: none."""
 
     @cached_property
     def means(self) -> Mapping[int, float]:
         """Each recipe's mean Top-1, percent, with what a seed did to all allowed for: least squares of recipe and seed.
 
-        Where all recipes have the same seeds these are the plain means, and also where seeds link no two recipes.
+        Where all recipes have the same seeds these are the plain means, and also where seeds link
+        no two recipes.
         """
-        runs = [(recipe, seed, top1) for recipe, scores in self.top1s.items() for seed, top1 in scores.items()]
+        runs = [
+            (recipe, seed, top1)
+            for recipe, scores in self.top1s.items()
+            for seed, top1 in scores.items()
+        ]
         seeds = sorted({seed for _, seed, _ in runs})
         design = np.array(
-            [[recipe == r for r in self.top1s] + [seed == s for s in seeds[1:]] for recipe, seed, _ in runs]
+            [
+                [recipe == r for r in self.top1s] + [seed == s for s in seeds[1:]]
+                for recipe, seed, _ in runs
+            ]
         )
         if not runs or np.linalg.matrix_rank(design) < design.shape[1]:
             return {recipe: fmean(scores.values()) for recipe, scores in self.top1s.items()}
         effects = np.linalg.lstsq(design.astype(float), np.array([top1 for *_, top1 in runs]))[0]
         offset = effects[len(self.top1s) :].sum() / len(seeds)
         # Rounded, so that equal ones are equal.
-        return {recipe: round(float(effect + offset), 9) for recipe, effect in zip(self.top1s, effects, strict=False)}
+        return {
+            recipe: round(float(effect + offset), 9)
+            for recipe, effect in zip(self.top1s, effects, strict=False)
+        }
 
     def difference(self, ours: int, theirs: int) -> Difference | None:
         """Mean of `ours - theirs` over the seeds that both have, with its 95 % interval; `None` where there is none."""
@@ -96,7 +111,10 @@ class Ranking:
             offsets[widths == width] = normal[widths == width] @ self.roots[width].T
         draws = self.centres[widths] + offsets * scale[:, None]
         counts = np.bincount(draws.argmax(axis=1), minlength=len(self.top1s))
-        return {recipe: float(count / NUM_DRAWS) for recipe, count in zip(self.top1s, counts, strict=True)}
+        return {
+            recipe: float(count / NUM_DRAWS)
+            for recipe, count in zip(self.top1s, counts, strict=True)
+        }
 
     def _cumulative(self, ours: int, theirs: int, value: float) -> float:
         """Probability that `ours - theirs` is at most `value`."""
@@ -107,7 +125,9 @@ class Ranking:
         centres, scales = self._contrast(ours, theirs)
         ends = stats.t.ppf(probability, self.freedom, loc=centres, scale=scales)
         low, high = float(ends.min()) - 1e-9, float(ends.max()) + 1e-9
-        return float(optimize.brentq(lambda x: self._cumulative(ours, theirs, x) - probability, low, high))
+        return float(
+            optimize.brentq(lambda x: self._cumulative(ours, theirs, x) - probability, low, high)
+        )
 
     def _contrast(self, ours: int, theirs: int) -> tuple[Array, Array]:
         """Location and scale of `ours - theirs` at each width, shape (w,) each."""
@@ -119,39 +139,57 @@ class Ranking:
         )
 
 
-def rank(top1s: Mapping[int, Mapping[int, float]], *, reference: int | None, num_images: int) -> Ranking:
+def rank(
+    top1s: Mapping[int, Mapping[int, float]], *, reference: int | None, num_images: int
+) -> Ranking:
     """What the final Top-1s of several recipes say of them.
 
-    Args:
-        top1s: final Top-1 by recipe and seed, percent; recipes need not have the same seeds.
-        reference: the recipe that was not chosen for its score, if it is among them.
-        num_images: validation images that the Top-1s were counted on. The spread over a few seeds may come out as zero
+    Args: top1s: final Top-1 by recipe and seed, percent; recipes need not have the same seeds.
+        reference: the recipe that was not chosen for its score, if it is among them. num_images:
+        validation images that the Top-1s were counted on. The spread over a few seeds may come out
+        as zero
             by luck; it is never taken as smaller than what counting can resolve, one image.
     """
     top1s = {recipe: scores for recipe, scores in top1s.items() if scores}
     candidates = [recipe for recipe in top1s if recipe != reference]
     seeds = sorted({seed for scores in top1s.values() for seed in scores})
-    runs = [(recipe, seed, top1) for recipe, scores in top1s.items() for seed, top1 in scores.items()]
+    runs = [
+        (recipe, seed, top1) for recipe, scores in top1s.items() for seed, top1 in scores.items()
+    ]
     values = np.array([top1 for _, _, top1 in runs])
     drawn = candidates if len(candidates) > 1 else []
-    # One column a seed; then how far the candidates as a whole are from the reference; then how far each is from them.
+    # One column a seed; then how far the candidates as a whole are from the reference; then how far
+    # each is from them.
     led = [reference] if candidates and reference in top1s else []
-    fixed = np.array([[seed == s for s in seeds] + [recipe != r for r in led] for recipe, seed, _ in runs], dtype=float)
-    own = np.array([[recipe == c for c in drawn] for recipe, _, _ in runs], dtype=float).reshape(len(runs), len(drawn))
+    fixed = np.array(
+        [[seed == s for s in seeds] + [recipe != r for r in led] for recipe, seed, _ in runs],
+        dtype=float,
+    )
+    own = np.array([[recipe == c for c in drawn] for recipe, _, _ in runs], dtype=float).reshape(
+        len(runs), len(drawn)
+    )
     design = np.hstack([fixed, own]) if runs else np.zeros((0, 0))
     freedom = len(runs) - len(seeds) - len(led)
     if freedom <= 0 or np.linalg.matrix_rank(fixed) < fixed.shape[1]:
         nothing = np.zeros((1, len(top1s)))
-        return Ranking(top1s=top1s, weights=np.ones(1), centres=nothing, roots=nothing[:, :, None], freedom=0)
+        return Ranking(
+            top1s=top1s, weights=np.ones(1), centres=nothing, roots=nothing[:, :, None], freedom=0
+        )
     # From the columns to the recipes; what a seed adds is the same for all, and left out.
     pick = np.array(
-        [[0.0] * len(seeds) + [recipe != r for r in led] + [recipe == c for c in drawn] for recipe in top1s]
+        [
+            [0.0] * len(seeds) + [recipe != r for r in led] + [recipe == c for c in drawn]
+            for recipe in top1s
+        ]
     )
 
-    least = freedom * (100 / num_images) ** 2 / 2  # runs that differ by an image are each off by 1 / sqrt(2) of it
+    least = (
+        freedom * (100 / num_images) ** 2 / 2
+    )  # runs that differ by an image are each off by 1 / sqrt(2) of it
     evidence, centres, roots = [], [], []
     for ratio in _ratios() if drawn else [1.0]:
-        # Henderson's equations of the mixed model (1975, doi 10.2307/2529430), and its restricted likelihood.
+        # Henderson's equations of the mixed model (1975, doi 10.2307/2529430), and its restricted
+        # likelihood.
         penalty = np.diag([0.0] * fixed.shape[1] + [ratio**-2.0] * len(drawn))
         inverse = np.linalg.inv(design.T @ design + penalty)
         effects = inverse @ design.T @ values
@@ -162,11 +200,16 @@ def rank(top1s: Mapping[int, Mapping[int, float]], *, reference: int | None, num
         evidence.append(-(logdets + freedom * math.log(squares)) / 2)
         centres.append(pick @ effects)
         sizes, axes = np.linalg.eigh(pick @ inverse @ pick.T * (squares / freedom))
-        # The symmetric root: of equal sizes the axes are whatever the processor's library makes them.
+        # The symmetric root: of equal sizes the axes are whatever the processor's library makes
+        # them.
         roots.append(axes * np.sqrt(np.clip(sizes, 0, None)) @ axes.T)
     weights = np.exp(np.array(evidence) - max(evidence))
     return Ranking(
-        top1s=top1s, weights=weights / weights.sum(), centres=np.array(centres), roots=np.array(roots), freedom=freedom
+        top1s=top1s,
+        weights=weights / weights.sum(),
+        centres=np.array(centres),
+        roots=np.array(roots),
+        freedom=freedom,
     )
 
 

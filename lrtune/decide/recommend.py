@@ -48,7 +48,8 @@ class Contender:
     val_losses: tuple[float, ...]
     """Final validation loss of the same runs; nan of one that diverged."""
     seconds: float
-    """Time that one of these runs takes, what was reused counted in; the mean of them, nan without any."""
+    """Time that one of these runs takes, what was reused counted in; the mean of them, nan without
+    any."""
     convergence: Convergence
     settling_epoch: float
     """Median over the seeds; nan without any."""
@@ -57,7 +58,8 @@ class Contender:
     difference: Difference | None = None
     """To the baseline; `None` for the baseline itself, and where they share no seed."""
     probability_best: float = math.nan
-    """That no other of those confirmed has a higher true Top-1; nan where nothing is known of that."""
+    """That no other of those confirmed has a higher true Top-1; nan where nothing is known of that.
+    """
 
     @property
     def mean(self) -> float:
@@ -92,8 +94,8 @@ class Recommendation:
     ties: tuple[Contender, ...]
     """Contenders that fresh seeds do not tell from `best`."""
     simplest: Contender | None
-    """Of `best` and its ties, as far as they may well be better, the one with the fewest parts, and then the earliest
-    to converge; `None` without ties."""
+    """Of `best` and its ties, as far as they may well be better, the one with the fewest parts, and
+    then the earliest to converge; `None` without ties."""
     target: float
     """Top-1 that convergence is measured against, percent; nan while there is none."""
     target_source: str
@@ -121,7 +123,10 @@ def recommend(state: StudyState) -> Recommendation | None:
         number = entrant.number
         of_it = runs.get(number, [])
         epochs = [convergence_epoch([m.top1 for m in r.measurements], target) for r in of_it]
-        settling = [settling_epoch([m.top1 for m in r.measurements], state.config.num_validation) for r in of_it]
+        settling = [
+            settling_epoch([m.top1 for m in r.measurements], state.config.num_validation)
+            for r in of_it
+        ]
         return Contender(
             trial=number,
             name=entrant.name,
@@ -129,12 +134,20 @@ def recommend(state: StudyState) -> Recommendation | None:
             search_top1=search_top1,
             seeds=tuple(r.run.seed for r in of_it),
             top1s=tuple(map(final_top1, of_it)),
-            val_losses=tuple(r.measurements[-1].val_loss if r.measurements else math.nan for r in of_it),
-            seconds=fmean(sum(m.seconds for m in r.measurements) for r in of_it) if of_it else math.nan,
+            val_losses=tuple(
+                r.measurements[-1].val_loss if r.measurements else math.nan for r in of_it
+            ),
+            seconds=fmean(sum(m.seconds for m in r.measurements) for r in of_it)
+            if of_it
+            else math.nan,
             convergence=Convergence(epochs=tuple(epochs), horizon_epochs=state.config.epochs),
-            settling_epoch=median(settled) if (settled := [s for s in settling if s is not None]) else math.nan,
+            settling_epoch=median(settled)
+            if (settled := [s for s in settling if s is not None])
+            else math.nan,
             test_top1s=tuple(r.test_top1 for r in of_it if r.test_top1 is not None),
-            difference=None if number == BASELINE else _difference(number, BASELINE, known, ranking),
+            difference=None
+            if number == BASELINE
+            else _difference(number, BASELINE, known, ranking),
             probability_best=best_of.get(number, 0.0 if number in known and best_of else math.nan),
         )
 
@@ -145,13 +158,22 @@ def recommend(state: StudyState) -> Recommendation | None:
         candidates = [c for entrant in entrants(state) if (c := contender(entrant, math.nan)).top1s]
     else:
         candidates = [
-            contender(Entrant(number=trial.number, name=f"trial {trial.number}", recipe=trial.recipe), trial.top1)
+            contender(
+                Entrant(number=trial.number, name=f"trial {trial.number}", recipe=trial.recipe),
+                trial.top1,
+            )
             for trial in best_first(trials_of(state))
         ]
     # The baseline comes first, so that it keeps its place where a new recipe only equals it.
     proven = ([baseline] if baseline else []) + [c for c in candidates if c.top1s]
-    ranked = sorted(proven, key=lambda c: (c.trial in ranking.means, ranking.means.get(c.trial, c.mean)), reverse=True)
-    if any(c.top1s and c.trial != BASELINE for c in ranked) or (baseline and baseline.mean > 0 and not candidates):
+    ranked = sorted(
+        proven,
+        key=lambda c: (c.trial in ranking.means, ranking.means.get(c.trial, c.mean)),
+        reverse=True,
+    )
+    if any(c.top1s and c.trial != BASELINE for c in ranked) or (
+        baseline and baseline.mean > 0 and not candidates
+    ):
         best = ranked[0]
     elif candidates:
         # The baseline's own recipe is often among the trials; it has its fresh seeds already.
@@ -160,8 +182,12 @@ def recommend(state: StudyState) -> Recommendation | None:
         return None
     ended = outcome(state)
     final = ended is not None and not ended.failed and bool(best.top1s)
-    ties = tuple(c for c in ranked if c is not best and best.top1s and _is_tie(best, c, known, ranking))
-    plausible = [c for c in ties if not c.probability_best < LIKELY]  # nan: nothing is known of that
+    ties = tuple(
+        c for c in ranked if c is not best and best.top1s and _is_tie(best, c, known, ranking)
+    )
+    plausible = [
+        c for c in ties if not c.probability_best < LIKELY
+    ]  # nan: nothing is known of that
     simplest = min((best, *plausible), key=_upkeep) if ties else None
     return Recommendation(
         best=best,
@@ -172,7 +198,9 @@ def recommend(state: StudyState) -> Recommendation | None:
         target=target,
         target_source=source,
         final=final,
-        verdict=_verdict(best, baseline, ties, simplest, final=final, compared=state.config.is_comparison),
+        verdict=_verdict(
+            best, baseline, ties, simplest, final=final, compared=state.config.is_comparison
+        ),
     )
 
 
@@ -184,7 +212,9 @@ def target_of(state: StudyState) -> tuple[float, str]:
     if state.config.target is not None:
         return state.config.target, "asked for"
     first = fresh_seeds(state.config)
-    finals = [final_top1(r) for r in state.of_kind("baseline") if has_outcome(r) and r.run.seed in first]
+    finals = [
+        final_top1(r) for r in state.of_kind("baseline") if has_outcome(r) and r.run.seed in first
+    ]
     whose = state.config.recipes[0].name if state.config.is_comparison else "the baseline"
     if not finals:
         return math.nan, "no baseline yet"
@@ -224,12 +254,16 @@ def _verdict(
     final: bool, compared: bool,
 ) -> str:  # fmt: skip
     if not best.top1s:
-        return "Best of the search so far, not confirmed with fresh seeds: expect less than its Top-1."
+        return (
+            "Best of the search so far, not confirmed with fresh seeds: expect less than its Top-1."
+        )
     said = []
     if best is baseline and not compared:
         beaten = "Nothing that was confirmed beats the baseline"
         said.append(f"{beaten}: keep it." if final else f"{beaten} so far.")
-    elif baseline is not None and best.difference is not None and math.isfinite(best.difference.low):
+    elif (
+        baseline is not None and best.difference is not None and math.isfinite(best.difference.low)
+    ):
         d = best.difference
         against = baseline.name if compared else "the baseline"
         interval = f"{d.mean:+.2f} points of Top-1 against {against}, 95 % interval [{d.low:+.2f}, {d.high:+.2f}]"
@@ -238,11 +272,15 @@ def _verdict(
     if ties:
         names = ", ".join(c.name for c in ties)
         name = best.name if compared else best.name.capitalize()
-        said.append(f"{name} is a tie with {names}: {_shared_seeds(best, ties)} not tell them apart.")
+        said.append(
+            f"{name} is a tie with {names}: {_shared_seeds(best, ties)} not tell them apart."
+        )
     elif compared:
         said.append(f"{best.name} is told apart from all others.")
     if simplest is not None and simplest is not best:
-        said.append(f"The simplest that may well be the best is {simplest.name}: {simplest.recipe.label}.")
+        said.append(
+            f"The simplest that may well be the best is {simplest.name}: {simplest.recipe.label}."
+        )
     if not final:
         said.append(f"The {'comparison' if compared else 'study'} is not finished.")
     return " ".join(said)

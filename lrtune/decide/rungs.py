@@ -1,13 +1,15 @@
 """Asynchronous successive halving over the rungs of a study: which trial goes up, and to what run.
 
-Every trial begins on the lowest rung. Of those that were measured on a rung the best go up (`factor_at` says how many),
-by a run of their own: a longer one to which the whole schedule is compressed, or the first epochs of the full run,
-which go on where the last ones stopped. It is asynchronous in that no worker waits for a rung to fill: a trial is left,
-and promoted when it turns out to be good enough (Li et al. 2020, arXiv 1810.05934, algorithm 2). But a rung never has
-more than its share above it, so those that came first are not promoted for being first (D-ASHA, arXiv 2201.06834).
+Every trial begins on the lowest rung. Of those that were measured on a rung the best go up
+(`factor_at` says how many), by a run of their own: a longer one to which the whole schedule is
+compressed, or the first epochs of the full run, which go on where the last ones stopped. It is
+asynchronous in that no worker waits for a rung to fill: a trial is left, and promoted when it turns
+out to be good enough (Li et al. 2020, arXiv 1810.05934, algorithm 2). But a rung never has more
+than its share above it, so those that came first are not promoted for being first (D-ASHA, arXiv
+2201.06834).
 
-A few are promoted whatever their score. Only they show what the rung's score is worth: of the others the bad ones are
-never seen again.
+A few are promoted whatever their score. Only they show what the rung's score is worth: of the
+others the bad ones are never seen again.
 """
 
 import math
@@ -27,7 +29,8 @@ LADDERS: tuple[PrunerName, ...] = ("fair", "halving", "hyperband")
 REGARDLESS_EVERY = 16
 """One in so many trials goes up from each rung whatever its score."""
 MIN_COMPRESSED_STEPS = 60
-"""Optimizer steps of the shortest compressed run: as many as in the bank of `benchmarks/`; fewer were not tried."""
+"""Optimizer steps of the shortest compressed run: as many as in the bank of `benchmarks/`; fewer
+were not tried."""
 
 
 def automatic_rungs(
@@ -35,9 +38,9 @@ def automatic_rungs(
 ) -> tuple[Rung, ...]:
     """The rungs of a pruner whose user did not name any.
 
-    Of `fair`, a compressed run of a 27th of the full one, but of `MIN_COMPRESSED_STEPS` at least, and then the first
-    third of the full run, if that is three times as long. Of the others the first epochs of the full run, a
-    `reduction_factor` apart, from one epoch up.
+    Of `fair`, a compressed run of a 27th of the full one, but of `MIN_COMPRESSED_STEPS` at least,
+    and then the first third of the full run, if that is three times as long. Of the others the
+    first epochs of the full run, a `reduction_factor` apart, from one epoch up.
     """
     if pruner == "fair":
         shortest = max(1, round(epochs / 27), math.ceil(MIN_COMPRESSED_STEPS / steps_per_epoch))
@@ -61,7 +64,9 @@ def check_rungs(rungs: tuple[Rung, ...], pruner: PrunerName, epochs: int) -> Non
     problems = [f"a rung must be shorter than the full run of {epochs} epochs, but got {rung}." for rung in rungs
                 if rung.epochs >= epochs]  # fmt: skip
     if pruner not in LADDERS:
-        problems.append(f"`rungs` go with `pruner` {', '.join(LADDERS)}, but got {pruner}, which has none.")
+        problems.append(
+            f"`rungs` go with `pruner` {', '.join(LADDERS)}, but got {pruner}, which has none."
+        )
     if problems:
         raise InputError(problems)
 
@@ -74,9 +79,8 @@ def first_run(state: StudyState, number: int, recipe: Recipe) -> Run:
 def promotion(state: StudyState, *, settled: bool = False) -> Run | None:
     """The next run of a trial that deserves it, from the highest rung down; `None` where no trial does.
 
-    Args:
-        state: the study.
-        settled: whether no trial will be added. Until then a rung with fewer than `reduction_factor` trials promotes
+    Args: state: the study. settled: whether no trial will be added. Until then a rung with fewer
+        than `reduction_factor` trials promotes
             none of them; after it at least one.
     """
     trials = trials_of(state)
@@ -100,7 +104,8 @@ def factor_at(config: StudyConfig, ladder: tuple[Rung, ...], level: int) -> int:
 def is_regardless(config: StudyConfig, number: int, level: int) -> bool:
     """Whether a trial goes up from a level whatever its score. Which ones do depends on their number alone.
 
-    Of Hyperband that is the number within the bracket, since trials are dealt to the brackets in turn.
+    Of Hyperband that is the number within the bracket, since trials are dealt to the brackets in
+    turn.
     """
     within = number // (len(config.rungs) + 1) if config.pruner == "hyperband" else number
     return (within + 5 * level) % REGARDLESS_EVERY == REGARDLESS_EVERY - 1
@@ -117,7 +122,8 @@ class RungSummary:
     num_regardless: int
     """Promoted whatever their score, and not on it."""
     tau: float
-    """Kendall's tau between the scores here and one level up, over all that went up; nan with fewer than three."""
+    """Kendall's tau between the scores here and one level up, over all that went up; nan with fewer
+    than three."""
 
 
 def summaries(state: StudyState) -> list[RungSummary]:
@@ -130,7 +136,11 @@ def summaries(state: StudyState) -> list[RungSummary]:
             promoted = [trial for trial in entered if len(trial.runs) > level]
             num_promoted = len(_on_merit(state.config, promoted, entered, level))
             both = [(t.scores[level - 1], t.scores[level]) for t in promoted if t.level > level]
-            tau = stats.kendalltau(*zip(*both, strict=True)).statistic if len(both) > 2 else float("nan")
+            tau = (
+                stats.kendalltau(*zip(*both, strict=True)).statistic
+                if len(both) > 2
+                else float("nan")
+            )
             found.append(
                 RungSummary(
                     rung=rung,
@@ -151,7 +161,9 @@ def _by_ladder(trials: list[Trial]) -> list[tuple[tuple[Rung, ...], list[Trial]]
     return [(peers[0].ladder, peers) for peers in by_height.values()]
 
 
-def _deserving(config: StudyConfig, peers: list[Trial], level: int, *, settled: bool) -> Iterator[Trial]:
+def _deserving(
+    config: StudyConfig, peers: list[Trial], level: int, *, settled: bool
+) -> Iterator[Trial]:
     """Trials that may go up from a level: those whose turn it is regardless, then those that are good enough."""
     entered = [trial for trial in peers if trial.level >= level]
     for trial in entered:
@@ -167,20 +179,28 @@ def _deserving(config: StudyConfig, peers: list[Trial], level: int, *, settled: 
     yield from (trial for trial in best if _waits(trial, level))
 
 
-def _on_merit(config: StudyConfig, promoted: list[Trial], entered: list[Trial], level: int) -> list[Trial]:
+def _on_merit(
+    config: StudyConfig, promoted: list[Trial], entered: list[Trial], level: int
+) -> list[Trial]:
     """The promoted trials, of those that entered a level, that did not need to go up regardless."""
     if not promoted:
         return []
     share = sorted((trial.scores[level - 1] for trial in entered), reverse=True)
     last = share[max(1, len(entered) // factor_at(config, entered[0].ladder, level)) - 1]
-    return [t for t in promoted if not is_regardless(config, t.number, level) or t.scores[level - 1] >= last]
+    return [
+        t
+        for t in promoted
+        if not is_regardless(config, t.number, level) or t.scores[level - 1] >= last
+    ]
 
 
 def _waits(trial: Trial, level: int) -> bool:
     return len(trial.runs) == level and not trial.running and trial.alive
 
 
-def _run_at(state: StudyState, number: int, recipe: Recipe, ladder: tuple[Rung, ...], level: int) -> Run:
+def _run_at(
+    state: StudyState, number: int, recipe: Recipe, ladder: tuple[Rung, ...], level: int
+) -> Run:
     """The run that a trial does at a level: that of a rung, or above them the full one."""
     epochs = state.config.epochs
     full = Run(
@@ -191,4 +211,10 @@ def _run_at(state: StudyState, number: int, recipe: Recipe, ladder: tuple[Rung, 
         return full
     rung = ladder[level]
     horizon = rung.epochs if rung.compressed else epochs
-    return replace(full, id=f"{full.id}-rung-{rung}", kind="rung", horizon_epochs=horizon, stop_epochs=rung.epochs)
+    return replace(
+        full,
+        id=f"{full.id}-rung-{rung}",
+        kind="rung",
+        horizon_epochs=horizon,
+        stop_epochs=rung.epochs,
+    )

@@ -17,7 +17,8 @@ class Spending:
     reused: int
     """Taken over from runs with the same first epochs."""
     avoided: int
-    """Neither: full runs that were not worth their epochs; negative where the short runs cost more than they saved."""
+    """Neither: full runs that were not worth their epochs; negative where the short runs cost more
+    than they saved."""
 
 
 def spending_of(state: StudyState) -> Spending:

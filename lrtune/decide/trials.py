@@ -21,7 +21,8 @@ class Trial:
     runs: tuple[RunRecord, ...]
     """Its runs so far, at least one, lowest rung first."""
     scores: tuple[float, ...]
-    """Of its ended runs, in points of Top-1, higher is better; `-inf` of one that diverged, failed or was pruned."""
+    """Of its ended runs, in points of Top-1, higher is better; `-inf` of one that diverged, failed
+    or was pruned."""
 
     @property
     def level(self) -> int:
@@ -69,8 +70,8 @@ def trials_of(state: StudyState) -> list[Trial]:
 class _Grouped:
     """The trials of the state that was asked of last.
 
-    In a ledger the next state has the same config and all but a record or two of the same records. Where each is read
-    from the database anew, only the one that was asked of last is known again.
+    In a ledger the next state has the same config and all but a record or two of the same records.
+    Where each is read from the database anew, only the one that was asked of last is known again.
     """
 
     config: StudyConfig | None = None
@@ -85,7 +86,9 @@ _latest = _Grouped()
 def _regrouped(known: _Grouped, state: StudyState) -> _Grouped:
     """The trials of a state, of which only those are made anew whose runs have changed."""
     pairs = zip_longest(state.records, known.records)
-    differing = (record for now, before in pairs if now is not before for record in (now, before) if record)
+    differing = (
+        record for now, before in pairs if now is not before for record in (now, before) if record
+    )
     changed = {record.run.trial for record in differing if record.run.is_of_search}
     runs: dict[int, list[RunRecord]] = {}
     for record in state.records if changed else ():
@@ -99,17 +102,21 @@ def _regrouped(known: _Grouped, state: StudyState) -> _Grouped:
 def best_first(trials: Iterable[Trial]) -> list[Trial]:
     """Those that are alive and have a score: the fewest rungs left first, and by score among equals in that.
 
-    Scores of different rungs are not comparable: on each the few best went up. Equal ones keep their order.
+    Scores of different rungs are not comparable: on each the few best went up. Equal ones keep
+    their order.
     """
     ranked = (trial for trial in trials if trial.scores and trial.alive)
-    return sorted(ranked, key=lambda trial: (trial.level - len(trial.ladder), trial.score), reverse=True)
+    return sorted(
+        ranked, key=lambda trial: (trial.level - len(trial.ladder), trial.score), reverse=True
+    )
 
 
 def ladder_of(config: StudyConfig, number: int) -> tuple[Rung, ...]:
     """The rungs of trial `number` below its full run.
 
-    Of Hyperband (Li et al. 2018, arXiv 1603.06560) the brackets begin at one rung after the other, and trials are dealt
-    to them in turn, so that each bracket gets as many: with few trials Optuna's draw by chance starves some of them.
+    Of Hyperband (Li et al. 2018, arXiv 1603.06560) the brackets begin at one rung after the other,
+    and trials are dealt to them in turn, so that each bracket gets as many: with few trials
+    Optuna's draw by chance starves some of them.
     """
     rungs = config.rungs
     return rungs[number % (len(rungs) + 1) :] if config.pruner == "hyperband" else rungs

@@ -53,7 +53,11 @@ class Audit:
             lines += [_paragraph(finding.what), _paragraph(f"Fix: {finding.fix}")]
             lines += _drawing(finding.ran, finding.meant)
         if self.ok:
-            lines += [*_drawing(self.lrs[self.lead], None), "", "Nothing is wrong with it, as far as can be seen."]
+            lines += [
+                *_drawing(self.lrs[self.lead], None),
+                "",
+                "Nothing is wrong with it, as far as can be seen.",
+            ]
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -88,17 +92,16 @@ def audit(
 ) -> Audit:
     """The learning rates of a run that is still to come, and what is wrong with them.
 
-    It takes copies of optimizer and scheduler through the run, without a model or data. The originals stay as they are.
+    It takes copies of optimizer and scheduler through the run, without a model or data. The
+    originals stay as they are.
 
-    Args:
-        optimizer: as the training would begin with it.
-        scheduler: of torch or timm, or any with a `step()` that writes to the optimizer.
-        steps_per_epoch: optimizer steps; micro-batches of an accumulation are not steps.
-        epochs: length of the run.
-        advanced: whether it is called after each optimizer step or after each epoch.
-        meant: the schedule that was meant: a recipe, its schedule, or a function from the step to the multiplier.
-        warmup_steps: calls of the scheduler that its warmup was meant to take.
-        metric: of a plateau: what it is given after each call's epoch or step, as numbers or as a function of how
+    Args: optimizer: as the training would begin with it. scheduler: of torch or timm, or any with a
+        `step()` that writes to the optimizer. steps_per_epoch: optimizer steps; micro-batches of an
+        accumulation are not steps. epochs: length of the run. advanced: whether it is called after
+        each optimizer step or after each epoch. meant: the schedule that was meant: a recipe, its
+        schedule, or a function from the step to the multiplier. warmup_steps: calls of the
+        scheduler that its warmup was meant to take. metric: of a plateau: what it is given after
+        each call's epoch or step, as numbers or as a function of how
             often it was called before.
 
     Raises:
@@ -110,7 +113,13 @@ def audit(
         >>> [f.name for f in audit(optimizer, scheduler, steps_per_epoch=100, epochs=30).findings]
         ['counted-in-epochs']
     """
-    check(optimizer, scheduler, steps_per_epoch=steps_per_epoch, epochs=epochs, warmup_steps=warmup_steps)
+    check(
+        optimizer,
+        scheduler,
+        steps_per_epoch=steps_per_epoch,
+        epochs=epochs,
+        warmup_steps=warmup_steps,
+    )
     problems = Problems()
     if advanced not in ("step", "epoch"):
         problems.append(f"`advanced` must be step or epoch, but got {advanced!r}.")
@@ -121,14 +130,18 @@ def audit(
         )
     num_calls = epochs * steps_per_epoch if advanced == "step" else epochs
     if isinstance(metric, Sequence) and len(metric) < num_calls:
-        problems.append(f"`metric` must have {num_calls} numbers, one a call, but got {len(metric)}.")
+        problems.append(
+            f"`metric` must have {num_calls} numbers, one a call, but got {len(metric)}."
+        )
     problems.raise_any()
 
     metric_of = metric.__getitem__ if isinstance(metric, Sequence) else metric
     copied_optimizer, copied = copies_of(optimizer, scheduler)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, of an order that a copy cannot show
-        events = tuple(_rehearsal(copied_optimizer, copied, steps_per_epoch, epochs, advanced, metric_of))
+        events = tuple(
+            _rehearsal(copied_optimizer, copied, steps_per_epoch, epochs, advanced, metric_of)
+        )
     return judge(
         optimizer,
         copies_of(optimizer, scheduler),
@@ -151,7 +164,9 @@ def _rehearsal(
     metric_of: Callable[[int], float] | None,
 ) -> Iterator[Stepped | Called]:
     """A run without training, up to where the scheduler refuses to go on."""
-    moves = not wants_position(scheduler) or (method_of(scheduler) == "step") == (advanced == "epoch")
+    moves = not wants_position(scheduler) or (method_of(scheduler) == "step") == (
+        advanced == "epoch"
+    )
     num_calls = 0
     for step in range(epochs * steps_per_epoch):
         lrs = lrs_of(optimizer)
@@ -182,16 +197,12 @@ def judge(
 ) -> Audit:
     """What the events come to.
 
-    Args:
-        optimizer: for its name.
-        copies: optimizer and scheduler as they were before the first event; `None`: no scheduler was shown.
-        events: at least one optimizer step.
-        start_lrs: LR of each parameter group before the first event.
-        base_lrs: LR of each parameter group before any schedule.
-        steps_per_epoch: optimizer steps, where known.
-        epochs: length of the run, where known.
-        meant: the schedule that was meant.
-        warmup_steps: calls of the scheduler that its warmup was meant to take.
+    Args: optimizer: for its name. copies: optimizer and scheduler as they were before the first
+        event; `None`: no scheduler was shown. events: at least one optimizer step. start_lrs: LR of
+        each parameter group before the first event. base_lrs: LR of each parameter group before any
+        schedule. steps_per_epoch: optimizer steps, where known. epochs: length of the run, where
+        known. meant: the schedule that was meant. warmup_steps: calls of the scheduler that its
+        warmup was meant to take.
     """
     lead = int(np.argmax(base_lrs))
     num_steps = sum(isinstance(event, Stepped) for event in events)
@@ -210,7 +221,9 @@ def judge(
     )
     words = [f"{trace.num_steps:,} optimizer steps", type(optimizer).__name__]
     if trace.scheduler is not None:
-        pace = f" called once {'a step' if trace.pace == 'step' else 'an epoch'}" if trace.pace else ""
+        pace = (
+            f" called once {'a step' if trace.pace == 'step' else 'an epoch'}" if trace.pace else ""
+        )
         words.append(trace.scheduler.name + pace)
     return Audit(title=", ".join(words), lrs=trace.lrs, findings=find_faults(trace), lead=lead)
 
@@ -223,12 +236,17 @@ def check(
     epochs: int | None,
     warmup_steps: int | None,
 ) -> None:
-    """Raises `InputError` with every rule that is broken. `None` is a length that is not known, or no scheduler."""
+    """Raises `InputError` with every rule that is broken.
+
+    `None` is a length that is not known, or no scheduler.
+    """
     problems = Problems()
     if not isinstance(optimizer, torch.optim.Optimizer):
         problems.append(f"`optimizer` must be one of torch's, but got {type(optimizer).__name__}.")
     if scheduler is not None and not callable(getattr(scheduler, "step", None)):
-        problems.append(f"`scheduler` must have a method step(), but got {type(scheduler).__name__}.")
+        problems.append(
+            f"`scheduler` must have a method step(), but got {type(scheduler).__name__}."
+        )
     for name, value, least in (
         ("steps_per_epoch", steps_per_epoch, 1),
         ("epochs", epochs, 1),
@@ -246,7 +264,9 @@ def _drawing(ran: Array, meant: Array | None) -> list[str]:
     """One line a curve, on one scale; `?` where the LR is no number."""
     curves = {"as it ran": ran} if meant is None else {"as it ran": ran, "as meant": meant}
     top = max(_highest(curve) for curve in curves.values())
-    return [f"  {name:9}  {_bars(curve, top)}  {_in_words(curve)}" for name, curve in curves.items()]
+    return [
+        f"  {name:9}  {_bars(curve, top)}  {_in_words(curve)}" for name, curve in curves.items()
+    ]
 
 
 def _bars(curve: Array, top: float, width: int = 40) -> str:
@@ -262,7 +282,9 @@ def _highest(curve: Array) -> float:
 def _in_words(curve: Array) -> str:
     """`0.1 → 0.3 → 0`: first, highest and last LR."""
     first, peak, last = (f"{lr:.3g}" for lr in (curve[0], _highest(curve), curve[-1]))
-    return " → ".join([first] + [peak] * (peak not in (first, last)) + [last] * (last != first or peak != first))
+    return " → ".join(
+        [first] + [peak] * (peak not in (first, last)) + [last] * (last != first or peak != first)
+    )
 
 
 def _paragraph(text: str) -> str:

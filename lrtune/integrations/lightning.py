@@ -14,8 +14,8 @@ from lrtune.integrations.watch import watch
 class AuditCallback(pl.Callback):
     """Watches each optimizer during `fit`, and warns at its end of what is wrong with the learning rates.
 
-    Of an optimizer with several schedulers, or with one that cannot be copied, only the LRs are seen, not who wrote
-    them. Whatever it cannot look at it warns of; no training ends for it.
+    Of an optimizer with several schedulers, or with one that cannot be copied, only the LRs are
+    seen, not who wrote them. Whatever it cannot look at it warns of; no training ends for it.
 
     Example:
         trainer = lightning.Trainer(max_epochs=30, callbacks=[callback := AuditCallback()])
@@ -31,7 +31,9 @@ class AuditCallback(pl.Callback):
         """Begins to watch."""
         steps_per_epoch = epochs = None
         if math.isfinite(trainer.estimated_stepping_batches):
-            steps_per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+            steps_per_epoch = math.ceil(
+                trainer.num_training_batches / trainer.accumulate_grad_batches
+            )
             epochs = math.ceil(trainer.estimated_stepping_batches / steps_per_epoch)
         self._watched = tuple(
             _watch(optimizer, _only_scheduler(trainer, optimizer), steps_per_epoch, epochs)
@@ -54,7 +56,9 @@ class AuditCallback(pl.Callback):
             if not audit.ok:
                 warnings.warn(str(audit), stacklevel=2)
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
         """Leaves optimizers and schedulers as they were."""
         self._let_go()
 
@@ -63,7 +67,9 @@ class AuditCallback(pl.Callback):
             watched.__exit__(None, None, None)
 
 
-def _watch(optimizer: Any, scheduler: Any, steps_per_epoch: int | None, epochs: int | None) -> watch:
+def _watch(
+    optimizer: Any, scheduler: Any, steps_per_epoch: int | None, epochs: int | None
+) -> watch:
     try:
         return watch(optimizer, scheduler=scheduler, steps_per_epoch=steps_per_epoch, epochs=epochs)
     except InputError as error:
@@ -72,5 +78,7 @@ def _watch(optimizer: Any, scheduler: Any, steps_per_epoch: int | None, epochs: 
 
 
 def _only_scheduler(trainer: pl.Trainer, optimizer: Any) -> Any:
-    found = [c.scheduler for c in trainer.lr_scheduler_configs if c.scheduler.optimizer is optimizer]
+    found = [
+        c.scheduler for c in trainer.lr_scheduler_configs if c.scheduler.optimizer is optimizer
+    ]
     return found[0] if len(found) == 1 else None

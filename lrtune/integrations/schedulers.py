@@ -16,10 +16,12 @@ from lrtune.decide.faults.trace import Array
 from lrtune.schedules.build import Schedule, build_schedule
 
 Meant = Recipe | Schedule | Callable[[int], float]
-"""What was meant: a recipe, its schedule, or any function from the step to the multiplier of the base LR."""
+"""What was meant: a recipe, its schedule, or any function from the step to the multiplier of the
+base LR."""
 
 AHEAD, FAR_CALLS = 10, 100_000
-"""A curve goes to 10 times the run's steps, or to 100,000 calls, whichever is less; but at least to twice the run's."""
+"""A curve goes to 10 times the run's steps, or to 100,000 calls, whichever is less; but at least to
+twice the run's."""
 
 
 def lrs_of(optimizer: torch.optim.Optimizer) -> tuple[float, ...]:
@@ -30,10 +32,13 @@ def lrs_of(optimizer: torch.optim.Optimizer) -> tuple[float, ...]:
 def base_lrs_of(optimizer: torch.optim.Optimizer) -> tuple[float, ...]:
     """LR of each parameter group before any schedule, where a scheduler has noted it.
 
-    timm notes it without the group's `lr_scale` (its layer-wise decay), and multiplies by that when it writes an LR.
+    timm notes it without the group's `lr_scale` (its layer-wise decay), and multiplies by that when
+    it writes an LR.
     """
     return tuple(
-        float(group["initial_lr"]) * group.get("lr_scale", 1.0) if "initial_lr" in group else float(group["lr"])
+        float(group["initial_lr"]) * group.get("lr_scale", 1.0)
+        if "initial_lr" in group
+        else float(group["lr"])
         for group in optimizer.param_groups
     )
 
@@ -65,18 +70,26 @@ def advance(scheduler: Any, count: int, metric: float | None = None) -> None:
         scheduler.step()
 
 
-def copies_of(optimizer: torch.optim.Optimizer, scheduler: Any) -> tuple[torch.optim.Optimizer, Any]:
+def copies_of(
+    optimizer: torch.optim.Optimizer, scheduler: Any
+) -> tuple[torch.optim.Optimizer, Any]:
     """Optimizer and scheduler, copied without the parameters and without the optimizer's state.
 
-    The copy of an optimizer has no hooks and not the `step` that torch's schedulers patch into it, which would still
-    step the original: it can be scheduled, but not trained with.
+    The copy of an optimizer has no hooks and not the `step` that torch's schedulers patch into it,
+    which would still step the original: it can be scheduled, but not trained with.
 
     Raises:
         InputError: something that the scheduler holds cannot be copied.
     """
     memo: dict[int, Any] = {}
-    for one in {id(one): one for one in (optimizer, getattr(scheduler, "optimizer", optimizer))}.values():
-        memo |= {id(parameter): torch.zeros(()) for group in one.param_groups for parameter in group["params"]}
+    for one in {
+        id(one): one for one in (optimizer, getattr(scheduler, "optimizer", optimizer))
+    }.values():
+        memo |= {
+            id(parameter): torch.zeros(())
+            for group in one.param_groups
+            for parameter in group["params"]
+        }
         memo[id(one.state)] = {}
     try:
         copied: tuple[torch.optim.Optimizer, Any] = deepcopy((optimizer, scheduler), memo)
@@ -88,7 +101,9 @@ def copies_of(optimizer: torch.optim.Optimizer, scheduler: Any) -> tuple[torch.o
     return copied
 
 
-def facts_of(optimizer: torch.optim.Optimizer, scheduler: Any, *, lead: int, total_steps: int) -> Scheduler:
+def facts_of(
+    optimizer: torch.optim.Optimizer, scheduler: Any, *, lead: int, total_steps: int
+) -> Scheduler:
     """What is to be known of a scheduler.
 
     Args:
@@ -101,7 +116,9 @@ def facts_of(optimizer: torch.optim.Optimizer, scheduler: Any, *, lead: int, tot
     curve, error = np.empty(0), ""
     if not is_plateau(scheduler):
         num_calls = min(AHEAD * total_steps, max(2 * total_steps, FAR_CALLS))
-        curve, error = _curve(getattr(scheduler, "optimizer", optimizer), scheduler, lead, num_calls)
+        curve, error = _curve(
+            getattr(scheduler, "optimizer", optimizer), scheduler, lead, num_calls
+        )
     return Scheduler(
         name=type(scheduler).__name__,
         curve=curve,
@@ -113,7 +130,9 @@ def facts_of(optimizer: torch.optim.Optimizer, scheduler: Any, *, lead: int, tot
     )
 
 
-def _curve(optimizer: torch.optim.Optimizer, scheduler: Any, lead: int, num_calls: int) -> tuple[Array, str]:
+def _curve(
+    optimizer: torch.optim.Optimizer, scheduler: Any, lead: int, num_calls: int
+) -> tuple[Array, str]:
     """LR after 0, 1, 2, ... calls, shape (calls + 1,), and what a call raised that ended it."""
     group = optimizer.param_groups[min(lead, len(optimizer.param_groups) - 1)]
     curve, error = [float(group["lr"])], ""
@@ -122,7 +141,9 @@ def _curve(optimizer: torch.optim.Optimizer, scheduler: Any, lead: int, num_call
         for count in range(1, num_calls + 1):
             try:
                 advance(scheduler, count)
-                lr = float(group["lr"])  # a complex number, say, from a root of what is negative past the end
+                lr = float(
+                    group["lr"]
+                )  # a complex number, say, from a root of what is negative past the end
             except Exception as raised:  # of the user's own function, too
                 error = f"{type(raised).__name__}: {raised}"
                 break
@@ -139,7 +160,9 @@ def _rises(scheduler: Any) -> bool:
     return any(map(_rises, getattr(scheduler, "_schedulers", [])))
 
 
-def meant_lrs(meant: Meant, base_lr: float, *, epochs: int | None, steps_per_epoch: int | None) -> Array:
+def meant_lrs(
+    meant: Meant, base_lr: float, *, epochs: int | None, steps_per_epoch: int | None
+) -> Array:
     """LR at each step as it was meant, shape (steps,).
 
     Args:
@@ -155,9 +178,14 @@ def meant_lrs(meant: Meant, base_lr: float, *, epochs: int | None, steps_per_epo
         got = f"epochs={epochs}, steps_per_epoch={steps_per_epoch}"
         raise InputError(f"`meant` needs the length of the run, but got {got}.")
     if isinstance(meant, Recipe):
-        base_lr, meant = meant.peak_lr, build_schedule(meant, epochs=epochs, steps_per_epoch=steps_per_epoch)
+        base_lr, meant = (
+            meant.peak_lr,
+            build_schedule(meant, epochs=epochs, steps_per_epoch=steps_per_epoch),
+        )
     try:
-        return np.array([base_lr * meant(step) for step in range(epochs * steps_per_epoch)], dtype=float)
+        return np.array(
+            [base_lr * meant(step) for step in range(epochs * steps_per_epoch)], dtype=float
+        )
     except (TypeError, ValueError) as error:
         rule = "`meant` must be a number for each step of the run, known beforehand"
         raise InputError(f"{rule}, but got {error}") from error

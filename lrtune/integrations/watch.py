@@ -9,22 +9,28 @@ import torch
 from lrtune.core.errors import InputError
 from lrtune.decide.faults import Called, Stepped
 from lrtune.integrations.audit import Audit, check, judge
-from lrtune.integrations.schedulers import Meant, base_lrs_of, copies_of, is_plateau, lrs_of, method_of
+from lrtune.integrations.schedulers import (
+    Meant,
+    base_lrs_of,
+    copies_of,
+    is_plateau,
+    lrs_of,
+    method_of,
+)
 
 
 class watch:  # noqa: N801 (used as `with watch(optimizer) as seen`, as torch.no_grad is)
     """Records what happens to the learning rate while a training loop runs; `audit()` says what is wrong with it.
 
-    It registers a hook on the optimizer and, until the end of the `with`, gives the scheduler a class in which the
-    method that advances it is noted. Neither changes what they do, nor their `state_dict()`.
+    It registers a hook on the optimizer and, until the end of the `with`, gives the scheduler a
+    class in which the method that advances it is noted. Neither changes what they do, nor their
+    `state_dict()`.
 
-    Args:
-        optimizer: that the loop steps.
-        scheduler: that the loop calls; `None`: only the LRs are seen, not who wrote them.
-        steps_per_epoch: optimizer steps; `None`: not known.
-        epochs: of the whole run, also where only its beginning is watched; `None`: not known.
-        meant: the schedule that was meant: a recipe, its schedule, or a function from the step to the multiplier.
-        warmup_steps: calls of the scheduler that its warmup was meant to take.
+    Args: optimizer: that the loop steps. scheduler: that the loop calls; `None`: only the LRs are
+        seen, not who wrote them. steps_per_epoch: optimizer steps; `None`: not known. epochs: of
+        the whole run, also where only its beginning is watched; `None`: not known. meant: the
+        schedule that was meant: a recipe, its schedule, or a function from the step to the
+        multiplier. warmup_steps: calls of the scheduler that its warmup was meant to take.
 
     Raises:
         InputError: a length is below 1 or missing, or the scheduler cannot be copied.
@@ -50,7 +56,13 @@ class watch:  # noqa: N801 (used as `with watch(optimizer) as seen`, as torch.no
         meant: Meant | None = None,
         warmup_steps: int | None = None,
     ) -> None:
-        check(optimizer, scheduler, steps_per_epoch=steps_per_epoch, epochs=epochs, warmup_steps=warmup_steps)
+        check(
+            optimizer,
+            scheduler,
+            steps_per_epoch=steps_per_epoch,
+            epochs=epochs,
+            warmup_steps=warmup_steps,
+        )
         self._optimizer, self._scheduler = optimizer, scheduler
         self._steps_per_epoch, self._epochs = steps_per_epoch, epochs
         self._meant, self._warmup_steps = meant, warmup_steps
@@ -67,7 +79,10 @@ class watch:  # noqa: N801 (used as `with watch(optimizer) as seen`, as torch.no
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self._hook.remove()
         if self._scheduler is not None:
@@ -94,16 +109,24 @@ class watch:  # noqa: N801 (used as `with watch(optimizer) as seen`, as torch.no
         )
 
     def _on_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        # After the step: a closure may have written the LR, and Lightning's whole training step is one.
-        overflow = getattr(optimizer, "found_inf", None)  # given to fused optimizers, which skip by themselves
+        # After the step: a closure may have written the LR, and Lightning's whole training step is
+        # one.
+        overflow = getattr(
+            optimizer, "found_inf", None
+        )  # given to fused optimizers, which skip by themselves
         self._events.append(Stepped(self._lrs(), skipped=overflow is not None and bool(overflow)))
         self._idle = False
 
     def _lrs(self) -> tuple[float, ...]:
-        return lrs_of(self._optimizer)[: len(self._start_lrs)]  # of the groups that were there at the beginning
+        return lrs_of(self._optimizer)[
+            : len(self._start_lrs)
+        ]  # of the groups that were there at the beginning
 
     def _noting(self) -> type:
-        """The scheduler's class, with its calls noted. An attribute of the object would end up in its `state_dict`."""
+        """The scheduler's class, with its calls noted.
+
+        An attribute of the object would end up in its `state_dict`.
+        """
         method = method_of(self._scheduler)
 
         def noted(scheduler: Any, *args: Any, **kwargs: Any) -> Any:
@@ -117,15 +140,23 @@ class watch:  # noqa: N801 (used as `with watch(optimizer) as seen`, as torch.no
             self._idle = True
             return result
 
-        return type(self._class.__name__, (self._class,), {method: noted, "__module__": self._class.__module__})
+        return type(
+            self._class.__name__,
+            (self._class,),
+            {method: noted, "__module__": self._class.__module__},
+        )
 
 
-def _told(scheduler: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float | None, float | None]:
+def _told(
+    scheduler: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[float | None, float | None]:
     """Position and metric that a call hands over; torch's plateau takes the metric first, all others the position."""
     values = [*args, None, None]
     if is_plateau(scheduler) and not hasattr(scheduler, "step_update"):
         return None, _number(kwargs.get("metrics", values[0]))
-    position = next((kwargs[name] for name in ("epoch", "num_updates") if name in kwargs), values[0])
+    position = next(
+        (kwargs[name] for name in ("epoch", "num_updates") if name in kwargs), values[0]
+    )
     return _number(position), _number(kwargs.get("metric", values[1]))
 
 
@@ -134,5 +165,7 @@ def _number(value: Any) -> float | None:
 
 
 def _finite_gradients(optimizer: torch.optim.Optimizer) -> bool:
-    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    gradients = [
+        p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+    ]
     return all(bool(torch.isfinite(gradient).all()) for gradient in gradients)

@@ -32,7 +32,8 @@ class ContenderRow(NamedTuple):
     test_top1: str
     recommended: bool
     marks: tuple[str, ...]
-    """What the verdict says of it: `recommended` (of a comparison `in the lead`), `tie`, `simplest`."""
+    """What the verdict says of it: `recommended` (of a comparison `in the lead`), `tie`,
+    `simplest`."""
 
 
 class PublishedRow(NamedTuple):
@@ -65,7 +66,10 @@ def contender_rows(state: StudyState, found: Recommendation | None) -> tuple[Con
 
 
 def columns_of(state: StudyState, rows: tuple[ContenderRow, ...]) -> tuple[Column, ...]:
-    """What there is to say of these rows. The horizon is once in a heading, where a line of 80 is short."""
+    """What there is to say of these rows.
+
+    The horizon is once in a heading, where a line of 80 is short.
+    """
     comparison = state.config.is_comparison
     reference = wording.recipe_name(state.config, BASELINE)
     if len(reference) > 20:
@@ -92,7 +96,9 @@ def published_rows(state: StudyState) -> tuple[PublishedRow, ...]:
     """Of a comparison; quoted, and never mixed with what was measured."""
     quoted = ((named.name, named.published) for named in state.config.recipes)
     return tuple(
-        PublishedRow(name, found.on, f"{found.top1:g}", str(found.convergence_epoch)) for name, found in quoted if found
+        PublishedRow(name, found.on, f"{found.top1:g}", str(found.convergence_epoch))
+        for name, found in quoted
+        if found
     )
 
 
@@ -175,7 +181,9 @@ def _row(state: StudyState, found: Recommendation, contender: Contender) -> Cont
         probability_best=wording.probability(contender.probability_best),
         convergence=wording.UNKNOWN if math.isnan(found.target) else contender.convergence.spread,
         settling=wording.number(contender.settling_epoch, 0),
-        val_loss=wording.number(fmean(contender.val_losses), 3) if contender.val_losses else wording.UNKNOWN,
+        val_loss=wording.number(fmean(contender.val_losses), 3)
+        if contender.val_losses
+        else wording.UNKNOWN,
         time=wording.duration(contender.seconds),
         test_top1=wording.mean_and_spread(contender.test_top1s),
         recommended=recommended,

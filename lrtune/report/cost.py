@@ -53,21 +53,32 @@ class Cost:
         if not self.num_runs:
             return "Nothing has been trained yet."
         spent = self.spending
-        again = f" ({self.epochs_again:,} of them a second time, their checkpoint gone)" if self.epochs_again else ""
+        again = (
+            f" ({self.epochs_again:,} of them a second time, their checkpoint gone)"
+            if self.epochs_again
+            else ""
+        )
         avoided = f"{spent.avoided:,} avoided"
         if spent.avoided < 0:  # a few trials on rungs can cost more than training each in full
             avoided = f"none avoided, {-spent.avoided:,} added on rungs"
         (state, amount), *others = self.num_runs.items()
-        runs = [f"{wording.count(amount, 'run')} {state}", *(f"{amount:,} {state}" for state, amount in others)]
+        runs = [
+            f"{wording.count(amount, 'run')} {state}",
+            *(f"{amount:,} {state}" for state, amount in others),
+        ]
         said = [
             f"{wording.count(spent.asked, 'epoch')} asked for: {spent.trained:,} trained in "
             f"{wording.duration(self.seconds)}{again}, {spent.reused:,} reused, {avoided}"
         ]
         if self.num_trials:
-            said.append(f"{wording.count(self.num_trials, 'trial')}, {self.num_finished:,} of them in full")
+            said.append(
+                f"{wording.count(self.num_trials, 'trial')}, {self.num_finished:,} of them in full"
+            )
         said.append(", ".join(runs))
         if self.retries:
-            said.append(f"a run lost its worker {wording.count(self.retries, 'time')}, and went on with another")
+            said.append(
+                f"a run lost its worker {wording.count(self.retries, 'time')}, and went on with another"
+            )
         return f"{'; '.join(said)}."
 
 

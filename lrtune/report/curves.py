@@ -47,35 +47,47 @@ def _lr_curve(state: StudyState, contender: Contender) -> Curve:
     """The LR over the epochs of a full run; of a plateau, as its best run went, as far as that was measured."""
     recipe, config = contender.recipe, state.config
     runs = _full_runs(state, contender.trial)
-    best = max(runs, key=lambda record: -math.inf if math.isnan(record.top1) else record.top1, default=None)
-    return lr_curve(contender.name, recipe, config.epochs, config.steps_per_epoch, best.measurements if best else ())
+    best = max(
+        runs, key=lambda record: -math.inf if math.isnan(record.top1) else record.top1, default=None
+    )
+    return lr_curve(
+        contender.name,
+        recipe,
+        config.epochs,
+        config.steps_per_epoch,
+        best.measurements if best else (),
+    )
 
 
 def lr_curve(
-    label: str, recipe: Recipe, epochs: int, steps_per_epoch: int, measurements: Sequence[Measurement]
+    label: str,
+    recipe: Recipe,
+    epochs: int,
+    steps_per_epoch: int,
+    measurements: Sequence[Measurement],
 ) -> Curve:
     """LR against epochs.
 
-    Args:
-        label: name of the curve.
-        recipe: whose LR.
-        epochs: horizon.
-        steps_per_epoch: optimizer steps.
-        measurements: of one run, from its first epoch; only a plateau needs them, and it ends where they end.
+    Args: label: name of the curve. recipe: whose LR. epochs: horizon. steps_per_epoch: optimizer
+        steps. measurements: of one run, from its first epoch; only a plateau needs them, and it
+        ends where they end.
     """
     schedule = build_schedule(recipe, epochs=epochs, steps_per_epoch=steps_per_epoch)
     stride = max(1, epochs * steps_per_epoch // NUM_CURVE_POINTS)
     xs, ys = [], []
     for epoch in range(epochs):
         first, end = epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch
-        # The last step of each epoch is always there, so that a jump between epochs is drawn upright.
+        # The last step of each epoch is always there, so that a jump between epochs is drawn
+        # upright.
         for step in sorted({*range(first, end, stride), end - 1}):
             xs.append(step / steps_per_epoch)
             ys.append(recipe.peak_lr * schedule(step))
         if recipe.decay.name == "plateau":
             if epoch >= len(measurements):
                 break
-            schedule = schedule.observe(val_loss=measurements[epoch].val_loss, top1=measurements[epoch].top1)
+            schedule = schedule.observe(
+                val_loss=measurements[epoch].val_loss, top1=measurements[epoch].top1
+            )
     return Curve(label=label, xs=tuple(xs), ys=tuple(ys))
 
 
@@ -84,12 +96,18 @@ def learning_curves(state: StudyState, found: Recommendation | None) -> tuple[Cu
     if found is None:
         return ()
     if state.config.is_comparison:
-        shown = [(c.name, _full_runs(state, c.trial)) for c in compared(found)][:NUM_COMPARED_CURVES]
+        shown = [(c.name, _full_runs(state, c.trial)) for c in compared(found)][
+            :NUM_COMPARED_CURVES
+        ]
         return tuple(_learning_curve(name, runs) for name, runs in shown if runs)
     shown = [(c.name, _full_runs(state, c.trial)) for c in compared(found)]
     known = {contender.trial for contender in compared(found)}
     if not any(c.top1s and c.trial != BASELINE for c in found.contenders):
-        shown += [(f"trial {t.number}", [t.runs[-1]]) for t in finished_trials(state) if t.number not in known]
+        shown += [
+            (f"trial {t.number}", [t.runs[-1]])
+            for t in finished_trials(state)
+            if t.number not in known
+        ]
     others = [(name, runs) for name, runs in shown if name != "baseline"][:NUM_LEARNING_CURVES]
     baseline = [(name, runs) for name, runs in shown if name == "baseline"]
     return tuple(_learning_curve(name, runs) for name, runs in others + baseline if runs)

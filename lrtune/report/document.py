@@ -72,7 +72,10 @@ class Table(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """The report of a search, or of a comparison, worked out. Texts are in plain words, unescaped."""
+    """The report of a search, or of a comparison, worked out.
+
+    Texts are in plain words, unescaped.
+    """
 
     report: Report
     task: str
@@ -110,7 +113,8 @@ class Document:
     settings: tuple[tuple[str, str], ...]
     """How the study was trained and searched, and on what."""
     lr_curves: tuple[Curve, ...]
-    """LR by epoch: the recommended recipe and, where it is another, the baseline; in a comparison all of them."""
+    """LR by epoch: the recommended recipe and, where it is another, the baseline; in a comparison
+    all of them."""
     learning_curves: tuple[Curve, ...]
     """Top-1 by epoch of the best few; in a comparison of all."""
     importances: tuple[tuple[str, float], ...]
@@ -140,7 +144,10 @@ class Document:
         """By name; all but that of the contenders, of which a terminal shows the columns that it has room for."""
         return {
             "published": Table(
-                "Published elsewhere", ("Recipe", "On", "Top-1, %", "Convergence, epoch"), "llrr", self.published
+                "Published elsewhere",
+                ("Recipe", "On", "Top-1, %", "Convergence, epoch"),
+                "llrr",
+                self.published,
             ),
             "rungs": Table(
                 "Rungs",
@@ -158,13 +165,18 @@ class Document:
                 "Trials that were left on a rung",
                 ("Trial", "Recipe", "Score, %", "Why"),
                 "llrl",
-                tuple((f"trial-{one.trial:04d}", one.recipe, f"{one.score:.2f}", one.reason) for one in self.left),
+                tuple(
+                    (f"trial-{one.trial:04d}", one.recipe, f"{one.score:.2f}", one.reason)
+                    for one in self.left
+                ),
             ),
             "stopped": Table(
                 "Runs that were stopped early",
                 ("Run", "Recipe", "Top-1, %", "Epochs", "Why"),
                 "llrrl",
-                tuple((run.id, run.recipe, run.top1, run.epochs, _why(run)) for run in self.stopped),
+                tuple(
+                    (run.id, run.recipe, run.top1, run.epochs, _why(run)) for run in self.stopped
+                ),
             ),
             "cost": Table(
                 "Cost by purpose",
@@ -205,7 +217,9 @@ def compose(report: Report) -> Document:
         fates=fates(state),
         finished=tuple(run_row(config, trial.runs[-1]) for trial in finished_trials(state)),
         left=left_trials(state),
-        stopped=tuple(run_row(config, r) for r in state.records if r.state in ("pruned", "diverged", "failed")),
+        stopped=tuple(
+            run_row(config, r) for r in state.records if r.state in ("pruned", "diverged", "failed")
+        ),
         points=points_of(state),
         parallel=parallel_of(state),
         range_tests=tuple(map(wording.range_result, state.range_results)),
@@ -215,7 +229,9 @@ def compose(report: Report) -> Document:
         lr_curves=lr_curves(state, found),
         learning_curves=learning_curves(state, found),
         importances=tuple(sorted(report.importances.items(), key=lambda item: -item[1])),
-        code=torch_code(found.best.recipe, config.epochs, config.steps_per_epoch, config.settings) if found else "",
+        code=torch_code(found.best.recipe, config.epochs, config.steps_per_epoch, config.settings)
+        if found
+        else "",
     )
 
 
@@ -260,21 +276,35 @@ def _facts(state: StudyState, found: Recommendation | None) -> tuple[Fact, ...]:
             *_baseline_facts(found),
         )
     top1, convergence = wording.count(len(best.top1s), "fresh seed"), _reached(best, found.target)
-    other = found.baseline if found.baseline is not None and found.baseline.trial != best.trial else None
+    other = (
+        found.baseline
+        if found.baseline is not None and found.baseline.trial != best.trial
+        else None
+    )
     if other is not None:
         reference = wording.recipe_name(state.config, BASELINE)
         top1 += f"; {reference} {wording.mean_and_spread(other.top1s)} ({len(other.top1s)})"
         convergence += f"; {reference} {wording.convergence(other.convergence, found.target)}"
     facts = [
         Fact(f"Top-1{name}, %", wording.mean_and_spread(best.top1s), top1),
-        Fact("Convergence, epoch", wording.convergence(best.convergence, found.target), convergence),
+        Fact(
+            "Convergence, epoch", wording.convergence(best.convergence, found.target), convergence
+        ),
     ]
     if other is not None and (difference := best.difference) is not None:
         interval = f"95 % interval [{difference.low:+.2f}, {difference.high:+.2f}]"
         said = interval if math.isfinite(difference.low) else "no interval"
-        facts.append(Fact(f"To {wording.recipe_name(state.config, BASELINE)}, points", f"{difference.mean:+.2f}", said))
+        facts.append(
+            Fact(
+                f"To {wording.recipe_name(state.config, BASELINE)}, points",
+                f"{difference.mean:+.2f}",
+                said,
+            )
+        )
     if len(found.contenders) > 1:
-        tied = f"a tie with {len(found.ties)} of them" if found.ties else "told apart from all others"
+        tied = (
+            f"a tie with {len(found.ties)} of them" if found.ties else "told apart from all others"
+        )
         probability = wording.probability(best.probability_best)
         facts.append(Fact("Probability best", probability, f"of {len(found.contenders)}; {tied}"))
     return tuple(facts)
@@ -282,10 +312,16 @@ def _facts(state: StudyState, found: Recommendation | None) -> tuple[Fact, ...]:
 
 def _unconfirmed(state: StudyState, best: Contender) -> Fact:
     if not math.isnan(best.search_top1):
-        return Fact("Top-1, %", wording.number(best.search_top1), "one run of the search, not confirmed")
+        return Fact(
+            "Top-1, %", wording.number(best.search_top1), "one run of the search, not confirmed"
+        )
     trial = next(trial for trial in trials_of(state) if trial.number == best.trial)
     rung = trial.ladder[trial.level - 1].label
-    return Fact("Top-1, %", wording.UNKNOWN, f"not trained in full yet: {trial.score:.2f} at the rung of {rung}")
+    return Fact(
+        "Top-1, %",
+        wording.UNKNOWN,
+        f"not trained in full yet: {trial.score:.2f} at the rung of {rung}",
+    )
 
 
 def _baseline_facts(found: Recommendation) -> Iterator[Fact]:
@@ -293,7 +329,11 @@ def _baseline_facts(found: Recommendation) -> Iterator[Fact]:
         top1 = wording.mean_and_spread(found.baseline.top1s)
         yield Fact("Baseline Top-1, %", top1, found.baseline.recipe.label)
         reached = _reached(found.baseline, found.target)
-        yield Fact("Baseline convergence", wording.convergence(found.baseline.convergence, found.target), reached)
+        yield Fact(
+            "Baseline convergence",
+            wording.convergence(found.baseline.convergence, found.target),
+            reached,
+        )
 
 
 def _reached(contender: Contender, target: float) -> str:
@@ -314,20 +354,31 @@ def _target(state: StudyState, found: Recommendation | None) -> str:
 
 def _settings(config: StudyConfig) -> Iterator[tuple[str, str]]:
     settings = config.settings
-    clipping = f", gradients clipped to {settings.clip_norm:g}" if math.isfinite(settings.clip_norm) else ""
+    clipping = (
+        f", gradients clipped to {settings.clip_norm:g}"
+        if math.isfinite(settings.clip_norm)
+        else ""
+    )
     accumulated = f" in {settings.accumulate} micro-batches" if settings.accumulate > 1 else ""
     yield "Task", wording.task(config.task)
     yield "Horizon", f"{wording.count(config.epochs, 'epoch')} of {config.steps_per_epoch} steps"
     yield "Batch", f"{settings.batch_size}{accumulated}{clipping}"
     off = "off" if "data" in config.task else "the task's own"
-    yield "Label smoothing, augmentation", f"{settings.label_smoothing:g}, {'on' if settings.augment else off}"
+    yield (
+        "Label smoothing, augmentation",
+        f"{settings.label_smoothing:g}, {'on' if settings.augment else off}",
+    )
     yield "Precision, device", f"{settings.precision}, {settings.device}"
     yield "Validation images", str(config.num_validation)
     if not config.is_comparison:
         yield "Space, budget", f"{config.space_name}, {config.budget}"
         yield "Sampler, pruner", f"{config.sampler}, {config.pruner}"
         yield from _rung_settings(config)
-    more = f", up to {config.max_seeds} of those not told apart" if config.max_seeds > config.num_seeds else ""
+    more = (
+        f", up to {config.max_seeds} of those not told apart"
+        if config.max_seeds > config.num_seeds
+        else ""
+    )
     yield "Seeds of each recipe", f"{config.num_seeds}{more}"
     yield "Seed", str(config.seed)
     yield from config.environment.items()
@@ -347,7 +398,10 @@ def _peak_memory(state: StudyState) -> Iterator[tuple[str, str]]:
 def _rung_settings(config: StudyConfig) -> Iterator[tuple[str, str]]:
     """Only of pruners that they mean something to."""
     if config.rungs:
-        yield "Rungs", f"{', '.join(map(str, config.rungs))}; of {config.reduction_factor} trials or more one goes up"
+        yield (
+            "Rungs",
+            f"{', '.join(map(str, config.rungs))}; of {config.reduction_factor} trials or more one goes up",
+        )
     if config.rungs or config.pruner in ("median", "patient"):
         half_life_epochs = config.settings.ema_half_life_epochs
         averaged = config.signal == "averaged" and half_life_epochs

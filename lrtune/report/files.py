@@ -54,7 +54,9 @@ def write_whole(path: Path, content: str | bytes) -> None:
         OSError: it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
+    with tempfile.NamedTemporaryFile(
+        dir=path.parent, prefix=f".{path.name}-", delete=False
+    ) as file:
         try:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()

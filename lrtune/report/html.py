@@ -19,12 +19,18 @@ def render_html(document: Document, plots: "Sequence[Plot]") -> str:
     from lrtune.report.sheet import WIDTHS  # matplotlib takes a while to import
 
     images = {plot.name: Markup("".join(map(plot.inline_svg, WIDTHS))) for plot in plots}  # noqa: S704  (escaped in sheet.py)
-    return _template().render(doc=document, plots=images, study=quote(document.report.state.config.name))
+    return _template().render(
+        doc=document, plots=images, study=quote(document.report.state.config.name)
+    )
 
 
 @cache
 def _template() -> Template:
     loader = PackageLoader("lrtune.report")
     return Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=loader,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     ).get_template("report.html.j2")

@@ -34,10 +34,17 @@ def render_json(document: Document) -> str:
         "command": config.command,
         "environment": dict(config.environment),
         "study": {name: getattr(config, name) for name in names}
-        | {"kind": "comparison" if config.is_comparison else "search", "recipes": list(map(asdict, config.recipes))}
+        | {
+            "kind": "comparison" if config.is_comparison else "search",
+            "recipes": list(map(asdict, config.recipes)),
+        }
         | {"rungs": list(map(str, config.rungs))}
         | {"reduction_factor": config.reduction_factor, "signal": config.signal}
-        | {"space": config.space_name, "budget": str(config.budget), "settings": asdict(config.settings)},
+        | {
+            "space": config.space_name,
+            "budget": str(config.budget),
+            "settings": asdict(config.settings),
+        },
         "cost": _cost(document.cost),
         "recommendation": _recommendation(document, report.recommendation),
         "contenders": [_contender(contender) for contender in compared(report.recommendation)],

@@ -24,7 +24,8 @@ REFRESHES_PER_S = 4
 NUM_COLUMNS_FOR_MOST, NUM_COLUMNS_FOR_ALL = 80, 110
 """Of a terminal that has room for most of what there is to say of a run, and for all of it."""
 SLOW_EPOCH_S = 10.0
-"""Where no display moves, epochs that take longer than this get a line each, to show that something goes on."""
+"""Where no display moves, epochs that take longer than this get a line each, to show that something
+goes on."""
 
 
 class LiveDisplay:
@@ -64,7 +65,10 @@ class LiveDisplay:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._live is not None:
             self._live.stop()
@@ -107,25 +111,37 @@ class LiveDisplay:
         """Top-1, and of an unfinished schedule what it is judged by."""
         said = f"Top-1 {wording.number(record.top1)} %"
         config, run = self._progress.config, record.run
-        if run.stop_epochs < run.horizon_epochs and config.signal == "averaged" and record.measurements:
+        if (
+            run.stop_epochs < run.horizon_epochs
+            and config.signal == "averaged"
+            and record.measurements
+        ):
             said += f" ({wording.number(signal_of(config, record.measurements[-1]))} % averaged)"
         return said
 
     def _render(self) -> Group:
         with self._lock:
-            wide, narrow = self._console.width >= NUM_COLUMNS_FOR_ALL, self._console.width < NUM_COLUMNS_FOR_MOST
+            wide, narrow = (
+                self._console.width >= NUM_COLUMNS_FOR_ALL,
+                self._console.width < NUM_COLUMNS_FOR_MOST,
+            )
             parts: list[RenderableType] = [self._header(), self._overall(wide, narrow)]
             if self._progress.running:
                 parts.append(self._runs(wide, narrow))
             if best := self._best():
                 parts.append(best)
-            parts += [Text(note, style="dim", overflow="ellipsis", no_wrap=True) for note in self._progress.notes]
+            parts += [
+                Text(note, style="dim", overflow="ellipsis", no_wrap=True)
+                for note in self._progress.notes
+            ]
             return Group(*parts)
 
     def _header(self) -> Text:
         config = self._progress.config
         words = f" · {wording.task(config.task)} · {self._device}"
-        return Text.assemble((config.name, "bold"), (words, "dim"), no_wrap=True, overflow="ellipsis")
+        return Text.assemble(
+            (config.name, "bold"), (words, "dim"), no_wrap=True, overflow="ellipsis"
+        )
 
     def _overall(self, wide: bool, narrow: bool) -> Table:
         elapsed_s = time.monotonic() - self._began
@@ -141,7 +157,10 @@ class LiveDisplay:
         return _grid([row], gives_way=1)
 
     def _counted(self, done: float, total: float) -> str:
-        """How far it is. Of a plan, what can be counted of the phase, as promotions are not known beforehand."""
+        """How far it is.
+
+        Of a plan, what can be counted of the phase, as promotions are not known beforehand.
+        """
         progress, config = self._progress, self._progress.config
         if progress.phase == "range test":  # no part of a budget
             return progress.sweep
@@ -172,7 +191,9 @@ class LiveDisplay:
         rows = []
         for one in self._progress.running.values():
             run, m = one.run, one.last
-            bar: list[RenderableType] = [ProgressBar(total=run.stop_epochs, completed=one.epochs, width=12)]
+            bar: list[RenderableType] = [
+                ProgressBar(total=run.stop_epochs, completed=one.epochs, width=12)
+            ]
             measured = ("",) * 5
             if m is not None:
                 measured = (
@@ -184,7 +205,15 @@ class LiveDisplay:
                 )
             label = Text(run.recipe.label, style="dim", overflow="ellipsis", no_wrap=True)
             epochs = Text(f"{one.epochs}/{run.stop_epochs}")
-            rows.append([Text(self._name(run)), *bar * wide, epochs, *map(Text, measured[:num_measured]), label])
+            rows.append(
+                [
+                    Text(self._name(run)),
+                    *bar * wide,
+                    epochs,
+                    *map(Text, measured[:num_measured]),
+                    label,
+                ]
+            )
         return _grid(rows, gives_way=len(rows[0]) - 1, gap=2 if wide else 1)
 
     def _best(self) -> Text | None:
@@ -194,12 +223,21 @@ class LiveDisplay:
             name = self._name(best.runs[best.level - 1].run)
             said.append(f"best so far {best.score:.2f} % ({name}: {best.recipe.label})")
         if baseline:
-            said.append(f"{wording.recipe_name(self._progress.config, BASELINE)} {wording.mean_and_spread(baseline)} %")
-        return Text("; ".join(said), style="green", overflow="ellipsis", no_wrap=True) if said else None
+            said.append(
+                f"{wording.recipe_name(self._progress.config, BASELINE)} {wording.mean_and_spread(baseline)} %"
+            )
+        return (
+            Text("; ".join(said), style="green", overflow="ellipsis", no_wrap=True)
+            if said
+            else None
+        )
 
 
 def _grid(rows: Sequence[Sequence[RenderableType]], *, gives_way: int, gap: int = 2) -> Table:
-    """Rows of cells. The column `gives_way` is cut where a line is too short, and the others only where it is gone."""
+    """Rows of cells.
+
+    The column `gives_way` is cut where a line is too short, and the others only where it is gone.
+    """
     table = Table.grid(padding=(0, gap, 0, 0))
     for column in range(len(rows[0])):
         table.add_column(no_wrap=column != gives_way)

@@ -15,9 +15,15 @@ if TYPE_CHECKING:
 
 
 def render_markdown(document: Document, plots: "Sequence[Plot]") -> str:
-    """The document; plots are linked as `plots/<name>.png`. Every text is escaped, code alone goes in as it is."""
+    """The document; plots are linked as `plots/<name>.png`.
+
+    Every text is escaped, code alone goes in as it is.
+    """
     images = {plot.name: plot for plot in plots}
-    verbatim = {"code": Markup(document.code), "command": Markup(document.report.state.config.command)}  # noqa: S704
+    verbatim = {
+        "code": Markup(document.code),
+        "command": Markup(document.report.state.config.command),
+    }
     text = _template().render(doc=document, plots=images, **verbatim)
     # One empty line between blocks, whatever the template left out; code keeps its own.
     return re.sub(r"(```.*?```)|\n{3,}", lambda found: found[1] or "\n\n", text, flags=re.DOTALL)

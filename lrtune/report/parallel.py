@@ -49,7 +49,10 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Parallel:
-    """What was tried. The last axis is the place, the best on its right end; what was stopped lies left of all."""
+    """What was tried.
+
+    The last axis is the place, the best on its right end; what was stopped lies left of all.
+    """
 
     axes: tuple[Axis, ...]
     lines: tuple[Line, ...]
@@ -59,7 +62,8 @@ class Parallel:
 def parallel_of(state: StudyState) -> Parallel | None:
     """The trials whose latest run has ended; `None` for less than three that have a place, or where nothing was varied.
 
-    Places are those of the search: who came further comes first, since scores of different rungs are not comparable.
+    Places are those of the search: who came further comes first, since scores of different rungs
+    are not comparable.
     """
     trials = [trial for trial in trials_of(state) if trial.scores]
     ranked = best_first(trials)
@@ -79,7 +83,10 @@ def parallel_of(state: StudyState) -> Parallel | None:
     lines = zip(trials, zip(*columns, strict=True), strict=True)
     return Parallel(
         axes=tuple(axes),
-        lines=tuple(_line(trial, tuple(positions), places.get(trial.number, 0)) for trial, positions in lines),
+        lines=tuple(
+            _line(trial, tuple(positions), places.get(trial.number, 0))
+            for trial, positions in lines
+        ),
     )
 
 
@@ -88,9 +95,15 @@ def axis_of(label: str, values: Sequence[float | str]) -> tuple[Axis, list[float
     if len(set(values)) < 2:
         return None
     if isinstance(values[0], str):
-        known = [name for name in (*DECAYS, *sorted(set(map(str, values)) - set(DECAYS))) if name in values]
+        known = [
+            name
+            for name in (*DECAYS, *sorted(set(map(str, values)) - set(DECAYS)))
+            if name in values
+        ]
         where = {name: i / (len(known) - 1) for i, name in enumerate(known)}
-        return Axis(label, tuple((at, name) for name, at in where.items())), [where[str(value)] for value in values]
+        return Axis(label, tuple((at, name) for name, at in where.items())), [
+            where[str(value)] for value in values
+        ]
     numbers = [float(value) for value in values]
     low, high = min(number for number in numbers if number > 0), max(numbers)
     least = min(numbers)
@@ -99,12 +112,16 @@ def axis_of(label: str, values: Sequence[float | str]) -> tuple[Axis, list[float
         return Axis(label, ((0.0, wording.lr(least)), (1.0, wording.lr(high)))), positions
     start = ZERO if least == 0 else 0.0
     positions = [
-        start + (1 - start) * math.log(number / low) / math.log(high / low) if number else 0.0 for number in numbers
+        start + (1 - start) * math.log(number / low) / math.log(high / low) if number else 0.0
+        for number in numbers
     ]
     ticks = [(0.0, "0")] if least == 0 else []
     powers = range(math.ceil(math.log10(low) + 0.1), math.ceil(math.log10(high) - 0.1))
     ticks += [(start, wording.lr(low)), (1.0, wording.lr(high))]
-    ticks += [(start + (1 - start) * math.log(10.0**n / low) / math.log(high / low), f"{10.0**n:g}") for n in powers]
+    ticks += [
+        (start + (1 - start) * math.log(10.0**n / low) / math.log(high / low), f"{10.0**n:g}")
+        for n in powers
+    ]
     return Axis(label, tuple(sorted(ticks))), positions
 
 
@@ -112,14 +129,20 @@ def _line(trial: Trial, positions: tuple[float, ...], place: int) -> Line:
     name = f"trial {trial.number}"
     fate: str = trial.runs[-1].state
     if place:
-        where = "Top-1" if trial.finished else f"on the rung of {trial.ladder[trial.level - 1].label}"
+        where = (
+            "Top-1" if trial.finished else f"on the rung of {trial.ladder[trial.level - 1].label}"
+        )
         fate = f"place {place}, {trial.score:.2f} % {where}"
-    return Line(name, f"{name}: {fate}; {trial.recipe.label}", trial.recipe.decay.name, positions, place)
+    return Line(
+        name, f"{name}: {fate}; {trial.recipe.label}", trial.recipe.decay.name, positions, place
+    )
 
 
 def _place_axis(num_ranked: int, any_stopped: bool) -> Axis:
     stopped = ((0.0, "stopped"),) if any_stopped else ()
-    return Axis("place", (*stopped, (_place_position(num_ranked, num_ranked), str(num_ranked)), (1.0, "1")))
+    return Axis(
+        "place", (*stopped, (_place_position(num_ranked, num_ranked), str(num_ranked)), (1.0, "1"))
+    )
 
 
 def _place_position(place: int | None, num_ranked: int) -> float:

@@ -49,21 +49,37 @@ def draw_range_test(result: RangeResult) -> Plot:
 
 def _plots(doc: Document) -> Iterator[Plot]:
     if doc.lr_curves:
-        title = "Learning rates of the schedules" if doc.compares else "Learning rate of the schedule"
+        title = (
+            "Learning rates of the schedules" if doc.compares else "Learning rate of the schedule"
+        )
         yield Plot("lr_curve", title, _lr_description(doc), partial(_lr_sheet, doc))
     if doc.learning_curves:
         ends = "; ".join(f"{c.label} ends at {c.ys[-1]:.2f} %" for c in doc.learning_curves)
-        yield Plot("learning_curves", "Validation Top-1 by epoch", f"{ends}.", partial(_learning_sheet, doc))
+        yield Plot(
+            "learning_curves",
+            "Validation Top-1 by epoch",
+            f"{ends}.",
+            partial(_learning_sheet, doc),
+        )
     results = doc.report.state.range_results
     if any(curve.losses for result in results for curve in result.curves):
         yield _range_plot(results)
     if doc.importances:
         shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in doc.importances)
-        yield Plot("importance", "Importance of the parameters", f"{shares}.", partial(_importance_sheet, doc))
+        yield Plot(
+            "importance",
+            "Importance of the parameters",
+            f"{shares}.",
+            partial(_importance_sheet, doc),
+        )
     if any(math.isfinite(point.top1) for point in doc.points):
         trials = wording.count(sum(not point.level for point in doc.points), "full run")
         rungs = sum(point.level > 0 for point in doc.points)
-        trials += f", and {wording.count(rungs, 'trial')} with no more than a rung's score" if rungs else ""
+        trials += (
+            f", and {wording.count(rungs, 'trial')} with no more than a rung's score"
+            if rungs
+            else ""
+        )
         marks = "hollow where left or unfinished, a cross where diverged"
         said = f"{trials}, coloured by decay; {marks}."
         yield Plot("trials", "Peak learning rate against Top-1", said, partial(_trials_sheet, doc))
@@ -76,7 +92,10 @@ def _plots(doc: Document) -> Iterator[Plot]:
 
 def _lr_description(doc: Document) -> str:
     if doc.compares:
-        return "; ".join(f"{c.label} with a peak of {wording.lr(max(c.ys))}" for c in doc.lr_curves) + "."
+        return (
+            "; ".join(f"{c.label} with a peak of {wording.lr(max(c.ys))}" for c in doc.lr_curves)
+            + "."
+        )
     best = doc.lr_curves[0]
     return f"From {wording.lr(best.ys[0])} up to {wording.lr(max(best.ys))}, ending at {wording.lr(best.ys[-1])}."
 
@@ -85,7 +104,10 @@ def _looks(curves: Sequence[Curve], reference: str) -> list[dict[str, Any]]:
     """A colour for each, the same in both plots; the dashes of the reference keep it visible where two coincide."""
     others = [curve.label for curve in curves if curve.label != reference]
     looks = {
-        label: {"color": SERIES[i % len(SERIES)], "linestyle": "-" if i < NUM_BANDS else (0, (6, 1.2, 1.2, 1.2))}
+        label: {
+            "color": SERIES[i % len(SERIES)],
+            "linestyle": "-" if i < NUM_BANDS else (0, (6, 1.2, 1.2, 1.2)),
+        }
         for i, label in enumerate(others)
     }
     return [looks.get(curve.label, {"color": MUTED, "linestyle": DASHED}) for curve in curves]
@@ -109,7 +131,11 @@ def _lr_sheet(doc: Document, width: float) -> Sheet:
             if x.is_integer():
                 said = f"{curve.label}: LR {wording.lr(y)} after {wording.count(x, 'epoch')}"
                 sheet.say_at(axes, x, y / unit, said, colour=look["color"])
-    axes.set(xlabel="epoch", ylabel="LR, % of its peak" if doc.compares else "learning rate", ylim=(0, None))
+    axes.set(
+        xlabel="epoch",
+        ylabel="LR, % of its peak" if doc.compares else "learning rate",
+        ylim=(0, None),
+    )
     axes.set_xlim(0, doc.report.state.config.epochs)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     if not alone:
@@ -125,7 +151,9 @@ def _learning_sheet(doc: Document, width: float) -> Sheet:
         [line] = axes.plot(curve.xs, curve.ys, marker="o", markersize=2.5, **look)
         sheet.enter(line, curve.label)
         if len(doc.learning_curves) <= NUM_BANDS:
-            axes.fill_between(curve.xs, curve.lows, curve.highs, color=look["color"], alpha=0.15, linewidth=0)
+            axes.fill_between(
+                curve.xs, curve.lows, curve.highs, color=look["color"], alpha=0.15, linewidth=0
+            )
     found = doc.report.recommendation
     if found is not None and math.isfinite(found.target):
         axes.axhline(found.target, color=INK, linewidth=0.7, linestyle=(0, (1, 2)))
@@ -152,7 +180,9 @@ def _interesting_from(curves: tuple[Curve, ...]) -> float | None:
 
     Epochs that diverged (nan) do not count; `None` where there are no others.
     """
-    lows = [low for curve in curves for low in curve.lows[len(curve.ys) // 6 :] if math.isfinite(low)]
+    lows = [
+        low for curve in curves for low in curve.lows[len(curve.ys) // 6 :] if math.isfinite(low)
+    ]
     if not lows:
         return None
     top = max(high for curve in curves for high in curve.highs if math.isfinite(high))
@@ -167,10 +197,15 @@ def _range_plot(results: tuple[RangeResult, ...]) -> Plot:
 def _range_sheet(results: tuple[RangeResult, ...], width: float) -> Sheet:
     sheet = Sheet(width, 0.5 + 2.1 * len(results), num_panels=len(results))
     for axes, result in zip(sheet.panels, results, strict=True):
-        curves = [curve for curve in result.curves if curve.losses]  # a first loss may have been infinite
+        curves = [
+            curve for curve in result.curves if curve.losses
+        ]  # a first loss may have been infinite
         for curve in curves:
             [line] = axes.plot(curve.lrs, curve.losses, color=SERIES[0], linewidth=0.9, alpha=0.65)
-            sheet.say(line, f"sweep with seed {curve.seed}{', stopped by its loss' if curve.diverged else ''}")
+            sheet.say(
+                line,
+                f"sweep with seed {curve.seed}{', stopped by its loss' if curve.diverged else ''}",
+            )
         name = wording.OPTIMIZER_NAMES.get(result.optimizer, result.optimizer)
         if result.interval is None:
             axes.set_title(f"{name}: no signal", loc="left", fontsize=8.5)
@@ -185,7 +220,10 @@ def _range_sheet(results: tuple[RangeResult, ...], width: float) -> Sheet:
         if curves:
             first = median(curve.losses[0] for curve in curves)
             lowest = min(min(curve.losses) for curve in curves)
-            axes.set_ylim(lowest - 0.1 * abs(first - lowest), first + max(0.6 * (first - lowest), 0.1 * abs(first)))
+            axes.set_ylim(
+                lowest - 0.1 * abs(first - lowest),
+                first + max(0.6 * (first - lowest), 0.1 * abs(first)),
+            )
         _plain_log(axes)
     return sheet
 
@@ -198,7 +236,12 @@ def _importance_sheet(doc: Document, width: float) -> Sheet:
     for y, (bar, name, share) in enumerate(zip(bars, names, shares, strict=True)):
         sheet.say(bar, f"{name}: {100 * share:.1f} %")
         axes.annotate(
-            f"{100 * share:.0f} %", (100 * share, y), (4, 0), textcoords="offset points", va="center", fontsize=8
+            f"{100 * share:.0f} %",
+            (100 * share, y),
+            (4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
         )
     axes.set(xlabel="share of the variation of Top-1, %", xlim=(0, 108 * max(*shares, 0.01)))
     axes.grid(visible=False, axis="y")
@@ -216,7 +259,9 @@ def _trials_sheet(doc: Document, width: float) -> Sheet:
     }
     shown = {label: group for label, group in groups.items() if group}
     sheet = Sheet(width, 2.8 if len(shown) == 1 else 4.4, num_panels=len(shown))
-    for decay in (decay for decay in DECAY_COLOURS if any(point.decay == decay for point in points)):
+    for decay in (
+        decay for decay in DECAY_COLOURS if any(point.decay == decay for point in points)
+    ):
         [mark] = sheet.panels[0].plot([], [], "o", color=DECAY_COLOURS[decay], markersize=4)
         sheet.enter(mark, decay)
     for axes, (label, group) in zip(sheet.panels, shown.items(), strict=True):

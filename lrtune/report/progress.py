@@ -53,9 +53,9 @@ def unit_of(config: StudyConfig) -> BudgetUnit:
 def expected_runs(config: StudyConfig) -> Mapping[Kind, int]:
     """How many runs of each kind a study with a budget in trials comes to, at least.
 
-    Of each rung its share goes up. Those that go up regardless are not foreseen, and recipes that are confirmed may be
-    fewer than was asked for, or need more seeds than the first: so it is a plan, and not a promise. A comparison is
-    one too, of its recipes.
+    Of each rung its share goes up. Those that go up regardless are not foreseen, and recipes that
+    are confirmed may be fewer than was asked for, or need more seeds than the first: so it is a
+    plan, and not a promise. A comparison is one too, of its recipes.
     """
     full = config.epochs
     num_confirmed = len(config.recipes) - 1 if config.is_comparison else config.num_confirmed
@@ -125,7 +125,9 @@ class Progress:
                 self.num_ended_here += 1
                 self._find_best()
                 if record.reason:
-                    self.notes.append(f"{wording.run_name(self.config, record.run)} {record.state}: {record.reason}")
+                    self.notes.append(
+                        f"{wording.run_name(self.config, record.run)} {record.state}: {record.reason}"
+                    )
             case SweepStarted(optimizer=optimizer, number=number, num_sweeps=num_sweeps):
                 self.sweep = f"{optimizer}, sweep {number} of {num_sweeps}"
             case Note(text=text):
@@ -138,13 +140,18 @@ class Progress:
     @property
     def num_trials(self) -> int:
         """Trials begun."""
-        runs = (*(record.run for record in self.records.values()), *(one.run for one in self.running.values()))
+        runs = (
+            *(record.run for record in self.records.values()),
+            *(one.run for one in self.running.values()),
+        )
         return len({run.trial for run in runs if run.is_of_search})
 
     @property
     def num_ended_of_phase(self) -> int:
         """Runs of the present phase that are over."""
-        return sum(_phase_of(self.config, record.run) == self.phase for record in self.records.values())
+        return sum(
+            _phase_of(self.config, record.run) == self.phase for record in self.records.values()
+        )
 
     @property
     def num_expected_of_phase(self) -> str:
@@ -161,7 +168,11 @@ class Progress:
     @property
     def baseline_top1s(self) -> list[float]:
         """Final Top-1 of the baseline's runs."""
-        return [r.top1 for r in self.records.values() if r.run.kind == "baseline" and r.state == "completed"]
+        return [
+            r.top1
+            for r in self.records.values()
+            if r.run.kind == "baseline" and r.state == "completed"
+        ]
 
     def spent(self, elapsed_s: float) -> tuple[float, float]:
         """How much of the study is done, and all of it, in the unit of its budget; where that is trials, in epochs.
@@ -183,9 +194,9 @@ class Progress:
     def _epochs_of_plan(self) -> tuple[float, float]:
         """Epochs that are behind, and all of those that are expected; neither ever takes a step back.
 
-        A run that is over counts in full, whatever it cost, and no more runs of the search than were expected. Once
-        something is confirmed, runs of the search that did not come will not come any more. Seeds that the race adds
-        are expected from when they begin.
+        A run that is over counts in full, whatever it cost, and no more runs of the search than
+        were expected. Once something is confirmed, runs of the search that did not come will not
+        come any more. Seeds that the race adds are expected from when they begin.
         """
         done: Counter[Kind] = Counter()
         begun: Counter[Kind] = Counter()

@@ -34,7 +34,9 @@ def write_range_result(result: RangeResult, folder: Path) -> Mapping[str, Path]:
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow(("seed", "lr", "loss"))
     for curve in result.curves:
-        rows.writerows((curve.seed, lr, loss) for lr, loss in zip(curve.lrs, curve.losses, strict=True))
+        rows.writerows(
+            (curve.seed, lr, loss) for lr, loss in zip(curve.lrs, curve.losses, strict=True)
+        )
     plot = draw_range_test(result)
     contents: dict[str, str | bytes] = {
         "range_test.png": plot.png,
@@ -71,6 +73,8 @@ def print_range_result(
         return
     console.print(Text(wording.range_result(result), style="bold"))
     if result.suggestions:
-        others = ", ".join(f"{rule} {wording.lr(value)}" for rule, value in result.suggestions.items())
+        others = ", ".join(
+            f"{rule} {wording.lr(value)}" for rule, value in result.suggestions.items()
+        )
         console.print(Text(f"Other rules on the same sweeps: {others}.", style="dim"))
     console.print(Text(f"Plot and sweeps: {folder}"), soft_wrap=True)

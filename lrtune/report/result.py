@@ -25,9 +25,11 @@ class Best:
 
     recipe: Recipe
     schedule: Schedule
-    """`schedule(step)` is the multiplier for optimizer step `step`; a plateau's as its first confirmed run had it."""
+    """`schedule(step)` is the multiplier for optimizer step `step`; a plateau's as its first
+    confirmed run had it."""
     top1: float
-    """Mean over fresh seeds, percent; of the search's own full run while there are none, and nan without that too."""
+    """Mean over fresh seeds, percent; of the search's own full run while there are none, and nan
+    without that too."""
     convergence: Convergence
 
 
@@ -53,14 +55,20 @@ class SearchResult:
             LrtuneError: no run has finished.
         """
         if self.recommendation is None:
-            raise LrtuneError(f"no run of study {self.state.config.name!r} has finished, so there is no best one.")
+            raise LrtuneError(
+                f"no run of study {self.state.config.name!r} has finished, so there is no best one."
+            )
         chosen = self.recommendation.best
         config = self.state.config
-        schedule = build_schedule(chosen.recipe, epochs=config.epochs, steps_per_epoch=config.steps_per_epoch)
+        schedule = build_schedule(
+            chosen.recipe, epochs=config.epochs, steps_per_epoch=config.steps_per_epoch
+        )
         for m in measurements_of(self.state, chosen.trial):
             schedule = schedule.observe(val_loss=m.val_loss, top1=m.top1)
         top1 = chosen.mean if chosen.top1s else chosen.search_top1
-        return Best(recipe=chosen.recipe, schedule=schedule, top1=top1, convergence=chosen.convergence)
+        return Best(
+            recipe=chosen.recipe, schedule=schedule, top1=top1, convergence=chosen.convergence
+        )
 
     def trials_dataframe(self) -> "pd.DataFrame":
         """One row a run: what it was for, its recipe, its state, its final Top-1."""
@@ -86,9 +94,17 @@ def runs_dataframe(state: StudyState) -> "pd.DataFrame":
         rows.append(
             {"run": record.run.id, "name": recipe_name(state.config, record.run.trial)}
             | {"kind": record.run.kind, "trial": record.run.trial, "seed": record.run.seed}
-            | {"horizon": record.run.horizon_epochs, "stop": record.run.stop_epochs, "reused": record.epochs_reused}
+            | {
+                "horizon": record.run.horizon_epochs,
+                "stop": record.run.stop_epochs,
+                "reused": record.epochs_reused,
+            }
             | {"state": record.state, "epochs": record.epochs, "top1": record.top1}
-            | {"averaged_top1": record.measurements[-1].averaged_top1 if record.measurements else math.nan}
+            | {
+                "averaged_top1": record.measurements[-1].averaged_top1
+                if record.measurements
+                else math.nan
+            }
             | {"test_top1": record.test_top1}
             | recipe
             | {"decay": decay.pop("name")}

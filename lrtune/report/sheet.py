@@ -16,12 +16,26 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-# On a page each of these becomes a CSS variable, `--plot-ink` and so on, so that dark mode reaches into the plots. They
-# must differ from each other, and from whatever else matplotlib may write.
+# On a page each of these becomes a CSS variable, `--plot-ink` and so on, so that dark mode reaches
+# into the plots. They must differ from each other, and from whatever else matplotlib may write.
 INK, MUTED, GRID = "#1b1f24", "#6b7077", "#e3e4e1"
-# Told apart with any of the common colour deficiencies (Wong 2011, doi 10.1038/nmeth.1618); darkened, for thin lines.
-SERIES = ("#0b62a3", "#c4560a", "#00805c", "#a84f87", "#8a6d00", "#2f8fc4", "#7a4b24", "#5b5fc7", "#3f7f1f", "#b03a48")
-VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid"} | {colour: f"{i}" for i, colour in enumerate(SERIES)}
+# Told apart with any of the common colour deficiencies (Wong 2011, doi 10.1038/nmeth.1618);
+# darkened, for thin lines.
+SERIES = (
+    "#0b62a3",
+    "#c4560a",
+    "#00805c",
+    "#a84f87",
+    "#8a6d00",
+    "#2f8fc4",
+    "#7a4b24",
+    "#5b5fc7",
+    "#3f7f1f",
+    "#b03a48",
+)
+VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid"} | {
+    colour: f"{i}" for i, colour in enumerate(SERIES)
+}
 
 STYLE: dict[Any, Any] = {
     "font.size": 8.5,
@@ -51,7 +65,8 @@ STYLE: dict[Any, Any] = {
 
 Width = Literal["wide", "narrow"]
 WIDTHS: dict[Width, float] = {"wide": 6.2, "narrow": 3.7}
-"""Inches. A page shows the narrow one on a phone, where the text of the wide one could not be read."""
+"""Inches. A page shows the narrow one on a phone, where the text of the wide one could not be read.
+"""
 LETTER_EM = 0.57
 """Width of a letter of a legend, about."""
 
@@ -80,18 +95,26 @@ class Sheet:
     def say_at(self, axes: Axes, x: float, y: float, text: str, *, colour: str) -> None:
         """Lets a place say `text`: by an invisible mark, large enough to be hit, which a page shows to who does."""
         if math.isfinite(x) and math.isfinite(y):
-            [mark] = axes.plot([x], [y], "o", color=colour, markersize=9, markeredgewidth=0, alpha=0, zorder=9)
+            [mark] = axes.plot(
+                [x], [y], "o", color=colour, markersize=9, markeredgewidth=0, alpha=0, zorder=9
+            )
             mark.set_in_layout(False)
             self.say(mark, text)
 
     def enter(self, artist: Artist, label: str) -> None:
-        """Gives an artist a place in the legend. Matplotlib's own `label` would hide what begins with `_`."""
+        """Gives an artist a place in the legend.
+
+        Matplotlib's own `label` would hide what begins with `_`.
+        """
         self._entries.append((artist, label))
 
     def legend(self) -> None:
         """Above the first panel, in as many columns as fit; the figure grows by its lines."""
         handles = [artist for artist, _ in self._entries]
-        labels = [label if len(label) <= 28 else f"{label[:17]}…{label[-10:]}" for _, label in self._entries]
+        labels = [
+            label if len(label) <= 28 else f"{label[:17]}…{label[-10:]}"
+            for _, label in self._entries
+        ]
         width, height = self.figure.get_size_inches()
         size = 7 if width < WIDTHS["wide"] else 8
         column = (LETTER_EM * max(map(len, labels)) + 4) * size / 72
@@ -133,7 +156,9 @@ class Plot:
         """Transparent, for an HTML page that defines the colours of `VARIABLES`; ids are this plot's own."""
         svg = self.svg if width == "wide" else _speaking(_painted(self.paint, width))
         svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-        svg = re.sub(r'<g id="patch_1">.*?</g>', "", svg, count=1, flags=re.DOTALL)  # the white background
+        svg = re.sub(
+            r'<g id="patch_1">.*?</g>', "", svg, count=1, flags=re.DOTALL
+        )  # the white background
         own = f"{self.name}-{width}"
         svg = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{own}-", svg)
         for colour, name in VARIABLES.items():
@@ -148,7 +173,9 @@ class Plot:
 def _painted(paint: Callable[[float], Sheet], width: Width) -> Sheet:
     with _own_style():
         sheet = paint(WIDTHS[width])
-        ConstrainedLayoutEngine().execute(sheet.figure)  # once: as the figure's own engine it would be before each file
+        ConstrainedLayoutEngine().execute(
+            sheet.figure
+        )  # once: as the figure's own engine it would be before each file
     return sheet
 
 

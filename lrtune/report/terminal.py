@@ -79,7 +79,11 @@ def print_studies(states: Sequence[StudyState], console: Console | None = None) 
         table.add_column(heading, justify="left" if heading == "State" else "right", no_wrap=True)
     for state in states:
         found = recommend(state)
-        top1 = UNKNOWN if found is None else mean_and_spread(found.best.top1s or (found.best.search_top1,))
+        top1 = (
+            UNKNOWN
+            if found is None
+            else mean_and_spread(found.best.top1s or (found.best.search_top1,))
+        )
         running = any(record.state == "running" and not record.orphaned for record in state.records)
         if ended := outcome(state):
             stage = "given up" if ended.failed else "done"
@@ -96,7 +100,9 @@ def _table(document: Document, *, wide: bool) -> Table:
     table = _plain_table(gap=2 if wide else 1)
     table.add_column("", overflow="fold")
     for column in columns:
-        table.add_column(column.heading, justify="right", overflow="fold")  # of a short line nothing is lost
+        table.add_column(
+            column.heading, justify="right", overflow="fold"
+        )  # of a short line nothing is lost
     for row in document.contenders:
         mark = ">" if row.recommended else "=" if "tie" in row.marks else " "
         cells = [f"{mark} {row.name}", *(str(getattr(row, column.field)) for column in columns)]

@@ -67,7 +67,9 @@ class Point(NamedTuple):
 
 def finished_trials(state: StudyState) -> list[Trial]:
     """Trials that were trained in full, the highest Top-1 first."""
-    return sorted((t for t in trials_of(state) if t.finished), key=lambda trial: trial.score, reverse=True)
+    return sorted(
+        (t for t in trials_of(state) if t.finished), key=lambda trial: trial.score, reverse=True
+    )
 
 
 def is_left(trial: Trial) -> bool:
@@ -90,7 +92,9 @@ def rung_rows(state: StudyState) -> tuple[RungRow, ...]:
     """Lowest rung first; of Hyperband one bracket after the other."""
     rows, bracket = [], 1
     for found in summaries(state):
-        name = found.rung.label + (f", bracket {bracket}" if state.config.pruner == "hyperband" else "")
+        name = found.rung.label + (
+            f", bracket {bracket}" if state.config.pruner == "hyperband" else ""
+        )
         bracket += found.rung == state.config.rungs[-1]
         tau = wording.number(found.tau)
         rows.append(RungRow(name, found.num_trials, found.num_promoted, found.num_regardless, tau))
@@ -115,7 +119,8 @@ def run_row(config: StudyConfig, record: RunRecord) -> RunRow:
         recipe=record.run.recipe.label,
         state=record.state,
         epochs=f"{record.epochs} of {record.run.stop_epochs}",
-        trained=str(record.epochs_trained) + (f" + {reused} taken over" if (reused := record.epochs_reused) else ""),
+        trained=str(record.epochs_trained)
+        + (f" + {reused} taken over" if (reused := record.epochs_reused) else ""),
         top1=wording.number(record.top1),
         reason=record.reason,
     )
@@ -124,7 +129,9 @@ def run_row(config: StudyConfig, record: RunRecord) -> RunRow:
 def left_trials(state: StudyState) -> tuple[Left, ...]:
     """Trials that were left on a rung, those on the highest one first; the reason is the place among all there."""
     trials = trials_of(state)
-    scores: dict[tuple[int, int], list[float]] = {}  # by height of the ladder, which brackets differ in, and level
+    scores: dict[
+        tuple[int, int], list[float]
+    ] = {}  # by height of the ladder, which brackets differ in, and level
     for trial in trials:
         for level, score in enumerate(trial.scores, start=1):
             scores.setdefault((len(trial.ladder), level), []).append(score)
@@ -148,7 +155,13 @@ def points_of(state: StudyState) -> tuple[Point, ...]:
         top1, fate = (trial.score, "left") if is_left(trial) else (last.top1, last.state)
         if last.measurements:
             on_rung = last.run.kind == "rung"
-            level = state.config.rungs.index(trial.ladder[len(trial.runs) - 1]) + 1 if on_rung else 0
+            level = (
+                state.config.rungs.index(trial.ladder[len(trial.runs) - 1]) + 1 if on_rung else 0
+            )
             recipe = trial.recipe
-            found.append(Point(trial.number, recipe.label, recipe.peak_lr, top1, recipe.decay.name, fate, level))
+            found.append(
+                Point(
+                    trial.number, recipe.label, recipe.peak_lr, top1, recipe.decay.name, fate, level
+                )
+            )
     return tuple(found)

@@ -1,4 +1,7 @@
-"""How numbers and schedules are put into words, the same way in every rendering. What is not known (nan) is a dash."""
+"""How numbers and schedules are put into words, the same way in every rendering.
+
+What is not known (nan) is a dash.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -112,10 +115,15 @@ def task(source: Mapping[str, Any]) -> str:
 
 def range_result(result: RangeResult) -> str:
     """What a range test found, or that it found nothing and why."""
-    name, sweeps = OPTIMIZER_NAMES.get(result.optimizer, result.optimizer), count(len(result.curves), "sweep")
+    name, sweeps = (
+        OPTIMIZER_NAMES.get(result.optimizer, result.optimizer),
+        count(len(result.curves), "sweep"),
+    )
     if result.interval is None:
         return f"{name}: no signal in {sweeps}. {result.reason}"
-    low, high, start = map(lr, (result.interval.low, result.interval.high, result.interval.suggestion))
+    low, high, start = map(
+        lr, (result.interval.low, result.interval.high, result.interval.suggestion)
+    )
     return f"{name}: peak LR from {low} to {high}, beginning with {start}, by {sweeps} ({result.rule})."
 
 
@@ -123,7 +131,11 @@ def schedule_sentence(recipe: Recipe, epochs: int) -> str:
     """The whole recipe in one sentence, for someone who will set it up by hand."""
     optimizer = OPTIMIZER_NAMES[recipe.optimizer]
     start = f"Train {count(epochs, 'epoch')} with {optimizer} at a peak learning rate of {lr(recipe.peak_lr)}"
-    warmup = f"warm up linearly over {count(recipe.warmup_epochs, 'epoch')}, then " if recipe.warmup_epochs else ""
+    warmup = (
+        f"warm up linearly over {count(recipe.warmup_epochs, 'epoch')}, then "
+        if recipe.warmup_epochs
+        else ""
+    )
     return f"{start}: {warmup}{_decay(recipe, epochs)}."
 
 
@@ -134,7 +146,11 @@ def _decay(recipe: Recipe, epochs: int) -> str:
     above = f", above a floor of {end}" if floor else ""
     match decay:
         case Constant():
-            return "hold it to the end" if recipe.warmup_epochs else "hold it from the first step to the last"
+            return (
+                "hold it to the end"
+                if recipe.warmup_epochs
+                else "hold it from the first step to the last"
+            )
         case Step():
             return f"multiply it by {decay.factor:.3g} every {count(decay.every_epochs, 'epoch')}{above}"
         case MultiStep():
@@ -154,8 +170,14 @@ def _decay(recipe: Recipe, epochs: int) -> str:
             return f"hold it, and cool down by 1 − √x over the last {cooldown} to {end}"
         case HoldPower():
             held = decay.hold_frac * decay_epochs
-            power = "in a straight line" if decay.power == 1 else f"by a polynomial of power {decay.power:.3g}"
-            return (f"hold it for {count(held, 'epoch')}, and " if held else "") + f"go down to {end} {power}"
+            power = (
+                "in a straight line"
+                if decay.power == 1
+                else f"by a polynomial of power {decay.power:.3g}"
+            )
+            return (
+                f"hold it for {count(held, 'epoch')}, and " if held else ""
+            ) + f"go down to {end} {power}"
         case Plateau():
             watched = "validation loss" if decay.monitor == "val_loss" else "Top-1"
             patience = count(decay.patience_epochs, "epoch")

@@ -39,19 +39,17 @@ from lrtune.schedules.shapes import (
 def build_schedule(recipe: Recipe, *, epochs: int, steps_per_epoch: int) -> "Schedule":
     """The schedule of `recipe`, fitted to a run.
 
-    Args:
-        recipe: warmup, decay and floor; its peak LR and its optimizer do not matter here.
-        epochs: horizon of the run.
-        steps_per_epoch: optimizer steps in an epoch; micro-batches of an accumulation are not steps.
+    Args: recipe: warmup, decay and floor; its peak LR and its optimizer do not matter here. epochs:
+        horizon of the run. steps_per_epoch: optimizer steps in an epoch; micro-batches of an
+        accumulation are not steps.
 
-    Raises:
-        InputError: the run is empty, the warmup leaves no step for the decay, or a step decay's period is shorter than
+    Raises: InputError: the run is empty, the warmup leaves no step for the decay, or a step decay's
+        period is shorter than
             an optimizer step.
 
-    Example:
-        >>> schedule = build_schedule(Recipe(warmup_epochs=1, decay=Linear()), epochs=3, steps_per_epoch=2)
-        >>> [schedule(step) for step in range(schedule.total_steps)]
-        [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
+    Example: >>> schedule = build_schedule(Recipe(warmup_epochs=1, decay=Linear()), epochs=3,
+        steps_per_epoch=2) >>> [schedule(step) for step in range(schedule.total_steps)] [0.5, 1.0,
+        1.0, 0.75, 0.5, 0.25]
     """
     schedule = fit_schedule(recipe, epochs=epochs, steps_per_epoch=steps_per_epoch)
     if problems := _problems(schedule):
@@ -70,24 +68,26 @@ def fit_schedule(recipe: Recipe, *, epochs: int, steps_per_epoch: int) -> "Sched
 class Schedule:
     """The multiplier for each optimizer step of a run: LR of a parameter group = its base LR * `schedule(step)`.
 
-    Made by `build_schedule`, which checks it. Steps count from 0, and the value returned is the one used *for* that
-    step. The training loop calls `observe` after each epoch, whatever the decay, and goes on with what it returns.
+    Made by `build_schedule`, which checks it. Steps count from 0, and the value returned is the one
+    used *for* that step. The training loop calls `observe` after each epoch, whatever the decay,
+    and goes on with what it returns.
 
-    With `W` warmup steps of `T` in all, the multiplier is `(t + 1) / W` for `t < W`, and from there on
-    `shape((t - W) / (T - W))`, let down to `final_frac`. The milestones of step and multistep count from the start of
-    training, each to the nearest step. The warmup goes to the peak all the same: milestones that lie in it take effect
-    together at step `W`. Those from `T` on never do.
+    With `W` warmup steps of `T` in all, the multiplier is `(t + 1) / W` for `t < W`, and from there
+    on `shape((t - W) / (T - W))`, let down to `final_frac`. The milestones of step and multistep
+    count from the start of training, each to the nearest step. The warmup goes to the peak all the
+    same: milestones that lie in it take effect together at step `W`. Those from `T` on never do.
 
-    Of a plateau decay, the multiplier after warmup is that of the epoch, the same for all its steps, and `final_frac`
-    is the least it can be. An epoch that ends before step `W` is not shown to the rule: its metric says nothing of the
-    peak LR.
+    Of a plateau decay, the multiplier after warmup is that of the epoch, the same for all its
+    steps, and `final_frac` is the least it can be. An epoch that ends before step `W` is not shown
+    to the rule: its metric says nothing of the peak LR.
     """
 
     recipe: Recipe
     epochs: int
     steps_per_epoch: int
     states: tuple[PlateauState, ...]
-    """Of a plateau decay: one for each epoch observed, and one for the epoch about to start. Empty for any other."""
+    """Of a plateau decay: one for each epoch observed, and one for the epoch about to start. Empty
+    for any other."""
 
     @property
     def total_steps(self) -> int:
@@ -102,8 +102,8 @@ class Schedule:
     def __call__(self, step: int) -> float:
         """The multiplier for optimizer step `step`.
 
-        Raises:
-            ValueError: there is no such step, or it depends on the metrics of an epoch that was not observed yet.
+        Raises: ValueError: there is no such step, or it depends on the metrics of an epoch that was
+            not observed yet.
         """
         if not 0 <= step < self.total_steps:
             raise ValueError(f"`0 <= step < {self.total_steps}` must hold, but got step={step}.")
@@ -124,7 +124,9 @@ class Schedule:
             return self
         ended_epochs = len(self.states)
         if ended_epochs > self.epochs:
-            raise ValueError(f"at most {self.epochs} epochs must be observed, but got epoch {ended_epochs}.")
+            raise ValueError(
+                f"at most {self.epochs} epochs must be observed, but got epoch {ended_epochs}."
+            )
         state = self.states[-1]
         if ended_epochs * self.steps_per_epoch >= self.warmup_steps:
             metric = val_loss if rule.monitor == "val_loss" else top1
@@ -151,7 +153,9 @@ class Schedule:
                 shape = constant()
             case Step(every_epochs=every, factor=factor):
                 count = math.ceil(self.epochs / every)
-                shape = staircase(tuple(self._fraction(n * every) for n in range(1, count + 1)), factor)
+                shape = staircase(
+                    tuple(self._fraction(n * every) for n in range(1, count + 1)), factor
+                )
             case MultiStep(milestones_epochs=milestones, factor=factor):
                 shape = staircase(tuple(map(self._fraction, milestones)), factor)
             case Cosine():
@@ -180,7 +184,9 @@ class Schedule:
 
     def _fraction(self, epochs: float) -> float:
         """How much of the decay is done `epochs` after the start: the division of `stretch`, so both agree exactly."""
-        decay_steps = max(1, self.total_steps - self.warmup_steps)  # none where a compressed warmup takes them all
+        decay_steps = max(
+            1, self.total_steps - self.warmup_steps
+        )  # none where a compressed warmup takes them all
         return (self._nearest_step(epochs) - self.warmup_steps) / decay_steps
 
 
@@ -191,7 +197,9 @@ def _problems(schedule: Schedule) -> list[str]:
     if epochs < 1:
         problems.append(f"`1 <= epochs` must hold, but got epochs={epochs}.")
     if steps_per_epoch < 1:
-        problems.append(f"`1 <= steps_per_epoch` must hold, but got steps_per_epoch={steps_per_epoch}.")
+        problems.append(
+            f"`1 <= steps_per_epoch` must hold, but got steps_per_epoch={steps_per_epoch}."
+        )
     if problems:
         return problems
     warmup_epochs, decay = schedule.recipe.warmup_epochs, schedule.recipe.decay
@@ -201,6 +209,8 @@ def _problems(schedule: Schedule) -> list[str]:
             f"`warmup_epochs < epochs` must hold, but got warmup_epochs={warmup_epochs:g}, epochs={epochs} ({steps})."
         )
     if isinstance(decay, Step) and decay.every_epochs < 1 / steps_per_epoch:
-        rule = f"`every_epochs` must be at least one optimizer step, 1/{steps_per_epoch} of an epoch"
+        rule = (
+            f"`every_epochs` must be at least one optimizer step, 1/{steps_per_epoch} of an epoch"
+        )
         problems.append(f"{rule}, but got every_epochs={decay.every_epochs:g}.")
     return problems

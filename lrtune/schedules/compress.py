@@ -10,11 +10,13 @@ from lrtune.schedules.build import Schedule, build_schedule, fit_schedule
 def schedule_of(run: Run, steps_per_epoch: int) -> Schedule:
     """The schedule of a run: its recipe's, compressed where the recipe was meant for a longer one.
 
-    Raises:
-        InputError: see `build_schedule`; a recipe that goes with its own length can be compressed to any.
+    Raises: InputError: see `build_schedule`; a recipe that goes with its own length can be
+        compressed to any.
     """
     if run.horizon_epochs == run.recipe_epochs:
-        return build_schedule(run.recipe, epochs=run.horizon_epochs, steps_per_epoch=steps_per_epoch)
+        return build_schedule(
+            run.recipe, epochs=run.horizon_epochs, steps_per_epoch=steps_per_epoch
+        )
     recipe = compress(run.recipe, run.recipe_epochs, run.horizon_epochs)
     return fit_schedule(recipe, epochs=run.horizon_epochs, steps_per_epoch=steps_per_epoch)
 
@@ -22,9 +24,10 @@ def schedule_of(run: Run, steps_per_epoch: int) -> Schedule:
 def compress(recipe: Recipe, epochs: int, to_epochs: int) -> Recipe:
     """`recipe`, meant for `epochs`, as it is for `to_epochs`: each length in proportion, fractions and LRs as they are.
 
-    The multiplier at share `x` of the compressed run is that at share `x` of the full one, to the nearest step. Of a
-    plateau decay that cannot hold: it waits whole epochs. Its rule lets the LR down after `patience_epochs + 1` bad
-    epochs in a row, so that count is scaled, to the nearest whole one from 1 up; a cooldown likewise from 0 up.
+    The multiplier at share `x` of the compressed run is that at share `x` of the full one, to the
+    nearest step. Of a plateau decay that cannot hold: it waits whole epochs. Its rule lets the LR
+    down after `patience_epochs + 1` bad epochs in a row, so that count is scaled, to the nearest
+    whole one from 1 up; a cooldown likewise from 0 up.
 
     Example:
         >>> compress(Recipe(warmup_epochs=3, decay=Step(every_epochs=9)), 27, 9)
@@ -36,7 +39,9 @@ def compress(recipe: Recipe, epochs: int, to_epochs: int) -> Recipe:
         case Step():
             decay = replace(decay, every_epochs=decay.every_epochs * scale)
         case MultiStep():
-            decay = replace(decay, milestones_epochs=tuple(epoch * scale for epoch in decay.milestones_epochs))
+            decay = replace(
+                decay, milestones_epochs=tuple(epoch * scale for epoch in decay.milestones_epochs)
+            )
         case Plateau():
             decay = replace(
                 decay,

@@ -25,15 +25,19 @@ def start(rule: Plateau) -> PlateauState:
     return PlateauState(best=math.inf if rule.monitor == "val_loss" else -math.inf)
 
 
-def observe(rule: Plateau, state: PlateauState, metric: float, *, floor: float = 0.0) -> PlateauState:
+def observe(
+    rule: Plateau, state: PlateauState, metric: float, *, floor: float = 0.0
+) -> PlateauState:
     """The state after one more epoch.
 
-    An epoch that is not better than the best one, by more than the threshold, is bad. After more than
-    `rule.patience_epochs` bad ones in a row the multiplier is taken times `rule.factor`, but not below `floor`, and the
-    next `rule.cooldown_epochs` epochs cannot be bad. A NaN metric is not better than anything: its epoch is a bad one.
+    An epoch that is not better than the best one, by more than the threshold, is bad. After more
+    than `rule.patience_epochs` bad ones in a row the multiplier is taken times `rule.factor`, but
+    not below `floor`, and the next `rule.cooldown_epochs` epochs cannot be bad. A NaN metric is not
+    better than anything: its epoch is a bad one.
 
-    Torch's `eps` is left out, because it is an LR and not a multiplier: torch makes no reduction of 1e-8 or less, so
-    its LR can stay up to `1e-8 / (1 - factor)` above the one here. With `eps=0` the two are the same.
+    Torch's `eps` is left out, because it is an LR and not a multiplier: torch makes no reduction of
+    1e-8 or less, so its LR can stay up to `1e-8 / (1 - factor)` above the one here. With `eps=0`
+    the two are the same.
 
     Args:
         rule: `monitor` gives the mode: a lower `val_loss` is better, a higher `top1`.
@@ -52,11 +56,17 @@ def observe(rule: Plateau, state: PlateauState, metric: float, *, floor: float =
     if num_bad_epochs <= rule.patience_epochs:
         return state
     multiplier = max(state.multiplier * rule.factor, floor)
-    return replace(state, multiplier=multiplier, num_bad_epochs=0, cooldown_left_epochs=rule.cooldown_epochs)
+    return replace(
+        state, multiplier=multiplier, num_bad_epochs=0, cooldown_left_epochs=rule.cooldown_epochs
+    )
 
 
 def _is_better(rule: Plateau, metric: float, best: float) -> bool:
     """Whether `metric` beats `best` by more than the threshold. NaN never does."""
     if rule.monitor == "val_loss":
-        return metric < (best * (1 - rule.threshold) if rule.threshold_mode == "rel" else best - rule.threshold)
-    return metric > (best * (1 + rule.threshold) if rule.threshold_mode == "rel" else best + rule.threshold)
+        return metric < (
+            best * (1 - rule.threshold) if rule.threshold_mode == "rel" else best - rule.threshold
+        )
+    return metric > (
+        best * (1 + rule.threshold) if rule.threshold_mode == "rel" else best + rule.threshold
+    )

@@ -1,7 +1,8 @@
 """Shapes of a decay: the multiplier as a function of `p`, the fraction of the decay that is done.
 
-`p` is in [0, 1): 0 for the first step after warmup, and never 1, because the last step is trained too. Every shape is
-within [0, 1] and never rises. The parameters are those of the decays in `lrtune.core.recipe`, checked by `Recipe`.
+`p` is in [0, 1): 0 for the first step after warmup, and never 1, because the last step is trained
+too. Every shape is within [0, 1] and never rises. The parameters are those of the decays in
+`lrtune.core.recipe`, checked by `Recipe`.
 """
 
 import math
@@ -20,9 +21,8 @@ def constant() -> Shape:
 def staircase(at: tuple[float, ...], factor: float) -> Shape:
     """`factor ** n`, where `n` is how many of the fractions `at` are at or below `p` (`StepLR`, `MultiStepLR`).
 
-    Args:
-        at: fractions of the decay in rising order. One at or below 0 counts from the start; one from 1 on never counts.
-        factor: what each of them multiplies by.
+    Args: at: fractions of the decay in rising order. One at or below 0 counts from the start; one
+        from 1 on never counts. factor: what each of them multiplies by.
     """
     return lambda p: factor ** bisect_right(at, p)
 
@@ -57,8 +57,8 @@ def wsd(cooldown_frac: float) -> Shape:
 
     1, and then `1 - sqrt(x)`, where `x` is the fraction of the cooldown that is done.
 
-    Args:
-        cooldown_frac: length of the cooldown as a fraction of the steps after warmup (the paper counts all steps).
+    Args: cooldown_frac: length of the cooldown as a fraction of the steps after warmup (the paper
+        counts all steps).
     """
     return held(1 - cooldown_frac, lambda x: 1 - math.sqrt(x))
 
@@ -74,6 +74,7 @@ def hold_power(hold_frac: float, power: float) -> Shape:
 def floored(shape: Shape, final_frac: float) -> Shape:
     """`final_frac + (1 - final_frac) * shape(p)`: any shape, let down to `final_frac` instead of 0.
 
-    The one floor rule: `eta_min` of `CosineAnnealingLR` as a fraction of the peak, and `end_factor` of `LinearLR`.
+    The one floor rule: `eta_min` of `CosineAnnealingLR` as a fraction of the peak, and `end_factor`
+    of `LinearLR`.
     """
     return lambda p: final_frac + (1 - final_frac) * shape(p)

@@ -40,7 +40,10 @@ class Cluster:
     def described(self) -> str:
         """What the nodes have: `2 nodes: 16 CPU, 1 GPU; 4 CPU`."""
         nodes = [_in_words(node) for node in _nodes()]
-        counted = [f"{nodes.count(node)} x {node}" if nodes.count(node) > 1 else node for node in dict.fromkeys(nodes)]
+        counted = [
+            f"{nodes.count(node)} x {node}" if nodes.count(node) > 1 else node
+            for node in dict.fromkeys(nodes)
+        ]
         return f"{len(nodes)} node{'' if len(nodes) == 1 else 's'}: {'; '.join(counted)}"
 
     def call(self, function: Callable[[], Result]) -> Result:
@@ -56,8 +59,8 @@ class Cluster:
     def call_everywhere(self, function: Callable[[], Result]) -> dict[str, Result]:
         """Calls a function on every node at once, and waits for what they return, by the name of the node.
 
-        Raises:
-            InputError: a node cannot call it, for want of the same packages say; all such nodes are named.
+        Raises: InputError: a node cannot call it, for want of the same packages say; all such nodes
+            are named.
         """
         remote = ray.remote(num_cpus=0, max_retries=0)(_call)
         asked = {}
@@ -77,7 +80,9 @@ class Cluster:
 
 
 @contextmanager
-def connect(address: str, *, cpus_per_trial: float, gpus_per_trial: float | None) -> Iterator[Cluster]:
+def connect(
+    address: str, *, cpus_per_trial: float, gpus_per_trial: float | None
+) -> Iterator[Cluster]:
     """A cluster of one's own on this machine, or one that is there; what was started here is ended.
 
     Args:
@@ -102,7 +107,9 @@ def connect(address: str, *, cpus_per_trial: float, gpus_per_trial: float | None
         cluster = Cluster(request={"CPU": cpus_per_trial, "GPU": gpus})
         if not cluster.num_slots():
             wanted = _in_words({"Resources": cluster.request})
-            raise InputError(f"a trial asks for {wanted}, which no node has; the cluster has {cluster.described()}.")
+            raise InputError(
+                f"a trial asks for {wanted}, which no node has; the cluster has {cluster.described()}."
+            )
         yield cluster
     finally:
         if ours:
@@ -110,14 +117,16 @@ def connect(address: str, *, cpus_per_trial: float, gpus_per_trial: float | None
 
 
 def share(
-    value: Any, *, modules: Sequence[ModuleType] = (), serializers: Mapping[type, Serializer] | None = None
+    value: Any,
+    *,
+    modules: Sequence[ModuleType] = (),
+    serializers: Mapping[type, Serializer] | None = None,
 ) -> Any:
     """Puts a value into the object store, once for all workers of a node.
 
-    Args:
-        value: what to share; numpy arrays in it are not copied out of the store.
-        modules: whose functions and classes go with it, since workers cannot import them.
-        serializers: of each type, how to take it apart into values that can be shared, and how to put it together.
+    Args: value: what to share; numpy arrays in it are not copied out of the store. modules: whose
+        functions and classes go with it, since workers cannot import them. serializers: of each
+        type, how to take it apart into values that can be shared, and how to put it together.
 
     Raises:
         TaskError: it holds something that cannot be sent to another process.
@@ -129,7 +138,9 @@ def share(
     try:
         return ray.put(value)
     except (TypeError, ValueError, AttributeError, pickle.PicklingError) as error:
-        raise TaskError(f"the task cannot be sent to the workers of a cluster: {first_line(error)}") from error
+        raise TaskError(
+            f"the task cannot be sent to the workers of a cluster: {first_line(error)}"
+        ) from error
     finally:
         for module in modules:
             ray.cloudpickle.unregister_pickle_by_value(module)
@@ -152,7 +163,9 @@ def _start(address: str) -> None:
             ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         said = first_line(error)
-        raise InputError(f"`address` must be that of a running Ray cluster, but got {address!r}: {said}") from None
+        raise InputError(
+            f"`address` must be that of a running Ray cluster, but got {address!r}: {said}"
+        ) from None
 
 
 def _check_that_it_answers(address: str) -> None:
@@ -163,8 +176,14 @@ def _check_that_it_answers(address: str) -> None:
         ValueError: it is no address.
     """
     if address == "auto":
-        noted = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray" / "ray_current_cluster"
-        address = os.environ.get("RAY_ADDRESS") or (noted.read_text(encoding="utf-8").strip() if noted.exists() else "")
+        noted = (
+            Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
+            / "ray"
+            / "ray_current_cluster"
+        )
+        address = os.environ.get("RAY_ADDRESS") or (
+            noted.read_text(encoding="utf-8").strip() if noted.exists() else ""
+        )
         if not address:
             return  # Ray looks through the processes of this machine, and says at once where there is none
     host, colon, port = address.rpartition(":")
@@ -182,7 +201,9 @@ def _nodes() -> list[dict[str, Any]]:
 
 def _fitting(node: Mapping[str, Any], request: Mapping[str, float]) -> int:
     """Trials that a node can hold side by side."""
-    shares = [node["Resources"].get(name, 0.0) / amount for name, amount in request.items() if amount]
+    shares = [
+        node["Resources"].get(name, 0.0) / amount for name, amount in request.items() if amount
+    ]
     return int(min(shares) + 1e-9) if shares else 1
 
 

@@ -1,7 +1,8 @@
 """What every engine does around a training, wherever that runs: plan, claim, record, judge, end.
 
-An engine is only a place where runs happen. It takes the next run, hands over each measurement, and stops when told to;
-all that is decided is decided here, so a study comes out the same in a loop, in several processes and on a cluster.
+An engine is only a place where runs happen. It takes the next run, hands over each measurement, and
+stops when told to; all that is decided is decided here, so a study comes out the same in a loop, in
+several processes and on a cluster.
 """
 
 import threading
@@ -66,7 +67,10 @@ def begin(run: Run, bench: Bench) -> RunRecord:
 
 
 def take(record: RunRecord, measurement: Measurement, bench: Bench) -> RunRecord:
-    """Records a measurement before it is shown or judged. A run that is not `running` after it has ended."""
+    """Records a measurement before it is shown or judged.
+
+    A run that is not `running` after it has ended.
+    """
     bench.store.record(record.run, measurement)
     record = replace(record, measurements=(*record.measurements, measurement))
     bench.emit(EpochEnded(record.run, measurement))
@@ -87,7 +91,9 @@ def fail(record: RunRecord, error: LrtuneError, bench: Bench) -> RunRecord:
     Raises:
         TaskError: not one epoch of this task was ever trained: the fault is not the run's.
     """
-    if isinstance(error, TaskError) and not any(r.measurements for r in bench.store.state().records):
+    if isinstance(error, TaskError) and not any(
+        r.measurements for r in bench.store.state().records
+    ):
         raise error
     return end(record, "failed", str(error), bench)
 
@@ -100,7 +106,9 @@ def heartbeat(store: Store, runs: Callable[[], Iterable[Run]]) -> Iterator[None]
     def beat() -> None:
         while not over.wait(HEARTBEAT_S):
             for run in runs():
-                with suppress(LrtuneError):  # trouble that does not pass is met by the next measurement
+                with suppress(
+                    LrtuneError
+                ):  # trouble that does not pass is met by the next measurement
                     store.heartbeat(run)
 
     thread = threading.Thread(target=beat, daemon=True)

@@ -1,7 +1,7 @@
 """The local engine: runs happen here, on this machine.
 
-One process can work, or several side by side, or several threads of one process, each on a lane of its GPU. They meet
-only in the study's records, so it does not matter who started them.
+One process can work, or several side by side, or several threads of one process, each on a lane of
+its GPU. They meet only in the study's records, so it does not matter who started them.
 """
 
 import multiprocessing
@@ -29,7 +29,8 @@ POLL_S = 0.3
 """Between looks at the study while there is nothing to start."""
 
 Train = Callable[[Run, StudyState], Iterator[Measurement]]
-"""The measurements of a run from its first epoch on; what the study knows of them already is not trained again."""
+"""The measurements of a run from its first epoch on; what the study knows of them already is not
+trained again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,8 @@ def work_on(run: Run, bench: Workbench) -> None:
 def work_in_lanes(open_lane: OpenLane, num_lanes: int, emit: Emit) -> Done:
     """Works in `num_lanes` threads of this process, which ask and emit one at a time.
 
-    What ends one of them, or an interrupt, ends the others at their next event; their runs are given back.
+    What ends one of them, or an interrupt, ends the others at their next event; their runs are
+    given back.
 
     Raises:
         LrtuneError: what a lane raised.
@@ -121,8 +123,9 @@ class _Stopped(Exception):  # noqa: N818
 def work_side_by_side(open_workbench: OpenWorkbench, num_jobs: int, emit: Emit) -> Done:
     """Works in `num_jobs` new processes, and hands their events to `emit`.
 
-    A process that dies leaves its run to the others. Each has a pipe of its own: a queue has one lock for all writers,
-    and a worker that is killed while it holds it would silence the others for ever.
+    A process that dies leaves its run to the others. Each has a pipe of its own: a queue has one
+    lock for all writers, and a worker that is killed while it holds it would silence the others for
+    ever.
 
     Raises:
         TaskError: what opens the workbench cannot be sent to another process.
@@ -158,7 +161,11 @@ def work_side_by_side(open_workbench: OpenWorkbench, num_jobs: int, emit: Emit) 
                     jobs[events].join()
                     if jobs[events].exitcode != 0:
                         code = jobs[events].exitcode
-                        emit(Note(f"a worker process died with exit code {code}; the others take over its run"))
+                        emit(
+                            Note(
+                                f"a worker process died with exit code {code}; the others take over its run"
+                            )
+                        )
                     continue
                 if isinstance(event, LrtuneError):
                     raise event
@@ -179,9 +186,13 @@ def work_side_by_side(open_workbench: OpenWorkbench, num_jobs: int, emit: Emit) 
 
 
 def _job(
-    open_workbench: OpenWorkbench, events: "Connection[Event | Done | LrtuneError, None]", start_method: str
+    open_workbench: OpenWorkbench,
+    events: "Connection[Event | Done | LrtuneError, None]",
+    start_method: str,
 ) -> None:
-    multiprocessing.set_start_method(start_method, force=True)  # of the workers of a task's own loaders
+    multiprocessing.set_start_method(
+        start_method, force=True
+    )  # of the workers of a task's own loaders
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     try:
         take_interrupts()

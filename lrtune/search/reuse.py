@@ -1,14 +1,16 @@
 """Nothing is trained twice: resuming, promotion, duplicates and shared trunks are one mechanism, and this is all of it.
 
-A training run is a function of its *ground* (task, model, optimizer, settings, seed, machine and library versions) and
-of the LR of every step so far. So its training up to an epoch has a key, chained over the epochs:
+A training run is a function of its *ground* (task, model, optimizer, settings, seed, machine and
+library versions) and of the LR of every step so far. So its training up to an epoch has a key,
+chained over the epochs:
 
     key[0] = hash(ground)        key[k] = hash(key[k - 1], LR multipliers of the steps of epoch k)
 
-Runs with the same key are in the same state, whatever their schedules do later. A run replays the measurements that are
-known under its keys, goes on from the latest checkpoint among them, and trains the rest. That a run was killed and is
-resumed, that it goes on where a rung left it, that another recipe had the same LRs so far: there is no difference. The
-keys of a plateau decay follow from the metrics of the epochs before, so they are known as far as the replay has come.
+Runs with the same key are in the same state, whatever their schedules do later. A run replays the
+measurements that are known under its keys, goes on from the latest checkpoint among them, and
+trains the rest. That a run was killed and is resumed, that it goes on where a rung left it, that
+another recipe had the same LRs so far: there is no difference. The keys of a plateau decay follow
+from the metrics of the epochs before, so they are known as far as the replay has come.
 """
 
 import hashlib
@@ -45,7 +47,10 @@ class Trainer(Protocol):
 
 
 class States(Protocol):
-    """What is needed of a store of states. It may lose any of them: that costs time and nothing else."""
+    """What is needed of a store of states.
+
+    It may lose any of them: that costs time and nothing else.
+    """
 
     def load(self, key: str) -> State | None:
         """The state under `key`, if it is there."""
@@ -127,7 +132,9 @@ def known_epochs(
         steps_per_epoch: optimizer steps.
     """
     prefix = Prefix(schedule=schedule_of(run, steps_per_epoch), ground=ground)
-    while len(prefix.measurements) < run.stop_epochs and not (prefix.measurements and prefix.measurements[-1].diverged):
+    while len(prefix.measurements) < run.stop_epochs and not (
+        prefix.measurements and prefix.measurements[-1].diverged
+    ):
         found = known.get(prefix.next_key)
         if found is None:
             break
@@ -177,20 +184,28 @@ def train(
             states.drop(before.key)
 
     again_s = 0.0
-    for measurement in trainer.train(run, history=prefix.measurements[:start], state=state, save=save):
+    for measurement in trainer.train(
+        run, history=prefix.measurements[:start], state=state, save=save
+    ):
         if measurement.epoch <= num_known:
             again_s += measurement.seconds
             continue
         measurement = prefix.measurements[-1]
         if measurement.epoch == num_known + 1:
-            measurement = replace(measurement, again_epochs=num_known - start, seconds=measurement.seconds + again_s)
+            measurement = replace(
+                measurement, again_epochs=num_known - start, seconds=measurement.seconds + again_s
+            )
         yield measurement
 
 
 def _saved(run: Run, key: str, states: States) -> Measurement | None:
     """The measurement of an epoch that was saved and is not recorded yet, as its run was killed or is under way."""
     state = states.load(key)
-    return Measurement(**state["measurement"] | {"reused": state["run"] != run.id}) if state is not None else None
+    return (
+        Measurement(**state["measurement"] | {"reused": state["run"] != run.id})
+        if state is not None
+        else None
+    )
 
 
 def _latest(prefix: Prefix, states: States) -> tuple[int, State | None]:

@@ -1,8 +1,9 @@
 """Optuna as a function: the recipe of trial number n, given the study as recorded.
 
-The study that Optuna sees is rebuilt in memory from the records for each question, and its sampler is seeded by
-(study seed, trial number). So there is no second store to keep in step with ours, no trial that stays RUNNING after a
-kill, and a search that was interrupted and resumed asks exactly what an unbroken one would have asked.
+The study that Optuna sees is rebuilt in memory from the records for each question, and its sampler
+is seeded by (study seed, trial number). So there is no second store to keep in step with ours, no
+trial that stays RUNNING after a kill, and a search that was interrupted and resumed asks exactly
+what an unbroken one would have asked.
 """
 
 import copy
@@ -14,7 +15,12 @@ from datetime import datetime
 from typing import Any, cast
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lrtune.core.errors import StoreError, first_line
@@ -27,19 +33,23 @@ from lrtune.search.grid import cheapest_nearby, nearest_on_grid, on_grid
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 MAX_SEEN = 250
-"""Trials that the sampler is shown: half of them the latest, the others the best. TPE tells at most the best 25 from
-the rest (`default_gamma`), which are the same 25 so, and each question costs what it copies."""
+"""Trials that the sampler is shown: half of them the latest, the others the best. TPE tells at most
+the best 25 from the rest (`default_gamma`), which are the same 25 so, and each question costs what
+it copies."""
 EXPLORED_EVERY = 3
-"""One in so many trials is taken as suggested, whatever it costs: the cheapest would never leave what is trained."""
+"""One in so many trials is taken as suggested, whatever it costs: the cheapest would never leave
+what is trained."""
 WORST = -100.0
 """Value of a trial that diverged or was pruned."""
 NUM_CANDIDATES = 16
-"""Suggestions for one trial, where the cheapest of them is taken, or the first that was not tried yet."""
+"""Suggestions for one trial, where the cheapest of them is taken, or the first that was not tried
+yet."""
 NUM_REPEATED = 2
-"""Suggestions in a row that were tried before, after which chance looks for one that was not: the sampler is sure of
-itself by then, and asking it takes long."""
+"""Suggestions in a row that were tried before, after which chance looks for one that was not: the
+sampler is sure of itself by then, and asking it takes long."""
 MIN_TRIALS_FOR_IMPORTANCES = 8
-"""Finished trials; of one or two, PED-ANOVA gives every parameter the same share, whatever they did."""
+"""Finished trials; of one or two, PED-ANOVA gives every parameter the same share, whatever they
+did."""
 
 Branch = dict[str, tuple[str, Parameter]]
 """Parameter name, as Optuna sees it -> (key of the recipe or of its decay, what it may be)."""
@@ -56,25 +66,35 @@ def ask(state: StudyState, number: int) -> Recipe:
     def suggest() -> Recipe:
         return on_grid(_suggest(study.ask(), space, state.config.baseline), space)
 
-    if state.config.sampler == "qmc":  # its sequence is walked from the start; the others have no position
+    if (
+        state.config.sampler == "qmc"
+    ):  # its sequence is walked from the start; the others have no position
         for _ in range(number - len(known)):
             suggest()
     tried = {trial.recipe for trial in trials_of(state)}
-    compressed = any(rung.compressed for rung in ladder_of(state.config, number))  # hardly an epoch could be shared
+    compressed = any(
+        rung.compressed for rung in ladder_of(state.config, number)
+    )  # hardly an epoch could be shared
     if not compressed and number % EXPLORED_EVERY != 0:
-        return cheapest_nearby([suggest() for _ in range(NUM_CANDIDATES)], state, space, exclude=tried)
+        return cheapest_nearby(
+            [suggest() for _ in range(NUM_CANDIDATES)], state, space, exclude=tried
+        )
     for count in range(1, NUM_CANDIDATES + 1):
         recipe = suggest()
         if recipe not in tried:
             break
         if count == NUM_REPEATED:
-            study.sampler = optuna.samplers.RandomSampler(seed=_seed(f"{state.config.seed} repeated {number}"))
+            study.sampler = optuna.samplers.RandomSampler(
+                seed=_seed(f"{state.config.seed} repeated {number}")
+            )
     return recipe
 
 
 def fitted_space(state: StudyState) -> Space:
     """The study's space, in epochs, with the bounds that its range tests found."""
-    intervals = {result.optimizer: result.interval for result in state.range_results if result.interval}
+    intervals = {
+        result.optimizer: result.interval for result in state.range_results if result.interval
+    }
     config = state.config
     space = parse_space(config.space_toml, config.space_name, optimizer=config.baseline.optimizer)
     return space.fit(config.epochs, intervals)
@@ -83,8 +103,9 @@ def fitted_space(state: StudyState) -> Space:
 def known_good(state: StudyState, space: Space) -> list[Recipe]:
     """Recipes that are hard to beat, moved into the space: the user's own, and three that the literature favours.
 
-    The baseline and those that are to be tried, as far as the space has their optimizer and decay. Linear warmup of 5 %
-    and a cosine; linear to zero (arXiv 2310.07831); WSD with a 1-sqrt cooldown of 20 % (arXiv 2405.18392).
+    The baseline and those that are to be tried, as far as the space has their optimizer and decay.
+    Linear warmup of 5 % and a cosine; linear to zero (arXiv 2310.07831); WSD with a 1-sqrt cooldown
+    of 20 % (arXiv 2405.18392).
     """
     baseline, epochs = state.config.baseline, state.config.epochs
     optimizers, decays = space.choices("optimizer"), space.choices("decay")
@@ -94,13 +115,26 @@ def known_good(state: StudyState, space: Space) -> list[Recipe]:
         if recipe.optimizer in optimizers and recipe.decay.name in decays
     ]
     wanted: list[tuple[str, dict[str, Any]]] = []
-    suggestions = {r.optimizer: nearest_on_grid(r.interval.suggestion) for r in state.range_results if r.interval}
+    suggestions = {
+        r.optimizer: nearest_on_grid(r.interval.suggestion)
+        for r in state.range_results
+        if r.interval
+    }
     for optimizer in optimizers:
         first = {"peak_lr": suggestions[optimizer]} if optimizer in suggestions else {}
         wanted += [
-            (optimizer, first | {"decay": "cosine", "warmup_epochs": 0.05 * epochs, "final_frac": 0.0}),
-            (optimizer, first | {"decay": "linear", "warmup_epochs": 0.05 * epochs, "final_frac": 0.0}),
-            (optimizer, first | {"decay": "wsd", "wsd.cooldown_frac": 0.2, "warmup_epochs": 0.05 * epochs}),
+            (
+                optimizer,
+                first | {"decay": "cosine", "warmup_epochs": 0.05 * epochs, "final_frac": 0.0},
+            ),
+            (
+                optimizer,
+                first | {"decay": "linear", "warmup_epochs": 0.05 * epochs, "final_frac": 0.0},
+            ),
+            (
+                optimizer,
+                first | {"decay": "wsd", "wsd.cooldown_frac": 0.2, "warmup_epochs": 0.05 * epochs},
+            ),
         ]
     recipes = (
         _build(space, optimizer, str(values["decay"]), values, baseline)
@@ -173,8 +207,9 @@ def delete_mirror(name: str, url: str) -> None:
 def _in_memory(state: StudyState, space: Space, number: int) -> optuna.Study:
     """The trials with what is known of them: to the sampler a trial is as good as the rung it reached, then its score.
 
-    So what was learnt on short runs is a prior, and what was learnt on longer ones overrules it. A trial that waits for
-    promotion is a result like any other; as RUNNING, the constant liar would be repelled by it.
+    So what was learnt on short runs is a prior, and what was learnt on longer ones overrules it. A
+    trial that waits for promotion is a result like any other; as RUNNING, the constant liar would
+    be repelled by it.
     """
     study = optuna.create_study(direction="maximize", sampler=_sampler(state, number))
     trials = trials_of(state)
@@ -211,7 +246,10 @@ def _kind(space: Space, optimizer: str, decay: str) -> _Kind:
 
 
 class _Seen(FrozenTrial):
-    """A trial that is over. A study copies what is added to it deeply, which took most of the time of an answer."""
+    """A trial that is over.
+
+    A study copies what is added to it deeply, which took most of the time of an answer.
+    """
 
     def __deepcopy__(self, memo: object) -> "_Seen":
         return copy.copy(self)
@@ -243,13 +281,17 @@ def _sampler(state: StudyState, number: int) -> optuna.samplers.BaseSampler:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match name:
             case "tpe":
-                return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+                return optuna.samplers.TPESampler(
+                    seed=seed, multivariate=True, group=True, constant_liar=True
+                )
             case "gp":
                 return optuna.samplers.GPSampler(seed=seed)
             case "random":
                 return optuna.samplers.RandomSampler(seed=seed)
             case "qmc":
-                return optuna.samplers.QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False)
+                return optuna.samplers.QMCSampler(
+                    seed=seed, scramble=True, warn_independent_sampling=False
+                )
 
 
 def _seed(words: str) -> int:
@@ -271,7 +313,9 @@ def _frozen(trial: Trial, space: Space) -> FrozenTrial:
         value=trial.top1 if state is TrialState.COMPLETE else None,
         params=kind.params(trial.recipe),
         distributions=kind.distributions,
-        intermediate_values={last.epochs: last.top1} if state is TrialState.PRUNED and last.top1 == last.top1 else {},
+        intermediate_values={last.epochs: last.top1}
+        if state is TrialState.PRUNED and last.top1 == last.top1
+        else {},
         user_attrs={
             "lrtune_trial": f"{trial.number}/{trial.level}",
             "recipe": trial.recipe.label,
@@ -284,7 +328,9 @@ def _frozen(trial: Trial, space: Space) -> FrozenTrial:
 def _suggest(trial: optuna.Trial, space: Space, baseline: Recipe) -> Recipe:
     """Asks Optuna for each parameter of the branch that it chose."""
     optimizer, decay = (
-        str(_asked(trial, kind, space.parameters[kind])) if len(space.choices(kind)) > 1 else space.choices(kind)[0]
+        str(_asked(trial, kind, space.parameters[kind]))
+        if len(space.choices(kind)) > 1
+        else space.choices(kind)[0]
         for kind in ("optimizer", "decay")
     )
     branch = _branch(space, optimizer, decay)
@@ -321,13 +367,20 @@ def _branch(space: Space, optimizer: str, decay: str) -> Branch:
     return {name: entry for name, entry in branch.items() if isinstance(entry[1], Choice | Range)}
 
 
-def _build(space: Space, optimizer: str, decay: str, values: Mapping[str, Any], baseline: Recipe) -> Recipe:
+def _build(
+    space: Space, optimizer: str, decay: str, values: Mapping[str, Any], baseline: Recipe
+) -> Recipe:
     """A recipe of the space: what varies from `values`, moved onto the grid; what is fixed from the space.
 
-    `values` are looked up by full name (`adamw.peak_lr`, `step.factor`) and then by key. Settings of the optimizer
-    that the space leaves open are the baseline's where that has the same one, and else customary.
+    `values` are looked up by full name (`adamw.peak_lr`, `step.factor`) and then by key. Settings
+    of the optimizer that the space leaves open are the baseline's where that has the same one, and
+    else customary.
     """
-    defaults = baseline if baseline.optimizer == optimizer else default_recipe(cast(OptimizerName, optimizer))
+    defaults = (
+        baseline
+        if baseline.optimizer == optimizer
+        else default_recipe(cast(OptimizerName, optimizer))
+    )
     own = space.optimizers.get(optimizer, {})
     fields: dict[str, Any] = {
         "momentum": defaults.momentum, "nesterov": defaults.nesterov, "weight_decay": defaults.weight_decay,
@@ -339,7 +392,9 @@ def _build(space: Space, optimizer: str, decay: str, values: Mapping[str, Any], 
     parts: dict[str, Any] = {"name": decay}
     for key, parameter in space.decays.get(decay, {}).items():
         parts[key] = _in_space(parameter, values.get(f"{decay}.{key}"))
-    return Recipe.from_dict(fields | {"optimizer": optimizer, "decay": _plain(decay_from_dict(parts))})
+    return Recipe.from_dict(
+        fields | {"optimizer": optimizer, "decay": _plain(decay_from_dict(parts))}
+    )
 
 
 def _in_space(parameter: Parameter | None, value: Any) -> Any:
@@ -350,7 +405,9 @@ def _in_space(parameter: Parameter | None, value: Any) -> Any:
         case Range():
             if value is None:
                 value = (
-                    (parameter.low * parameter.high) ** 0.5 if parameter.log else (parameter.low + parameter.high) / 2
+                    (parameter.low * parameter.high) ** 0.5
+                    if parameter.log
+                    else (parameter.low + parameter.high) / 2
                 )
             value = min(max(value, parameter.low), parameter.high)
             if parameter.step is not None:
@@ -367,9 +424,13 @@ def _distribution(parameter: Parameter) -> BaseDistribution:
         case Choice():
             return CategoricalDistribution([_to_optuna(choice) for choice in parameter.choices])
         case Range() if _whole(parameter):
-            return IntDistribution(int(parameter.low), int(parameter.high), step=int(parameter.step or 1))
+            return IntDistribution(
+                int(parameter.low), int(parameter.high), step=int(parameter.step or 1)
+            )
         case Range():
-            return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+            return FloatDistribution(
+                parameter.low, parameter.high, log=parameter.log, step=parameter.step
+            )
     raise AssertionError(f"{parameter!r} does not vary")
 
 

@@ -1,7 +1,8 @@
 """A sweep: many runs at once, trained elsewhere, and one process that plans, records and judges them all.
 
-This is the Ray engine without Ray: what Tune's searcher and scheduler are asked, they ask here. What is known of a run
-already is replayed here too, so a trial that was trained before costs the cluster nothing.
+This is the Ray engine without Ray: what Tune's searcher and scheduler are asked, they ask here.
+What is known of a run already is replayed here too, so a trial that was trained before costs the
+cluster nothing.
 """
 
 from collections.abc import Callable, Iterator
@@ -55,7 +56,9 @@ class Sweep:
             if isinstance(step, Done):
                 return step
             if isinstance(step, Wait):
-                self._waiting = bool(self._at_work)  # until one of them ends, the answer is the same
+                self._waiting = bool(
+                    self._at_work
+                )  # until one of them ends, the answer is the same
                 return step
             if self._bench.store.claim(step, self._bench.worker):
                 assignment = self._begin(step)
@@ -65,7 +68,9 @@ class Sweep:
     def assignment(self, run_id: str) -> Assignment:
         """What a worker has to know of a run at work as it is now."""
         record = self._at_work[run_id]
-        return Assignment(run=record.run, num_recorded=record.epochs, known=self._known_epochs(record.run))
+        return Assignment(
+            run=record.run, num_recorded=record.epochs, known=self._known_epochs(record.run)
+        )
 
     def take(self, run_id: str, measurement: Measurement) -> bool:
         """Records a measurement; false where the run has come to its end."""
@@ -113,9 +118,13 @@ class Sweep:
 
     def _begin(self, run: Run) -> Assignment | None:
         """Begins a run that was claimed, and replays what is known of it; `None` where it ends with that."""
-        self._at_work[run.id] = RunRecord(run=run, state="running")  # given back, whatever happens next
+        self._at_work[run.id] = RunRecord(
+            run=run, state="running"
+        )  # given back, whatever happens next
         record = begin(run, self._bench)
-        self._known |= {m.prefix: m for m in record.measurements if not m.reused}  # it may have been somebody else's
+        self._known |= {
+            m.prefix: m for m in record.measurements if not m.reused
+        }  # it may have been somebody else's
         try:
             known = self._known_epochs(run)
         except InputError as error:  # its recipe has no schedule
@@ -123,7 +132,9 @@ class Sweep:
             return None
         for measurement in known:
             if record.state == "running" and measurement.epoch > record.epochs:
-                record = take(record, replace(measurement, reused=True, again_epochs=0), self._bench)
+                record = take(
+                    record, replace(measurement, reused=True, again_epochs=0), self._bench
+                )
         if not self._goes_on(run.id, record):
             return None
         return Assignment(run=run, num_recorded=record.epochs, known=known)

@@ -1,4 +1,7 @@
-"""What a worker process of a cluster does for Ray Tune. It is imported there, and so imports little itself."""
+"""What a worker process of a cluster does for Ray Tune.
+
+It is imported there, and so imports little itself.
+"""
 
 import faulthandler
 import sys
@@ -20,7 +23,9 @@ OpenTraining = Callable[[], Training]
 class RunTrainable(tune.Trainable):  # type: ignore[misc]
     """One run after the other in a worker process; a step is an epoch."""
 
-    def setup(self, config: dict[str, Any], *, open_training: OpenTraining, timeout_s: float) -> None:
+    def setup(
+        self, config: dict[str, Any], *, open_training: OpenTraining, timeout_s: float
+    ) -> None:
         """Opens the training, and begins the first run."""
         self._timeout_s = timeout_s
         with self._watched():
@@ -54,7 +59,9 @@ class RunTrainable(tune.Trainable):  # type: ignore[misc]
     def _watched(self) -> Iterator[None]:
         """Ends the process where this takes too long, whatever it hangs in: Python's own watchdog needs no lock."""
         if self._timeout_s:
-            faulthandler.dump_traceback_later(self._timeout_s, exit=True, file=sys.__stderr__ or sys.stderr)
+            faulthandler.dump_traceback_later(
+                self._timeout_s, exit=True, file=sys.__stderr__ or sys.stderr
+            )
         try:
             yield
         finally:

@@ -1,8 +1,9 @@
 """The Ray engine: Ray Tune trains, and asks the sweep for all that is decided.
 
-A run is a trial of Tune. Tune's searcher asks the sweep for the next one, Tune's scheduler hands it each measurement
-and stops the trial when told to; both do nothing else. Tune's own experiment folder holds nothing that is needed again
-and lies in a temporary folder: what a sweep goes on from is the study's database and its checkpoints.
+A run is a trial of Tune. Tune's searcher asks the sweep for the next one, Tune's scheduler hands it
+each measurement and stops the trial when told to; both do nothing else. Tune's own experiment
+folder holds nothing that is needed again and lies in a temporary folder: what a sweep goes on from
+is the study's database and its checkpoints.
 """
 
 import os
@@ -44,7 +45,9 @@ TELL_AFTER_S = 30.0
 """Without a node that can hold a trial."""
 
 
-def sweep_cluster(sweep: Sweep, open_training: OpenTraining, cluster: Cluster, options: Ray, emit: Emit) -> Done:
+def sweep_cluster(
+    sweep: Sweep, open_training: OpenTraining, cluster: Cluster, options: Ray, emit: Emit
+) -> Done:
     """Trains the runs of a sweep on a cluster until nothing is left to start.
 
     Raises:
@@ -63,15 +66,25 @@ def sweep_cluster(sweep: Sweep, open_training: OpenTraining, cluster: Cluster, o
             raise desk.error
         if desk.done is not None:
             return desk.done
-        emit(Note(f"Ray Tune ended early ({failure or 'it did not say why'}); its runs go on in a new experiment"))
-    raise LrtuneError(f"Ray Tune failed again and again ({failure}); `lrtune resume` goes on from what is recorded.")
+        emit(
+            Note(
+                f"Ray Tune ended early ({failure or 'it did not say why'}); its runs go on in a new experiment"
+            )
+        )
+    raise LrtuneError(
+        f"Ray Tune failed again and again ({failure}); `lrtune resume` goes on from what is recorded."
+    )
 
 
 def _experiment(desk: "_Desk", open_training: OpenTraining, cluster: Cluster, options: Ray) -> None:
-    trainable = tune.with_parameters(RunTrainable, open_training=open_training, timeout_s=options.trial_timeout_s)
+    trainable = tune.with_parameters(
+        RunTrainable, open_training=open_training, timeout_s=options.trial_timeout_s
+    )
     with _environment(ENVIRONMENT), tempfile.TemporaryDirectory(prefix="lrtune-") as folder:
         tune.Tuner(
-            tune.with_resources(trainable, {name.lower(): amount for name, amount in cluster.request.items()}),
+            tune.with_resources(
+                trainable, {name.lower(): amount for name, amount in cluster.request.items()}
+            ),
             tune_config=tune.TuneConfig(
                 search_alg=_Searcher(desk),
                 scheduler=_Scheduler(desk),
@@ -158,10 +171,14 @@ class _Desk:
         timeout_s = self._options.trial_timeout_s
         if timeout_s and time.monotonic() - self._heard_at[trial.trial_id] >= timeout_s:
             return f"it was silent for more than {timeout_s:g} s (--trial-timeout)"
-        said = Path(trial.error_file).read_text(encoding="utf-8").strip() if trial.error_file else ""
+        said = (
+            Path(trial.error_file).read_text(encoding="utf-8").strip() if trial.error_file else ""
+        )
         if "OutOfMemoryError" in said:
             return "its node ran out of memory"
-        if any(sign in said for sign in ("actor died", "ActorDied", "unavailable", "ActorUnavailable")):
+        if any(
+            sign in said for sign in ("actor died", "ActorDied", "unavailable", "ActorUnavailable")
+        ):
             return "its process or its node died"
         return said.splitlines()[-1] if said else "Ray Tune said nothing of why"
 
@@ -174,7 +191,11 @@ class _Desk:
                 self._full_since = now
             elif now - self._full_since > TELL_AFTER_S:
                 self._full_since = now
-                self._emit(Note(f"no node can hold a trial now ({self._cluster.described()}); waiting for one"))
+                self._emit(
+                    Note(
+                        f"no node can hold a trial now ({self._cluster.described()}); waiting for one"
+                    )
+                )
         return self._options.max_concurrent or self._num_slots
 
 
@@ -196,7 +217,9 @@ class _Searcher(Searcher):  # type: ignore[misc]
                     return None
         return str(Searcher.FINISHED)
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
         """Ends the run where Tune has given it up; the scheduler has seen to all others."""
         if error:
             with self._desk.errors_kept():
@@ -220,15 +243,17 @@ class _Scheduler(FIFOScheduler):  # type: ignore[misc]
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """None: Tune starts what is pending by itself.
 
-        FIFO's choice would give a worker that has become free to a trial whose own is about to start, and end that one:
-        where runs are short, a node that has joined would never get to train.
+        FIFO's choice would give a worker that has become free to a trial whose own is about to
+        start, and end that one: where runs are short, a node that has joined would never get to
+        train.
         """
         return None
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         """Lets Tune keep all workers through a pause of the plan, where it would end all but one.
 
-        There is no public way to say so; without it, those that are needed after the pause are started anew.
+        There is no public way to say so; without it, those that are needed after the pause are
+        started anew.
         """
         if not self._keeps_workers:
             self._keeps_workers = True

@@ -1,7 +1,9 @@
 """Checkpoints: one file a state of training, under its key, with its own checksum, and all of them under a size limit.
 
-A file is the SHA-256 of its payload (32 bytes) and the payload. What the payload is, is the business of whoever saves
-it: this room neither knows torch nor unpickles anything. Any file may go at any time: that costs epochs, no result.
+A file is the SHA-256 of its payload (32 bytes) and the payload. What the payload is, is the
+business of whoever saves
+it: this room neither knows torch nor unpickles anything. Any file may go at any time: that costs
+    epochs, no result.
 """
 
 import hashlib
@@ -136,7 +138,9 @@ class CheckpointStore(CheckpointFiles):
 
     def _write(self, name: str, content: bytes) -> None:
         path = self.folder / name
-        temporary = path.with_suffix(f".{uuid.uuid4().hex}{_TEMPORARY}")  # several lanes may come to the same state
+        temporary = path.with_suffix(
+            f".{uuid.uuid4().hex}{_TEMPORARY}"
+        )  # several lanes may come to the same state
         with _errors(f"checkpoint {path} cannot be written"):
             try:
                 with temporary.open("wb") as file:

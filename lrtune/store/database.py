@@ -1,8 +1,8 @@
 """The study's database: configurations, range tests, runs and every epoch's measurement, by SQLAlchemy.
 
-A run belongs to the worker that inserted its row; two workers that plan the same run collide on its key, and one of
-them plans again. SQLite is opened in WAL mode, where readers and a writer do not block each other and a killed
-process loses nothing committed.
+A run belongs to the worker that inserted its row; two workers that plan the same run collide on its
+key, and one of them plans again. SQLite is opened in WAL mode, where readers and a writer do not
+block each other and a killed process loses nothing committed.
 """
 
 import json
@@ -23,7 +23,13 @@ from lrtune.core.errors import InputError, StoreError, first_line, shown
 from lrtune.core.recipe import Recipe
 from lrtune.core.study import RangeResult, StudyConfig, StudyState
 from lrtune.core.trial import Measurement, Run, RunRecord, RunState
-from lrtune.store.encoding import compared, config_from_json, config_to_json, ranges_from_json, ranges_to_json
+from lrtune.store.encoding import (
+    compared,
+    config_from_json,
+    config_to_json,
+    ranges_from_json,
+    ranges_to_json,
+)
 from lrtune.store.workers import NOBODY, is_gone
 
 BUSY_S = 30.0
@@ -98,16 +104,24 @@ class StudyDatabase:
         try:
             self.engine: Engine = sa.create_engine(url, connect_args=connect_args)
         except (SQLAlchemyError, ImportError) as error:
-            raise StoreError(f"{shown(url)} cannot be used as a database: {shown(first_line(error))}") from None
+            raise StoreError(
+                f"{shown(url)} cannot be used as a database: {shown(first_line(error))}"
+            ) from None
         if self.engine.dialect.name == "sqlite":
             sa.event.listen(self.engine, "connect", _tune_sqlite)
         with self.begin() as connection:
-            for table in _metadata.sorted_tables:  # not create_all(): it looks first, and of two processes one fails
+            for table in (
+                _metadata.sorted_tables
+            ):  # not create_all(): it looks first, and of two processes one fails
                 connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
             there = sa.inspect(connection)
             for table in _metadata.sorted_tables:
-                if {column["name"] for column in there.get_columns(table.name)} != set(table.columns.keys()):
-                    raise StoreError(f"{shown(url)} holds studies of another version of lrtune: use another place.")
+                if {column["name"] for column in there.get_columns(table.name)} != set(
+                    table.columns.keys()
+                ):
+                    raise StoreError(
+                        f"{shown(url)} holds studies of another version of lrtune: use another place."
+                    )
 
     def create(self, config: StudyConfig) -> None:
         """Records a new study.
@@ -115,12 +129,19 @@ class StudyDatabase:
         Raises:
             StoreError: there is one of that name.
         """
-        row = {"name": config.name, "created_at": time.time(), "config": config_to_json(config), "range_results": "[]"}
+        row = {
+            "name": config.name,
+            "created_at": time.time(),
+            "config": config_to_json(config),
+            "range_results": "[]",
+        }
         try:
             with self.begin() as connection:
                 connection.execute(_studies.insert().values(row))
         except IntegrityError:
-            raise StoreError(f"there is a study named {config.name!r} already in {shown(self.url)}.") from None
+            raise StoreError(
+                f"there is a study named {config.name!r} already in {shown(self.url)}."
+            ) from None
 
     def config(self, name: str) -> StudyConfig | None:
         """The configuration of a study; `None` where there is none of that name.
@@ -129,7 +150,9 @@ class StudyDatabase:
             StoreError: another version of lrtune wrote it.
         """
         with self.begin() as connection:
-            found = connection.execute(sa.select(_studies.c.config).where(_studies.c.name == name)).scalar()
+            found = connection.execute(
+                sa.select(_studies.c.config).where(_studies.c.name == name)
+            ).scalar()
         try:
             return None if found is None else config_from_json(found)
         except (KeyError, TypeError, InputError):  # a field, a choice or a unit more or less
@@ -138,7 +161,11 @@ class StudyDatabase:
     def names(self) -> list[str]:
         """The studies, oldest first."""
         with self.begin() as connection:
-            return list(connection.execute(sa.select(_studies.c.name).order_by(_studies.c.created_at)).scalars())
+            return list(
+                connection.execute(
+                    sa.select(_studies.c.name).order_by(_studies.c.created_at)
+                ).scalars()
+            )
 
     def study(self, name: str) -> "StudyStore":
         """One study.
@@ -192,7 +219,9 @@ class StudyDatabase:
         """
         if name not in self.names():
             raise self._unknown(name)
-        running = sa.select(_runs.c.worker, _runs.c.seen_at).where(_runs.c.study == name, _runs.c.state == "running")
+        running = sa.select(_runs.c.worker, _runs.c.seen_at).where(
+            _runs.c.study == name, _runs.c.state == "running"
+        )
         with self.begin() as connection:
             if not all(is_gone(worker, seen_at) for worker, seen_at in connection.execute(running)):
                 raise InputError(f"a worker is training for study {name!r}: stop it first.")
@@ -227,44 +256,69 @@ class StudyStore:
     def __init__(self, database: StudyDatabase, config: StudyConfig):
         self._database = database
         self.config = config
-        self._ended: dict[str, RunRecord] = {}  # read once: only their test Top-1 is still to come; none that failed
+        self._ended: dict[
+            str, RunRecord
+        ] = {}  # read once: only their test Top-1 is still to come; none that failed
 
     def state(self) -> StudyState:
         """Everything recorded so far."""
         name = self.config.name
         with self._database.begin() as connection:
-            ranges = connection.execute(sa.select(_studies.c.range_results).where(_studies.c.name == name)).scalar_one()
+            ranges = connection.execute(
+                sa.select(_studies.c.range_results).where(_studies.c.name == name)
+            ).scalar_one()
             rows = connection.execute(
                 sa.select(_runs).where(_runs.c.study == name).order_by(_runs.c.position, _runs.c.id)
             ).all()
             unread = [row.id for row in rows if row.id not in self._ended]
             measured: dict[str, list[Measurement]] = {run_id: [] for run_id in unread}
             where = sa.and_(_measurements.c.study == name, _measurements.c.run.in_(unread))
-            for row in connection.execute(sa.select(_measurements).where(where).order_by(_measurements.c.epoch)):
+            for row in connection.execute(
+                sa.select(_measurements).where(where).order_by(_measurements.c.epoch)
+            ):
                 measured[row.run].append(_measurement(row))
         ended = self._ended
         records = tuple(
-            replace(ended[row.id], test_top1=row.test_top1) if row.id in ended else _record(row, measured[row.id])
+            replace(ended[row.id], test_top1=row.test_top1)
+            if row.id in ended
+            else _record(row, measured[row.id])
             for row in rows
         )
-        self._ended = {record.run.id: record for record in records if record.state not in ("running", "failed")}
-        return StudyState(config=self.config, range_results=ranges_from_json(ranges), records=records)
+        self._ended = {
+            record.run.id: record for record in records if record.state not in ("running", "failed")
+        }
+        return StudyState(
+            config=self.config, range_results=ranges_from_json(ranges), records=records
+        )
 
     def claim(self, run: Run, worker: str) -> bool:
-        """Makes `worker` the owner of a run that nobody has, or whose owner is gone. False where another was faster."""
+        """Makes `worker` the owner of a run that nobody has, or whose owner is gone.
+
+        False where another was faster.
+        """
         key = {"study": self.config.name, "id": run.id}
         with self._database.begin() as connection:
             found = connection.execute(sa.select(_runs).filter_by(**key)).one_or_none()
             if found is not None:
-                if found.state != "running" or not (found.worker == worker or is_gone(found.worker, found.seen_at)):
+                if found.state != "running" or not (
+                    found.worker == worker or is_gone(found.worker, found.seen_at)
+                ):
                     return False
                 mine = _runs.update().filter_by(**key, worker=found.worker, state="running")
-                return connection.execute(mine.values(worker=worker, seen_at=time.time())).rowcount == 1
+                return (
+                    connection.execute(mine.values(worker=worker, seen_at=time.time())).rowcount
+                    == 1
+                )
         values = asdict(run) | {
             "study": self.config.name, "recipe": json.dumps(run.recipe.to_dict()), "state": "running", "reason": "",
             "worker": worker, "seen_at": time.time(), "retries": 0,
         }  # fmt: skip
-        position = sa.select(sa.func.count()).select_from(_runs).filter_by(study=self.config.name).scalar_subquery()
+        position = (
+            sa.select(sa.func.count())
+            .select_from(_runs)
+            .filter_by(study=self.config.name)
+            .scalar_subquery()
+        )
         try:
             with self._database.begin() as connection:
                 connection.execute(_runs.insert().values(**values, position=position))
@@ -273,11 +327,18 @@ class StudyStore:
         return True
 
     def record(self, run: Run, measurement: Measurement) -> None:
-        """Makes a measurement durable. Recording an epoch again changes nothing: the first value stays."""
-        values = {name: None if _is_nan(value) else value for name, value in asdict(measurement).items()}
+        """Makes a measurement durable.
+
+        Recording an epoch again changes nothing: the first value stays.
+        """
+        values = {
+            name: None if _is_nan(value) else value for name, value in asdict(measurement).items()
+        }
         try:
             with self._database.begin() as connection:
-                connection.execute(_measurements.insert().values(study=self.config.name, run=run.id, **values))
+                connection.execute(
+                    _measurements.insert().values(study=self.config.name, run=run.id, **values)
+                )
                 connection.execute(self._row(run.id).values(seen_at=time.time()))
         except IntegrityError:
             return
@@ -312,7 +373,9 @@ class StudyStore:
         """Records the range tests, unless another process has done so: everyone searches within the same bounds."""
         mine = sa.and_(_studies.c.name == self.config.name, _studies.c.range_results == "[]")
         with self._database.begin() as connection:
-            connection.execute(_studies.update().where(mine).values(range_results=ranges_to_json(results)))
+            connection.execute(
+                _studies.update().where(mine).values(range_results=ranges_to_json(results))
+            )
 
     def _update(self, run_id: str, **values: object) -> None:
         with self._database.begin() as connection:
@@ -337,7 +400,9 @@ def _record(row: Any, measurements: list[Measurement]) -> RunRecord:
 
 def _measurement(row: Any) -> Measurement:
     values: dict[str, Any] = {name: getattr(row, name) for name in _MEASURED}
-    return Measurement(**values | {name: math.nan for name, value in values.items() if value is None})
+    return Measurement(
+        **values | {name: math.nan for name, value in values.items() if value is None}
+    )
 
 
 def _is_nan(value: object) -> bool:
@@ -372,7 +437,10 @@ def _in_words(error: SQLAlchemyError) -> str:
         ("locked", f"the database is locked by another program (waited {BUSY_S:.0f} s)"),
         ("readonly", "the database cannot be written: it, or its folder, is read-only"),
         ("not a database", "the file is not a database"),
-        ("unable to open", "the database cannot be opened: its folder is missing or not accessible"),
+        (
+            "unable to open",
+            "the database cannot be opened: its folder is missing or not accessible",
+        ),
     ):
         if sign in said:
             return f"{words}."

@@ -34,7 +34,9 @@ def config_from_json(text: str) -> StudyConfig:
 
 def _named_recipe(values: dict[str, Any]) -> NamedRecipe:
     published = Published(**values["published"]) if values["published"] else None
-    return NamedRecipe(name=values["name"], recipe=Recipe.from_dict(values["recipe"]), published=published)
+    return NamedRecipe(
+        name=values["name"], recipe=Recipe.from_dict(values["recipe"]), published=published
+    )
 
 
 def compared(config: StudyConfig) -> dict[str, Any]:

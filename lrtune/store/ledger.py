@@ -28,7 +28,10 @@ class Ledger:
         return self._state
 
     def claim(self, run: Run, worker: str) -> bool:
-        """See `StudyStore.claim`. Where another process was faster, there is one, and the study is read again."""
+        """See `StudyStore.claim`.
+
+        Where another process was faster, there is one, and the study is read again.
+        """
         if not self._store.claim(run, worker):
             self._read()
             return False

@@ -1,10 +1,7 @@
 """The recipe files on disk: those that come with lrtune, and the user's own.
 
-description = "..."
-epochs = 90                  # that the lengths below are meant for; without it they are those of the run
-optimizer = "sgd"
-peak_lr = 0.1
-warmup_epochs = 5
+description = "..." epochs = 90                  # that the lengths below are meant for; without it
+they are those of the run optimizer = "sgd" peak_lr = 0.1 warmup_epochs = 5
 
 [decay]
 name = "step"
@@ -39,8 +36,8 @@ def read_recipe(recipe: str | Path, epochs: int) -> NamedRecipe:
         recipe: name or path.
         epochs: of the run.
 
-    Raises:
-        InputError: there is neither, or it is no recipe; every rule that it breaks, with file and key.
+    Raises: InputError: there is neither, or it is no recipe; every rule that it breaks, with file
+        and key.
     """
     name, values = str(recipe), _read(recipe)
     values.pop("description", None)
@@ -51,8 +48,16 @@ def read_recipe(recipe: str | Path, epochs: int) -> NamedRecipe:
     published = None
     if "published" in values:
         match values.pop("published"):
-            case {"on": str(on), "top1": float() | int() as top1, "convergence_epoch": int(epoch), **rest} if (
-                not rest and bool not in (type(top1), type(epoch)) and 0 <= top1 <= 100 and epoch >= 1
+            case {
+                "on": str(on),
+                "top1": float() | int() as top1,
+                "convergence_epoch": int(epoch),
+                **rest,
+            } if (
+                not rest
+                and bool not in (type(top1), type(epoch))
+                and 0 <= top1 <= 100
+                and epoch >= 1
             ):
                 published = Published(on=on, top1=top1, convergence_epoch=epoch)
             case given:
@@ -87,7 +92,9 @@ def _read(recipe: str | Path) -> dict[str, Any]:
     path = named if named.is_file() else Path(recipe)
     if not path.is_file():
         known = ", ".join(recipe_names())
-        raise InputError(f"a recipe must be a TOML file or one of {known}, but got {str(recipe)!r}.")
+        raise InputError(
+            f"a recipe must be a TOML file or one of {known}, but got {str(recipe)!r}."
+        )
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

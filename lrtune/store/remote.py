@@ -9,7 +9,14 @@ from typing import Any, TypeVar
 import fsspec
 
 from lrtune.core.errors import InputError, StoreError, first_line, shown
-from lrtune.store.checkpoints import LIMIT_BYTES, SUFFIX, CheckpointFiles, Checkpoints, CheckpointStore, File
+from lrtune.store.checkpoints import (
+    LIMIT_BYTES,
+    SUFFIX,
+    CheckpointFiles,
+    Checkpoints,
+    CheckpointStore,
+    File,
+)
 
 T = TypeVar("T")
 FIRST_PAUSE_S = 0.2
@@ -67,17 +74,26 @@ class RemoteCheckpointStore(CheckpointFiles):
 
     def _files(self) -> list[File]:
         listed: list[dict[str, Any]] = []
-        with self._errors("listed"), suppress(FileNotFoundError):  # an object store has no empty folders
-            listed = self._fs.ls(self._root, detail=True)  # not find(): it takes a place that is away for an empty one
+        with (
+            self._errors("listed"),
+            suppress(FileNotFoundError),
+        ):  # an object store has no empty folders
+            listed = self._fs.ls(
+                self._root, detail=True
+            )  # not find(): it takes a place that is away for an empty one
         sizes = {about["name"].rsplit("/", 1)[-1]: about["size"] for about in listed}
-        return [File(name, size, written_at=0) for name, size in sizes.items() if name.endswith(SUFFIX)]
+        return [
+            File(name, size, written_at=0) for name, size in sizes.items() if name.endswith(SUFFIX)
+        ]
 
     @contextmanager
     def _errors(self, done: str) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # each file system has errors of its own
-            raise StoreError(f"checkpoints at {shown(self.url)} cannot be {done}: {shown(str(error))}") from error
+            raise StoreError(
+                f"checkpoints at {shown(self.url)} cannot be {done}: {shown(str(error))}"
+            ) from error
 
 
 class PatientCheckpoints:

@@ -19,7 +19,10 @@ def this_worker(lane: int = 0) -> str:
 
 
 def is_gone(worker: str, seen_at: float) -> bool:
-    """Whether a worker has died. On this machine the process table says it at once; elsewhere its silence does."""
+    """Whether a worker has died.
+
+    On this machine the process table says it at once; elsewhere its silence does.
+    """
     if worker == NOBODY:
         return True
     host, pid, created = worker.rsplit("/", 2)
@@ -27,6 +30,9 @@ def is_gone(worker: str, seen_at: float) -> bool:
         return time.time() - seen_at > LEASE_S
     try:
         process = psutil.Process(int(pid))
-        return bool(abs(process.create_time() - float(created)) > 1.0 or process.status() == psutil.STATUS_ZOMBIE)
+        return bool(
+            abs(process.create_time() - float(created)) > 1.0
+            or process.status() == psutil.STATUS_ZOMBIE
+        )
     except psutil.NoSuchProcess:
         return True

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 class AveragedWeights:
     """An exponential moving average of a model's weights and buffers, batch-norm statistics included.
 
-    Averaging the iterates of a high LR does much of what letting the LR down would do (Polyak & Juditsky 1992; of
-    networks arXiv 1803.05407, 2502.06761), so in mid-run the average's Top-1 says more of the run's end than its own.
-    With `d = 0.5 ** (1 / half_life_steps)`, step `i` of `n` weighs `d**(n - i) * (1 - d) / (1 - d**n)`: corrected for
-    its start as Adam's moments are (Kingma & Ba 2015, arXiv 1412.6980, section 3), so that the initial weights have
-    no share in it. An update does the same to the same memory each time, so that it can be part of a CUDA graph. Of
-    Schedule-Free, which is evaluated at an average of its own, it averages where the gradients were taken.
+    Averaging the iterates of a high LR does much of what letting the LR down would do (Polyak &
+    Juditsky 1992; of networks arXiv 1803.05407, 2502.06761), so in mid-run the average's Top-1 says
+    more of the run's end than its own. With `d = 0.5 ** (1 / half_life_steps)`, step `i` of `n`
+    weighs `d**(n - i) * (1 - d) / (1 - d**n)`: corrected for its start as Adam's moments are
+    (Kingma & Ba 2015, arXiv 1412.6980, section 3), so that the initial weights have no share in it.
+    An update does the same to the same memory each time, so that it can be part of a CUDA graph. Of
+    Schedule-Free, which is evaluated at an average of its own, it averages where the gradients were
+    taken.
     """
 
     def __init__(self, model: nn.Module, half_life_steps: float):
@@ -32,12 +34,18 @@ class AveragedWeights:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Takes in the model's weights after one more optimizer step. No value leaves the device."""
+        """Takes in the model's weights after one more optimizer step.
+
+        No value leaves the device.
+        """
         torch._foreach_lerp_(self._moments, self._latest, 1 - self._decay)
 
     @torch.no_grad()
     def refresh(self) -> nn.Module:
-        """Puts the averages of all steps so far into `model`, and returns it. Before the first they are the weights."""
+        """Puts the averages of all steps so far into `model`, and returns it.
+
+        Before the first they are the weights.
+        """
         share = 1 - self._decay**self.num_steps
         means = torch._foreach_div(self._moments, share) if share else self._latest
         torch._foreach_copy_(_averaged(self.model), means)

@@ -1,7 +1,8 @@
 """How a run gets its batches: image sets that lie on the device or are streamed to it, or a user's own loader.
 
-What is random in an epoch (order, crops, flips) is drawn on the CPU from (seed, epoch) alone. So it is the same on
-every device, a run's state holds no position in its data, and the global generators are left as they are.
+What is random in an epoch (order, crops, flips) is drawn on the CPU from (seed, epoch) alone. So it
+is the same on every device, a run's state holds no position in its data, and the global generators
+are left as they are.
 """
 
 import copy
@@ -45,7 +46,9 @@ class Images:
         images, labels = self.images, self.labels
         if images.dtype != torch.uint8 or len(images.shape) != 4 or 0 in images.shape:
             got = f"{images.dtype} {tuple(images.shape)}"
-            raise InputError(f"`images` must be uint8 of shape (N, C, H, W), none of them 0, but got {got}.")
+            raise InputError(
+                f"`images` must be uint8 of shape (N, C, H, W), none of them 0, but got {got}."
+            )
         num_images, channels = images.shape[:2]
         got_labels = f"{labels.dtype} {tuple(labels.shape)}"
         check([
@@ -96,14 +99,18 @@ class Draws(NamedTuple):
     """int64, (N, 2): the pixel in the middle of what is cut out, down and right."""
 
     @staticmethod
-    def of(seed: int, epoch: int, num_images: int, *, padding: int, sides: tuple[int, int]) -> "Draws":
+    def of(
+        seed: int, epoch: int, num_images: int, *, padding: int, sides: tuple[int, int]
+    ) -> "Draws":
         """Drawn on the CPU; the crops begin at 0 to `2 * padding`, and images are `sides` high and wide."""
         generator = torch.Generator().manual_seed(derive_seed(seed, "batches", epoch))
         return Draws(
             order=torch.randperm(num_images, generator=generator),
             shifts=torch.randint(2 * padding + 1, (num_images, 2), generator=generator),
             mirrored=torch.rand(num_images, generator=generator) < 0.5,
-            holes=torch.stack([torch.randint(side, (num_images,), generator=generator) for side in sides], dim=1),
+            holes=torch.stack(
+                [torch.randint(side, (num_images,), generator=generator) for side in sides], dim=1
+            ),
         )
 
     @staticmethod
@@ -126,15 +133,19 @@ class Draws(NamedTuple):
 class Preparation:
     """What happens to pixels on their way into the model: crop, mirror image, normalisation, and a hole cut out.
 
-    The crop is a random one out of the image with black borders of an eighth of its side (4 pixels for 28 and 32, 1
-    for 8); then, if the set allows it, comes a mirror image half the time (He et al. 2016, arXiv 1512.03385, section
-    4.2). Normalising is `(pixels / 255 - mean) / std`, in one multiplication and one addition. The hole is a square of
-    zeros around any pixel, so that some of it may lie outside (DeVries & Taylor 2017, arXiv 1708.04552).
+    The crop is a random one out of the image with black borders of an eighth of its side (4 pixels
+    for 28 and 32, 1 for 8); then, if the set allows it, comes a mirror image half the time (He et
+    al. 2016, arXiv 1512.03385, section 4.2). Normalising is `(pixels / 255 - mean) / std`, in one
+    multiplication and one addition. The hole is a square of zeros around any pixel, so that some of
+    it may lie outside (DeVries & Taylor 2017, arXiv 1708.04552).
     """
 
     def __init__(self, images: Images, *, augment: bool, cutout: int = 0):
         """For the images of a set, where they lie; `cutout` is the side of the hole in pixels, 0: none."""
-        mean, std = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (images.mean, images.std))
+        mean, std = (
+            torch.tensor(values, dtype=torch.float64)[:, None, None]
+            for values in (images.mean, images.std)
+        )
         self.scale = (1 / (255 * std)).float().to(images.images.device)  # (C, 1, 1)
         self.shift = (-mean / std).float().to(images.images.device)
         self.sides: tuple[int, int] = (images.images.shape[2], images.images.shape[3])
@@ -154,7 +165,9 @@ class Preparation:
         if self.augment:
             pixels = _crop(pixels, draws.shifts[places], self.padding)
             if self.flips:
-                pixels = torch.where(draws.mirrored[places][:, None, None, None], pixels.flip(3), pixels)
+                pixels = torch.where(
+                    draws.mirrored[places][:, None, None, None], pixels.flip(3), pixels
+                )
         inputs = self.normalise(pixels)
         return _cut_out(inputs, draws.holes[places], self.cutout) if self.cutout else inputs
 
@@ -194,17 +207,20 @@ class ResidentBatches:
 
     def draw(self, seed: int, epoch: int) -> Draws:
         """What is random in an epoch, on the CPU."""
-        return Draws.of(seed, epoch, len(self.images), padding=self.prepare.padding, sides=self.prepare.sides)
+        return Draws.of(
+            seed, epoch, len(self.images), padding=self.prepare.padding, sides=self.prepare.sides
+        )
 
     def at(self, draws: Draws, places: slice | Tensor) -> tuple[Tensor, Tensor]:
         """The images that come at `places` of an epoch, ready for the model, and their labels.
 
-        Args:
-            draws: of the epoch, on the device.
-            places: from 0 to `num_images`; as a tensor (B,) on the device they cost the host no synchronisation.
+        Args: draws: of the epoch, on the device. places: from 0 to `num_images`; as a tensor (B,)
+            on the device they cost the host no synchronisation.
         """
         chosen = draws.order[places]
-        return self.prepare(gather(self.images.images, chosen), draws, places), self.images.labels[chosen]
+        return self.prepare(gather(self.images.images, chosen), draws, places), self.images.labels[
+            chosen
+        ]
 
     def epoch(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs (B, C, H, W), float32 and normalised, and labels (B,), int64."""
@@ -215,7 +231,10 @@ class ResidentBatches:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationBatches:
-    """Every image of a resident set, once, in its own order and as it is. Seed and epoch change nothing."""
+    """Every image of a resident set, once, in its own order and as it is.
+
+    Seed and epoch change nothing.
+    """
 
     images: Images
     """On the device that the batches are for."""
@@ -254,8 +273,9 @@ class EvaluationBatches:
 class StreamedBatches:
     """Bit for bit the batches of a set that does not lie on the device, given there.
 
-    Threads gather the pixels of the next few batches, the device copies them from pinned memory while it is busy with
-    others, and prepares them itself. So no more than a few batches of the set are ever on the device.
+    Threads gather the pixels of the next few batches, the device copies them from pinned memory
+    while it is busy with others, and prepares them itself. So no more than a few batches of the set
+    are ever on the device.
     """
 
     batches: ResidentBatches | EvaluationBatches
@@ -284,7 +304,9 @@ class StreamedBatches:
 
         def gathered(places: slice) -> tuple[Tensor, Tensor]:
             chosen = draws.order[places]
-            return gather(images.images, chosen, pinned=pinned), gather(images.labels, chosen, pinned=pinned)
+            return gather(images.images, chosen, pinned=pinned), gather(
+                images.labels, chosen, pinned=pinned
+            )
 
         on_device = draws.to(self.device)
         batches = slices(self.num_images, self.batches.batch_size)
@@ -294,7 +316,8 @@ class StreamedBatches:
 
 
 Source = Images | Dataset[Any] | DataLoader[Any]
-"""Labelled images: a resident set, a map-style dataset of `(input, label)`, or a loader of batches of them."""
+"""Labelled images: a resident set, a map-style dataset of `(input, label)`, or a loader of batches
+of them."""
 
 
 def training_batches(
@@ -308,12 +331,11 @@ def training_batches(
 ) -> Batches:
     """Shuffled batches to train on; the last one is dropped where it is incomplete, unless it is the only one.
 
-    Args:
-        source: a set of images, a map-style dataset of (input, label) pairs, or a loader.
-        batch_size: images a batch; a loader has its own.
-        augment: whether to crop and flip; for `Images` only, the others bring their own transforms.
-        device: where the batches are wanted.
-        data_on_device: whether `Images` lie there or are streamed; `auto`: they lie there if they take at most half
+    Args: source: a set of images, a map-style dataset of (input, label) pairs, or a loader.
+        batch_size: images a batch; a loader has its own. augment: whether to crop and flip; for
+        `Images` only, the others bring their own transforms. device: where the batches are wanted.
+        data_on_device: whether `Images` lie there or are streamed; `auto`: they lie there if they
+        take at most half
             of a GPU's free memory. It changes no number.
         cutout: side in pixels of the hole that is cut out of each of the `Images`; 0: none.
 
@@ -326,11 +348,19 @@ def training_batches(
         case Images():
             side = min(source.images.shape[2:])
             if not 0 <= cutout <= side:
-                raise InputError(f"`0 <= cutout <= {side}` must hold, the side of the images, but got {cutout}.")
+                raise InputError(
+                    f"`0 <= cutout <= {side}` must hold, the side of the images, but got {cutout}."
+                )
             streamed = _is_streamed(source, device, data_on_device)
             images = source if streamed else source.to(device)
-            batches = ResidentBatches(images=images, batch_size=batch_size, augment=augment, cutout=cutout)
-            return StreamedBatches(batches=batches, device=torch.device(device)) if streamed else batches
+            batches = ResidentBatches(
+                images=images, batch_size=batch_size, augment=augment, cutout=cutout
+            )
+            return (
+                StreamedBatches(batches=batches, device=torch.device(device))
+                if streamed
+                else batches
+            )
         case DataLoader():
             _check_unused(source, data_on_device, cutout)
             return LoaderBatches(loader=source, device=device)
@@ -341,7 +371,11 @@ def training_batches(
 
 
 def evaluation_batches(
-    source: Source, *, batch_size: int, device: torch.device | str, data_on_device: DataOnDevice = "auto"
+    source: Source,
+    *,
+    batch_size: int,
+    device: torch.device | str,
+    data_on_device: DataOnDevice = "auto",
 ) -> Batches:
     """Batches to evaluate on: every image once, in fixed order, without augmentation.
 
@@ -356,8 +390,14 @@ def evaluation_batches(
     match source:
         case Images():
             streamed = _is_streamed(source, device, data_on_device)
-            batches = EvaluationBatches(images=source if streamed else source.to(device), batch_size=batch_size)
-            return StreamedBatches(batches=batches, device=torch.device(device)) if streamed else batches
+            batches = EvaluationBatches(
+                images=source if streamed else source.to(device), batch_size=batch_size
+            )
+            return (
+                StreamedBatches(batches=batches, device=torch.device(device))
+                if streamed
+                else batches
+            )
         case DataLoader():
             _check_unused(source, data_on_device)
             return LoaderBatches(loader=source, device=device)
@@ -401,7 +441,9 @@ def _crop(pixels: Tensor, shifts: Tensor, padding: int) -> Tensor:
     """Of each of (B, C, H, W) images with black borders, the (H, W) window at `shifts` (B, 2), 0 to `2 * padding`."""
     height, width = pixels.shape[2:]
     padded = F.pad(pixels, (padding,) * 4)
-    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view: (B, C, 2 * padding + 1, 2 * padding + 1, H, W)
+    windows = padded.unfold(2, height, 1).unfold(
+        3, width, 1
+    )  # a view: (B, C, 2 * padding + 1, 2 * padding + 1, H, W)
     return windows[torch.arange(len(pixels), device=pixels.device), :, shifts[:, 0], shifts[:, 1]]
 
 

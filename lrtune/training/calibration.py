@@ -32,8 +32,15 @@ def calibrate_lanes(trainer: Trainer, recipe: Recipe) -> int:
     def rate(num_lanes: int) -> float:
         num_steps = max(NUM_FIRST, round(TRIAL_S * pace))
         try:
-            return num_lanes * num_steps / _seconds(trainer, recipe, num_lanes=num_lanes, num_steps=num_steps)
-        except (TaskError, TrialError):  # one lane has worked, so it is the number of them that fails
+            return (
+                num_lanes
+                * num_steps
+                / _seconds(trainer, recipe, num_lanes=num_lanes, num_steps=num_steps)
+            )
+        except (
+            TaskError,
+            TrialError,
+        ):  # one lane has worked, so it is the number of them that fails
             gc.collect()  # tracebacks and futures hold each other, and with them what did not fit
             return 0.0
 
@@ -45,8 +52,8 @@ def calibrate_lanes(trainer: Trainer, recipe: Recipe) -> int:
 def best_num_lanes(rate: Callable[[int], float]) -> int:
     """Doubles the lanes as long as it pays.
 
-    Args:
-        rate: of a number of lanes, the steps a second that they take together; 0 where they do not fit.
+    Args: rate: of a number of lanes, the steps a second that they take together; 0 where they do
+        not fit.
     """
     num_lanes, best = 1, rate(1)
     while 2 * num_lanes <= MOST_LANES:
@@ -60,9 +67,8 @@ def best_num_lanes(rate: Callable[[int], float]) -> int:
 def _seconds(trainer: Trainer, recipe: Recipe, *, num_lanes: int, num_steps: int) -> float:
     """Time that lanes take for so many steps each, once all of them are ready. They train nothing that is kept.
 
-    Raises:
-        TrialError: out of memory, or a lane of several that is eager, for which the others would wait.
-        TaskError: a lane could not be captured, or not be trained on.
+    Raises: TrialError: out of memory, or a lane of several that is eager, for which the others
+        would wait. TaskError: a lane could not be captured, or not be trained on.
     """
     ready = threading.Barrier(num_lanes + 1)
 
@@ -78,7 +84,9 @@ def _seconds(trainer: Trainer, recipe: Recipe, *, num_lanes: int, num_steps: int
                 num_left, epoch = num_steps, 0
                 while num_left > 0:
                     lane.begin_epoch(0, epoch)
-                    num_left -= len(lane.steps([1e-3] * min(num_left, trainer.steps_per_epoch)).losses)
+                    num_left -= len(
+                        lane.steps([1e-3] * min(num_left, trainer.steps_per_epoch)).losses
+                    )
                     epoch += 1
         except BaseException:
             ready.abort()

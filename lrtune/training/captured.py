@@ -1,13 +1,14 @@
 """Lanes on a GPU: one optimizer step recorded as a CUDA graph, and replayed for every step of every run.
 
-A search's runs share model and data and differ in their schedules. So a lane is built and captured once: the weights,
-the optimizer's state and the averages stay where they are and are written over when the next run begins; a step finds
-its batch and its LR in tables on the device, by a counter that it advances itself. The host only says "once more", and
-reads nothing until the epoch is over. Several lanes, each with a stream and a thread of its own, share the resident
-data of one process.
+A search's runs share model and data and differ in their schedules. So a lane is built and captured
+once: the weights, the optimizer's state and the averages stay where they are and are written over
+when the next run begins; a step finds its batch and its LR in tables on the device, by a counter
+that it advances itself. The host only says "once more", and reads nothing until the epoch is over.
+Several lanes, each with a stream and a thread of its own, share the resident data of one process.
 
-What is captured must neither read from the device nor copy to it. So the data lie on the device as `Images`, the
-optimizer is one of `optimizers.CAPTURABLE`, and there is no gradient scaler; all else trains on an eager lane.
+What is captured must neither read from the device nor copy to it. So the data lie on the device as
+`Images`, the optimizer is one of `optimizers.CAPTURABLE`, and there is no gradient scaler; all else
+trains on an eager lane.
 """
 
 import gc
@@ -30,17 +31,20 @@ from lrtune.training.optimizers import base_lr
 from lrtune.training.randomness import derive_seed, host_random_states
 
 CHUNK = 16
-"""Replays that are launched together. Two chunks are under way at most, so that no lane keeps the others waiting."""
+"""Replays that are launched together. Two chunks are under way at most, so that no lane keeps the
+others waiting."""
 NUM_WARM_UPS = 3
-"""Steps before the capture: libraries choose their algorithms in the first ones, and the optimizer makes its state. An
-evaluation has one: it has seen no shape that the steps have not, but for its own batches."""
+"""Steps before the capture: libraries choose their algorithms in the first ones, and the optimizer
+makes its state. An evaluation has one: it has seen no shape that the steps have not, but for its
+own batches."""
 
 TURN = threading.RLock()
-"""Held by the thread that captures, launches, or draws from a global generator: all lanes of a process take turns.
-An eager lane draws all the time, so its thread holds it for the whole run."""
+"""Held by the thread that captures, launches, or draws from a global generator: all lanes of a
+process take turns. An eager lane draws all the time, so its thread holds it for the whole run."""
 CAPTURES = ThreadPoolExecutor(1, thread_name_prefix="capture")
-"""All lanes of a process are recorded in this thread: cuDNN remembers by thread which algorithms it found to be the
-fastest. So they are looked for once, and a run is the same to the last bit on whichever lane."""
+"""All lanes of a process are recorded in this thread: cuDNN remembers by thread which algorithms it
+found to be the fastest. So they are looked for once, and a run is the same to the last bit on
+whichever lane."""
 
 Function = Callable[[], object]
 
@@ -60,7 +64,8 @@ class Player(Protocol):
     def rehearsal(self) -> AbstractContextManager[object]:
         """Around a last call of a function before it is recorded: what waits for the device raises `RuntimeError`.
 
-        Most captures that would fail do so here, where the error names the reason, and holds no memory for ever.
+        Most captures that would fail do so here, where the error names the reason, and holds no
+        memory for ever.
         """
 
     def seed(self, seed: int) -> None:
@@ -73,9 +78,9 @@ class Player(Protocol):
 class GraphPlayer:
     """Plays CUDA graphs on a stream of its own.
 
-    Threads take turns to launch, since a capture must not meet the launches of others, and dropout draws from the
-    device's one generator, into which each player puts the state of its own for its turn. The device works for all of
-    them at once.
+    Threads take turns to launch, since a capture must not meet the launches of others, and dropout
+    draws from the device's one generator, into which each player puts the state of its own for its
+    turn. The device works for all of them at once.
     """
 
     def __init__(self, device: torch.device):
@@ -90,8 +95,11 @@ class GraphPlayer:
     def record(self, function: Function) -> Function:
         """See `Player`."""
         graph = torch.cuda.CUDAGraph()
-        # One pool for all recordings of this player: they never run at once, and leave nothing in it.
-        capture = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local")
+        # One pool for all recordings of this player: they never run at once, and leave nothing in
+        # it.
+        capture = torch.cuda.graph(
+            graph, self._pool, self._stream, capture_error_mode="thread_local"
+        )
         with self._at_turn(), _collecting_no_garbage(), capture:
             function()
         self._graphs.append(graph)
@@ -191,8 +199,8 @@ class CapturedLane:
     ):
         """Records them, which changes the learner: a run must `begin` before the first step.
 
-        Raises:
-            RuntimeError: something in the step cannot be captured, or would not be what was captured when it is
+        Raises: RuntimeError: something in the step cannot be captured, or would not be what was
+            captured when it is
                 replayed.
         """
         self.step, self.batches, self.accumulate, self._player = step, batches, accumulate, player
@@ -202,15 +210,23 @@ class CapturedLane:
         self.num_steps = num_full + bool(rest)
         self._groups = step.learner.optimizer.param_groups
         with player.alone():
-            self._tables = Tables.of(self.num_steps, [group["lr"] for group in self._groups], self._device)
+            self._tables = Tables.of(
+                self.num_steps, [group["lr"] for group in self._groups], self._device
+            )
             self._draws = batches.draw(0, 0).to(self._device)
-            self._in_batch = torch.arange(min(batches.batch_size, batches.num_images), device=self._device)
+            self._in_batch = torch.arange(
+                min(batches.batch_size, batches.num_images), device=self._device
+            )
             self._total = torch.zeros(2, dtype=torch.float64, device=self._device)
         self._full = self._record(lambda: self._one_step(accumulate)) if num_full else None
         self._last = self._record(lambda: self._one_step(rest)) if rest else None
-        self._evaluations = {False: self._record(lambda: self._count(step.learner.model), num_warm_ups=1)}
+        self._evaluations = {
+            False: self._record(lambda: self._count(step.learner.model), num_warm_ups=1)
+        }
         if (averages := step.learner.averaged) is not None:
-            self._evaluations[True] = self._record(lambda: self._count(averages.model), num_warm_ups=1)
+            self._evaluations[True] = self._record(
+                lambda: self._count(averages.model), num_warm_ups=1
+            )
 
     @property
     def learner(self) -> Learner:
@@ -220,7 +236,8 @@ class CapturedLane:
     def begin(self, recipe: Recipe, weights: Mapping[str, Tensor]) -> None:
         """Goes back to the start of a run: these weights, and nothing else of the run before.
 
-        The recipe's optimizer and its settings must be those that were captured; its peak LR may differ.
+        The recipe's optimizer and its settings must be those that were captured; its peak LR may
+        differ.
         """
         learner = self.learner
         with self._player.alone():
@@ -248,7 +265,10 @@ class CapturedLane:
                         learner.optimizer.state[parameters[index]][name].copy_(value)
 
     def close(self) -> Player:
-        """Frees the recordings: no run begins here any more. The player can make those of another lane."""
+        """Frees the recordings: no run begins here any more.
+
+        The player can make those of another lane.
+        """
         self._player.forget()
         return self._player
 
@@ -278,7 +298,9 @@ class CapturedLane:
         if self.learner.averaged is not None:
             self.learner.averaged.num_steps += end - first
         with self._player.alone():
-            return Taken(losses=tuple(self._tables.losses[first:end].tolist()), num_steps=end - first)
+            return Taken(
+                losses=tuple(self._tables.losses[first:end].tolist()), num_steps=end - first
+            )
 
     def evaluate(self, *, averaged: bool) -> tuple[float, float]:
         """See `lrtune.training.lanes.Lane`."""
@@ -291,21 +313,27 @@ class CapturedLane:
         return loss / self._validation.num_images, 100 * correct / self._validation.num_images
 
     def _one_step(self, num_micro_batches: int) -> None:
-        """What is recorded. Every index is a tensor: a number would be a constant of the recording."""
+        """What is recorded.
+
+        Every index is a tensor: a number would be a constant of the recording.
+        """
         tables, size = self._tables, self.batches.batch_size
         for group, table in zip(self._groups, tables.lrs, strict=True):
             group["lr"].copy_(table.index_select(0, tables.counter).squeeze(0))
         self.learner.model.train()
         first = tables.counter * self.accumulate * size
         micro_batches = [
-            self.batches.at(self._draws, first + (index * size + self._in_batch)) for index in range(num_micro_batches)
+            self.batches.at(self._draws, first + (index * size + self._in_batch))
+            for index in range(num_micro_batches)
         ]
         loss, _ = self.step(micro_batches)
         tables.losses.index_copy_(0, tables.counter, loss.detach().float().reshape(1))
         tables.counter.add_(1)
 
     def _count(self, model: nn.Module) -> None:
-        total, correct, _ = count(model, self._validation, self._evaluation_loss, self.step.arithmetic)
+        total, correct, _ = count(
+            model, self._validation, self._evaluation_loss, self.step.arithmetic
+        )
         self._total.copy_(torch.stack([total, correct.double()]))
 
     def _record(self, function: Function, *, num_warm_ups: int = NUM_WARM_UPS) -> Function:
@@ -317,7 +345,9 @@ class CapturedLane:
                     with self._player.rehearsal() if warm_up == NUM_WARM_UPS else nullcontext():
                         function()
                 if host_random_states(self._device) != before:
-                    raise RuntimeError("it draws random numbers on the host, which a recording would repeat")
+                    raise RuntimeError(
+                        "it draws random numbers on the host, which a recording would repeat"
+                    )
             return self._player.record(function)
 
 
@@ -325,7 +355,8 @@ class CapturedLane:
 def _fastest_algorithms(device: torch.device) -> Iterator[None]:
     """Lets cuDNN try out its algorithms, unless they have to be deterministic. The recording keeps what it chose.
 
-    Other lanes have nothing left to do on the device meanwhile, so that the times are those of the algorithms.
+    Other lanes have nothing left to do on the device meanwhile, so that the times are those of the
+    algorithms.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)

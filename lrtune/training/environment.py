@@ -21,7 +21,9 @@ def describe_environment(settings: TrainSettings, recipe: Recipe) -> Mapping[str
     device = choose_device(settings.device)
     arithmetic = choose_arithmetic(settings.precision, device)
     described = {
-        "Device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {_processor()}",
+        "Device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"CPU, {_processor()}",
         "Precision": arithmetic.name,
         "CPU threads": f"{settings.threads} a run, of {os.cpu_count()} cores",
         "System": platform.platform(),
@@ -33,7 +35,11 @@ def describe_environment(settings: TrainSettings, recipe: Recipe) -> Mapping[str
 
 def shaping_environment(described: Mapping[str, str]) -> Mapping[str, str]:
     """The part of an environment that a run's numbers depend on to the last bit."""
-    return {name: value for name, value in described.items() if name not in ("System", "Python", "optuna")}
+    return {
+        name: value
+        for name, value in described.items()
+        if name not in ("System", "Python", "optuna")
+    }
 
 
 def reset_process(seed: int) -> None:
@@ -71,7 +77,9 @@ def peak_gpu_memory_mib(device: torch.device) -> float:
 def _processor() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+            names = [
+                line.partition(":")[2].strip() for line in file if line.startswith("model name")
+            ]
     except OSError:
         names = []
     return names[0] if names else platform.processor() or platform.machine()

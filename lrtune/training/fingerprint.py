@@ -22,12 +22,18 @@ NUM_SAMPLES = 8
 def fingerprint(task: "Task") -> str:
     """SHA-256 of what is trained, as far as a look at it tells; the same in every process.
 
-    Of the model its layers, its weights' names and shapes, and the code of its own forward passes; of the loss and the
-    parameter groups their code; of the data their number and a few samples. A part that fails counts as nothing: it
-    says so when it is trained.
+    Of the model its layers, its weights' names and shapes, and the code of its own forward passes;
+    of the loss and the parameter groups their code; of the data their number and a few samples. A
+    part that fails counts as nothing: it says so when it is trained.
     """
     with preserved_random_states():
-        parts = [_model(task), _loss(task), _code(task.parameters), _data(task.train), _data(task.validation)]
+        parts = [
+            _model(task),
+            _loss(task),
+            _code(task.parameters),
+            _data(task.train),
+            _data(task.validation),
+        ]
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
@@ -35,7 +41,9 @@ def _model(task: "Task") -> object:
     seed_all(0)
     try:
         model = task.model()
-        return _layers(model), [(name, tuple(value.shape)) for name, value in model.state_dict().items()]
+        return _layers(model), [
+            (name, tuple(value.shape)) for name, value in model.state_dict().items()
+        ]
     except Exception:
         return None
 
@@ -43,7 +51,9 @@ def _model(task: "Task") -> object:
 def _loss(task: "Task") -> object:
     if not isinstance(task.loss, nn.Module):
         return _code(task.loss)
-    return _layers(task.loss), [(name, _plain(value.cpu())) for name, value in task.loss.state_dict().items()]
+    return _layers(task.loss), [
+        (name, _plain(value.cpu())) for name, value in task.loss.state_dict().items()
+    ]
 
 
 def _data(source: Source) -> object:
@@ -68,7 +78,9 @@ def _sample(dataset: Any, place: int) -> tuple[tuple[object, ...], tuple[object,
 
 def _layers(module: nn.Module) -> object:
     kinds = {type(part) for part in module.modules()}
-    own = [kind for kind in kinds if kind.__module__.partition(".")[0] not in ("torch", "torchvision")]
+    own = [
+        kind for kind in kinds if kind.__module__.partition(".")[0] not in ("torch", "torchvision")
+    ]
     return _text(module), sorted(_code(kind.forward) for kind in own)
 
 
@@ -77,8 +89,12 @@ def _code(function: Any) -> str:
     code = getattr(function, "__code__", function)
     if not isinstance(code, CodeType):
         return _text(function)
-    constants = [_code(value) if isinstance(value, CodeType) else _text(value) for value in code.co_consts]
-    return repr((code.co_code, code.co_names, constants, _text(getattr(function, "__defaults__", None))))
+    constants = [
+        _code(value) if isinstance(value, CodeType) else _text(value) for value in code.co_consts
+    ]
+    return repr(
+        (code.co_code, code.co_names, constants, _text(getattr(function, "__defaults__", None)))
+    )
 
 
 def _plain(value: Any) -> tuple[object, ...]:

@@ -1,7 +1,7 @@
 """Lanes: where a model is trained, one run after another.
 
-An eager lane runs each operation when Python comes to it: on a CPU, and wherever a CUDA graph cannot be had. The
-lanes of `lrtune.training.captured` replay theirs. Both give the same numbers.
+An eager lane runs each operation when Python comes to it: on a CPU, and wherever a CUDA graph
+cannot be had. The lanes of `lrtune.training.captured` replay theirs. Both give the same numbers.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -75,7 +75,9 @@ class EagerLane:
 
     def begin_epoch(self, seed: int, epoch: int) -> None:
         """See `Lane`."""
-        seed_all(derive_seed(seed, "epoch", epoch))  # dropout, the task's transforms and many a loader draw from these
+        seed_all(
+            derive_seed(seed, "epoch", epoch)
+        )  # dropout, the task's transforms and many a loader draw from these
         self._begun = seed, epoch
         self._epoch = iter(self.batches.epoch(seed, epoch))
 
@@ -94,12 +96,21 @@ class EagerLane:
             num_steps += taken
         if self.learner.averaged is not None:
             self.learner.averaged.num_steps += num_steps
-        return Taken(losses=tuple(torch.stack(losses).tolist()) if losses else (), num_steps=num_steps)
+        return Taken(
+            losses=tuple(torch.stack(losses).tolist()) if losses else (), num_steps=num_steps
+        )
 
     def evaluate(self, *, averaged: bool) -> tuple[float, float]:
-        """See `Lane`. The model is left as it was evaluated until the next step, and so it is kept and deployed."""
+        """See `Lane`.
+
+        The model is left as it was evaluated until the next step, and so it is kept and deployed.
+        """
         assert self.learner.averaged is not None or not averaged
-        model = self.learner.averaged.refresh() if averaged and self.learner.averaged else self.learner.model
+        model = (
+            self.learner.averaged.refresh()
+            if averaged and self.learner.averaged
+            else self.learner.model
+        )
         if not averaged and isinstance(self.learner.optimizer, TwoPoints):
             self.learner.optimizer.eval()
             gather_statistics(model, self.batches.epoch(*self._begun), self.step.arithmetic)
@@ -110,13 +121,18 @@ class EagerLane:
 def gather_statistics(model: nn.Module, batches: Iterator[Batch], arithmetic: Arithmetic) -> None:
     """Puts the mean of the statistics of up to `NUM_STATISTICS` batches in place of those that batch norm has.
 
-    For weights that no step was taken at. The authors of Schedule-Free advise it, and let the running statistics take
-    in 50 batches; a mean of the batches is what these come to, and owes nothing to the weights before where an epoch
-    has fewer (`torch.optim.swa_utils.update_bn`). Training goes by the statistics of its batches alone, so it needs
-    none of the old ones back. Layers that a model keeps from training keep theirs.
+    For weights that no step was taken at. The authors of Schedule-Free advise it, and let the
+    running statistics take in 50 batches; a mean of the batches is what these come to, and owes
+    nothing to the weights before where an epoch has fewer (`torch.optim.swa_utils.update_bn`).
+    Training goes by the statistics of its batches alone, so it needs none of the old ones back.
+    Layers that a model keeps from training keep theirs.
     """
     model.train()
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    norms = [
+        m
+        for m in model.modules()
+        if isinstance(m, _BatchNorm) and m.training and m.track_running_stats
+    ]
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
@@ -132,14 +148,18 @@ def gather_statistics(model: nn.Module, batches: Iterator[Batch], arithmetic: Ar
             norm.momentum = momentum
 
 
-def evaluate(model: nn.Module, batches: Batches, loss: Loss, arithmetic: Arithmetic) -> tuple[float, float]:
+def evaluate(
+    model: nn.Module, batches: Batches, loss: Loss, arithmetic: Arithmetic
+) -> tuple[float, float]:
     """Mean loss over the images, and Top-1 in percent."""
     total, correct, num_images = count(model, batches, loss, arithmetic)
     return total.item() / num_images, 100 * correct.item() / num_images
 
 
 @torch.inference_mode()
-def count(model: nn.Module, batches: Batches, loss: Loss, arithmetic: Arithmetic) -> tuple[Tensor, Tensor, int]:
+def count(
+    model: nn.Module, batches: Batches, loss: Loss, arithmetic: Arithmetic
+) -> tuple[Tensor, Tensor, int]:
     """The losses of all images together and how many of them are right, both on the device; and how many there are."""
     model.eval()
     losses, correct, num_images = [], [], 0

@@ -67,11 +67,12 @@ class Step:
     def __call__(self, micro_batches: Sequence[Batch]) -> tuple[Tensor, bool]:
         """Takes the step at the LR that the optimizer has.
 
-        Nothing is read back from the device, but for the word of a gradient scaler where there is one.
+        Nothing is read back from the device, but for the word of a gradient scaler where there is
+        one.
 
-        Returns:
-            Mean loss of the batches before the step, on the device; and whether the step was taken, or skipped by the
-            gradient scaler. The averages are updated if it was taken, and left to the caller to count.
+        Returns: Mean loss of the batches before the step, on the device; and whether the step was
+            taken, or skipped by the gradient scaler. The averages are updated if it was taken, and
+            left to the caller to count.
         """
         model, optimizer, scaler = self.learner.model, self.learner.optimizer, self.learner.scaler
         losses = []

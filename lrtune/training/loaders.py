@@ -18,10 +18,10 @@ from lrtune.training.randomness import derive_seed, generators_of
 class LoaderBatches:
     """Batches of a user's own `DataLoader`, moved to the device.
 
-    The loader's generator, and its sampler's, are seeded from (seed, epoch) when an epoch starts. A loader without
-    one draws from the global generator of torch, and so do transforms that draw, from any of the global ones: the
-    caller seeds those. Workers that persist over epochs keep generators of their own, and with them an epoch is no
-    function of (seed, epoch).
+    The loader's generator, and its sampler's, are seeded from (seed, epoch) when an epoch starts. A
+    loader without one draws from the global generator of torch, and so do transforms that draw,
+    from any of the global ones: the caller seeds those. Workers that persist over epochs keep
+    generators of their own, and with them an epoch is no function of (seed, epoch).
     """
 
     loader: Any
@@ -52,10 +52,14 @@ class LoaderBatches:
         """
         for generator in generators_of(self.loader):
             generator.manual_seed(derive_seed(seed, "batches", epoch))
-        with interrupts_held_back():  # the loader's workers would die of one, and the run would fail
+        with (
+            interrupts_held_back()
+        ):  # the loader's workers would die of one, and the run would fail
             batches = iter(self.loader)
         for batch in batches:
-            if not isinstance(batch, list | tuple) or [isinstance(part, Tensor) for part in batch] != [True, True]:
+            if not isinstance(batch, list | tuple) or [
+                isinstance(part, Tensor) for part in batch
+            ] != [True, True]:
                 raise TaskError(
                     f"a batch must be a pair of tensors (inputs, labels), but the loader gave {_describe(batch)}."
                 )
@@ -63,11 +67,16 @@ class LoaderBatches:
             yield inputs, labels
 
 
-def batches_of_dataset(dataset: Any, batch_size: int, device: torch.device | str, **order: Any) -> LoaderBatches:
+def batches_of_dataset(
+    dataset: Any, batch_size: int, device: torch.device | str, **order: Any
+) -> LoaderBatches:
     """Batches of a map-style dataset, in the order that `DataLoader` is asked for."""
-    # With a generator of its own the loader leaves the global one alone, even where it does not shuffle.
+    # With a generator of its own the loader leaves the global one alone, even where it does not
+    # shuffle.
     pinned = torch.device(device).type == "cuda"
-    loader = DataLoader(dataset, batch_size=batch_size, generator=torch.Generator(), pin_memory=pinned, **order)
+    loader = DataLoader(
+        dataset, batch_size=batch_size, generator=torch.Generator(), pin_memory=pinned, **order
+    )
     return LoaderBatches(loader=loader, device=device)
 
 
@@ -81,12 +90,16 @@ def check_own(source: object) -> None:
         try:
             num_batches = len(source)
         except TypeError:
-            raise InputError("a `DataLoader` must know its length, but its dataset or sampler has none.") from None
+            raise InputError(
+                "a `DataLoader` must know its length, but its dataset or sampler has none."
+            ) from None
         if not num_batches:
             raise InputError("a `DataLoader` must give at least 1 batch, but this one has none.")
         return
     kind = type(source).__name__
-    if isinstance(source, IterableDataset) or not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
+    if isinstance(source, IterableDataset) or not (
+        hasattr(source, "__getitem__") and hasattr(source, "__len__")
+    ):
         wanted = "`Images`, a map-style `Dataset` or a `DataLoader`"
         raise InputError(f"data must be {wanted}, but got {kind}.")
     if not len(source):
@@ -115,7 +128,11 @@ def check_logits(logits: object, num_images: int, num_classes: int) -> None:
     Raises:
         TaskError: it is not.
     """
-    got = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+    got = (
+        f"a tensor of shape {tuple(logits.shape)}"
+        if isinstance(logits, Tensor)
+        else f"a {type(logits).__name__}"
+    )
     if not isinstance(logits, Tensor) or logits.shape != (num_images, num_classes):
         raise TaskError(
             f"the model must return logits of shape ({num_images}, {num_classes}), images by classes, but it returned "

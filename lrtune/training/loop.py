@@ -1,8 +1,8 @@
 """The training loop: a generator that yields one measurement an epoch and knows nothing of searching.
 
-A run is a function of task, settings, recipe, horizon and seed alone. Initial weights come from the seed; data order,
-augmentation and dropout of an epoch come from (seed, epoch), so that a run resumed after epoch k needs no random
-state to go on as if never stopped.
+A run is a function of task, settings, recipe, horizon and seed alone. Initial weights come from the
+seed; data order, augmentation and dropout of an epoch come from (seed, epoch), so that a run
+resumed after epoch k needs no random state to go on as if never stopped.
 """
 
 import copy
@@ -57,7 +57,8 @@ EVALUATION_BATCH_SIZES = {"cpu": 128}
 class Trainer:
     """A task made ready on one device: its data are in place once, for all the runs that follow.
 
-    Several threads may train runs; each has a lane of its own. Captured lanes work side by side, eager ones in turn.
+    Several threads may train runs; each has a lane of its own. Captured lanes work side by side,
+    eager ones in turn.
     """
 
     new_player: Callable[[torch.device], Player] = GraphPlayer
@@ -65,8 +66,8 @@ class Trainer:
     def __init__(self, task: Task, settings: TrainSettings):
         """Puts the data on the device.
 
-        Raises:
-            InputError: a device or precision that is not there, or a task that cannot be trained so.
+        Raises: InputError: a device or precision that is not there, or a task that cannot be
+            trained so.
         """
         self.task = task
         self.settings = settings = settings_for(task, settings)
@@ -81,8 +82,14 @@ class Trainer:
         self.validation = self._evaluation_batches(task.validation)
         if task.test is not None:
             check_source(task.test)
-        own_loss = copy.deepcopy(task.loss).to(self.device) if isinstance(task.loss, nn.Module) else task.loss
-        self.loss: Loss = own_loss or partial(functional.cross_entropy, label_smoothing=settings.label_smoothing)
+        own_loss = (
+            copy.deepcopy(task.loss).to(self.device)
+            if isinstance(task.loss, nn.Module)
+            else task.loss
+        )
+        self.loss: Loss = own_loss or partial(
+            functional.cross_entropy, label_smoothing=settings.label_smoothing
+        )
         self.evaluation_loss: Loss = own_loss or functional.cross_entropy
         self._idle: list[tuple[Recipe, CapturedLane]] = []
         self._built: WeakValueDictionary[int, nn.Parameter] = WeakValueDictionary()
@@ -143,7 +150,11 @@ class Trainer:
 
     def _new_model(self) -> nn.Module:
         model = self.task.model().to(self.device)
-        trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        trained = {
+            name: parameter
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
+        }
         for name, parameter in trained.items():
             if self._built.get(id(parameter)) is parameter:
                 raise TaskError(
@@ -153,7 +164,9 @@ class Trainer:
         self._built.update({id(parameter): parameter for parameter in trained.values()})
         return model
 
-    def build_optimizer(self, recipe: Recipe, model: nn.Module, *, captured: bool = False) -> torch.optim.Optimizer:
+    def build_optimizer(
+        self, recipe: Recipe, model: nn.Module, *, captured: bool = False
+    ) -> torch.optim.Optimizer:
         """The recipe's optimizer over the task's parameter groups.
 
         Raises:
@@ -182,18 +195,24 @@ class Trainer:
                     f"out of memory on {self.device}: try a smaller --batch-size, a higher --accumulate (now "
                     f"{self.settings.accumulate}), or fewer --jobs"
                 ) from error
-            raise TaskError(f"{failure}: {type(error).__name__}: {error}{place_of(error)}") from error
+            raise TaskError(
+                f"{failure}: {type(error).__name__}: {error}{place_of(error)}"
+            ) from error
 
     def train(
-        self, run: Run, *, history: Sequence[Measurement] = (), state: State | None = None, save: Save | None = None
+        self,
+        run: Run,
+        *,
+        history: Sequence[Measurement] = (),
+        state: State | None = None,
+        save: Save | None = None,
     ) -> Iterator[Measurement]:
         """Trains a run, or goes on with one.
 
-        Args:
-            run: what to train.
-            history: measurements of the epochs that are behind `state`; they are not yielded again.
-            state: what `save` was given after the last of them, to go on from; `None` trains from the start.
-            save: is given each measurement, and the state after its epoch, before it is yielded.
+        Args: run: what to train. history: measurements of the epochs that are behind `state`; they
+            are not yielded again. state: what `save` was given after the last of them, to go on
+            from; `None` trains from the start. save: is given each measurement, and the state after
+            its epoch, before it is yielded.
 
         Yields:
             A measurement an epoch. A diverged one, with losses that are not finite, is the last.
@@ -222,7 +241,8 @@ class Trainer:
     def lane(self, recipe: Recipe, seed: int, state: State | None = None) -> Iterator[Lane]:
         """A lane for one run, at its start or at a `state` of it. No other run gets it until the context is left.
 
-        An eager lane draws from the global generators, so it is the only one at work as long as it is held.
+        An eager lane draws from the global generators, so it is the only one at work as long as it
+        is held.
 
         Raises:
             TrialError: out of memory.
@@ -255,7 +275,8 @@ class Trainer:
     def _captured_lane(self, recipe: Recipe) -> CapturedLane | None:
         """One that is idle or new; `None` where this recipe trains eagerly.
 
-        Recipes of one optimizer and settings can share a lane: a recording has them as constants, and its LR not.
+        Recipes of one optimizer and settings can share a lane: a recording has them as constants,
+        and its LR not.
         """
         if self.why_eager(recipe):
             return None
@@ -268,7 +289,9 @@ class Trainer:
             if self._idle:  # one of other settings makes room
                 player = self._idle.pop()[1].close()
         with self.guard("the task could not be captured"):
-            return CAPTURES.submit(self._new_captured_lane, recipe, player or self.new_player(self.device)).result()
+            return CAPTURES.submit(
+                self._new_captured_lane, recipe, player or self.new_player(self.device)
+            ).result()
 
     def _new_captured_lane(self, recipe: Recipe, player: Player) -> CapturedLane | None:
         assert isinstance(self.batches, ResidentBatches)
@@ -282,7 +305,9 @@ class Trainer:
                     self._step(learner), self.batches, self.validation, self.evaluation_loss,
                     self.settings.accumulate, player,
                 )  # fmt: skip
-            except RuntimeError as error:  # whatever the task's own code does that a graph cannot hold
+            except (
+                RuntimeError
+            ) as error:  # whatever the task's own code does that a graph cannot hold
                 if self._has_captured or _is_out_of_memory(error):
                     raise
                 cause = error.__context__ or error  # leaving the capture raises once more
@@ -302,10 +327,14 @@ class Trainer:
         """Why a recipe is not trained by CUDA graphs; empty where it is."""
         rules = [
             (
-                isinstance(self.batches, ResidentBatches) and isinstance(self.validation, EvaluationBatches),
+                isinstance(self.batches, ResidentBatches)
+                and isinstance(self.validation, EvaluationBatches),
                 "the data do not lie on the device",
             ),
-            (not self.arithmetic.scaler().is_enabled(), "fp16 needs a gradient scaler, which decides on the host"),
+            (
+                not self.arithmetic.scaler().is_enabled(),
+                "fp16 needs a gradient scaler, which decides on the host",
+            ),
             (recipe.optimizer in CAPTURABLE, f"{recipe.optimizer} reads its LR on the host"),
             (not self._capture_failure, f"the capture failed: {self._capture_failure}"),
             (self.device.type == "cuda", "there is no GPU"),
@@ -339,7 +368,9 @@ class Trainer:
             clip_norm=self.settings.clip_norm,
         )
 
-    def _epoch(self, run: Run, epoch: int, step: int, lane: Lane, schedule: Schedule) -> Measurement:
+    def _epoch(
+        self, run: Run, epoch: int, step: int, lane: Lane, schedule: Schedule
+    ) -> Measurement:
         """Trains and measures one epoch, counted from 0, that begins with optimizer step `step`."""
         start = time.perf_counter()
         multipliers = [schedule(step + index) for index in range(self.steps_per_epoch)]
@@ -402,7 +433,9 @@ def _constants_of(recipe: Recipe) -> Recipe:
 def _is_out_of_memory(error: Exception) -> bool:
     """The allocator of a CPU, the CUDA runtime and its libraries raise a `RuntimeError` like any other."""
     signs = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in str(error) for sign in signs)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        sign in str(error) for sign in signs
+    )
 
 
 def state_to_bytes(state: State) -> bytes:

@@ -13,7 +13,8 @@ from torch import nn
 from lrtune.core.errors import InputError
 
 SMALL_IMAGE = 64
-"""Largest side, in pixels, for which a torchvision model gets a stem that does not shrink the image."""
+"""Largest side, in pixels, for which a torchvision model gets a stem that does not shrink the
+image."""
 
 _OF_ONE_SIZE = ("vit_", "maxvit_")  # built for one image size, in which the stem is reckoned with
 
@@ -28,11 +29,11 @@ def model_names() -> tuple[str, ...]:
 def build_model(name: str, *, num_classes: int, channels: int, image_size: int) -> nn.Module:
     """A model with fresh weights, drawn from the global generator of torch.
 
-    A torchvision model is changed in its stem, as is usual since ResNet met CIFAR (He et al. 2016, arXiv 1512.03385,
-    section 4.2). Its first convolution takes `channels`; for images of up to 64 pixels, one that strides becomes 3x3
-    with stride 1, and the first max-pooling after it goes. The new convolution is initialised as torchvision's ResNet
-    does it. ViT and MaxViT keep their stem and are built for `image_size`. GoogLeNet and Inception go without their
-    auxiliary heads.
+    A torchvision model is changed in its stem, as is usual since ResNet met CIFAR (He et al. 2016,
+    arXiv 1512.03385, section 4.2). Its first convolution takes `channels`; for images of up to 64
+    pixels, one that strides becomes 3x3 with stride 1, and the first max-pooling after it goes. The
+    new convolution is initialised as torchvision's ResNet does it. ViT and MaxViT keep their stem
+    and are built for `image_size`. GoogLeNet and Inception go without their auxiliary heads.
 
     Args:
         name: one of `model_names()`.
@@ -40,10 +41,9 @@ def build_model(name: str, *, num_classes: int, channels: int, image_size: int) 
         channels: of the input images.
         image_size: side of the square input images in pixels.
 
-    Returns:
-        A model from (B, channels, image_size, image_size) to logits (B, num_classes). Whether it really takes such
-        images is for `check_model` to say: that costs a forward pass, and has to be done once and not for every
-        trial.
+    Returns: A model from (B, channels, image_size, image_size) to logits (B, num_classes). Whether
+        it really takes such images is for `check_model` to say: that costs a forward pass, and has
+        to be done once and not for every trial.
 
     Raises:
         InputError: no such model, or one that cannot be built for such images.
@@ -61,10 +61,14 @@ def build_model(name: str, *, num_classes: int, channels: int, image_size: int) 
 
     arguments = _build_arguments(name, image_size)
     try:
-        model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **arguments)
+        model: nn.Module = torchvision.models.get_model(
+            name, weights=None, num_classes=num_classes, **arguments
+        )
     except (AssertionError, ValueError) as error:
         raise _refusal(name, channels, image_size, error) from error
-    _adapt_stem(model, channels, may_shrink=image_size > SMALL_IMAGE or name.startswith(_OF_ONE_SIZE))
+    _adapt_stem(
+        model, channels, may_shrink=image_size > SMALL_IMAGE or name.startswith(_OF_ONE_SIZE)
+    )
     return model
 
 
@@ -77,7 +81,9 @@ def check_model(name: str, *, num_classes: int, channels: int, image_size: int) 
         InputError: no such model, or it cannot take such images, and why.
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        model = build_model(name, num_classes=num_classes, channels=channels, image_size=image_size).eval()
+        model = build_model(
+            name, num_classes=num_classes, channels=channels, image_size=image_size
+        ).eval()
         try:
             model(torch.zeros(1, channels, image_size, image_size))
         except (AssertionError, RuntimeError, ValueError) as error:
@@ -105,11 +111,15 @@ def _refusal(name: str, channels: int, image_size: int, error: Exception) -> Inp
 
 def _adapt_stem(model: nn.Module, channels: int, *, may_shrink: bool) -> None:
     """Makes the first convolution take `channels`, and keeps it and the pooling behind it from shrinking the image."""
-    path, old = next((path, part) for path, part in model.named_modules() if isinstance(part, nn.Conv2d))
+    path, old = next(
+        (path, part) for path, part in model.named_modules() if isinstance(part, nn.Conv2d)
+    )
     replaced = not may_shrink and old.stride != (1, 1)
     if old.in_channels == channels and not replaced:
         return
-    geometry: tuple[Any, Any, Any] = (3, 1, 1) if replaced else (old.kernel_size, old.stride, old.padding)
+    geometry: tuple[Any, Any, Any] = (
+        (3, 1, 1) if replaced else (old.kernel_size, old.stride, old.padding)
+    )
     new = nn.Conv2d(channels, old.out_channels, *geometry, bias=old.bias is not None)
     nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
     if new.bias is not None:
@@ -123,7 +133,8 @@ def _adapt_stem(model: nn.Module, channels: int, *, may_shrink: bool) -> None:
 def _small_cnn(num_classes: int, channels: int, image_size: int) -> nn.Module:
     """Three 3x3 convolutions with batch norm, two of them followed by pooling, for images from 4 pixels up.
 
-    Pooling goes before batch norm and ReLU: these are bound by memory on a CPU and see a quarter of the pixels so.
+    Pooling goes before batch norm and ReLU: these are bound by memory on a CPU and see a quarter of
+    the pixels so.
     """
     widths = (24, 48, 96)
     layers: list[nn.Module] = []
@@ -133,7 +144,9 @@ def _small_cnn(num_classes: int, channels: int, image_size: int) -> nn.Module:
             layers.append(nn.MaxPool2d(2))
         layers += [nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
         channels = width
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes))
+    return nn.Sequential(
+        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes)
+    )
 
 
 def _mlp(num_classes: int, channels: int, image_size: int) -> nn.Module:

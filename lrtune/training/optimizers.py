@@ -21,8 +21,9 @@ CAPTURABLE = ("sgd", "rmsprop", "adam", "adamw")
 class TwoPoints(Protocol):
     """An optimizer that takes its steps at other weights than those that it is worth, as Schedule-Free does.
 
-    The model has one of them at a time: `y`, where gradients are taken, or `x`, the average of the iterates, which is
-    what one evaluates and deploys (Defazio et al. 2024, arXiv 2405.15682). Every library calls the switches so.
+    The model has one of them at a time: `y`, where gradients are taken, or `x`, the average of the
+    iterates, which is what one evaluates and deploys (Defazio et al. 2024, arXiv 2405.15682). Every
+    library calls the switches so.
     """
 
     def train(self) -> None:
@@ -32,25 +33,27 @@ class TwoPoints(Protocol):
         """The model gets `x`, where it has `y`."""
 
 
-def build_optimizer(recipe: Recipe, parameters: Groups, *, captured: bool = False) -> torch.optim.Optimizer:
+def build_optimizer(
+    recipe: Recipe, parameters: Groups, *, captured: bool = False
+) -> torch.optim.Optimizer:
     """The recipe's optimizer over `parameters`, every group with its own `base_lr`.
 
-    The LR of a group is `peak_lr * lr_scale`, where `lr_scale` (default 1) is a key that a group may carry. The
-    optimizer is built at the peak LR and not at a warmup value: AdaBound keeps the LR it was built with as the base
-    of its bounds, and built at 1e-7 and swept to 1e-3 it gives NaN.
+    The LR of a group is `peak_lr * lr_scale`, where `lr_scale` (default 1) is a key that a group
+    may carry. The optimizer is built at the peak LR and not at a warmup value: AdaBound keeps the
+    LR it was built with as the base of its bounds, and built at 1e-7 and swept to 1e-3 it gives
+    NaN.
 
-    Of those that torch does not have, Schedule-Free SGD does bit for bit what its authors' package does, Prodigy up to
-    rounding, and Schedule-Free AdamW but for 1e-15 more under its root, which only weights with gradients below 1e-7
-    notice.
+    Of those that torch does not have, Schedule-Free SGD does bit for bit what its authors' package
+    does, Prodigy up to rounding, and Schedule-Free AdamW but for 1e-15 more under its root, which
+    only weights with gradients below 1e-7 notice.
 
-    Args:
-        recipe: which optimizer, and its settings.
-        parameters: parameters, or groups of them as torch takes them.
-        captured: whether its step will be part of a CUDA graph: each group's LR is then a tensor on the device of its
+    Args: recipe: which optimizer, and its settings. parameters: parameters, or groups of them as
+        torch takes them. captured: whether its step will be part of a CUDA graph: each group's LR
+        is then a tensor on the device of its
             parameters, to be written in place.
 
-    Raises:
-        InputError: a group with an LR of its own, or groups of different LR for Prodigy, which would step all of them
+    Raises: InputError: a group with an LR of its own, or groups of different LR for Prodigy, which
+        would step all of them
             at the first one's.
     """
     given: list[Any] = list(parameters)
@@ -70,8 +73,12 @@ def build_optimizer(recipe: Recipe, parameters: Groups, *, captured: bool = Fals
     if recipe.optimizer == "prodigy":
         scales = [float(group.get("lr_scale", 1.0)) for group in groups]
         if len(set(scales)) > 1:
-            raise InputError(f"`lr_scale` must be the same in all groups for prodigy, but got {scales}.")
-    on_gpu = captured and bool(groups) and groups[0]["params"][0].is_cuda  # elsewhere torch refuses `capturable`
+            raise InputError(
+                f"`lr_scale` must be the same in all groups for prodigy, but got {scales}."
+            )
+    on_gpu = (
+        captured and bool(groups) and groups[0]["params"][0].is_cuda
+    )  # elsewhere torch refuses `capturable`
     speed = {
         "sgd": {"fused": True},
         "rmsprop": {"capturable": on_gpu},
@@ -79,11 +86,16 @@ def build_optimizer(recipe: Recipe, parameters: Groups, *, captured: bool = Fals
         "adamw": {"fused": True, "capturable": on_gpu},
     }
     about = ABOUT[recipe.optimizer]
-    build = getattr(import_module(about.library), about.class_name)  # pytorch_optimizer takes seconds to import
-    optimizer: torch.optim.Optimizer = build(groups, **optimizer_arguments(recipe), **speed.get(recipe.optimizer, {}))
+    build = getattr(
+        import_module(about.library), about.class_name
+    )  # pytorch_optimizer takes seconds to import
+    optimizer: torch.optim.Optimizer = build(
+        groups, **optimizer_arguments(recipe), **speed.get(recipe.optimizer, {})
+    )
     if recipe.optimizer == "sgd" and recipe.momentum:
-        # Fused SGD makes its momentum in the first step: it then fails where some parameters have their first gradient
-        # in a later one, and leaves uninitialised memory where a gradient scaler skips the first.
+        # Fused SGD makes its momentum in the first step: it then fails where some parameters have
+        # their first gradient in a later one, and leaves uninitialised memory where a gradient
+        # scaler skips the first.
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 if parameter.requires_grad:

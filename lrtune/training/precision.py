@@ -66,7 +66,9 @@ def choose_arithmetic(precision: str, device: torch.device) -> Arithmetic:
     on_gpu = device.type == "cuda"
     if precision == "auto":
         precision = (
-            ("bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16") if on_gpu else "fp32"
+            ("bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16")
+            if on_gpu
+            else "fp32"
         )
     if precision == "fp32":
         return Arithmetic(device, None)

@@ -12,8 +12,8 @@ import torch
 def derive_seed(seed: int, *words: int | str) -> int:
     """A seed of its own for each use: 63 bits of SHA-256 over `seed` and `words`.
 
-    The same in every process and version of Python, and unrelated for neighbouring seeds, where `seed + epoch` would
-    make epoch 1 of seed 0 the twin of epoch 0 of seed 1.
+    The same in every process and version of Python, and unrelated for neighbouring seeds, where
+    `seed + epoch` would make epoch 1 of seed 0 the twin of epoch 0 of seed 1.
 
     Example:
         >>> torch.Generator().manual_seed(derive_seed(seed, "batches", epoch))
@@ -39,7 +39,12 @@ def host_random_states(device: torch.device) -> tuple[object, ...]:
 def generators_of(loader: object) -> list[torch.Generator]:
     """The random generators that a loader and its samplers own; none where they draw from torch's global one."""
     batch_sampler = getattr(loader, "batch_sampler", None)
-    owners = (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
+    owners = (
+        loader,
+        getattr(loader, "sampler", None),
+        batch_sampler,
+        getattr(batch_sampler, "sampler", None),
+    )
     found = [getattr(owner, "generator", None) for owner in owners]
     return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
 

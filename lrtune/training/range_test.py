@@ -67,10 +67,15 @@ def task_range_test(
     low, high = low if low is not None else first, high if high is not None else last
     _check_sweep(low, high, num_steps, len(seeds))
     curves = []
-    with preserved_random_states(), trainer.guard("the task could not be trained in the range test"):
+    with (
+        preserved_random_states(),
+        trainer.guard("the task could not be trained in the range test"),
+    ):
         for seed in seeds:
             with trainer.lane(recipe, seed) as lane:
-                curves.append(sweep(lane, _exponential(low, high, num_steps), recipe.peak_lr, seed=seed))
+                curves.append(
+                    sweep(lane, _exponential(low, high, num_steps), recipe.peak_lr, seed=seed)
+                )
     return range_result(recipe.optimizer, curves)
 
 
@@ -88,9 +93,9 @@ def range_test(
 ) -> RangeResult:
     """A range test of objects that the caller already has. They are as before when it returns or raises, bit for bit.
 
-    What is kept: weights, buffers, gradients, the train/eval mode of every module, the optimizer's state and
-    parameter groups, and the random states of Python, NumPy, torch and the loader. Groups of different LR keep their
-    ratio in the sweep.
+    What is kept: weights, buffers, gradients, the train/eval mode of every module, the optimizer's
+    state and parameter groups, and the random states of Python, NumPy, torch and the loader. Groups
+    of different LR keep their ratio in the sweep.
 
     Args:
         model: is trained from the weights that it has, once a seed.
@@ -113,7 +118,9 @@ def range_test(
     device = next(model.parameters()).device
     arithmetic = choose_arithmetic(precision, device)
     learner = Learner(model=model, averaged=None, optimizer=optimizer, scaler=arithmetic.scaler())
-    step = Step(learner=learner, forward=model, loss=loss, arithmetic=arithmetic, clip_norm=math.inf)
+    step = Step(
+        learner=learner, forward=model, loss=loss, arithmetic=arithmetic, clip_norm=math.inf
+    )
     curves = []
     for seed in range(num_seeds):
         with preserved_random_states(loader), preserved(model, optimizer):
@@ -121,7 +128,9 @@ def range_test(
             for group in optimizer.param_groups:
                 group["base_lr"] = float(group["lr"]) / largest if largest > 0 else 1.0
             batches = LoaderBatches(loader=loader, device=device)
-            lane = EagerLane(step=step, batches=batches, validation=batches, evaluation_loss=loss, accumulate=1)
+            lane = EagerLane(
+                step=step, batches=batches, validation=batches, evaluation_loss=loss, accumulate=1
+            )
             curves.append(sweep(lane, _exponential(low, high, num_steps), 1.0, seed=seed))
     return range_result(type(optimizer).__name__.lower(), curves)
 
@@ -129,8 +138,9 @@ def range_test(
 def sweep(lane: Lane, lrs: Sequence[float], peak_lr: float, *, seed: int) -> RangeCurve:
     """One step at each LR, until the raw loss is not finite or `DIVERGED` times where it began. Trains the model.
 
-    The loss at an LR is that of the batches before the step at this LR: it shows what the steps up to there did. As in
-    training, a step takes the micro-batches of an accumulation, and its gradient is clipped.
+    The loss at an LR is that of the batches before the step at this LR: it shows what the steps up
+    to there did. As in training, a step takes the micro-batches of an accumulation, and its
+    gradient is clipped.
 
     Args:
         lane: at the start of a run.
@@ -155,10 +165,14 @@ def sweep(lane: Lane, lrs: Sequence[float], peak_lr: float, *, seed: int) -> Ran
             if len(found) < len(wanted):
                 break
         if len(losses) == num_before:
-            raise InputError(f"data must give batches each time they are read, but epoch {epoch} had none.")
+            raise InputError(
+                f"data must give batches each time they are read, but epoch {epoch} had none."
+            )
         epoch += 1
     kept = losses[:end]
-    return RangeCurve(seed=seed, lrs=tuple(lrs[: len(kept)]), losses=tuple(kept), diverged=end is not None)
+    return RangeCurve(
+        seed=seed, lrs=tuple(lrs[: len(kept)]), losses=tuple(kept), diverged=end is not None
+    )
 
 
 def _divergence(losses: Sequence[float]) -> int | None:
@@ -174,16 +188,22 @@ def _divergence(losses: Sequence[float]) -> int | None:
 def preserved(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
     """Gives model and optimizer back as they were: the very tensors, with the very values."""
     optimized = (parameter for group in optimizer.param_groups for parameter in group["params"])
-    parameters = list({id(p): p for p in (*model.parameters(), *optimized)}.values())  # a loss may have some, too
+    parameters = list(
+        {id(p): p for p in (*model.parameters(), *optimized)}.values()
+    )  # a loss may have some, too
     tensors = [*parameters, *model.buffers()]
     values = [tensor.detach().clone() for tensor in tensors]
     gradients = [parameter.grad for parameter in parameters]
     modules = [(module, module.training, dict(module._buffers)) for module in model.modules()]
     groups = [dict(group) for group in optimizer.param_groups]
     optimizer_state = optimizer.state
-    optimizer.state = type(optimizer_state)(dict, {p: _copied(s) for p, s in optimizer_state.items()})
+    optimizer.state = type(optimizer_state)(
+        dict, {p: _copied(s) for p, s in optimizer_state.items()}
+    )
     for group in optimizer.param_groups:  # Prodigy has sums there, and adds to them in place
-        group.update({key: value.clone() for key, value in group.items() if isinstance(value, Tensor)})
+        group.update(
+            {key: value.clone() for key, value in group.items() if isinstance(value, Tensor)}
+        )
     for parameter in parameters:
         parameter.grad = None
     try:
@@ -204,7 +224,10 @@ def preserved(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[No
 
 
 def _copied(state: dict[str, Any]) -> dict[str, Any]:
-    return {key: value.clone() if isinstance(value, Tensor) else copy.deepcopy(value) for key, value in state.items()}
+    return {
+        key: value.clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+        for key, value in state.items()
+    }
 
 
 def _exponential(low: float, high: float, num_steps: int) -> list[float]:

@@ -21,7 +21,9 @@ def from_array(parts: tuple[NDArray[np.uint8], str, tuple[int, ...]]) -> Tensor:
     if not content.size:
         return torch.empty(shape, dtype=getattr(torch, dtype))
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing writes to data
+        warnings.filterwarnings(
+            "ignore", "The given NumPy array is not writable"
+        )  # nothing writes to data
         return torch.from_numpy(content).view(getattr(torch, dtype)).reshape(shape)
 
 

@@ -20,11 +20,16 @@ CHUNK = 1024
 
 
 def ahead(
-    function: Callable[[T], R], items: Iterable[T], *, num_threads: int = NUM_THREADS, num_ahead: int = NUM_AHEAD
+    function: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    num_threads: int = NUM_THREADS,
+    num_ahead: int = NUM_AHEAD,
 ) -> Iterator[R]:
     """`function` of each item, in order, while threads work on the next ones.
 
-    What `function` raises is raised in place of its result. Once the iterator is closed or let go, no more begins.
+    What `function` raises is raised in place of its result. Once the iterator is closed or let go,
+    no more begins.
     """
     pool = ThreadPoolExecutor(num_threads, "ahead")
     waiting: deque[Future[R]] = deque()
@@ -48,8 +53,8 @@ def slices(length: int, size: int) -> list[slice]:
 class Rows:
     """Some images of a larger set, in some order, copied together when they are asked for.
 
-    Stands for the tensor `base[rows]` where that would be a copy of gigabytes: `base` is mapped from a file, and its
-    pages are shared with all the processes that map it.
+    Stands for the tensor `base[rows]` where that would be a copy of gigabytes: `base` is mapped
+    from a file, and its pages are shared with all the processes that map it.
     """
 
     base: Tensor

@@ -45,21 +45,29 @@ class Task:
     `None`: cross-entropy with the settings' label smoothing.
     """
     parameters: Callable[[nn.Module], list[dict[str, Any]]] | None = None
-    """Parameter groups of a model, each with an optional `lr_scale`; `None`: one group of all parameters."""
+    """Parameter groups of a model, each with an optional `lr_scale`; `None`: one group of all
+    parameters."""
     baseline: Recipe = field(default_factory=lambda: default_recipe("sgd"))
-    """The recipe that its user has today; also the optimizer's defaults for whatever a space leaves open."""
+    """The recipe that its user has today; also the optimizer's defaults for whatever a space leaves
+    open."""
     epochs: int = 10
     settings: TrainSettings = field(default_factory=TrainSettings)
     name: str = "task"
-    """In reports, and in the names of studies. Tasks of equal name are told apart by a fingerprint of their model, loss
-    and data, which does not see everything: give a changed task another name where its results must not be mixed."""
+    """In reports, and in the names of studies. Tasks of equal name are told apart by a fingerprint
+    of their model, loss and data, which does not see everything: give a changed task another name
+    where its results must not be mixed."""
 
     def __post_init__(self) -> None:
         problems = [
             f"`task.{key}` must be given as {what}, but got {value!r}."
             for key, what, value, holds in (
                 ("model", "a function that returns a model", self.model, callable(self.model)),
-                ("num_classes", "a whole number from 2", self.num_classes, _at_least(2, self.num_classes)),
+                (
+                    "num_classes",
+                    "a whole number from 2",
+                    self.num_classes,
+                    _at_least(2, self.num_classes),
+                ),
                 ("epochs", "a whole number from 1", self.epochs, _at_least(1, self.epochs)),
             )
             if not holds
@@ -69,7 +77,9 @@ class Task:
                 "`task.model` must be a function that builds a new model each time, but got a model: give its class, "
                 "or `lambda: copy.deepcopy(model)`."
             )
-        if isinstance(self.loss, nn.Module) and any(p.requires_grad for p in self.loss.parameters()):
+        if isinstance(self.loss, nn.Module) and any(
+            p.requires_grad for p in self.loss.parameters()
+        ):
             problems.append(
                 "`task.loss` must have no trainable parameters, since a run trains the model's alone: give them to the "
                 "model, or freeze them with `loss.requires_grad_(False)`."
@@ -149,7 +159,9 @@ def load_task_file(path: Path) -> Task:
     spec = importlib.util.spec_from_file_location(f"lrtune_task_{_digest(path)[:8]}", path)
     if spec is None or spec.loader is None:
         raise InputError(f"`task` must be a Python file (.py), but got {path}.")
-    if str(path.parent.resolve()) not in sys.path:  # for the modules beside it, as if it were run itself
+    if (
+        str(path.parent.resolve()) not in sys.path
+    ):  # for the modules beside it, as if it were run itself
         sys.path.insert(0, str(path.parent.resolve()))
     # Dataclasses and pickle look for the module there.
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
@@ -163,8 +175,12 @@ def load_task_file(path: Path) -> Task:
             f"{path}: raised {type(error).__name__} while it was read{_at(error, path)}: {error}"
         ) from error
     if not isinstance(found, Task):
-        what = "has no `task`" if found is None else f"has a `task` that is a {type(found).__name__}"
-        raise TaskError(f"{path}: must define `task`, an lrtune.Task or a function that returns one, but it {what}.")
+        what = (
+            "has no `task`" if found is None else f"has a `task` that is a {type(found).__name__}"
+        )
+        raise TaskError(
+            f"{path}: must define `task`, an lrtune.Task or a function that returns one, but it {what}."
+        )
     return found
 
 
@@ -187,7 +203,11 @@ def modules_of(source: TaskSource) -> list[ModuleType]:
     found = []
     for name, module in list(sys.modules.items()):
         file = Path(getattr(module, "__file__", None) or "/")
-        beside = file.is_absolute() and file.resolve().is_relative_to(folder) and "site-packages" not in file.parts
+        beside = (
+            file.is_absolute()
+            and file.resolve().is_relative_to(folder)
+            and "site-packages" not in file.parts
+        )
         if beside and name != "__main__" and name.partition(".")[0] != "lrtune":
             found.append(module)
     return found
@@ -210,11 +230,15 @@ def settings_for(task: Task, settings: TrainSettings) -> TrainSettings:
 def change_settings(task: Task, changes: Mapping[str, Any]) -> TrainSettings:
     """The task's settings with some of them changed, by field.
 
-    Raises:
-        InputError: there is no such setting, it cannot be so, or it does nothing to the task's data.
+    Raises: InputError: there is no such setting, it cannot be so, or it does nothing to the task's
+        data.
     """
     known, kind = [f.name for f in fields(TrainSettings)], type(task.train).__name__
-    problems = [f"`settings` has no {key!r}; it has {', '.join(known)}." for key in changes if key not in known]
+    problems = [
+        f"`settings` has no {key!r}; it has {', '.join(known)}."
+        for key in changes
+        if key not in known
+    ]
     if changes.get("augment") and not isinstance(task.train, Images):
         problems.append(f"`augment` is for `Images` only, but the data are a {kind}.")
     changed = dict(changes)
@@ -223,7 +247,11 @@ def change_settings(task: Task, changes: Mapping[str, Any]) -> TrainSettings:
         if own:
             changed["batch_size"] = own
         if (asked := changes.get("batch_size", own)) != own:
-            what = f"{own}, what the task's loader gives a step" if own else "left to the task's loader"
+            what = (
+                f"{own}, what the task's loader gives a step"
+                if own
+                else "left to the task's loader"
+            )
             problems.append(f"`batch_size` must be {what}, but got {asked}.")
     if problems:
         raise InputError(problems)
@@ -262,7 +290,9 @@ def source_from(described: Mapping[str, Any]) -> TaskSource:
         source = NamedTask(**{key: value for key, value in described.items() if key != "sha256"})
         place = folder_of(source.data)
     if place is not None and place.exists() and describe_source(source) != dict(described):
-        raise InputError(f"{place} has changed since the study began: its new results would not go with the old ones.")
+        raise InputError(
+            f"{place} has changed since the study began: its new results would not go with the old ones."
+        )
     return source
 
 

@@ -80,14 +80,23 @@ def records_of(store):
     """Everything recorded but the processes and the retries; nan to be compared as well."""
     records = store.state().records
     return sorted(
-        repr(replace(r, retries=0, measurements=tuple(replace(m, images_per_s=100.0) for m in r.measurements)))
+        repr(
+            replace(
+                r,
+                retries=0,
+                measurements=tuple(replace(m, images_per_s=100.0) for m in r.measurements),
+            )
+        )
         for r in records
     )
 
 
 def processes_of(store):
     """The processes that trained each run, in order."""
-    return {r.run.id: list(dict.fromkeys(int(m.images_per_s) for m in r.measurements)) for r in store.state().records}
+    return {
+        r.run.id: list(dict.fromkeys(int(m.images_per_s) for m in r.measurements))
+        for r in store.state().records
+    }
 
 
 def node_of(pid):

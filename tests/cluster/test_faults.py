@@ -64,7 +64,10 @@ class Strike:
             pid = int(event.measurement.images_per_s)
             if psutil.pid_exists(pid):
                 self.nodes.add(node_of(pid))
-            if not self.struck and (event.run.id, event.measurement.epoch) == (self.run, self.epoch):
+            if not self.struck and (event.run.id, event.measurement.epoch) == (
+                self.run,
+                self.epoch,
+            ):
                 self.struck = True
                 self.action(pid)
 
@@ -90,7 +93,9 @@ def test_a_whole_node_is_killed(three_nodes, store, unbroken, tmp_path):
     def kill_node(pid):
         raylet = node_of(pid)
         node = next((n for n in three_nodes.worker_nodes if raylet_of(n) == raylet), None)
-        if node is None:  # the head's, which holds the cluster together: kill another, and this worker
+        if (
+            node is None
+        ):  # the head's, which holds the cluster together: kill another, and this worker
             kill(pid)
             node = next(iter(three_nodes.worker_nodes))
         three_nodes.remove_node(node, allow_graceful=False)
@@ -110,10 +115,17 @@ def test_a_whole_node_is_killed(three_nodes, store, unbroken, tmp_path):
 
 
 def raylet_of(node):
-    return next(info.process.pid for kind, infos in node.all_processes.items() if kind == "raylet" for info in infos)
+    return next(
+        info.process.pid
+        for kind, infos in node.all_processes.items()
+        if kind == "raylet"
+        for info in infos
+    )
 
 
-def test_a_run_that_loses_its_workers_too_often_fails_and_the_sweep_goes_on(three_nodes, store, tmp_path):
+def test_a_run_that_loses_its_workers_too_often_fails_and_the_sweep_goes_on(
+    three_nodes, store, tmp_path
+):
     notes = []
 
     def kill_always(event):
@@ -122,18 +134,24 @@ def test_a_run_that_loses_its_workers_too_often_fails_and_the_sweep_goes_on(thre
         if isinstance(event, EpochEnded) and event.run.id == "trial-0001":
             kill(int(event.measurement.images_per_s))
 
-    done, one = sweep(store, Training(tmp_path), three_nodes.address, emit=kill_always, max_retries=1)
+    done, one = sweep(
+        store, Training(tmp_path), three_nodes.address, emit=kill_always, max_retries=1
+    )
     assert not done.failed
     by_id = {record.run.id: record for record in store.state().records}
     assert by_id["trial-0001"].state == "failed"
-    assert by_id["trial-0001"].reason.startswith("lost its worker 2 times, the last time because its process")
+    assert by_id["trial-0001"].reason.startswith(
+        "lost its worker 2 times, the last time because its process"
+    )
     assert [note for note in notes if "retry" in note]
     assert one.retries == {"trial-0001": 2}
     assert by_id["trial-0003"].state == "completed"
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_run_that_hangs_is_ended_and_goes_on_elsewhere_or_fails(three_nodes, store, tmp_path, times):
+def test_a_run_that_hangs_is_ended_and_goes_on_elsewhere_or_fails(
+    three_nodes, store, tmp_path, times
+):
     notes = []
     done, one = sweep(
         store, Training(tmp_path, hangs="trial-0001", times=times), three_nodes.address, trial_timeout_s=2.0,
@@ -155,7 +173,9 @@ def test_a_run_that_is_out_of_memory_fails_alone(three_nodes, store, tmp_path):
     done, one = sweep(store, Training(tmp_path, fails="trial-0001"), three_nodes.address)
     assert not done.failed
     failed = [r for r in store.state().records if r.state == "failed"]
-    assert [(r.run.id, r.reason, r.epochs) for r in failed] == [("trial-0001", "out of memory on cpu", 1)]
+    assert [(r.run.id, r.reason, r.epochs) for r in failed] == [
+        ("trial-0001", "out of memory on cpu", 1)
+    ]
     assert one.retries == {}
 
 
@@ -176,7 +196,9 @@ class Miniature:
 
         def train(assignment):
             known = {m.prefix: m for m in assignment.known}
-            yield from reuse.train(assignment.run, ground_of(assignment.run), known, trainer, states)
+            yield from reuse.train(
+                assignment.run, ground_of(assignment.run), known, trainer, states
+            )
 
         def with_pid(assignment):
             for measurement in train(assignment):
@@ -202,7 +224,14 @@ def test_checkpoints_that_are_away_for_ten_seconds(three_nodes, store, tmp_path)
         threading.Timer(10.0, partial(shutil.move, away, place)).start()
 
     strike = Strike(take_away, epoch=3)
-    done, one = sweep(store, Miniature(place), three_nodes.address, emit=strike, max_concurrent=1, ground=ground_of)
+    done, one = sweep(
+        store,
+        Miniature(place),
+        three_nodes.address,
+        emit=strike,
+        max_concurrent=1,
+        ground=ground_of,
+    )
     assert not done.failed
     assert strike.struck
     assert one.retries == {}
@@ -230,7 +259,9 @@ def start_driver(folder, address):
     import sys
 
     words = [sys.executable, "-c", DRIVER, str(folder), address]
-    return subprocess.Popen(words, cwd=Path(__file__).parents[2], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        words, cwd=Path(__file__).parents[2], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 def test_the_driver_is_killed_and_another_one_goes_on(three_nodes, tmp_path):
@@ -252,16 +283,24 @@ def test_the_driver_is_killed_and_another_one_goes_on(three_nodes, tmp_path):
     assert {record.state for record in after.values()} == {"completed"}
 
 
-def test_ctrl_c_stops_the_trials_and_leaves_a_study_to_go_on_with(three_nodes, tmp_path, command, here):
+def test_ctrl_c_stops_the_trials_and_leaves_a_study_to_go_on_with(
+    three_nodes, tmp_path, command, here
+):
     words = ("search", "--model", "mlp", "--budget", "6", "--epochs", "40", "--seeds", "1", "--confirm", "1", "--study",
              "stopped", "--engine", "ray", "--address", three_nodes.address)  # fmt: skip
-    process = subprocess.Popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
     def epochs():
         if not Path(".lrtune/lrtune.db").exists():
             return 0
         database = StudyDatabase("sqlite:///.lrtune/lrtune.db")
-        return sum(r.epochs for r in database.study("stopped").state().records) if database.names() else 0
+        return (
+            sum(r.epochs for r in database.study("stopped").state().records)
+            if database.names()
+            else 0
+        )
 
     while process.poll() is None and epochs() < 5:
         time.sleep(0.2)
@@ -293,7 +332,9 @@ def test_notes_of_a_run_that_ended_are_not_shown(three_nodes, store, tmp_path):
         if isinstance(event, Note):
             ended.append(event.text)
 
-    done, one = sweep(store, Training(tmp_path), three_nodes.address, emit=kill_after_its_end, max_concurrent=1)
+    done, one = sweep(
+        store, Training(tmp_path), three_nodes.address, emit=kill_after_its_end, max_concurrent=1
+    )
     assert not done.failed
     record = next(r for r in store.state().records if r.run.id == "trial-0001")
     assert (record.state, record.epochs) == ("completed", EPOCHS)

@@ -59,7 +59,12 @@ decay = { choices = ["cosine", "linear", "constant"] }
 
 def eventful(**changes):
     return make_config(
-        space_toml=SPACE, sampler="random", pruner="median", seed=1, budget=Budget(14, "trials"), **changes
+        space_toml=SPACE,
+        sampler="random",
+        pruner="median",
+        seed=1,
+        budget=Budget(14, "trials"),
+        **changes,
     )
 
 
@@ -84,7 +89,9 @@ def test_at_one_slot_the_study_is_that_of_the_local_engine(three_nodes, store, u
     assert [r.run.id for r in store.state().records] == [r.run.id for r in unbroken.state().records]
 
 
-def test_at_many_slots_every_run_is_what_it_is_alone_and_all_nodes_train(three_nodes, store, tmp_path):
+def test_at_many_slots_every_run_is_what_it_is_alone_and_all_nodes_train(
+    three_nodes, store, tmp_path
+):
     seen = []
     done, _ = sweep(store, Training(tmp_path, epoch_s=0.2), three_nodes.address, emit=seen.append)
     assert not done.failed
@@ -92,14 +99,18 @@ def test_at_many_slots_every_run_is_what_it_is_alone_and_all_nodes_train(three_n
     assert not [record for record in state.records if record.state == "running"]
     for record in state.records:
         alone = tuple(measurement(record.run, epoch) for epoch in range(1, record.epochs + 1))
-        assert repr(tuple(replace(m, images_per_s=100.0) for m in record.measurements)) == repr(alone)
+        assert repr(tuple(replace(m, images_per_s=100.0) for m in record.measurements)) == repr(
+            alone
+        )
         assert record.epochs == EPOCHS or record.state in ("pruned", "diverged")
     processes = {pid for pids in processes_of(store).values() for pid in pids}
     assert len(processes) == 3  # one a node, each for one run after the other
     assert len([event for event in seen if isinstance(event, RunEnded)]) == len(state.records)
 
 
-def test_everything_is_recorded_before_it_is_shown_also_the_last_epoch_before_a_stop(three_nodes, store, tmp_path):
+def test_everything_is_recorded_before_it_is_shown_also_the_last_epoch_before_a_stop(
+    three_nodes, store, tmp_path
+):
     def check(event):
         if isinstance(event, EpochEnded):
             there = next(r for r in store.state().records if r.run.id == event.run.id)
@@ -144,7 +155,10 @@ def test_a_task_that_never_trains_ends_the_sweep(three_nodes, store, tmp_path):
 @pytest.mark.parametrize(
     ("request_", "words"),
     [
-        ({"cpus_per_trial": 2.0, "gpus_per_trial": 0}, "2 CPU, 0 GPU, which no node has; .* 3 nodes: 3 x 1 CPU, 0 GPU"),
+        (
+            {"cpus_per_trial": 2.0, "gpus_per_trial": 0},
+            "2 CPU, 0 GPU, which no node has; .* 3 nodes: 3 x 1 CPU, 0 GPU",
+        ),
         ({"cpus_per_trial": 1.0, "gpus_per_trial": 0.5}, "1 CPU, 0.5 GPU, which no node has"),
     ],
 )
@@ -172,7 +186,10 @@ def test_a_cluster_that_is_not_there_is_said_at_once(address, words, monkeypatch
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:9")
-    with pytest.raises(InputError, match=words), connect(address, cpus_per_trial=1, gpus_per_trial=0):
+    with (
+        pytest.raises(InputError, match=words),
+        connect(address, cpus_per_trial=1, gpus_per_trial=0),
+    ):
         pass
 
 
@@ -186,13 +203,26 @@ def task_file(tmp_path):
     return path
 
 
-SEARCH = ("--budget", "5", "--seeds", "2", "--confirm", "1", "--study", "corners", "--batch-size", "50")
+SEARCH = (
+    "--budget",
+    "5",
+    "--seeds",
+    "2",
+    "--confirm",
+    "1",
+    "--study",
+    "corners",
+    "--batch-size",
+    "50",
+)
 
 
 def outcome(folder):
     """What the study says, but for how long it took and on what machine."""
     state = StudyDatabase(f"sqlite:///{folder}/lrtune.db").study("corners").state()
-    return [repr(replace(r, measurements=timeless(r.measurements, prefix=""))) for r in state.records]
+    return [
+        repr(replace(r, measurements=timeless(r.measurements, prefix=""))) for r in state.records
+    ]
 
 
 def test_real_training_comes_out_as_on_the_local_engine_and_the_data_are_read_once(
@@ -211,13 +241,24 @@ def test_real_training_comes_out_as_on_the_local_engine_and_the_data_are_read_on
     assert (tmp_path / "read.log").read_text().split() == ["read"]
     assert json.loads(remote.out)["recommendation"] == json.loads(local.out)["recommendation"]
     state = StudyDatabase(f"sqlite:///{here}/remote/lrtune.db").study("corners").state()
-    recommended = [record for record in state.fresh if record.run.trial == recommend(state).best.trial]
+    recommended = [
+        record for record in state.fresh if record.run.trial == recommend(state).best.trial
+    ]
     kept = list((tmp_path / "shared" / "corners").iterdir())
     assert len(kept) == len(recommended)  # their weights, a state a seed
 
 
 def test_a_report_can_be_written_while_a_sweep_runs(three_nodes, here, task_file, command):
-    words = ("search", "--task", str(task_file), *SEARCH, "--engine", "ray", "--address", three_nodes.address)
+    words = (
+        "search",
+        "--task",
+        str(task_file),
+        *SEARCH,
+        "--engine",
+        "ray",
+        "--address",
+        three_nodes.address,
+    )
     process = subprocess.Popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         report = here / "reports" / "corners" / "report.md"
@@ -229,8 +270,17 @@ def test_a_report_can_be_written_while_a_sweep_runs(three_nodes, here, task_file
     assert process.returncode == 0
 
 
-def test_checkpoints_that_nodes_do_not_share_are_found_before_anything_is_trained(three_nodes, here, call, task_file):
-    flags = ("--engine", "ray", "--address", three_nodes.address, "--storage-path", "memory://checkpoints")
+def test_checkpoints_that_nodes_do_not_share_are_found_before_anything_is_trained(
+    three_nodes, here, call, task_file
+):
+    flags = (
+        "--engine",
+        "ray",
+        "--address",
+        three_nodes.address,
+        "--storage-path",
+        "memory://checkpoints",
+    )
     refused = call("search", "--task", task_file, *SEARCH, *flags)
     assert refused.code == 2
     assert refused.err.count("`--storage-path` must be shared by all nodes, but node ") == 3
@@ -238,7 +288,10 @@ def test_checkpoints_that_nodes_do_not_share_are_found_before_anything_is_traine
 
 
 def test_flags_of_one_engine_do_not_go_with_the_other(call):
-    for flags in (("--address", "auto", "--max-retries", "1"), ("--engine", "ray", "--jobs", "2", "--lanes", "2")):
+    for flags in (
+        ("--address", "auto", "--max-retries", "1"),
+        ("--engine", "ray", "--jobs", "2", "--lanes", "2"),
+    ):
         refused = call("search", *flags)
         assert refused.code == 2
         assert refused.err.count("does not go with `--engine") == 2

@@ -92,7 +92,13 @@ WHOLE = "`gpus_per_trial` must be whole above 1, but got {}."
 CONCURRENT = "`0 <= max_concurrent` must hold, but got {}."
 TIMEOUT = "`0 <= trial_timeout_s` must hold, but got {}."
 RETRIES = "`0 <= max_retries` must hold, but got {}."
-ALL_WRONG = {"cpus_per_trial": 0, "gpus_per_trial": -1, "max_concurrent": -1, "trial_timeout_s": -1, "max_retries": -1}
+ALL_WRONG = {
+    "cpus_per_trial": 0,
+    "gpus_per_trial": -1,
+    "max_concurrent": -1,
+    "trial_timeout_s": -1,
+    "max_retries": -1,
+}
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,8 @@ def test_all_rules_that_do_not_hold_are_raised_together():
 
 
 @pytest.mark.parametrize(
-    ("said", "line"), [("one\ntwo", "one"), ("\n one\n", "one"), ("", "ValueError"), ("\n", "ValueError")]
+    ("said", "line"),
+    [("one\ntwo", "one"), ("\n one\n", "one"), ("", "ValueError"), ("\n", "ValueError")],
 )
 def test_the_first_line_of_an_error(said, line):
     assert first_line(ValueError(said)) == line

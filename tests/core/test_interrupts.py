@@ -43,7 +43,9 @@ def test_an_interrupt_comes_when_the_context_is_left(interruptible, error):
 def test_a_process_that_is_started_has_to_ask_for_interrupts(first, code):
     with interrupts_held_back():
         child = subprocess.Popen(
-            [sys.executable, "-c", CHILD.format(first)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-c", CHILD.format(first)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
     assert child.stdout.readline() == b"up\n"
     child.send_signal(signal.SIGINT)

@@ -29,7 +29,10 @@ from lrtune.core.recipe import (
 EVERY_DECAY = [
     (Constant(), "constant"),
     (Step(every_epochs=2.5, factor=0.2), "step(every_epochs=2.5, factor=0.2)"),
-    (MultiStep(milestones_epochs=(3, 5.5), factor=0.3), "multistep(milestones_epochs=[3, 5.5], factor=0.3)"),
+    (
+        MultiStep(milestones_epochs=(3, 5.5), factor=0.3),
+        "multistep(milestones_epochs=[3, 5.5], factor=0.3)",
+    ),
     (Cosine(), "cosine"),
     (Linear(), "linear"),
     (Polynomial(power=1.5), "polynomial(power=1.5)"),
@@ -37,7 +40,14 @@ EVERY_DECAY = [
     (WSD(cooldown_frac=0.3), "wsd(cooldown_frac=0.3)"),
     (HoldPower(hold_frac=0.25, power=0.5), "hold-power(hold_frac=0.25, power=0.5)"),
     (
-        Plateau(monitor="top1", factor=0.5, patience_epochs=2, threshold=0.1, threshold_mode="abs", cooldown_epochs=1),
+        Plateau(
+            monitor="top1",
+            factor=0.5,
+            patience_epochs=2,
+            threshold=0.1,
+            threshold_mode="abs",
+            cooldown_epochs=1,
+        ),
         "plateau(patience_epochs=2, factor=0.5)",
     ),
 ]
@@ -100,7 +110,11 @@ NEED_NO_SCHEDULE = {
 def test_every_optimizer_has_a_default_recipe(optimizer):
     recipe = default_recipe(optimizer)
     decay, warmup_epochs = NEED_NO_SCHEDULE.get(optimizer, (Cosine(), 0))
-    assert (recipe.optimizer, recipe.decay, recipe.warmup_epochs) == (optimizer, decay, warmup_epochs)
+    assert (recipe.optimizer, recipe.decay, recipe.warmup_epochs) == (
+        optimizer,
+        decay,
+        warmup_epochs,
+    )
 
 
 RULES = [
@@ -125,7 +139,10 @@ RULES = [
     ({"decay": Step(every_epochs=0)}, "`0 < every_epochs` must hold, but got 0."),
     ({"decay": Step(every_epochs=1, factor=0)}, "`0 < factor < 1` must hold, but got 0."),
     ({"decay": Step(every_epochs=1, factor=1)}, "`0 < factor < 1` must hold, but got 1."),
-    ({"decay": MultiStep(milestones_epochs=(1,), factor=1)}, "`0 < factor < 1` must hold, but got 1."),
+    (
+        {"decay": MultiStep(milestones_epochs=(1,), factor=1)},
+        "`0 < factor < 1` must hold, but got 1.",
+    ),
     ({"decay": Polynomial(power=0)}, "`0 < power` must hold, but got 0."),
     ({"decay": Exponential(end_frac=0)}, "`0 < end_frac <= 1` must hold, but got 0."),
     ({"decay": Exponential(end_frac=1.1)}, "`0 < end_frac <= 1` must hold, but got 1.1."),
@@ -134,18 +151,37 @@ RULES = [
     ({"decay": HoldPower(hold_frac=-0.1)}, "`0 <= hold_frac < 1` must hold, but got -0.1."),
     ({"decay": HoldPower(hold_frac=1)}, "`0 <= hold_frac < 1` must hold, but got 1."),
     ({"decay": HoldPower(power=0)}, "`0 < power` must hold, but got 0."),
-    ({"decay": Plateau(monitor="loss")}, "`monitor` must be one of val_loss, top1, but got 'loss'."),
-    ({"decay": Plateau(threshold_mode="r")}, "`threshold_mode` must be one of rel, abs, but got 'r'."),
+    (
+        {"decay": Plateau(monitor="loss")},
+        "`monitor` must be one of val_loss, top1, but got 'loss'.",
+    ),
+    (
+        {"decay": Plateau(threshold_mode="r")},
+        "`threshold_mode` must be one of rel, abs, but got 'r'.",
+    ),
     ({"decay": Plateau(factor=1)}, "`0 < factor < 1` must hold, but got 1."),
-    ({"decay": Plateau(patience_epochs=-1)}, "`patience_epochs` must be a whole number from 0, but got -1."),
-    ({"decay": Plateau(patience_epochs=1.5)}, "`patience_epochs` must be a whole number from 0, but got 1.5."),
-    ({"decay": Plateau(cooldown_epochs=-1)}, "`cooldown_epochs` must be a whole number from 0, but got -1."),
-    ({"decay": Plateau(cooldown_epochs=1.5)}, "`cooldown_epochs` must be a whole number from 0, but got 1.5."),
+    (
+        {"decay": Plateau(patience_epochs=-1)},
+        "`patience_epochs` must be a whole number from 0, but got -1.",
+    ),
+    (
+        {"decay": Plateau(patience_epochs=1.5)},
+        "`patience_epochs` must be a whole number from 0, but got 1.5.",
+    ),
+    (
+        {"decay": Plateau(cooldown_epochs=-1)},
+        "`cooldown_epochs` must be a whole number from 0, but got -1.",
+    ),
+    (
+        {"decay": Plateau(cooldown_epochs=1.5)},
+        "`cooldown_epochs` must be a whole number from 0, but got 1.5.",
+    ),
     ({"decay": Plateau(threshold=-1)}, "`0 <= threshold` must hold, but got -1."),
     *(
         (
             {"decay": MultiStep(milestones_epochs=milestones)},
-            "`0 < milestones_epochs[0] < milestones_epochs[1] < ...` must hold, but got " + f"{list(milestones)}.",
+            "`0 < milestones_epochs[0] < milestones_epochs[1] < ...` must hold, but got "
+            + f"{list(milestones)}.",
         )
         for milestones in [(), (0,), (-1, 2), (3, 2), (2, 2), (2, math.nan)]
     ),
@@ -161,7 +197,12 @@ def test_a_broken_rule_is_stated_with_what_it_got(values, message):
 
 def test_all_broken_rules_are_stated_together():
     with pytest.raises(InputError) as caught:
-        Recipe(peak_lr=-1, warmup_epochs=-1, momentum=1, decay=Plateau(patience_epochs=-1, threshold=-1, factor=1))
+        Recipe(
+            peak_lr=-1,
+            warmup_epochs=-1,
+            momentum=1,
+            decay=Plateau(patience_epochs=-1, threshold=-1, factor=1),
+        )
     assert caught.value.problems == (
         "`0 < peak_lr` must hold, but got -1.",
         "`0 <= warmup_epochs` must hold, but got -1.",
@@ -179,7 +220,9 @@ def test_milestones_are_numbers(milestones):
 
 
 def test_a_decay_is_more_than_its_name():
-    with pytest.raises(InputError, match=r"`decay` must be one of the decays of .*, but got 'cosine'"):
+    with pytest.raises(
+        InputError, match=r"`decay` must be one of the decays of .*, but got 'cosine'"
+    ):
         Recipe(decay="cosine")
 
 
@@ -233,7 +276,9 @@ def test_the_threshold_of_a_plateau_is_not_nan(value):
         Recipe(decay=Plateau(threshold=value))
 
 
-RECIPE_KEYS = "optimizer, peak_lr, warmup_epochs, decay, final_frac, momentum, nesterov, weight_decay"
+RECIPE_KEYS = (
+    "optimizer, peak_lr, warmup_epochs, decay, final_frac, momentum, nesterov, weight_decay"
+)
 
 
 @pytest.mark.parametrize(
@@ -268,12 +313,23 @@ RECIPE_KEYS = "optimizer, peak_lr, warmup_epochs, decay, final_frac, momentum, n
             {"decay": {"name": "step", "factor": 0.1}},
             ("decay 'step' needs 'every_epochs'.",),
         ),
-        ({"decay": ["cosine"]}, ("`decay` must be a name, or a table with a name, but got ['cosine'].",)),
-        ({"decay": {"name": ["step"]}}, (f"`decay` must be one of {', '.join(DECAYS)}, but got ['step'].",)),
+        (
+            {"decay": ["cosine"]},
+            ("`decay` must be a name, or a table with a name, but got ['cosine'].",),
+        ),
+        (
+            {"decay": {"name": ["step"]}},
+            (f"`decay` must be one of {', '.join(DECAYS)}, but got ['step'].",),
+        ),
         ({"peak_lr": 0}, ("`0 < peak_lr` must hold, but got 0.",)),
         ({"peak_lr": "1e-3"}, ("`peak_lr` must be a number, but got '1e-3'.",)),
         (
-            {"optimizer": "SGD", "lr": 1, "momentum": "most", "decay": {"name": "step", "every": 3, "factor": 2}},
+            {
+                "optimizer": "SGD",
+                "lr": 1,
+                "momentum": "most",
+                "decay": {"name": "step", "every": 3, "factor": 2},
+            },
             (
                 "decay 'step' has no parameter 'every'; it has every_epochs, factor.",
                 "decay 'step' needs 'every_epochs'.",

@@ -20,7 +20,9 @@ INTERVALS = {
 
 
 def space_of(parameters="", tables="", *, top="", optimizer="sgd"):
-    return parse_space(f"{top}\n[parameters]\n{parameters}\n{tables}", "spaces/mine.toml", optimizer=optimizer)
+    return parse_space(
+        f"{top}\n[parameters]\n{parameters}\n{tables}", "spaces/mine.toml", optimizer=optimizer
+    )
 
 
 def problems_of(call, *args, **kwargs):
@@ -44,7 +46,8 @@ def assert_possible(space, epochs):
     """Every range is a range, lengths are within the run, and the ends of every parameter make a recipe."""
     keys = {key for table in (space.parameters, *space.optimizers.values()) for key in table}
     of_recipes = [
-        ("", {key: space.parameter(key, optimizer) for key in keys}) for optimizer in space.choices("optimizer")
+        ("", {key: space.parameter(key, optimizer) for key in keys})
+        for optimizer in space.choices("optimizer")
     ]
     for decay, table in (*of_recipes, *space.decays.items()):
         for key, parameter in table.items():
@@ -60,7 +63,10 @@ def assert_possible(space, epochs):
                 if key in ("warmup_epochs", "every_epochs"):
                     assert value < epochs
                 if decay:
-                    needed = {"step": {"every_epochs": 1}, "multistep": {"milestones_epochs": (1,)}}.get(decay, {})
+                    needed = {
+                        "step": {"every_epochs": 1},
+                        "multistep": {"milestones_epochs": (1,)},
+                    }.get(decay, {})
                     Recipe(decay=decay_from_dict({"name": decay} | needed | {key: value}))
                 else:
                     Recipe(**{key: value})
@@ -74,7 +80,9 @@ def test_every_shipped_space_fits(path, epochs, intervals):
     for optimizer in ("sgd", "adamw"):
         space = parse_space(text, str(path), optimizer=optimizer)
         if path.stem == "imagenet-resnet50" and epochs == 5:
-            assert problems_of(space.fit, epochs, intervals) == [f"{path}: {TOO_LONG}5 with 5 epochs."]
+            assert problems_of(space.fit, epochs, intervals) == [
+                f"{path}: {TOO_LONG}5 with 5 epochs."
+            ]
             continue
         fitted = space.fit(epochs, intervals)
         assert_possible(fitted, epochs)
@@ -83,7 +91,12 @@ def test_every_shipped_space_fits(path, epochs, intervals):
 
 
 def test_shipped_spaces_are_there():
-    assert {path.stem for path in SHIPPED} >= {"default", "quick", "fine-tuning", "imagenet-resnet50"}
+    assert {path.stem for path in SHIPPED} >= {
+        "default",
+        "quick",
+        "fine-tuning",
+        "imagenet-resnet50",
+    }
 
 
 def test_a_whole_document():
@@ -143,7 +156,12 @@ FITTED = [
     ("plateau.patience_epochs", '{ choices = ["10%", "20%", "30%"] }', 5, Choice((1, 2))),
     ("step.every_epochs", '{ choices = ["20%", "50%"] }', 5, Choice((1, 2.5))),
     ("multistep.milestones_epochs", '["50%", "75%"]', 10, (5, 7.5)),
-    ("multistep.milestones_epochs", '{ choices = [["50%", "75%"], [6, 8]] }', 10, Choice(((5, 7.5), (6, 8)))),
+    (
+        "multistep.milestones_epochs",
+        '{ choices = [["50%", "75%"], [6, 8]] }',
+        10,
+        Choice(((5, 7.5), (6, 8))),
+    ),
 ]
 
 
@@ -165,7 +183,9 @@ def test_percentages_become_epochs(key, entry, epochs, expected):
         Plateau(**{key: ends(found)[-1]})
 
 
-RECIPE_KEYS = "optimizer, peak_lr, warmup_epochs, decay, final_frac, momentum, nesterov, weight_decay"
+RECIPE_KEYS = (
+    "optimizer, peak_lr, warmup_epochs, decay, final_frac, momentum, nesterov, weight_decay"
+)
 DECAY_NAMES, OPTIMIZER_NAMES = ", ".join(DECAYS), ", ".join(OPTIMIZERS)
 SHAPE = "must be a value, {choices}, or {low, high} with `log` or `step`"
 CHOICES = "`choices` must be a list of at least one value, and stand alone"
@@ -369,7 +389,9 @@ BAD = [
 
 @pytest.mark.parametrize(("parameters", "tables", "problems"), BAD)
 def test_a_bad_document_is_refused_with_file_and_key(parameters, tables, problems):
-    assert problems_of(space_of, parameters, tables) == [f"spaces/mine.toml: {problem}" for problem in problems]
+    assert problems_of(space_of, parameters, tables) == [
+        f"spaces/mine.toml: {problem}" for problem in problems
+    ]
 
 
 def test_a_value_is_tried_with_the_optimizers_that_use_it():
@@ -386,12 +408,20 @@ def test_a_value_is_tried_with_the_optimizers_that_use_it():
         ('description = "x"', ["[parameters]: is missing."]),
         ("parameters = 3", ["[parameters]: must be a table, but got 3."]),
         ("decay = 3\n[parameters]\npeak_lr = 0.1", ["decay: must be a table, but got 3."]),
-        ("[parameters", ["is no TOML: Expected ']' at the end of a table declaration (at end of document)."]),
-        ("[parameters]\npeak_lr = 1\npeak_lr = 2", ["is no TOML: Cannot overwrite a value (at end of document)."]),
+        (
+            "[parameters",
+            ["is no TOML: Expected ']' at the end of a table declaration (at end of document)."],
+        ),
+        (
+            "[parameters]\npeak_lr = 1\npeak_lr = 2",
+            ["is no TOML: Cannot overwrite a value (at end of document)."],
+        ),
     ],
 )
 def test_a_document_of_another_shape_is_refused(text, problems):
-    assert problems_of(parse_space, text, "mine.toml") == [f"mine.toml: {problem}" for problem in problems]
+    assert problems_of(parse_space, text, "mine.toml") == [
+        f"mine.toml: {problem}" for problem in problems
+    ]
 
 
 def test_all_problems_of_a_document_are_shown_together():
@@ -480,11 +510,16 @@ UNFIT = [
 @pytest.mark.parametrize(("parameters", "tables", "problem"), UNFIT)
 def test_a_space_that_does_not_go_with_the_run_is_refused(parameters, tables, problem):
     ending = "" if problem.endswith(".") else " with 10 epochs."
-    assert problems_of(space_of(LR + parameters, tables).fit, 10, {}) == [f"spaces/mine.toml: {problem}{ending}"]
+    assert problems_of(space_of(LR + parameters, tables).fit, 10, {}) == [
+        f"spaces/mine.toml: {problem}{ending}"
+    ]
 
 
 def test_all_that_does_not_fit_is_shown_together():
-    space = space_of(LR + 'warmup_epochs = 10\ndecay = "multistep"', "[decay.multistep]\nmilestones_epochs = [5, 20]")
+    space = space_of(
+        LR + 'warmup_epochs = 10\ndecay = "multistep"',
+        "[decay.multistep]\nmilestones_epochs = [5, 20]",
+    )
     assert problems_of(space.fit, 10, {}) == [
         f"spaces/mine.toml: {TOO_LONG}10 with 10 epochs.",
         "spaces/mine.toml: [decay.multistep] milestones_epochs: `milestones_epochs < epochs` must hold, "
@@ -498,15 +533,21 @@ def test_a_patience_longer_than_the_run_is_a_constant_lr():
 
 
 LENGTHS = st.one_of(
-    st.integers(-1, 30).map(str), st.floats(-1, 30).map(repr), st.integers(0, 100).map(lambda percent: f'"{percent}%"')
+    st.integers(-1, 30).map(str),
+    st.floats(-1, 30).map(repr),
+    st.integers(0, 100).map(lambda percent: f'"{percent}%"'),
 )
-STEPS = st.sampled_from(["", ", log = true", ", step = 1", ", step = 0.5", ", step = 0.3", ", step = 3"])
+STEPS = st.sampled_from(
+    ["", ", log = true", ", step = 1", ", step = 0.5", ", step = 0.3", ", step = 3"]
+)
 RANGES = st.builds("{{ low = {}, high = {}{} }}".format, LENGTHS, LENGTHS, STEPS)
 LISTS = st.lists(LENGTHS, min_size=1, max_size=3).map(lambda values: f"[{', '.join(values)}]")
 
 
 def choices_of(values):
-    return st.lists(values, min_size=1, max_size=3).map(lambda each: f"{{ choices = [{', '.join(each)}] }}")
+    return st.lists(values, min_size=1, max_size=3).map(
+        lambda each: f"{{ choices = [{', '.join(each)}] }}"
+    )
 
 
 @given(
@@ -522,7 +563,10 @@ def test_whatever_fits_is_possible(key, warmup, every, patience, milestones, epo
         "warmup": (LR + f"warmup_epochs = {warmup}", ""),
         "every": (LR + 'decay = "step"', f"[decay.step]\nevery_epochs = {every}"),
         "patience": (LR + 'decay = "plateau"', f"[decay.plateau]\npatience_epochs = {patience}"),
-        "milestones": (LR + 'decay = "multistep"', f"[decay.multistep]\nmilestones_epochs = {milestones}"),
+        "milestones": (
+            LR + 'decay = "multistep"',
+            f"[decay.multistep]\nmilestones_epochs = {milestones}",
+        ),
     }[key]
     try:
         fitted = space_of(parameters, tables).fit(epochs, {})

@@ -62,7 +62,10 @@ def test_budgets(text, amount, unit, written):
                 1.5e300,
             )
         ),
-        *((text, f"`0 < budget` must hold, but got {text!r}.") for text in ("0", 0, "0ep", "0.0h", "0runs")),
+        *(
+            (text, f"`0 < budget` must hold, but got {text!r}.")
+            for text in ("0", 0, "0ep", "0.0h", "0runs")
+        ),
         ("1.5", "`budget` in trials must be whole, but got '1.5'."),
         ("1.5ep", "`budget` in epochs must be whole, but got '1.5ep'."),
     ],
@@ -136,7 +139,9 @@ def test_a_rung_in_words(rung, label):
 
 def test_settings_break_their_rules_together():
     with pytest.raises(InputError) as caught:
-        TrainSettings(batch_size=10, accumulate=3, clip_norm=0, label_smoothing=1, ema_half_life_epochs=-1)
+        TrainSettings(
+            batch_size=10, accumulate=3, clip_norm=0, label_smoothing=1, ema_half_life_epochs=-1
+        )
     assert caught.value.problems == (
         "`batch_size` must be a multiple of `accumulate`, but got 10 and 3.",
         "`0 < clip_norm` must hold, but got 0.",
@@ -165,7 +170,10 @@ def test_a_setting_that_breaks_its_rule(values, problem):
 
 def working(*spans):
     """A run that was measured over these spans of time."""
-    measured = tuple(measurement(i, 50.0, seconds=end - start, ended_at=end) for i, (start, end) in enumerate(spans, 1))
+    measured = tuple(
+        measurement(i, 50.0, seconds=end - start, ended_at=end)
+        for i, (start, end) in enumerate(spans, 1)
+    )
     return RunRecord(run=record([]).run, state="running", measurements=measured)
 
 
@@ -212,15 +220,21 @@ def test_a_trial_of_several_runs_is_one_trial():
 
 
 def with_last(record, **changes):
-    return replace(record, measurements=(*record.measurements[:-1], replace(record.measurements[-1], **changes)))
+    return replace(
+        record,
+        measurements=(*record.measurements[:-1], replace(record.measurements[-1], **changes)),
+    )
 
 
-# what is said of the last of four epochs that took a second each: epochs trained, epochs reused, seconds
+# what is said of the last of four epochs that took a second each: epochs trained, epochs reused,
+# seconds
 @pytest.mark.parametrize(
     ("changes", "trained", "reused", "seconds"),
     [({}, 4, 0, 4), ({"reused": True}, 3, 1, 3), ({"again_epochs": 2, "seconds": 3}, 6, 0, 6)],
 )
-def test_what_was_taken_over_costs_nothing_and_what_was_trained_again_costs_twice(changes, trained, reused, seconds):
+def test_what_was_taken_over_costs_nothing_and_what_was_trained_again_costs_twice(
+    changes, trained, reused, seconds
+):
     changed = with_last(record([50] * 4), **changes)
     assert (changed.epochs, changed.epochs_trained, changed.epochs_reused) == (4, trained, reused)
     assert changed.seconds == seconds
@@ -243,4 +257,6 @@ def test_a_loss_that_is_not_finite_is_a_divergence(loss):
 
 def test_a_state_travels_between_processes():
     state = state_of(record([50] * 4, "baseline", seed=1), record([50, 60]))
-    assert repr(pickle.loads(pickle.dumps(state))) == repr(state)  # in words: a nan is not equal to another
+    assert repr(pickle.loads(pickle.dumps(state))) == repr(
+        state
+    )  # in words: a nan is not equal to another

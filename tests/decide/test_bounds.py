@@ -52,7 +52,9 @@ def curve(loss, *, num_steps=200, noise=0.0, seed=0, scale=1.0, factor=1.0):
 
 
 def result(loss, num_seeds=3, first_seed=0, **changes):
-    return range_result("sgd", [curve(loss, seed=first_seed + i, **changes) for i in range(num_seeds)])
+    return range_result(
+        "sgd", [curve(loss, seed=first_seed + i, **changes) for i in range(num_seeds)]
+    )
 
 
 def values(interval):
@@ -131,15 +133,23 @@ def test_twice_as_many_steps_move_it_by_less_than_a_grid_point(loss, num_steps):
 
 def test_the_order_of_the_seeds_changes_nothing():
     curves = [curve(u_shaped, seed=seed, noise=0.1) for seed in range(4)]
-    stopped = [replace(c, lrs=c.lrs[: 180 + c.seed], losses=c.losses[: 180 + c.seed]) for c in curves]
+    stopped = [
+        replace(c, lrs=c.lrs[: 180 + c.seed], losses=c.losses[: 180 + c.seed]) for c in curves
+    ]
     found = [range_result("sgd", order) for order in permutations(stopped)]
-    assert all(f.interval == found[0].interval and f.suggestions == found[0].suggestions for f in found)
+    assert all(
+        f.interval == found[0].interval and f.suggestions == found[0].suggestions for f in found
+    )
 
 
 def test_one_seed_that_goes_wrong_changes_little():
     curves = [curve(u_shaped, seed=seed, noise=0.02) for seed in range(3)]
-    wrong = replace(curves[2], losses=tuple(2.3 + 0.5 * i / 10 for i in range(len(curves[2].losses))))
-    moved = values(range_result("sgd", [*curves[:2], wrong]).interval) / values(range_result("sgd", curves).interval)
+    wrong = replace(
+        curves[2], losses=tuple(2.3 + 0.5 * i / 10 for i in range(len(curves[2].losses)))
+    )
+    moved = values(range_result("sgd", [*curves[:2], wrong]).interval) / values(
+        range_result("sgd", curves).interval
+    )
     assert np.abs(np.log10(moved)).max() < 0.2
 
 
@@ -182,14 +192,20 @@ def test_no_signal_has_a_reason(loss, noise, reason, num_seeds):
 @pytest.mark.parametrize("num_steps", [16, 50, 200])
 @pytest.mark.parametrize("num_seeds", [1, 3, 5])
 def test_noise_alone_gives_no_signal(num_steps, num_seeds):
-    found = [result(flat, num_seeds=num_seeds, num_steps=num_steps, noise=0.1, first_seed=1000 * i) for i in range(100)]
+    found = [
+        result(flat, num_seeds=num_seeds, num_steps=num_steps, noise=0.1, first_seed=1000 * i)
+        for i in range(100)
+    ]
     assert sum(f.interval is not None for f in found) <= 1
 
 
 @pytest.mark.parametrize("num_seeds", [1, 3])
 def test_a_fall_of_many_times_the_noise_is_a_signal(num_seeds):
     for i in range(30):
-        assert result(u_shaped, num_seeds=num_seeds, noise=0.2, first_seed=1000 * i).interval is not None
+        assert (
+            result(u_shaped, num_seeds=num_seeds, noise=0.2, first_seed=1000 * i).interval
+            is not None
+        )
 
 
 NAN_SOMEWHERE = "NaNs in the data, the model or the loss"
@@ -206,7 +222,9 @@ TOO_HIGH = f"and {MIN_POINTS} steps are needed: this LR is too high, or there ar
 )
 def test_a_sweep_that_broke_off_early_says_so(num_points, reason):
     whole = curve(falling)
-    short = replace(whole, lrs=whole.lrs[:num_points], losses=whole.losses[:num_points], diverged=True)
+    short = replace(
+        whole, lrs=whole.lrs[:num_points], losses=whole.losses[:num_points], diverged=True
+    )
     found = range_result("sgd", [whole, short, whole])
     assert (found.interval, found.reason) == (None, reason)
 
@@ -216,14 +234,20 @@ def test_a_sweep_that_broke_off_early_says_so(num_points, reason):
 def test_the_standard_error_of_a_smoothed_loss(num_seeds, num_steps):
     smoothed, errors = [], []
     for i in range(300):
-        curves = [curve(flat, num_steps=num_steps, noise=0.1, seed=1000 * i + j) for j in range(num_seeds)]
+        curves = [
+            curve(flat, num_steps=num_steps, noise=0.1, seed=1000 * i + j) for j in range(num_seeds)
+        ]
         _, losses, error = combine(curves)
         smoothed.append(losses)
         errors.append(error)
     ratio = np.std(smoothed, axis=0) / np.mean(
         errors, axis=0
     )  # (n,): less than 1 where a median is sharper than assumed
-    for place in (slice(None, 1), slice(5, -5), slice(-1, None)):  # the ends are noisier, and known to be
+    for place in (
+        slice(None, 1),
+        slice(5, -5),
+        slice(-1, None),
+    ):  # the ends are noisier, and known to be
         assert 0.7 < np.mean(ratio[place]) < 1.1
 
 
@@ -255,7 +279,8 @@ LRS = 10.0 ** np.arange(-6, 2)
 
 # losses at LRs of 1e-6 ... 10, and what minimum, steep, valley and slide say
 CLASSIC = [
-    # one valley: lowest at 0.1, steepest at 1e-3, longest fall of 5 points up to 0.1; the slope is never steady
+    # one valley: lowest at 0.1, steepest at 1e-3, longest fall of 5 points up to 0.1; the slope is
+    # never steady
     ([2.0, 2.0, 1.9, 1.5, 0.7, 0.5, 0.6, 3.0], 1e-2, 1e-3, 1e-5, None),
     # two falls: the steeper one first, the lower one last; steady only from 1e-6 to 1e-5
     ([2.0, 1.5, 1.0, 1.3, 1.6, 1.2, 0.8, 3.0], 1e-1, 1e-6, 1e-4, 1e-5),
@@ -288,18 +313,24 @@ def test_slide_stops_below_the_blow_up():
 
 def recorded():
     """Three sweeps of each task and optimizer of the finder benchmark."""
-    cells = json.loads(Path(__file__).parents[2].joinpath("benchmarks", "results", "finder.json").read_text())["cells"]
+    cells = json.loads(
+        Path(__file__).parents[2].joinpath("benchmarks", "results", "finder.json").read_text()
+    )["cells"]
     found = {}
     for cell in cells:
         lrs = np.geomspace(*cell["sweep"]).tolist()
         found[f"{cell['case']}, {cell['optimizer']}"] = [
-            RangeCurve(lrs=tuple(lrs[: len(kept["losses"])]), **kept | {"losses": tuple(kept["losses"])})
+            RangeCurve(
+                lrs=tuple(lrs[: len(kept["losses"])]), **kept | {"losses": tuple(kept["losses"])}
+            )
             for kept in cell["curves"]
         ]
     return found
 
 
-RECORDED = pytest.mark.parametrize("curves", [pytest.param(curves, id=name) for name, curves in recorded().items()])
+RECORDED = pytest.mark.parametrize(
+    "curves", [pytest.param(curves, id=name) for name, curves in recorded().items()]
+)
 
 
 def with_lrs(curves, factor):
@@ -319,14 +350,20 @@ def part(curves, start, end):
 @RECORDED
 @pytest.mark.parametrize("scale", [1e-3, 0.5, 10.0])
 def test_the_scale_of_a_recorded_loss_moves_nothing(curves, scale):
-    as_it_was, scaled = range_result("sgd", curves), range_result("sgd", with_losses(curves, lambda x: scale * x))
+    as_it_was, scaled = (
+        range_result("sgd", curves),
+        range_result("sgd", with_losses(curves, lambda x: scale * x)),
+    )
     assert scaled.interval == as_it_was.interval
     assert scaled.suggestions == as_it_was.suggestions
 
 
 @RECORDED
 def test_an_offset_of_a_recorded_loss_moves_nothing(curves):
-    as_it_was, lifted = range_result("sgd", curves), range_result("sgd", with_losses(curves, lambda x: x + 4))
+    as_it_was, lifted = (
+        range_result("sgd", curves),
+        range_result("sgd", with_losses(curves, lambda x: x + 4)),
+    )
     assert lifted.interval == as_it_was.interval
 
 
@@ -376,5 +413,7 @@ def test_the_losses_of_a_recorded_curve_in_any_order_are_no_signal(curves):
 
 def test_an_interval_is_of_plain_numbers():
     found = result(u_shaped, noise=0.02)
-    assert all(type(value) is float and math.isfinite(value) for value in vars(found.interval).values())
+    assert all(
+        type(value) is float and math.isfinite(value) for value in vars(found.interval).values()
+    )
     assert all(type(value) is float for value in found.suggestions.values())

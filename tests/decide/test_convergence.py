@@ -46,7 +46,8 @@ def test_convergence_over_seeds(epochs, num_reached, text):
     assert (convergence.num_reached, str(convergence)) == (num_reached, text)
 
 
-# With 10,000 images, two counting errors at 90 % are 0.6 points; with 10 million the least counts, 0.2.
+# With 10,000 images, two counting errors at 90 % are 0.6 points; with 10 million the least counts,
+# 0.2.
 @pytest.mark.parametrize(
     ("top1s", "num_images", "epoch"),
     [

@@ -78,7 +78,12 @@ def in_steps(num_steps, *, every=1):
         (in_steps(10), {"steps_per_epoch": 5, "epochs": 2}, "step", 5),
         (in_steps(10, every=5), {"steps_per_epoch": 5, "epochs": 2}, "epoch", 5),
         (in_steps(10, every=5), {}, "epoch", 5),
-        (in_steps(40, every=2), {"steps_per_epoch": 20, "epochs": 2}, None, 20),  # ten times an epoch
+        (
+            in_steps(40, every=2),
+            {"steps_per_epoch": 20, "epochs": 2},
+            None,
+            20,
+        ),  # ten times an epoch
         ([1.0, 1.0, 1.0], {}, None, None),
         ([1.0, call(1.0, 0.9), 0.9], {}, "step", None),
         ([1.0, 1.0, call(1.0, 0.9), 0.9], {}, "epoch", 3),
@@ -157,7 +162,9 @@ def test_the_ratio_of_two_groups(ratios, severity):
     lrs = (1.0, 0.8, 0.6, 0.4)
     events = [Stepped((lr, ratio * lr)) for lr, ratio in zip(lrs, ratios, strict=True)]
     findings = find_faults(trace(events, base_lrs=(1.0, 0.5), scheduler=None))
-    assert [(f.name, f.severity) for f in findings] == ([("group-ratio-lost", severity)] if severity else [])
+    assert [(f.name, f.severity) for f in findings] == (
+        [("group-ratio-lost", severity)] if severity else []
+    )
 
 
 def test_a_group_that_is_frozen_has_no_ratio():
@@ -176,7 +183,9 @@ def test_the_group_with_the_highest_lr_stands_for_all():
 def test_skipped_steps_that_hardly_matter(num_overflows, severity):
     events = in_steps(1000) + [call(0.0, 0.0, overflow=True)] * num_overflows
     findings = find_faults(trace(events, curve=np.ones(3000)))
-    assert [f.severity for f in findings if f.name == "skipped-steps-counted"] == ([severity] if severity else [])
+    assert [f.severity for f in findings if f.name == "skipped-steps-counted"] == (
+        [severity] if severity else []
+    )
 
 
 @pytest.mark.parametrize(
@@ -194,4 +203,6 @@ def test_skipped_steps_that_hardly_matter(num_overflows, severity):
 def test_the_metric_of_a_plateau(metrics, severity):
     events = [1.0, 1.0, *(call(1.0, 1.0, metric=metric) for metric in metrics)]
     plateau = Scheduler(name="Plateau", curve=np.empty(0), plateau=True)
-    assert [f.severity for f in find_faults(trace(events, scheduler=plateau))] == ([severity] if severity else [])
+    assert [f.severity for f in find_faults(trace(events, scheduler=plateau))] == (
+        [severity] if severity else []
+    )

@@ -27,7 +27,14 @@ def test_counting_error(top1, num_images, error):
 
 @pytest.mark.parametrize(
     ("low", "high", "includes"),
-    [(-1, 1, True), (0, 1, True), (-1, 0, True), (0.1, 1, False), (-1, -0.1, False), (-math.inf, math.inf, True)],
+    [
+        (-1, 1, True),
+        (0, 1, True),
+        (-1, 0, True),
+        (0.1, 1, False),
+        (-1, -0.1, False),
+        (-math.inf, math.inf, True),
+    ],
 )
 def test_includes_zero(low, high, includes):
     assert Difference(mean=0, low=low, high=high).includes_zero == includes

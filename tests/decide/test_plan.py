@@ -20,7 +20,11 @@ from tests.studies import BASELINE, config_of, measurement, record, state_of
 
 def ask(state, number):
     """Seven peak LRs and the baseline in turn, each recipe twice, so that a search of some length has duplicates."""
-    return BASELINE if number % 8 == 0 else Recipe(peak_lr=0.05 * (number % 8), weight_decay=1e-4 * (number // 16))
+    return (
+        BASELINE
+        if number % 8 == 0
+        else Recipe(peak_lr=0.05 * (number % 8), weight_decay=1e-4 * (number // 16))
+    )
 
 
 def top1_of(run):
@@ -48,7 +52,11 @@ def study(budget, *, jobs=1, kill_share=0.0, early_end_share=0.0, rng=None, **co
         The state at the end, and the ids of the runs in the order of their first start.
     """
     rng, trained = rng or Random(0), set()
-    state, started, now = StudyState(config=config_of(budget=Budget.parse(budget), **config)), [], 0.0
+    state, started, now = (
+        StudyState(config=config_of(budget=Budget.parse(budget), **config)),
+        [],
+        0.0,
+    )
     while True:
         working = [r for r in state.records if r.state == "running" and not r.orphaned]
         step = next_run(state, ask) if len(working) < jobs else Wait()
@@ -66,8 +74,14 @@ def study(budget, *, jobs=1, kill_share=0.0, early_end_share=0.0, rng=None, **co
                 assert step.id not in started
                 started.append(step.id)
                 if step.kind == "confirm":  # the best few are known
-                    assert all(r.state != "running" for r in state.records if r.run.kind in ("rung", "search"))
-                state = replace(state, records=(*state.records, RunRecord(run=step, state="running")))
+                    assert all(
+                        r.state != "running"
+                        for r in state.records
+                        if r.run.kind in ("rung", "search")
+                    )
+                state = replace(
+                    state, records=(*state.records, RunRecord(run=step, state="running"))
+                )
             continue
         assert working  # a wait ends only with a run
         record = rng.choice(working)
@@ -75,7 +89,9 @@ def study(budget, *, jobs=1, kill_share=0.0, early_end_share=0.0, rng=None, **co
             state = changed(state, record.run, orphaned=True)
             continue
         epoch = (record.run.trial, record.run.horizon_epochs, record.run.seed, record.epochs + 1)
-        reused = epoch in trained  # a promoted run goes on where its rung ended; what trials share is not reckoned with
+        reused = (
+            epoch in trained
+        )  # a promoted run goes on where its rung ended; what trials share is not reckoned with
         trained.add(epoch)
         now += not reused
         measured = measurement(record.epochs + 1, top1_of(record.run), ended_at=now, reused=reused)
@@ -83,11 +99,15 @@ def study(budget, *, jobs=1, kill_share=0.0, early_end_share=0.0, rng=None, **co
         if record.epochs + 1 == record.run.stop_epochs:
             state = changed(state, record.run, state="completed")
         elif record.run.kind != "baseline" and rng.random() < early_end_share:
-            state = changed(state, record.run, state="diverged" if record.run.kind == "confirm" else "pruned")
+            state = changed(
+                state, record.run, state="diverged" if record.run.kind == "confirm" else "pruned"
+            )
 
 
 def baseline_done(*records, **changes):
-    return state_of(*(record([50] * 4, "baseline", seed=seed) for seed in (1, 2, 3)), *records, **changes)
+    return state_of(
+        *(record([50] * 4, "baseline", seed=seed) for seed in (1, 2, 3)), *records, **changes
+    )
 
 
 def kinds(state, started):
@@ -128,7 +148,12 @@ def test_the_order_of_a_study_with_rungs():
 
 def test_the_best_of_a_few_goes_up_when_no_trial_is_left():
     _, started = study("2", num_confirmed=0, rungs=Rung.parse("c1,2"))
-    assert started[3:] == ["trial-0000-rung-c1", "trial-0001-rung-c1", "trial-0000-rung-2", "trial-0000"]
+    assert started[3:] == [
+        "trial-0000-rung-c1",
+        "trial-0001-rung-c1",
+        "trial-0000-rung-2",
+        "trial-0000",
+    ]
 
 
 # recipes by a letter: whether another trial is begun
@@ -144,7 +169,10 @@ def test_the_best_of_a_few_goes_up_when_no_trial_is_left():
 )
 def test_a_space_in_which_everything_was_tried_ends_the_search(tried, goes_on):
     """Repeats cost nothing, so a budget of epochs would never come to its end."""
-    trials = (record([50] * 4, trial=i, recipe=Recipe(peak_lr=ord(letter) / 1000)) for i, letter in enumerate(tried))
+    trials = (
+        record([50] * 4, trial=i, recipe=Recipe(peak_lr=ord(letter) / 1000))
+        for i, letter in enumerate(tried)
+    )
     step = next_run(baseline_done(*trials, budget=Budget(1000, "epochs")), ask)
     assert step.kind == ("search" if goes_on else "confirm")
 
@@ -191,9 +219,17 @@ def test_only_finished_trials_are_confirmed():
         record([60, 70, 80, 85], trial=5),
     ]
     state = state_of(*records, budget=Budget(6, "trials"), num_seeds=1, num_confirmed=2)
-    assert [t.number for t in best_first(trials_of(state))] == [3, 5, 4]  # by the last epoch; of equals the earlier
+    assert [t.number for t in best_first(trials_of(state))] == [
+        3,
+        5,
+        4,
+    ]  # by the last epoch; of equals the earlier
     first = next_run(state, ask)
-    assert (first.id, first.recipe, first.seed) == ("trial-0003-confirm-0", records[4].run.recipe, 1)
+    assert (first.id, first.recipe, first.seed) == (
+        "trial-0003-confirm-0",
+        records[4].run.recipe,
+        1,
+    )
 
 
 SHARES = st.floats(0, 0.4)
@@ -213,7 +249,9 @@ def test_a_budget_is_not_overspent(unit, amount, jobs, early, kill, rng):
     state, _ = study(budget, jobs=jobs, early_end_share=early, kill_share=kill, rng=rng)
     assert state.epochs_trained <= amount
     wanted = 3 * min(3, len({trial.recipe for trial in best_first(trials_of(state))} - {BASELINE}))
-    assert len(state.of_kind("confirm")) == wanted or amount - state.epochs_trained < 4  # nor left lying
+    assert (
+        len(state.of_kind("confirm")) == wanted or amount - state.epochs_trained < 4
+    )  # nor left lying
 
 
 @settings(max_examples=60)
@@ -227,27 +265,36 @@ def test_a_budget_is_not_overspent(unit, amount, jobs, early, kill, rng):
     rng=st.randoms(use_true_random=False),
 )
 @pytest.mark.parametrize("unit", ["ep", "runs"])
-def test_with_rungs_a_budget_is_not_overspent_either(unit, amount, jobs, early, kill, rungs, pruner, rng):
+def test_with_rungs_a_budget_is_not_overspent_either(
+    unit, amount, jobs, early, kill, rungs, pruner, rng
+):
     budget = f"{amount}ep" if unit == "ep" else f"{amount / 4}runs"
     changes = {"rungs": Rung.parse(rungs), "pruner": pruner}
-    state, started = study(budget, jobs=jobs, early_end_share=early, kill_share=kill, rng=rng, **changes)
+    state, started = study(
+        budget, jobs=jobs, early_end_share=early, kill_share=kill, rng=rng, **changes
+    )
     assert state.epochs_trained <= amount
     assert len(started) == len(set(started)) == len(state.records)
     assert all(r.state != "running" for r in state.records)
 
 
-@pytest.mark.parametrize(("budget", "epochs"), [("60s", 60), ("1min", 60), ("61s", 60), ("37s", 36)])
+@pytest.mark.parametrize(
+    ("budget", "epochs"), [("60s", 60), ("1min", 60), ("61s", 60), ("37s", 36)]
+)
 def test_a_budget_of_time_is_not_overspent(budget, epochs):
     state, _ = study(budget)  # an epoch takes a second
     assert state.spent("seconds") == state.epochs_trained == epochs
 
 
-# The three baselines took 4 s side by side, so an epoch costs a third of a second; how many runs have begun since then.
+# The three baselines took 4 s side by side, so an epoch costs a third of a second; how many runs
+# have begun since then.
 @pytest.mark.parametrize(
     ("num_begun", "budget", "begins"), [(2, "8s", True), (2, "7s", False), (5, "11s", False), (5, "12s", True),
                                         (0, "8s", True), (0, "7s", False)],
 )  # fmt: skip
-def test_of_a_budget_of_time_as_many_runs_begin_side_by_side_as_there_is_time_for(num_begun, budget, begins):
+def test_of_a_budget_of_time_as_many_runs_begin_side_by_side_as_there_is_time_for(
+    num_begun, budget, begins
+):
     begun = (record([], trial=trial, state="running") for trial in range(num_begun))
     step = next_run(baseline_done(*begun, budget=Budget.parse(budget), num_confirmed=0), ask)
     assert isinstance(step, Run) == begins
@@ -260,7 +307,8 @@ def test_a_third_of_the_budget_is_kept_for_the_confirmation():
     assert Counter(r.run.kind for r in state.records) == {"baseline": 3, "search": 48, "confirm": 9}
 
 
-# 12 epochs for the baseline, 4 for the run that is being trained, 4 for the next, and what is kept for the confirmation
+# 12 epochs for the baseline, 4 for the run that is being trained, 4 for the next, and what is kept
+# for the confirmation
 @pytest.mark.parametrize(("num_confirmed", "enough"), [(0, 20), (1, 30)])
 @pytest.mark.parametrize("epochs", [0, 1, 3])
 def test_a_run_that_is_being_trained_is_counted_in_full(epochs, num_confirmed, enough):
@@ -275,13 +323,17 @@ unbroken_study = cache(study)
 
 @settings(max_examples=30)
 @given(kill=st.floats(0, 0.7), rng=st.randoms(use_true_random=False))
-@pytest.mark.parametrize(("budget", "rungs"), [("9", ""), ("100ep", ""), ("25runs", ""), ("80ep", "c1,2")])
+@pytest.mark.parametrize(
+    ("budget", "rungs"), [("9", ""), ("100ep", ""), ("25runs", ""), ("80ep", "c1,2")]
+)
 def test_a_study_that_was_killed_ends_as_an_unbroken_one(budget, rungs, kill, rng):
     ladder = Rung.parse(rungs) if rungs else ()
     broken, broken_order = study(budget, kill_share=kill, rng=rng, rungs=ladder)
     unbroken, order = unbroken_study(budget, rungs=ladder)
     assert broken_order == order
-    finals = [[(r.run, r.state, r.epochs, r.top1) for r in state.records] for state in (broken, unbroken)]
+    finals = [
+        [(r.run, r.state, r.epochs, r.top1) for r in state.records] for state in (broken, unbroken)
+    ]
     assert finals[0] == finals[1]
 
 
@@ -291,7 +343,9 @@ def test_side_by_side_every_trial_is_trained_once(jobs, early, kill, rng):
     state, started = study("12", jobs=jobs, early_end_share=early, kill_share=kill, rng=rng)
     assert len(started) == len(set(started)) == len(state.records)
     assert [r.run.id for r in state.of_kind("search")] == [f"trial-{i:04d}" for i in range(12)]
-    assert kinds(state, started) == sorted(kinds(state, started), key=["baseline", "search", "confirm"].index)
+    assert kinds(state, started) == sorted(
+        kinds(state, started), key=["baseline", "search", "confirm"].index
+    )
     assert all(r.state != "running" for r in state.records)
 
 
@@ -331,7 +385,12 @@ def failures(*states, budget=50):
     """Trials that ended so, one after another."""
     return baseline_done(
         *(
-            record([50] * 4 if state == "completed" else [50], trial=i, state=state, reason=f"reason {i}")
+            record(
+                [50] * 4 if state == "completed" else [50],
+                trial=i,
+                state=state,
+                reason=f"reason {i}",
+            )
             for i, state in enumerate(states)
         ),
         budget=Budget(budget, "trials"),
@@ -352,7 +411,9 @@ def test_some_failures_are_the_recipes_fault(states):
     assert step.id == f"trial-{len(states):04d}"
 
 
-@pytest.mark.parametrize("states", [["failed"] * 3, ["failed"] * 5, ["completed", "failed", "failed", "failed"]])
+@pytest.mark.parametrize(
+    "states", [["failed"] * 3, ["failed"] * 5, ["completed", "failed", "failed", "failed"]]
+)
 def test_three_failures_in_a_row_end_the_study(states):
     reason = f"3 runs in a row failed, the last one with: reason {len(states) - 1}"
     assert next_run(failures(*states), ask) == Done(reason, failed=True)
@@ -364,14 +425,20 @@ def test_a_study_that_is_given_up_waits_for_the_runs_that_are_left():
 
 
 def test_a_baseline_that_fails_three_times_ends_the_study():
-    state = state_of(*(record([], "baseline", seed=seed, state="failed", reason="no GPU") for seed in (1, 2, 3)))
-    assert next_run(state, ask) == Done("3 runs in a row failed, the last one with: no GPU", failed=True)
+    state = state_of(
+        *(record([], "baseline", seed=seed, state="failed", reason="no GPU") for seed in (1, 2, 3))
+    )
+    assert next_run(state, ask) == Done(
+        "3 runs in a row failed, the last one with: no GPU", failed=True
+    )
 
 
 def all_diverged(num_trials, **changes):
     """A study in which no run came to its end."""
     baseline = (record([50] * seed, "baseline", seed=seed, state="diverged") for seed in (1, 2, 3))
-    return state_of(*baseline, *(record([10], trial=i, state="diverged") for i in range(num_trials)), **changes)
+    return state_of(
+        *baseline, *(record([10], trial=i, state="diverged") for i in range(num_trials)), **changes
+    )
 
 
 def test_a_study_in_which_everything_diverges_is_given_up():
@@ -389,16 +456,26 @@ def test_a_study_that_ends_with_nothing_before_that_has_failed_too(budget, num_t
     assert f"each of {3 + num_trials} runs diverged" in done.reason
 
 
-@pytest.mark.parametrize(("state", "top1s"), [("completed", [50] * 4), ("pruned", [50]), ("running", [50])])
+@pytest.mark.parametrize(
+    ("state", "top1s"), [("completed", [50] * 4), ("pruned", [50]), ("running", [50])]
+)
 def test_one_run_that_did_not_diverge_is_enough_to_go_on(state, top1s):
     study = all_diverged(MAX_DIVERGED)
     other = record(top1s, trial=MAX_DIVERGED, state=state)
-    assert next_run(replace(study, records=(*study.records, other)), ask).id == f"trial-{MAX_DIVERGED + 1:04d}"
+    assert (
+        next_run(replace(study, records=(*study.records, other)), ask).id
+        == f"trial-{MAX_DIVERGED + 1:04d}"
+    )
 
 
 def test_a_study_in_which_everything_has_diverged_waits_for_the_runs_that_are_left():
     state = all_diverged(MAX_DIVERGED)
-    assert next_run(replace(state, records=(*state.records, record([], trial=10, state="running"))), ask) == Wait()
+    assert (
+        next_run(
+            replace(state, records=(*state.records, record([], trial=10, state="running"))), ask
+        )
+        == Wait()
+    )
 
 
 @pytest.mark.parametrize("kind", ["baseline", "search", "confirm"])

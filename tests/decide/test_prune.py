@@ -23,7 +23,16 @@ def curve(
 ):  # fmt: skip
     """A run of eight epochs that has got so far."""
     recipe = Recipe(warmup_epochs=warmup, decay=decay or Cosine())
-    found = record(top1s, kind, trial=trial, seed=1, recipe=recipe, state=state, horizon_epochs=EPOCHS, **others)
+    found = record(
+        top1s,
+        kind,
+        trial=trial,
+        seed=1,
+        recipe=recipe,
+        state=state,
+        horizon_epochs=EPOCHS,
+        **others,
+    )
     return replace(
         found, measurements=tuple(replace(m, step=steps_per_epoch * m.epoch) for m in found.measurements)
     )  # fmt: skip
@@ -31,13 +40,18 @@ def curve(
 
 def study_of(others, **changes):
     """Eight epochs a run; chance is 10 %, and three counting errors above it 12.85 %."""
-    numbered = (replace(other, run=replace(other.run, id=f"other-{i}")) for i, other in enumerate(others))
+    numbered = (
+        replace(other, run=replace(other.run, id=f"other-{i}")) for i, other in enumerate(others)
+    )
     return state_of(*numbered, epochs=EPOCHS, **changes)
 
 
 def finished(*finals, decay=None, gain=0.0):
     """Runs that came to these Top-1s, and were `gain` below before their last epoch."""
-    return [curve([final - gain] * (EPOCHS - 1) + [final], decay=decay, state="completed") for final in finals]
+    return [
+        curve([final - gain] * (EPOCHS - 1) + [final], decay=decay, state="completed")
+        for final in finals
+    ]
 
 
 def decision(reason):
@@ -75,7 +89,8 @@ def test_hopeless_ends_what_is_guessing(top1s, warmup, reason):
         (10, 10**6, 10),
         (100, 1000, 1),
         (2, 10**4, 51),
-        # so few images that three counting errors above chance are less than three below a run that learns
+        # so few images that three counting errors above chance are less than three below a run that
+        # learns
         (2, 1000, 50),
         (10, 100, 9.9),
         (3, 90, 25),
@@ -87,7 +102,9 @@ def test_hopeless_knows_what_chance_is(num_classes, num_validation, last_ended):
     assert not hopeless(curve([last_ended + 1] * 2), state).prune
 
 
-@pytest.mark.parametrize(("averaged", "ended"), [(5, True), (12.8, True), (12.9, False), (NAN, True)])
+@pytest.mark.parametrize(
+    ("averaged", "ended"), [(5, True), (12.8, True), (12.9, False), (NAN, True)]
+)
 def test_hopeless_spares_what_the_averaged_weights_have_learnt(averaged, ended):
     assert hopeless(curve([5, 5], averaged=[5, averaged]), study_of([])).prune == ended
 
@@ -97,7 +114,8 @@ def test_hopeless_takes_a_hundred_steps_to_tell(steps_per_epoch, ended):
     assert hopeless(curve([5, 5], steps_per_epoch=steps_per_epoch), study_of([])).prune == ended
 
 
-# The better half of these makes 10 % errors and less, or 20 % at epoch 4 with a gain of 10; three times is far behind.
+# The better half of these makes 10 % errors and less, or 20 % at epoch 4 with a gain of 10; three
+# times is far behind.
 FOUR = finished(70, 95, 80, 90)
 BETTER = "at epoch 4, where the better half of cosine runs had"
 # Top-1 at epoch 4, finished runs, warmup epochs, reason or ""
@@ -140,7 +158,12 @@ MEDIAN = [
     ([20], [*FIVE[1:], curve([50] * 7, state="pruned")], 0, ""),
     ([20], FIVE, 1, ""),
     ([20, 20], FIVE, 1, f"best Top-1 20.00 up to epoch 2 {BELOW}"),
-    ([20], finished(50, 60, 70, 80, 90, gain=55), 0, ""),  # compared with where the others were then
+    (
+        [20],
+        finished(50, 60, 70, 80, 90, gain=55),
+        0,
+        "",
+    ),  # compared with where the others were then
     ([NAN], FIVE, 0, f"best Top-1 0.00 up to epoch 1 {BELOW}"),
     ([NAN, 75], FIVE, 0, ""),
     ([75, NAN], FIVE, 0, ""),
@@ -161,13 +184,20 @@ SIGNALS = [
     ([75], [20], {}, f"best Top-1 20.00 up to epoch 1 {BELOW}"),
     ([20], [75], {"signal": "raw"}, f"best Top-1 20.00 up to epoch 1 {BELOW}"),
     ([75], [20], {"signal": "raw"}, ""),
-    ([75], [NAN], {"settings": TrainSettings(ema_half_life_epochs=0)}, ""),  # there are no averaged weights
+    (
+        [75],
+        [NAN],
+        {"settings": TrainSettings(ema_half_life_epochs=0)},
+        "",
+    ),  # there are no averaged weights
 ]
 
 
 @pytest.mark.parametrize(("top1s", "averaged", "changes", "reason"), SIGNALS)
 def test_median_rule_judges_by_the_signal_of_the_study(top1s, averaged, changes, reason):
-    assert median_rule(curve(top1s, averaged=averaged), study_of(FIVE, **changes)) == decision(reason)
+    assert median_rule(curve(top1s, averaged=averaged), study_of(FIVE, **changes)) == decision(
+        reason
+    )
 
 
 # Top-1 of each epoch, warmup epochs, reason or ""; of eight epochs two may pass without progress
@@ -191,7 +221,9 @@ def test_patient(top1s, warmup, reason):
     assert patient(curve(top1s, warmup=warmup), study_of([])) == decision(reason)
 
 
-@pytest.mark.parametrize(("signal", "reason"), [("averaged", ""), ("raw", "no Top-1 above 50.00 for 3 epochs")])
+@pytest.mark.parametrize(
+    ("signal", "reason"), [("averaged", ""), ("raw", "no Top-1 above 50.00 for 3 epochs")]
+)
 def test_patient_waits_for_the_signal_of_the_study(signal, reason):
     run = curve([50, 40, 40, 40], averaged=[30, 40, 50, 60])
     assert patient(run, study_of([], signal=signal)) == decision(reason)
@@ -212,7 +244,12 @@ C4, FIRST_4 = Rung(4, compressed=True), Rung(4)
 @pytest.mark.parametrize(
     ("rung", "top1s", "warmup", "reason"),
     [
-        (C4, [5], 0, "Top-1 5.00 is not told from chance (10.0 ± 0.9) at epoch 1"),  # a quarter of the compressed run
+        (
+            C4,
+            [5],
+            0,
+            "Top-1 5.00 is not told from chance (10.0 ± 0.9) at epoch 1",
+        ),  # a quarter of the compressed run
         (FIRST_4, [5], 0, ""),  # an eighth of the full one
         (FIRST_4, [5, 5], 0, "Top-1 5.00 is not told from chance (10.0 ± 0.9) at epoch 2"),
         (C4, [5], 1, ""),  # of the full run, so half an epoch here
@@ -229,7 +266,10 @@ def test_hopeless_reckons_in_the_epochs_of_the_schedule(rung, top1s, warmup, rea
 def test_hopeless_compares_runs_of_the_same_length_alone(rung, of_others):
     """At three quarters of the compressed run, and at the same epoch of the others, which is too early there."""
     epochs = 7 if rung is None else 3
-    others = [curve([95] * (8 if of_others is None else 4), rung=of_others, state="completed") for _ in range(4)]
+    others = [
+        curve([95] * (8 if of_others is None else 4), rung=of_others, state="completed")
+        for _ in range(4)
+    ]
     run = curve([20] * epochs, rung=rung)
     assert hopeless(run, study_of(others)).prune == (rung == of_others and rung != FIRST_4)
 
@@ -244,7 +284,8 @@ def test_every_rule_has_its_name():
 
 
 @pytest.mark.parametrize(
-    ("pruner", "rule"), [("fair", hopeless), ("hopeless", hopeless), ("median", median_rule), ("patient", patient)]
+    ("pruner", "rule"),
+    [("fair", hopeless), ("hopeless", hopeless), ("median", median_rule), ("patient", patient)],
 )
 def test_a_bad_run_of_the_search_is_ended(pruner, rule):
     state = study_of(OTHERS, pruner=pruner)
@@ -256,7 +297,9 @@ def test_a_rung_is_a_run_of_the_search_too():
     assert prune(curve([5, 5, 5], rung=C4), study_of([], pruner="fair")).prune
 
 
-@pytest.mark.parametrize("pruner", ["none", "halving", "hyperband"])  # on the rungs of the last two nothing is ended
+@pytest.mark.parametrize(
+    "pruner", ["none", "halving", "hyperband"]
+)  # on the rungs of the last two nothing is ended
 def test_without_pruning_no_run_is_ended(pruner):
     assert prune(curve(BAD), study_of(OTHERS, pruner=pruner)) == GO_ON
 
@@ -272,7 +315,14 @@ def test_without_pruning_no_run_is_ended(pruner):
         curve(BAD, rung=C4),
         curve(BAD, rung=FIRST_4),
     ],
-    ids=["baseline", "confirmation", "not begun", "last epoch", "last of a compressed run", "last of a rung"],
+    ids=[
+        "baseline",
+        "confirmation",
+        "not begun",
+        "last epoch",
+        "last of a compressed run",
+        "last of a rung",
+    ],
 )
 def test_what_no_rule_ends(run, pruner):
     assert prune(run, study_of(OTHERS, pruner=pruner)) == GO_ON

@@ -15,13 +15,20 @@ from tests.studies import BASELINE, config_of, measurement, record, state_of
 def study(score, num_trials=3, **changes):
     """A study that is trained to its end; `score(trial, seed)` is the final Top-1 of a run, `None`: it diverges."""
     trials = [record([80 + i] * 4, trial=i) for i in range(num_trials)]
-    values = {"num_seeds": 2, "max_seeds": 5, "num_confirmed": 2, "budget": Budget(num_trials, "trials")}
+    values = {
+        "num_seeds": 2,
+        "max_seeds": 5,
+        "num_confirmed": 2,
+        "budget": Budget(num_trials, "trials"),
+    }
     state = state_of(*trials, **values | changes)
     while not isinstance(step := next_run(state, lambda *_: None), Done):
         top1 = score(step.trial, step.seed)
         loss = float("nan") if top1 is None else 1.0
         measured = tuple(measurement(epoch, top1 or 10.0, loss=loss) for epoch in range(1, 5))
-        ended = RunRecord(run=step, state="diverged" if top1 is None else "completed", measurements=measured)
+        ended = RunRecord(
+            run=step, state="diverged" if top1 is None else "completed", measurements=measured
+        )
         state = replace(state, records=(*state.records, ended))
     return state
 
@@ -73,9 +80,13 @@ def test_a_round_begins_when_the_one_before_is_over():
     state = study(noisy({-1: 80, 2: 80, 1: 80}))
     third = [r for r in state.records if r.run.kind in ("baseline", "confirm") and r.run.seed == 3]
     rest = tuple(r for r in state.records if r.run.kind == "search" or r.run.seed < 3)
-    assert [run.id for run in runs_of_race(replace(state, records=rest))][-3:] == [r.run.id for r in third]
+    assert [run.id for run in runs_of_race(replace(state, records=rest))][-3:] == [
+        r.run.id for r in third
+    ]
     under_way = replace(third[-1], state="running", measurements=())
-    assert [run.seed for run in runs_of_race(replace(state, records=(*rest, *third[:-1], under_way)))][-1] == 3
+    assert [
+        run.seed for run in runs_of_race(replace(state, records=(*rest, *third[:-1], under_way)))
+    ][-1] == 3
 
 
 def test_a_round_waits_for_the_baseline_too():
@@ -109,14 +120,28 @@ def test_without_anyone_to_confirm_the_baseline_does_not_race_alone():
 
 RECIPES = tuple(
     NamedRecipe(name=name, recipe=recipe)
-    for name, recipe in {"mine": BASELINE, "warm": Recipe(warmup_epochs=1), "mine again": BASELINE}.items()
+    for name, recipe in {
+        "mine": BASELINE,
+        "warm": Recipe(warmup_epochs=1),
+        "mine again": BASELINE,
+    }.items()
 )
 
 
 def test_a_comparison_trains_every_recipe_with_every_seed_and_searches_nothing():
-    state = study(noisy({-1: 80, 1: 81, 2: 82}), num_trials=0, recipes=RECIPES, max_seeds=2, budget=Budget(6, "runs"))
+    state = study(
+        noisy({-1: 80, 1: 81, 2: 82}),
+        num_trials=0,
+        recipes=RECIPES,
+        max_seeds=2,
+        budget=Budget(6, "runs"),
+    )
     assert seeds_of(state) == {-1: [1, 2], 1: [1, 2], 2: [1, 2]}
-    assert {r.run.trial: r.run.recipe for r in state.records} == {-1: BASELINE, 1: Recipe(warmup_epochs=1), 2: BASELINE}
+    assert {r.run.trial: r.run.recipe for r in state.records} == {
+        -1: BASELINE,
+        1: Recipe(warmup_epochs=1),
+        2: BASELINE,
+    }
     assert [(one.number, one.name) for one in entrants(state)] == [(1, "warm"), (2, "mine again")]
     assert outcome(state)
 

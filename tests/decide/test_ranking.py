@@ -40,7 +40,9 @@ HALF_OF_1_2_3 = 5.6428 * 1 / math.sqrt(3)
         ([90, 90], [90, 90], 1000, 0, 21.2049 * 0.1 / math.sqrt(2)),
     ],
 )
-def test_of_two_recipes_the_interval_is_that_of_a_paired_t_test(ours, theirs, num_images, mean, half):
+def test_of_two_recipes_the_interval_is_that_of_a_paired_t_test(
+    ours, theirs, num_images, mean, half
+):
     found = ranked(theirs, ours, num_images=num_images).difference(1, 0)
     assert found.mean == pytest.approx(mean)
     assert (found.low, found.high) == pytest.approx((mean - half, mean + half), rel=1e-4)
@@ -133,7 +135,9 @@ def test_who_may_still_be_the_best():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("width", "gain"), [(0, 0), (0, 2), (0.5, 0.5), (1, 0), (1, 1), (3, 0), (3, 3)])
+@pytest.mark.parametrize(
+    ("width", "gain"), [(0, 0), (0, 2), (0.5, 0.5), (1, 0), (1, 1), (3, 0), (3, 3)]
+)
 def test_the_interval_covers_although_the_best_is_chosen_and_the_race_stops_early(width, gain):
     """95 %, in units of the noise of one run; 400 studies tell that to within 2 standard errors of 1.1 % each."""
     found = outcomes(width, gain, num_studies=400)
@@ -149,7 +153,9 @@ def test_the_probability_of_being_best_is_calibrated():
     """Of those that are said to be the best with a probability of about p, a share of p is."""
     for one in calibration([outcomes(width, gain, num_studies=200) for width, gain in CALIBRATED]):
         assert one["n"] > 50
-        assert one["true"] == pytest.approx(one["said"], abs=max(0.05, 3 * math.sqrt(0.25 / one["n"])))
+        assert one["true"] == pytest.approx(
+            one["said"], abs=max(0.05, 3 * math.sqrt(0.25 / one["n"]))
+        )
 
 
 @pytest.mark.slow

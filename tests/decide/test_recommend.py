@@ -34,10 +34,14 @@ def trials(*finals):
 def finished_study(*records, **changes):
     """A study of as many trials as there are, which confirms one of them."""
     num_trials = sum(r.run.kind == "search" for r in records)
-    return state_of(*records, **{"budget": Budget(num_trials, "trials"), "num_confirmed": 1} | changes)
+    return state_of(
+        *records, **{"budget": Budget(num_trials, "trials"), "num_confirmed": 1} | changes
+    )
 
 
-UNCONFIRMED = "Best of the search so far, not confirmed with fresh seeds: expect less than its Top-1."
+UNCONFIRMED = (
+    "Best of the search so far, not confirmed with fresh seeds: expect less than its Top-1."
+)
 KEEP = "Nothing that was confirmed beats the baseline: keep it."
 NOT_FINISHED = "The study is not finished."
 
@@ -45,7 +49,12 @@ NOT_FINISHED = "The study is not finished."
 def test_of_nothing_nothing_is_recommended():
     assert recommend(state_of()) is None
     assert recommend(state_of(record([50], "baseline", seed=1, state="running"))) is None
-    assert recommend(state_of(record(final(50), state="pruned"), record([50], trial=1, state="running"))) is None
+    assert (
+        recommend(
+            state_of(record(final(50), state="pruned"), record([50], trial=1, state="running"))
+        )
+        is None
+    )
 
 
 def test_the_baseline_alone():
@@ -89,14 +98,20 @@ def test_the_confirmed_mean_decides_and_not_the_search():
     assert [c.name for c in found.contenders] == ["trial 1", "trial 0", "baseline"]
     assert (found.best.name, found.best.search_top1, found.best.mean) == ("trial 1", 90, 89)
     assert (found.baseline.name, found.final, found.ties) == ("baseline", True, ())
-    # by 8 points with every seed: the spread is that of one image of 1,000, with 5 degrees of freedom
+    # by 8 points with every seed: the spread is that of one image of 1,000, with 5 degrees of
+    # freedom
     difference = found.best.difference
     assert (difference.mean, round(difference.low, 2), round(difference.high, 2)) == (8, 7.78, 8.2)
-    assert found.verdict == "+8.00 points of Top-1 against the baseline, 95 % interval [+7.78, +8.20]: better."
+    assert (
+        found.verdict
+        == "+8.00 points of Top-1 against the baseline, 95 % interval [+7.78, +8.20]: better."
+    )
 
 
 def test_a_gain_that_chance_explains_is_a_tie():
-    found = recommend(finished_study(*runs("baseline", 80, 81, 82), *trials(95), *runs("confirm", 86, 79, 84)))
+    found = recommend(
+        finished_study(*runs("baseline", 80, 81, 82), *trials(95), *runs("confirm", 86, 79, 84))
+    )
     # differences of 6, -2 and 2: 2 +- 5.6428 * 4 / sqrt(3)
     assert (found.best.name, [c.name for c in found.ties]) == ("trial 0", ["baseline"])
     assert found.verdict == (
@@ -129,8 +144,14 @@ def test_the_simplest_of_a_tie_is_one_that_may_well_be_the_best(behind, simplest
             *runs("baseline", 60, 61, 62),
             record(final(95), recipe=warm),
             record(final(94), trial=1, recipe=plain),
-            *(replace(r, run=replace(r.run, recipe=warm)) for r in runs("confirm", 90, 91, 92, trial=0)),
-            *(replace(r, run=replace(r.run, recipe=plain)) for r in runs("confirm", *theirs, trial=1)),
+            *(
+                replace(r, run=replace(r.run, recipe=warm))
+                for r in runs("confirm", 90, 91, 92, trial=0)
+            ),
+            *(
+                replace(r, run=replace(r.run, recipe=plain))
+                for r in runs("confirm", *theirs, trial=1)
+            ),
             num_confirmed=2,
         )
     )
@@ -139,7 +160,9 @@ def test_the_simplest_of_a_tie_is_one_that_may_well_be_the_best(behind, simplest
 
 
 def test_the_baseline_is_named_where_a_new_recipe_only_equals_it():
-    found = recommend(finished_study(*runs("baseline", 80, 81, 82), *trials(95), *runs("confirm", 82, 80, 81)))
+    found = recommend(
+        finished_study(*runs("baseline", 80, 81, 82), *trials(95), *runs("confirm", 82, 80, 81))
+    )
     assert found.best is found.baseline
     assert [c.name for c in found.ties] == ["trial 0"]
     assert found.verdict == (
@@ -149,7 +172,9 @@ def test_the_baseline_is_named_where_a_new_recipe_only_equals_it():
 
 
 def test_a_baseline_that_nothing_beats_is_kept():
-    found = recommend(finished_study(*runs("baseline", 80, 81, 82), *trials(95), *runs("confirm", 70, 71, 72)))
+    found = recommend(
+        finished_study(*runs("baseline", 80, 81, 82), *trials(95), *runs("confirm", 70, 71, 72))
+    )
     assert (found.best, found.ties, found.verdict) == (found.baseline, (), KEEP)
     assert found.contenders[1].difference.mean == -10
 
@@ -159,7 +184,9 @@ def test_a_trial_of_the_baselines_own_recipe_stands_for_the_baseline():
     found = recommend(finished_study(*runs("baseline", 80, 81, 82), own))
     assert (found.best, found.final, found.verdict) == (found.baseline, True, KEEP)
     better = record(final(86), trial=1)
-    assert recommend(finished_study(*runs("baseline", 80, 81, 82), own, better)).best.name == "trial 1"
+    assert (
+        recommend(finished_study(*runs("baseline", 80, 81, 82), own, better)).best.name == "trial 1"
+    )
 
 
 def test_seeds_that_were_hard_for_all_do_not_make_a_winner_of_who_was_out_before_them():
@@ -200,7 +227,9 @@ def test_a_failed_confirmation_says_nothing_of_its_recipe():
         )
     )
     assert (found.best.seeds, found.best.top1s) == ((1, 3), (70, 90))
-    assert found.best.difference.mean == 10  # against seeds 1 and 3 of the baseline, and not against 1 and 2
+    assert (
+        found.best.difference.mean == 10
+    )  # against seeds 1 and 3 of the baseline, and not against 1 and 2
 
 
 def test_a_tie_is_judged_over_the_seeds_that_both_have():
@@ -213,7 +242,8 @@ def test_a_tie_is_judged_over_the_seeds_that_both_have():
             num_confirmed=2,
         )
     )
-    # 10 points lower with seeds 1 and 3; paired by place, seed 2 would meet seed 3, and spread the differences
+    # 10 points lower with seeds 1 and 3; paired by place, seed 2 would meet seed 3, and spread the
+    # differences
     assert (found.best.name, found.ties) == ("trial 0", ())
 
 
@@ -227,9 +257,16 @@ def test_a_single_seed_is_a_tie_with_everything():
             num_confirmed=1,
         )
     )
-    assert (found.best.name, [c.name for c in found.ties], found.final) == ("trial 0", ["baseline"], False)
+    assert (found.best.name, [c.name for c in found.ties], found.final) == (
+        "trial 0",
+        ["baseline"],
+        False,
+    )
     assert (found.best.difference.low, found.best.difference.high) == (-math.inf, math.inf)
-    assert found.verdict == f"Trial 0 is a tie with baseline: one fresh seed does not tell them apart. {NOT_FINISHED}"
+    assert (
+        found.verdict
+        == f"Trial 0 is a tie with baseline: one fresh seed does not tell them apart. {NOT_FINISHED}"
+    )
 
 
 def test_without_a_baseline_nothing_is_compared():
@@ -266,7 +303,13 @@ def test_test_images_are_those_of_the_same_runs():
         ((80, 84, 81), None, 90.5, 90.5, "asked for"),
         ((), None, 90.5, 90.5, "asked for"),
         ((), None, None, math.nan, "no baseline yet"),
-        ((80, 0, 0), ["completed", "diverged", "diverged"], None, math.nan, "the baseline diverged"),
+        (
+            (80, 0, 0),
+            ["completed", "diverged", "diverged"],
+            None,
+            math.nan,
+            "the baseline diverged",
+        ),
     ],
 )
 def test_target(finals, states, target, expected, source):
@@ -285,7 +328,9 @@ def test_target(finals, states, target, expected, source):
     ],
 )
 def test_convergence_is_measured_on_fresh_seeds_against_the_target(target, epochs, text):
-    state = finished_study(*runs("baseline", 80, 81, 82), *trials(99), *runs("confirm", 92, 87, 91.5), target=target)
+    state = finished_study(
+        *runs("baseline", 80, 81, 82), *trials(99), *runs("confirm", 92, 87, 91.5), target=target
+    )
     convergence = recommend(state).best.convergence
     assert convergence == Convergence(epochs=epochs, horizon_epochs=4)
     assert str(convergence) == text

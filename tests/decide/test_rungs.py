@@ -44,7 +44,9 @@ def study_of(trials, **changes):
     numbered = trials if isinstance(trials, dict) else dict(enumerate(trials))
     ends = {number: end if isinstance(end, tuple) else (end,) for number, end in numbered.items()}
     rungs = changes.setdefault("rungs", RUNGS)
-    records = [r for number, of_trial in ends.items() for r in climber(number, *of_trial, rungs=rungs)]
+    records = [
+        r for number, of_trial in ends.items() for r in climber(number, *of_trial, rungs=rungs)
+    ]
     return state_of(*records, epochs=9, **changes)
 
 
@@ -129,7 +131,11 @@ def test_a_few_go_up_whatever_their_score(trials, expected):
 
 @pytest.mark.parametrize("level", [1, 2, 3, 4])
 def test_one_in_so_many_goes_up_regardless_and_at_each_level_another_one(level):
-    chosen = [number for number in range(10 * REGARDLESS_EVERY) if is_regardless(config_of(), number, level)]
+    chosen = [
+        number
+        for number in range(10 * REGARDLESS_EVERY)
+        if is_regardless(config_of(), number, level)
+    ]
     assert [b - a for a, b in pairwise(chosen)] == [REGARDLESS_EVERY] * 9
     assert chosen[0] == [10, 5, 0, 11][level - 1]
 
@@ -168,13 +174,17 @@ def test_a_level_costs_no_more_than_the_one_below(rungs, epochs, reduction_facto
 
 @pytest.mark.parametrize(("scores", "expected"), [([50, 60, 70], None), ([50, 60, 70, 40], "0002")])
 def test_so_many_are_waited_for(scores, expected):
-    assert goes_up(study_of(scores, rungs=Rung.parse("c2"))) == expected  # of four one, by the table above
+    assert (
+        goes_up(study_of(scores, rungs=Rung.parse("c2"))) == expected
+    )  # of four one, by the table above
 
 
 def test_of_hyperband_each_bracket_has_its_own_rivals():
     """Trials 0, 3, 6, ... climb both rungs, 1, 4, 7, ... the second alone, and 2, 5, 8, ... none."""
     scores = {0: 50, 1: 90, 3: 60, 4: 30, 6: 40, 7: 20}
-    state = study_of({n: score for n, score in scores.items() if n % 3 == 0}, pruner="hyperband", rungs=FIRST)
+    state = study_of(
+        {n: score for n, score in scores.items() if n % 3 == 0}, pruner="hyperband", rungs=FIRST
+    )
     second = [r for n in (1, 4, 7) for r in climber(n, scores[n], rungs=FIRST[1:])]
     assert goes_up(state) == "0003-rung-3"
     assert goes_up(replace(state, records=(*state.records[:2], *second))) == "0001"
@@ -191,8 +201,12 @@ def test_of_hyperband_each_bracket_has_its_own_rivals():
     pruner=st.sampled_from(["fair", "hyperband"]),
     rng=st.randoms(use_true_random=False),
 )
-def test_of_each_rung_no_more_than_a_share_goes_up_and_only_the_best(scores, reduction_factor, jobs, pruner, rng):
-    state = StudyState(config=config_of(epochs=9, rungs=RUNGS, reduction_factor=reduction_factor, pruner=pruner))
+def test_of_each_rung_no_more_than_a_share_goes_up_and_only_the_best(
+    scores, reduction_factor, jobs, pruner, rng
+):
+    state = StudyState(
+        config=config_of(epochs=9, rungs=RUNGS, reduction_factor=reduction_factor, pruner=pruner)
+    )
     number, settled = 0, False
     while True:
         running = [r for r in state.records if r.state == "running"]
@@ -221,7 +235,9 @@ def test_of_each_rung_no_more_than_a_share_goes_up_and_only_the_best(scores, red
 def end_of(record, score):
     if score == -math.inf:
         return replace(record, state="diverged")
-    return replace(record, state="completed", measurements=(measurement(record.run.stop_epochs, float(score)),))
+    return replace(
+        record, state="completed", measurements=(measurement(record.run.stop_epochs, float(score)),)
+    )
 
 
 def check_deserved(state, run, *, settled):
@@ -239,14 +255,17 @@ def check_deserved(state, run, *, settled):
     share = max(share, 1) if settled else share
     better = sum(t.scores[level - 1] > trial.score for t in peers)
     assert better < share
-    up = [t for t in peers if len(t.runs) > level and not is_regardless(state.config, t.number, level)]
+    up = [
+        t for t in peers if len(t.runs) > level and not is_regardless(state.config, t.number, level)
+    ]
     assert len(up) < share
 
 
 # --- the runs
 
 
-# rungs, pruner, trial, level: id, kind, epochs that the schedule is fitted to, epochs that are trained
+# rungs, pruner, trial, level: id, kind, epochs that the schedule is fitted to, epochs that are
+# trained
 RUNS = [
     ("c1,c3,9", "fair", 7, 0, ("trial-0007-rung-c1", "rung", 1, 1)),
     ("c1,c3,9", "fair", 7, 1, ("trial-0007-rung-c3", "rung", 3, 3)),
@@ -265,7 +284,9 @@ def test_the_runs_of_a_trial(rungs, pruner, number, level, expected):
     state = StudyState(config=config)
     run = first_run(state, number, Recipe())
     for _ in range(level):
-        state = replace(state, records=(*state.records, end_of(RunRecord(run=run, state="running"), 50)))
+        state = replace(
+            state, records=(*state.records, end_of(RunRecord(run=run, state="running"), 50))
+        )
         run = promotion(state, settled=True)
     assert (run.id, run.kind, run.horizon_epochs, run.stop_epochs) == expected
     assert (run.trial, run.recipe, run.recipe_epochs, run.seed) == (number, Recipe(), 27, 5)
@@ -305,7 +326,9 @@ AUTOMATIC = [
 ]
 
 
-@pytest.mark.parametrize(("pruner", "epochs", "steps_per_epoch", "reduction_factor", "rungs"), AUTOMATIC)
+@pytest.mark.parametrize(
+    ("pruner", "epochs", "steps_per_epoch", "reduction_factor", "rungs"), AUTOMATIC
+)
 def test_automatic_rungs(pruner, epochs, steps_per_epoch, reduction_factor, rungs):
     found = automatic_rungs(pruner, epochs, steps_per_epoch, reduction_factor)
     assert found == (Rung.parse(rungs) if rungs else ())
@@ -313,7 +336,9 @@ def test_automatic_rungs(pruner, epochs, steps_per_epoch, reduction_factor, rung
 
 @given(pruner=st.sampled_from(["fair", "halving", "hyperband"]), epochs=st.integers(1, 300),
        steps_per_epoch=st.integers(1, 500), reduction_factor=st.integers(2, 9))  # fmt: skip
-def test_automatic_rungs_are_rungs_that_go_with_the_run(pruner, epochs, steps_per_epoch, reduction_factor):
+def test_automatic_rungs_are_rungs_that_go_with_the_run(
+    pruner, epochs, steps_per_epoch, reduction_factor
+):
     rungs = automatic_rungs(pruner, epochs, steps_per_epoch, reduction_factor)
     check_rungs(rungs, pruner, epochs)
     if rungs:
@@ -355,10 +380,13 @@ def test_what_became_of_the_trials_of_each_rung():
     summary = summaries(study_of({**dict(enumerate(trials)), 10: (1, 2)}))
     assert [s.rung for s in summary] == list(RUNGS)
     first, second = summary
-    # seven have a score: the best two of them are up on it, and so are two that were among the best when they were few
+    # seven have a score: the best two of them are up on it, and so are two that were among the best
+    # when they were few
     assert (first.num_trials, first.num_promoted, first.num_regardless) == (7, 4, 1)
     assert (second.num_trials, second.num_promoted, second.num_regardless) == (5, 2, 0)
-    assert first.tau == pytest.approx(0.8)  # of ten pairs one is the other way round: 50 > 40, and 45 < 50
+    assert first.tau == pytest.approx(
+        0.8
+    )  # of ten pairs one is the other way round: 50 > 40, and 45 < 50
     assert math.isnan(second.tau)  # of two
 
 

@@ -76,7 +76,13 @@ def test_spending(records, expected):
     )
 
 
-DECAYS = [Constant(), Cosine(), WSD(cooldown_frac=0.5), Step(every_epochs=3), Plateau(patience_epochs=0)]
+DECAYS = [
+    Constant(),
+    Cosine(),
+    WSD(cooldown_frac=0.5),
+    Step(every_epochs=3),
+    Plateau(patience_epochs=0),
+]
 
 
 def ask(state, number):
@@ -102,7 +108,10 @@ def test_what_was_asked_for_is_trained_reused_or_avoided(rungs, pruner, num_tria
         for key in [key for key, epochs in states.epochs.items() if epochs in lost]:
             states.drop(key)
         keys = {(r.run.id, m.epoch): m.prefix for r in state.records for m in r.measurements}
-        owners = {r.run.id: r.run.trial if r.run.kind in ("rung", "search") else r.run.id for r in state.records}
+        owners = {
+            r.run.id: r.run.trial if r.run.kind in ("rung", "search") else r.run.id
+            for r in state.records
+        }
         first = {}  # who trained the epochs of each key
         for run_id, epoch in trainer.trained:
             first.setdefault(keys[run_id, epoch], owners[run_id])

@@ -7,7 +7,14 @@ import pytest
 
 from lrtune.core.recipe import Cosine, Recipe
 from lrtune.core.study import Rung, TrainSettings
-from lrtune.decide.trials import best_first, ladder_of, score_of, signal_of, trials_of, warmup_epochs_of
+from lrtune.decide.trials import (
+    best_first,
+    ladder_of,
+    score_of,
+    signal_of,
+    trials_of,
+    warmup_epochs_of,
+)
 from tests.studies import config_of, full_run, measurement, record, state_of
 
 C1, FIRST_2 = Rung(1, compressed=True), Rung(2)
@@ -53,8 +60,16 @@ def test_trials_come_in_the_order_of_their_numbers_and_runs_in_that_of_their_run
     records = [*runs(2, 30), *runs(0, 50, 60, 70), *runs(1, 40, 45)]
     others = [record([80] * 4, "baseline", seed=1), record([70] * 4, "confirm", trial=0, seed=1)]
     trials = trials_of(state_of(*others, *reversed(records), rungs=RUNGS))
-    assert [(trial.number, trial.scores) for trial in trials] == [(0, (50, 60, 70)), (1, (40, 45)), (2, (30,))]
-    assert [r.run.id for r in trials[0].runs] == ["trial-0000-rung-c1", "trial-0000-rung-2", "trial-0000"]
+    assert [(trial.number, trial.scores) for trial in trials] == [
+        (0, (50, 60, 70)),
+        (1, (40, 45)),
+        (2, (30,)),
+    ]
+    assert [r.run.id for r in trials[0].runs] == [
+        "trial-0000-rung-c1",
+        "trial-0000-rung-2",
+        "trial-0000",
+    ]
     assert trials[0].recipe == records[1].run.recipe
 
 
@@ -74,7 +89,9 @@ SCORES = [
 @pytest.mark.parametrize(("rung", "raw", "averaged", "changes", "score"), SCORES)
 def test_a_run_is_ranked_by_its_signal_or_its_end(rung, raw, averaged, changes, score):
     epochs = rung.epochs if rung else 4
-    of_run = record([99] * (epochs - 1) + [raw], rung=rung, averaged=[98] * (epochs - 1) + [averaged])
+    of_run = record(
+        [99] * (epochs - 1) + [raw], rung=rung, averaged=[98] * (epochs - 1) + [averaged]
+    )
     assert score_of(state_of(**changes), of_run) == score
 
 
@@ -102,7 +119,9 @@ ORDERS = [
 @pytest.mark.parametrize(("ends", "order"), ORDERS)
 def test_the_best_first(ends, order):
     records = [r for number, of_trial in enumerate(ends) for r in runs(number, *of_trial)]
-    assert [trial.number for trial in best_first(trials_of(state_of(*records, rungs=RUNGS)))] == order
+    assert [
+        trial.number for trial in best_first(trials_of(state_of(*records, rungs=RUNGS)))
+    ] == order
 
 
 def test_of_several_ladders_those_come_first_that_have_the_fewest_rungs_left():
@@ -128,10 +147,13 @@ def test_ladders(pruner, ladders):
 
 
 @pytest.mark.parametrize(
-    ("horizon_epochs", "stop_epochs", "expected"), [(27, 27, 3), (27, 9, 3), (9, 9, 1), (3, 3, 1 / 3), (1, 1, 1 / 9)]
+    ("horizon_epochs", "stop_epochs", "expected"),
+    [(27, 27, 3), (27, 9, 3), (9, 9, 1), (3, 3, 1 / 3), (1, 1, 1 / 9)],
 )
 def test_the_warmup_of_a_run_in_its_own_epochs(horizon_epochs, stop_epochs, expected):
-    run = full_run(Recipe(warmup_epochs=3), 27, horizon_epochs=horizon_epochs, stop_epochs=stop_epochs)
+    run = full_run(
+        Recipe(warmup_epochs=3), 27, horizon_epochs=horizon_epochs, stop_epochs=stop_epochs
+    )
     assert warmup_epochs_of(run) == pytest.approx(expected)
 
 

@@ -21,7 +21,9 @@ RUN = {"steps_per_epoch": STEPS_PER_EPOCH, "epochs": EPOCHS}
 
 
 def sgd(*more_lrs, lr=0.1):
-    groups = [{"params": [torch.zeros(2, requires_grad=True)], "lr": one} for one in (lr, *more_lrs)]
+    groups = [
+        {"params": [torch.zeros(2, requires_grad=True)], "lr": one} for one in (lr, *more_lrs)
+    ]
     return torch.optim.SGD(groups, momentum=0.9)
 
 
@@ -31,7 +33,9 @@ def names(audit):
 
 def warmup_and_cosine(optimizer, warmup, total):
     rise = lrs.LinearLR(optimizer, start_factor=1 / warmup, total_iters=warmup)
-    return lrs.SequentialLR(optimizer, [rise, lrs.CosineAnnealingLR(optimizer, total - warmup)], [warmup])
+    return lrs.SequentialLR(
+        optimizer, [rise, lrs.CosineAnnealingLR(optimizer, total - warmup)], [warmup]
+    )
 
 
 # for a run of n calls
@@ -53,11 +57,17 @@ RIGHT = {
     "cosine, all but the last": lambda o, n: lrs.CosineAnnealingLR(o, n - 1),
     "cosine with a floor": lambda o, n: lrs.CosineAnnealingLR(o, n, eta_min=1e-3),
     "warm restarts": lambda o, n: lrs.CosineAnnealingWarmRestarts(o, n // 3),
-    "warm restarts, longer each": lambda o, n: lrs.CosineAnnealingWarmRestarts(o, n // 7 + 1, T_mult=2),
+    "warm restarts, longer each": lambda o, n: lrs.CosineAnnealingWarmRestarts(
+        o, n // 7 + 1, T_mult=2
+    ),
     "triangles": lambda o, n: lrs.CyclicLR(o, 0.01, 0.1, step_size_up=n // 6),
-    "exponential triangles": lambda o, n: lrs.CyclicLR(o, 0.01, 0.1, n // 6, mode="exp_range", gamma=0.99),
+    "exponential triangles": lambda o, n: lrs.CyclicLR(
+        o, 0.01, 0.1, n // 6, mode="exp_range", gamma=0.99
+    ),
     "one cycle": lambda o, n: lrs.OneCycleLR(o, 0.1, total_steps=n),
-    "one cycle of three phases": lambda o, n: lrs.OneCycleLR(o, 0.1, total_steps=n, three_phase=True),
+    "one cycle of three phases": lambda o, n: lrs.OneCycleLR(
+        o, 0.1, total_steps=n, three_phase=True
+    ),
     "warmup and cosine": lambda o, n: warmup_and_cosine(o, max(2, n // 20), n),
     "chained": lambda o, n: lrs.ChainedScheduler(
         [lrs.LinearLR(o, 0.1, total_iters=n // 10), lrs.MultiStepLR(o, [n // 2])], o
@@ -91,7 +101,18 @@ def test_nothing_is_found_where_nothing_is_wrong(name, advanced):
 def test_lengths_that_are_alike_by_chance_are_not_mistaken(name, advanced, epochs, steps_per_epoch):
     optimizer = sgd()
     scheduler = RIGHT[name](optimizer, epochs * steps_per_epoch if advanced == "step" else epochs)
-    assert names(audit(optimizer, scheduler, advanced=advanced, epochs=epochs, steps_per_epoch=steps_per_epoch)) == []
+    assert (
+        names(
+            audit(
+                optimizer,
+                scheduler,
+                advanced=advanced,
+                epochs=epochs,
+                steps_per_epoch=steps_per_epoch,
+            )
+        )
+        == []
+    )
 
 
 @pytest.mark.parametrize(
@@ -138,13 +159,17 @@ def test_a_warmup_whose_length_is_known_is_held_to_it():
     optimizer = sgd()
     scheduler = lrs.LinearLR(optimizer, 0.01, total_iters=10)
     assert names(audit(optimizer, scheduler, advanced="epoch", **RUN)) == []
-    assert names(audit(optimizer, scheduler, advanced="epoch", warmup_steps=10, **RUN)) == ["warmup-once-an-epoch"]
+    assert names(audit(optimizer, scheduler, advanced="epoch", warmup_steps=10, **RUN)) == [
+        "warmup-once-an-epoch"
+    ]
     assert names(audit(optimizer, scheduler, advanced="step", warmup_steps=10, **RUN)) == []
 
 
 def test_the_curves_are_those_of_the_run_and_of_what_was_meant():
     optimizer = sgd()
-    report = audit(optimizer, lrs.CosineAnnealingLR(optimizer, TOTAL_STEPS), advanced="epoch", **RUN)
+    report = audit(
+        optimizer, lrs.CosineAnnealingLR(optimizer, TOTAL_STEPS), advanced="epoch", **RUN
+    )
     steps = np.arange(TOTAL_STEPS)
     cosine = 0.05 * (1 + np.cos(np.pi * steps / TOTAL_STEPS))
     np.testing.assert_allclose(report.findings[0].meant, cosine)
@@ -154,9 +179,13 @@ def test_the_curves_are_those_of_the_run_and_of_what_was_meant():
 
 def test_a_decay_too_short_is_drawn_as_long_as_the_run():
     optimizer = sgd()
-    (finding,) = audit(optimizer, lrs.CosineAnnealingLR(optimizer, 20), advanced="epoch", **RUN).findings
+    (finding,) = audit(
+        optimizer, lrs.CosineAnnealingLR(optimizer, 20), advanced="epoch", **RUN
+    ).findings
     epochs = np.arange(TOTAL_STEPS) // STEPS_PER_EPOCH
-    np.testing.assert_allclose(finding.meant, 0.05 * (1 + np.cos(np.pi * epochs / EPOCHS)), atol=1e-3)
+    np.testing.assert_allclose(
+        finding.meant, 0.05 * (1 + np.cos(np.pi * epochs / EPOCHS)), atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("times", [2, 4, 8])
@@ -199,7 +228,13 @@ def test_groups_keep_their_ratio_or_it_is_said(build, found):
 )
 def test_a_plateau_is_judged_by_what_it_is_given(metric, found):
     optimizer = sgd()
-    report = audit(optimizer, lrs.ReduceLROnPlateau(optimizer, patience=3), advanced="epoch", metric=metric, **RUN)
+    report = audit(
+        optimizer,
+        lrs.ReduceLROnPlateau(optimizer, patience=3),
+        advanced="epoch",
+        metric=metric,
+        **RUN,
+    )
     assert [(finding.name, finding.severity) for finding in report.findings] == found
 
 
@@ -225,7 +260,9 @@ def test_what_was_meant_is_held_against_what_runs(meant):
     right = lrs.LambdaLR(optimizer, lambda step: SCHEDULE(min(step, TOTAL_STEPS - 1)))
     assert names(audit(optimizer, right, meant=meant, **RUN)) == []
     optimizer = sgd()
-    (finding,) = audit(optimizer, warmup_and_cosine(optimizer, 60, TOTAL_STEPS), meant=meant, **RUN).findings
+    (finding,) = audit(
+        optimizer, warmup_and_cosine(optimizer, 60, TOTAL_STEPS), meant=meant, **RUN
+    ).findings
     assert finding.name == "not-as-meant"
     np.testing.assert_allclose(finding.meant, [0.1 * SCHEDULE(step) for step in range(TOTAL_STEPS)])
 
@@ -242,7 +279,10 @@ def test_what_looks_odd_and_is_meant_is_right():
     scheduler = lrs.CosineAnnealingLR(optimizer, 3 * EPOCHS)
     assert names(audit(optimizer, scheduler, advanced="epoch", **RUN)) == ["cut-short"]
     third = [(1 + math.cos(math.pi * epoch / 90)) / 2 for epoch in range(EPOCHS)]
-    assert names(audit(optimizer, scheduler, advanced="epoch", meant=lambda t: third[t // 20], **RUN)) == []
+    assert (
+        names(audit(optimizer, scheduler, advanced="epoch", meant=lambda t: third[t // 20], **RUN))
+        == []
+    )
 
 
 def everything(optimizer, scheduler):
@@ -253,7 +293,11 @@ def everything(optimizer, scheduler):
 @pytest.mark.parametrize("name", [*RIGHT, "plateau"])
 def test_optimizer_and_scheduler_are_as_before(name):
     optimizer = sgd()
-    scheduler = lrs.ReduceLROnPlateau(optimizer) if name == "plateau" else RIGHT[name](optimizer, TOTAL_STEPS)
+    scheduler = (
+        lrs.ReduceLROnPlateau(optimizer)
+        if name == "plateau"
+        else RIGHT[name](optimizer, TOTAL_STEPS)
+    )
     for parameter in (group["params"][0] for group in optimizer.param_groups):
         parameter.grad = torch.ones(2)
     optimizer.step()  # momentum
@@ -281,7 +325,9 @@ def test_neither_parameters_nor_momentum_are_copied(monkeypatch):
     optimizer.step()
     scheduler = lrs.CosineAnnealingLR(optimizer, TOTAL_STEPS)
     monkeypatch.setattr(torch.Tensor, "__deepcopy__", lambda *_: pytest.fail("a tensor was copied"))
-    monkeypatch.setattr(torch.nn.Parameter, "__deepcopy__", lambda *_: pytest.fail("a parameter was copied"))
+    monkeypatch.setattr(
+        torch.nn.Parameter, "__deepcopy__", lambda *_: pytest.fail("a parameter was copied")
+    )
     audit(optimizer, scheduler, **RUN)
 
 
@@ -304,7 +350,10 @@ def test_a_tensor_lr_is_read_and_left_alone():
         ({"advanced": "batch"}, "`advanced` must be step or epoch, but got 'batch'."),
         ({"optimizer": None}, "`optimizer` must be one of torch's, but got NoneType."),
         ({"scheduler": 3}, "`scheduler` must have a method step(), but got int."),
-        ({"meant": Recipe(decay=Plateau())}, "`meant` must be a number for each step of the run, known beforehand"),
+        (
+            {"meant": Recipe(decay=Plateau())},
+            "`meant` must be a number for each step of the run, known beforehand",
+        ),
     ],
 )
 def test_what_cannot_be_audited_is_said(changes, message):
@@ -350,7 +399,9 @@ def test_the_report_is_plain_text_with_the_curves():
 
 def test_an_lr_that_is_no_number_has_one_writer_all_the_same():
     optimizer = sgd()
-    root = lrs.LambdaLR(optimizer, lambda call: np.power(np.float64(1 - call / TOTAL_STEPS * 2), 0.9))
+    root = lrs.LambdaLR(
+        optimizer, lambda call: np.power(np.float64(1 - call / TOTAL_STEPS * 2), 0.9)
+    )
     with np.errstate(invalid="ignore"):
         found = audit(optimizer, root, **RUN)
     assert [finding.name for finding in found.findings] == ["scheduler-raises"]

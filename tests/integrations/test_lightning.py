@@ -76,7 +76,11 @@ def warmup_and_cosine(optimizer):
 
 @pytest.mark.parametrize(
     ("config", "found"),
-    [({}, ["warmup-once-an-epoch"]), ({"interval": "epoch"}, ["warmup-once-an-epoch"]), ({"interval": "step"}, [])],
+    [
+        ({}, ["warmup-once-an-epoch"]),
+        ({"interval": "epoch"}, ["warmup-once-an-epoch"]),
+        ({"interval": "step"}, []),
+    ],
 )
 def test_a_warmup_in_steps_at_the_default_interval(config, found):
     callback = fit(Module(scheduled(warmup_and_cosine, **config)))
@@ -152,7 +156,9 @@ def test_a_plateau_whose_metric_is_not_logged(metric, found):
 
 class Overflows(Module):
     def training_step(self, batch, index):
-        return super().training_step(batch, index) * (math.inf if self.current_epoch == 0 and index < 3 else 1)
+        return super().training_step(batch, index) * (
+            math.inf if self.current_epoch == 0 and index < 3 else 1
+        )
 
 
 def test_steps_that_the_scaler_of_mixed_precision_skipped():
@@ -172,7 +178,9 @@ def test_each_optimizer_has_its_audit():
                 self.manual_backward(super().training_step(batch, index))
                 optimizer.step()
 
-    callback = fit(Two(lambda module: [sgd(module), torch.optim.AdamW(module.parameters(), lr=1e-3)]))
+    callback = fit(
+        Two(lambda module: [sgd(module), torch.optim.AdamW(module.parameters(), lr=1e-3)])
+    )
     assert [audit.title.split(", ")[1] for audit in callback.audits] == ["SGD", "AdamW"]
     assert names(callback) == []
 
@@ -186,7 +194,9 @@ def test_an_optimizer_that_made_no_step_ends_no_training():
             self.manual_backward(super().training_step(batch, index))
             optimizer.step()
 
-    callback = fit(One(lambda module: [sgd(module), torch.optim.AdamW(module.parameters(), lr=1e-3)]))
+    callback = fit(
+        One(lambda module: [sgd(module), torch.optim.AdamW(module.parameters(), lr=1e-3)])
+    )
     assert [audit.title.split(", ")[1] for audit in callback.audits] == ["AdamW"]
     assert "at least one optimizer step must be watched" in callback.warned
 
@@ -199,7 +209,10 @@ def test_a_scheduler_that_cannot_be_copied_ends_no_training():
 
     callback = fit(Module(scheduled(build, interval="step")))
     assert callback.audits[0].title == f"{TOTAL_STEPS} optimizer steps, SGD"
-    assert "only the LRs are seen: `scheduler` must be such that copy.deepcopy can copy it" in callback.warned
+    assert (
+        "only the LRs are seen: `scheduler` must be such that copy.deepcopy can copy it"
+        in callback.warned
+    )
 
 
 def test_of_two_schedulers_on_one_optimizer_neither_is_blamed():

@@ -77,7 +77,9 @@ def test_an_lr_that_is_no_number_is_drawn_as_such(optimizer, train_step):
 
 def test_the_lr_of_each_step_is_seen(optimizer, train_step):
     used = []
-    optimizer.register_step_pre_hook(lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"]))
+    optimizer.register_step_pre_hook(
+        lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"])
+    )
     scheduler = cosine(optimizer)
     with watch(optimizer, scheduler=scheduler, **RUN) as seen:
         for _ in range(TOTAL_STEPS):
@@ -148,7 +150,9 @@ def test_a_scheduler_of_another_optimizer(model, optimizer, train_step):
 
 
 @pytest.mark.parametrize(("after", "found"), [(True, ["first-step-unwarmed"]), (False, [])])
-def test_an_lr_written_after_the_step_leaves_the_first_one_unwarmed(optimizer, train_step, after, found):
+def test_an_lr_written_after_the_step_leaves_the_first_one_unwarmed(
+    optimizer, train_step, after, found
+):
     with watch(optimizer, **RUN) as seen:
         for step in range(TOTAL_STEPS):
             if not after:
@@ -159,8 +163,12 @@ def test_an_lr_written_after_the_step_leaves_the_first_one_unwarmed(optimizer, t
     assert names(seen) == found
 
 
-@pytest.mark.parametrize(("scheduler_last", "found"), [(True, ["first-step-unwarmed"]), (False, [])])
-def test_an_optimizer_state_loaded_after_the_scheduler_was_built(optimizer, train_step, scheduler_last, found):
+@pytest.mark.parametrize(
+    ("scheduler_last", "found"), [(True, ["first-step-unwarmed"]), (False, [])]
+)
+def test_an_optimizer_state_loaded_after_the_scheduler_was_built(
+    optimizer, train_step, scheduler_last, found
+):
     saved = copy.deepcopy(optimizer.state_dict())
     if scheduler_last:
         scheduler = lrs.LambdaLR(optimizer, warmup)
@@ -190,8 +198,12 @@ def test_scheduler_before_optimizer(optimizer, train_step, per, length, first, f
     assert names(seen) == found
     for finding in seen.audit().findings:
         calls = np.arange(TOTAL_STEPS) // (TOTAL_STEPS // length)
-        np.testing.assert_allclose(finding.meant, 0.05 * (1 + np.cos(np.pi * calls / length)), atol=1e-12)
-        np.testing.assert_allclose(finding.ran, 0.05 * (1 + np.cos(np.pi * (calls + 1) / length)), atol=1e-12)
+        np.testing.assert_allclose(
+            finding.meant, 0.05 * (1 + np.cos(np.pi * calls / length)), atol=1e-12
+        )
+        np.testing.assert_allclose(
+            finding.ran, 0.05 * (1 + np.cos(np.pi * (calls + 1) / length)), atol=1e-12
+        )
 
 
 def ramp_before_the_step(optimizer, step, num_steps):
@@ -205,7 +217,11 @@ def ramp_before_the_step(optimizer, step, num_steps):
         # a ramp for 20 steps and a cosine that is called from the first step on
         (cosine, 20, [("two-writers", "wrong")]),
         # a schedule that knows where it is takes over at the end of the ramp
-        (lambda o: lrs.LambdaLR(o, lambda t: 1 - t / TOTAL_STEPS), 20, [("two-writers", "suspicious")]),
+        (
+            lambda o: lrs.LambdaLR(o, lambda t: 1 - t / TOTAL_STEPS),
+            20,
+            [("two-writers", "suspicious")],
+        ),
         # no end of it
         (cosine, 60, [("two-writers", "wrong")]),
         (cosine, 0, []),
@@ -317,7 +333,10 @@ def test_steps_that_a_scaler_skipped(model, fused, overflows, careful, found):
     assert [(finding.name, finding.severity) for finding in report.findings] == found
     assert report.lrs.shape == (1, TOTAL_STEPS)
     if found:
-        assert f"counted {len(overflows)} steps that a gradient scaler skipped" in report.findings[0].what
+        assert (
+            f"counted {len(overflows)} steps that a gradient scaler skipped"
+            in report.findings[0].what
+        )
 
 
 def test_skipped_steps_whose_gradients_are_gone(model, optimizer):
@@ -379,7 +398,9 @@ PARAMETERS = {"step": Step(every_epochs=2), "multistep": MultiStep(milestones_ep
 @pytest.mark.parametrize("decay", DECAYS)
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 def test_nothing_is_wrong_with_exported_code(model, decay, warmup_epochs):
-    recipe = Recipe(peak_lr=0.1, warmup_epochs=warmup_epochs, decay=PARAMETERS.get(decay) or DECAYS[decay]())
+    recipe = Recipe(
+        peak_lr=0.1, warmup_epochs=warmup_epochs, decay=PARAMETERS.get(decay) or DECAYS[decay]()
+    )
     code = torch_code(recipe, EPOCHS, STEPS_PER_EPOCH, TrainSettings())
     before_the_loop, loop = code.split("\nfor epoch in ")
     here = {
@@ -413,7 +434,9 @@ def test_state_dicts_are_as_without_it_and_everything_is_given_back(optimizer, t
     with watch(optimizer, scheduler=scheduler, **RUN) as seen:
         assert isinstance(scheduler, lrs.CosineAnnealingLR)
         assert repr(scheduler.state_dict()) == state
-        torch.save({"scheduler": scheduler.state_dict(), "optimizer": optimizer.state_dict()}, io.BytesIO())
+        torch.save(
+            {"scheduler": scheduler.state_dict(), "optimizer": optimizer.state_dict()}, io.BytesIO()
+        )
         train_step()
         scheduler.step()
     assert type(scheduler) is kind
@@ -447,7 +470,9 @@ def test_a_copy_of_the_scheduler_is_not_noted(optimizer, train_step):
 def test_a_loop_without_a_step_is_said(optimizer):
     with watch(optimizer) as seen:
         pass
-    with pytest.raises(InputError, match="at least one optimizer step must be watched, but there was none"):
+    with pytest.raises(
+        InputError, match="at least one optimizer step must be watched, but there was none"
+    ):
         seen.audit()
 
 

@@ -60,7 +60,9 @@ def lrs_planned(recipe: Recipe) -> list[float]:
     schedule = build_schedule(recipe, epochs=EPOCHS, steps_per_epoch=STEPS_PER_EPOCH)
     planned = []
     for epoch in range(EPOCHS):
-        planned += [recipe.peak_lr * schedule(epoch * STEPS_PER_EPOCH + i) for i in range(STEPS_PER_EPOCH)]
+        planned += [
+            recipe.peak_lr * schedule(epoch * STEPS_PER_EPOCH + i) for i in range(STEPS_PER_EPOCH)
+        ]
         schedule = schedule.observe(val_loss=VAL_LOSSES[epoch], top1=TOP1S[epoch])
     return planned
 

@@ -5,7 +5,16 @@ import os
 import pytest
 
 from lrtune.core.errors import InputError
-from lrtune.core.recipe import OPTIMIZERS, Constant, Cosine, Exponential, Linear, Polynomial, Recipe, Step
+from lrtune.core.recipe import (
+    OPTIMIZERS,
+    Constant,
+    Cosine,
+    Exponential,
+    Linear,
+    Polynomial,
+    Recipe,
+    Step,
+)
 from tests.peers.cases import (
     DECAYS,
     EPOCHS,
@@ -59,7 +68,9 @@ def trained(recipe):
     recorder = Recorder()
     plateau = [found["Plateau"]()] if "Plateau" in found else []
     x = np.ones((STEPS_PER_EPOCH, 1))
-    model.fit(x, x, batch_size=1, epochs=EPOCHS, verbose=0, callbacks=[Metrics(), *plateau, recorder])
+    model.fit(
+        x, x, batch_size=1, epochs=EPOCHS, verbose=0, callbacks=[Metrics(), *plateau, recorder]
+    )
     return recorder.used
 
 
@@ -67,7 +78,9 @@ def trained(recipe):
 @pytest.mark.parametrize("warmup_epochs", WARMUPS_EPOCHS)
 @pytest.mark.parametrize("decay", DECAYS + PLATEAUS, ids=str)
 def test_code_has_the_lrs_of_the_schedule(decay, warmup_epochs, final_frac):
-    recipe = Recipe(peak_lr=PEAK_LR, warmup_epochs=warmup_epochs, decay=decay, final_frac=final_frac)
+    recipe = Recipe(
+        peak_lr=PEAK_LR, warmup_epochs=warmup_epochs, decay=decay, final_frac=final_frac
+    )
     assert exported(recipe, "keras").exact
     assert deviation(trained(recipe), recipe) <= 1e-9
 
@@ -78,7 +91,9 @@ def test_every_optimizer_that_keras_has_is_built(optimizer):
     assert deviation(trained(recipe), recipe) <= 1e-9
 
 
-@pytest.mark.parametrize("optimizer", sorted(set(OPTIMIZERS) - {"sgd", "adagrad", "rmsprop", "adam", "adamw"}))
+@pytest.mark.parametrize(
+    "optimizer", sorted(set(OPTIMIZERS) - {"sgd", "adagrad", "rmsprop", "adam", "adamw"})
+)
 def test_other_optimizers_are_refused(optimizer):
     with pytest.raises(InputError, match=r"Keras has .*use `--to torch`"):
         exported(Recipe(optimizer=optimizer), "keras")

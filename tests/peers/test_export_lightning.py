@@ -75,7 +75,9 @@ def fitted(recipe, **trainer_settings):
 @pytest.mark.parametrize("warmup_epochs", WARMUPS_EPOCHS)
 @pytest.mark.parametrize("decay", DECAYS + PLATEAUS, ids=str)
 def test_trainer_has_the_lrs_of_the_schedule(decay, warmup_epochs, final_frac):
-    recipe = Recipe(peak_lr=PEAK_LR, warmup_epochs=warmup_epochs, decay=decay, final_frac=final_frac)
+    recipe = Recipe(
+        peak_lr=PEAK_LR, warmup_epochs=warmup_epochs, decay=decay, final_frac=final_frac
+    )
     assert exported(recipe, "lightning").exact
     assert deviation(fitted(recipe)[0], recipe) <= 1e-9
 

@@ -54,7 +54,15 @@ def parsed(command):
     parser = argparse.ArgumentParser(allow_abbrev=False)
     for flag in ("--data-dir", "--model", "--opt", "--sched"):
         parser.add_argument(flag)
-    for flag in ("--lr", "--momentum", "--weight-decay", "--opt-eps", "--warmup-lr", "--min-lr", "--smoothing"):
+    for flag in (
+        "--lr",
+        "--momentum",
+        "--weight-decay",
+        "--opt-eps",
+        "--warmup-lr",
+        "--min-lr",
+        "--smoothing",
+    ):
         parser.add_argument(flag, type=float)
     for flag in ("--decay-epochs", "--decay-rate"):
         parser.add_argument(flag, type=float)
@@ -64,7 +72,9 @@ def parsed(command):
     parser.add_argument("--opt-kwargs", nargs="*", default={}, action=ParseKwargs)
     for flag in ("--sched-on-updates", "--warmup-prefix"):
         parser.add_argument(flag, action="store_true")
-    parser.set_defaults(momentum=0.9, weight_decay=2e-5, warmup_epochs=5, warmup_lr=1e-5, min_lr=0.0)
+    parser.set_defaults(
+        momentum=0.9, weight_decay=2e-5, warmup_epochs=5, warmup_lr=1e-5, min_lr=0.0
+    )
     parser.set_defaults(decay_milestones=[90, 180, 270], decay_epochs=90.0, decay_rate=0.1)
     return parser.parse_args(shlex.split(command))
 
@@ -87,7 +97,9 @@ def trained_by_command(recipe):
     arguments = parsed(command_of(recipe))
     optimizer = optimizer_of(arguments, torch.nn.Linear(1, 1))
     kwargs = scheduler_kwargs(arguments)
-    lr_scheduler, num_epochs = create_scheduler_v2(optimizer, **kwargs, updates_per_epoch=STEPS_PER_EPOCH)
+    lr_scheduler, num_epochs = create_scheduler_v2(
+        optimizer, **kwargs, updates_per_epoch=STEPS_PER_EPOCH
+    )
     return trained(optimizer, lr_scheduler, num_epochs)
 
 
@@ -95,7 +107,9 @@ def trained_by_command(recipe):
 @pytest.mark.parametrize("warmup_epochs", WARMUPS_EPOCHS)
 @pytest.mark.parametrize("decay", DECAYS + PLATEAUS, ids=str)
 def test_code_has_the_lrs_of_the_schedule(decay, warmup_epochs, final_frac):
-    recipe = Recipe(peak_lr=PEAK_LR, warmup_epochs=warmup_epochs, decay=decay, final_frac=final_frac)
+    recipe = Recipe(
+        peak_lr=PEAK_LR, warmup_epochs=warmup_epochs, decay=decay, final_frac=final_frac
+    )
     assert deviation(trained_by_code(recipe), recipe) <= 1e-9
 
 
@@ -103,7 +117,9 @@ def test_code_has_the_lrs_of_the_schedule(decay, warmup_epochs, final_frac):
 @pytest.mark.parametrize("warmup_epochs", WARMUPS_EPOCHS)
 @pytest.mark.parametrize("decay", DECAYS, ids=str)
 def test_command_line_deviates_as_the_export_says(decay, warmup_epochs, final_frac):
-    recipe = Recipe(peak_lr=PEAK_LR, warmup_epochs=warmup_epochs, decay=decay, final_frac=final_frac)
+    recipe = Recipe(
+        peak_lr=PEAK_LR, warmup_epochs=warmup_epochs, decay=decay, final_frac=final_frac
+    )
     if command_of(recipe) is None:
         assert exported(recipe, "timm").exact
     else:

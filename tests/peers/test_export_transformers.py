@@ -62,7 +62,13 @@ def trainer_of(recipe, path, monkeypatch):
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
     }
-    found = {"model": Tiny(), "train_dataset": data, "eval_dataset": data, "compute_metrics": None, "mine": mine}
+    found = {
+        "model": Tiny(),
+        "train_dataset": data,
+        "eval_dataset": data,
+        "compute_metrics": None,
+        "mine": mine,
+    }
     text = exported(recipe, "transformers").text.removesuffix("trainer.train()\n")
     exec(text.replace('output_dir="output"', "**mine"), found)
     return found["trainer"]
@@ -85,10 +91,16 @@ def trained(recipe, path, monkeypatch):
 @pytest.mark.parametrize("final_frac", FINAL_FRACS)
 @pytest.mark.parametrize("warmup_epochs", WARMUPS_EPOCHS)
 @pytest.mark.parametrize("decay", DECAYS + PLATEAUS, ids=str)
-def test_trainer_deviates_as_the_export_says(decay, warmup_epochs, final_frac, tmp_path, monkeypatch):
-    recipe = Recipe(peak_lr=PEAK_LR, warmup_epochs=warmup_epochs, decay=decay, final_frac=final_frac)
+def test_trainer_deviates_as_the_export_says(
+    decay, warmup_epochs, final_frac, tmp_path, monkeypatch
+):
+    recipe = Recipe(
+        peak_lr=PEAK_LR, warmup_epochs=warmup_epochs, decay=decay, final_frac=final_frac
+    )
     used = trained(recipe, tmp_path, monkeypatch)
-    assert deviation(used, recipe) == pytest.approx(exported(recipe, "transformers").deviation, abs=1e-9)
+    assert deviation(used, recipe) == pytest.approx(
+        exported(recipe, "transformers").deviation, abs=1e-9
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,7 +116,11 @@ def test_trainer_deviates_as_the_export_says(decay, warmup_epochs, final_frac, t
         (Recipe(decay=WSD(cooldown_frac=0.25), final_frac=0.1), '"warmup_stable_decay"', 0),
         (Recipe(decay=HoldPower(hold_frac=0.75)), '"warmup_stable_decay"', 0),
         (Recipe(decay=Cosine(), warmup_epochs=1), '"cosine"', 1 / STEPS_PER_EPOCH),
-        (Recipe(decay=WSD(cooldown_frac=1.0), warmup_epochs=1), '"warmup_stable_decay"', 1 / STEPS_PER_EPOCH),
+        (
+            Recipe(decay=WSD(cooldown_frac=1.0), warmup_epochs=1),
+            '"warmup_stable_decay"',
+            1 / STEPS_PER_EPOCH,
+        ),
         (Recipe(decay=WSD(cooldown_frac=1.0), warmup_epochs=1, final_frac=0.1), None, 0),
         (Recipe(decay=WSD(cooldown_frac=0.33)), None, 0),
         (Recipe(decay=MultiStep(milestones_epochs=(3, 6))), None, 0),
@@ -113,13 +129,21 @@ def test_trainer_deviates_as_the_export_says(decay, warmup_epochs, final_frac, t
 def test_scheduler_of_transformers_where_it_has_the_decay(recipe, scheduler, largest):
     export = exported(recipe, "transformers")
     assert export.deviation == pytest.approx(largest, abs=1e-9)
-    assert (f"lr_scheduler_type={scheduler}" if scheduler else "optimizers=(optimizer, scheduler)") in export.text
+    assert (
+        f"lr_scheduler_type={scheduler}" if scheduler else "optimizers=(optimizer, scheduler)"
+    ) in export.text
 
 
-@pytest.mark.parametrize("decay", [Cosine(), HoldPower(power=1.5)])  # with its own scheduler, and with torch's
+@pytest.mark.parametrize(
+    "decay", [Cosine(), HoldPower(power=1.5)]
+)  # with its own scheduler, and with torch's
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_every_optimizer_is_built_with_the_settings_of_the_recipe(optimizer, decay, tmp_path, monkeypatch):
-    recipe = Recipe(optimizer=optimizer, peak_lr=PEAK_LR, decay=decay, weight_decay=0.01, momentum=0.8)
+def test_every_optimizer_is_built_with_the_settings_of_the_recipe(
+    optimizer, decay, tmp_path, monkeypatch
+):
+    recipe = Recipe(
+        optimizer=optimizer, peak_lr=PEAK_LR, decay=decay, weight_decay=0.01, momentum=0.8
+    )
     trainer = trainer_of(recipe, tmp_path, monkeypatch)
     trainer.create_optimizer_and_scheduler(EPOCHS * STEPS_PER_EPOCH)
     plain = {"model": Tiny()}

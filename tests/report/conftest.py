@@ -5,7 +5,18 @@ from dataclasses import replace
 
 import pytest
 
-from lrtune.core.recipe import WSD, Constant, Cosine, HoldPower, Linear, NamedRecipe, Plateau, Published, Recipe, Step
+from lrtune.core.recipe import (
+    WSD,
+    Constant,
+    Cosine,
+    HoldPower,
+    Linear,
+    NamedRecipe,
+    Plateau,
+    Published,
+    Recipe,
+    Step,
+)
 from lrtune.core.space import Interval
 from lrtune.core.study import Budget, RangeCurve, RangeResult, Rung, StudyConfig, StudyState
 from lrtune.core.trial import Measurement, Run, RunRecord
@@ -28,7 +39,9 @@ RECIPES = [  # with the Top-1 that each comes to
 START = 1_700_000_000.0
 
 
-def measurements(run: Run, top1: float, *, epochs: int, start: float, reused: int = 0) -> tuple[Measurement, ...]:
+def measurements(
+    run: Run, top1: float, *, epochs: int, start: float, reused: int = 0
+) -> tuple[Measurement, ...]:
     """A saturating curve that wiggles with the seed; its first `reused` epochs are taken over."""
     schedule, recipe, seed = schedule_of(run, STEPS_PER_EPOCH), run.recipe, run.seed
     found = []
@@ -68,20 +81,33 @@ def record(
         horizon_epochs=stop if rung and rung.compressed else EPOCHS,
     )  # fmt: skip
     start = START + 40 * trial + 1000 * seed + 500 * (rung is not None)
-    measured = measurements(run, top1, epochs=stop if epochs is None else epochs, start=start, reused=reused)
+    measured = measurements(
+        run, top1, epochs=stop if epochs is None else epochs, start=start, reused=reused
+    )
     if state == "diverged":
-        measured = (*measured[:-1], replace(measured[-1], train_loss=math.nan, val_loss=math.nan, top1=10.0))
-    return RunRecord(run=run, state=state, reason=reason, measurements=measured, test_top1=test_top1)
+        measured = (
+            *measured[:-1],
+            replace(measured[-1], train_loss=math.nan, val_loss=math.nan, top1=10.0),
+        )
+    return RunRecord(
+        run=run, state=state, reason=reason, measurements=measured, test_top1=test_top1
+    )
 
 
 def baseline_records(test_top1=None):
     return tuple(
-        record(f"baseline-{i}", "baseline", -1, BASELINE, 1 + i, 89.6 + 0.1 * i, test_top1=test_top1) for i in range(3)
+        record(
+            f"baseline-{i}", "baseline", -1, BASELINE, 1 + i, 89.6 + 0.1 * i, test_top1=test_top1
+        )
+        for i in range(3)
     )
 
 
 def search_records():
-    finished = [record(f"trial-{i:04d}", "search", i, recipe, 0, top1) for i, (recipe, top1) in enumerate(RECIPES)]
+    finished = [
+        record(f"trial-{i:04d}", "search", i, recipe, 0, top1)
+        for i, (recipe, top1) in enumerate(RECIPES)
+    ]
     slow = Recipe(peak_lr=0.004, decay=Cosine())
     wild = Recipe(peak_lr=2.4, decay=Constant())
     why = "Top-1 68.2 after 4 epochs, 2.1 points below every finished trial there | <b>95 %</b> sure not to come back"
@@ -98,7 +124,9 @@ def search_records():
             state="diverged",
             reason="the loss of epoch 2 is not finite",
         ),
-        record("trial-0010", "search", 10, wild, 0, 0, epochs=0, state="failed", reason="out of memory"),
+        record(
+            "trial-0010", "search", 10, wild, 0, 0, epochs=0, state="failed", reason="out of memory"
+        ),
     ]
     return (*finished, *stopped)
 
@@ -123,10 +151,25 @@ COMPARED = (  # with the Top-1 that each comes to
         ),
         89.6,
     ),
-    (NamedRecipe(name="adamw-<cosine>", recipe=Recipe(optimizer="adamw", peak_lr=1e-3, warmup_epochs=1)), 91.3),
+    (
+        NamedRecipe(
+            name="adamw-<cosine>", recipe=Recipe(optimizer="adamw", peak_lr=1e-3, warmup_epochs=1)
+        ),
+        91.3,
+    ),
     (NamedRecipe(name="sgd-linear", recipe=Recipe(peak_lr=0.2, decay=Linear())), 91.1),
-    (NamedRecipe(name="prodigy", recipe=Recipe(optimizer="prodigy", peak_lr=1.0, decay=Constant())), 85.0),
-    (NamedRecipe(name="sgd-plateau", recipe=Recipe(peak_lr=0.05, decay=Plateau(patience_epochs=1))), 88.1),
+    (
+        NamedRecipe(
+            name="prodigy", recipe=Recipe(optimizer="prodigy", peak_lr=1.0, decay=Constant())
+        ),
+        85.0,
+    ),
+    (
+        NamedRecipe(
+            name="sgd-plateau", recipe=Recipe(peak_lr=0.05, decay=Plateau(patience_epochs=1))
+        ),
+        88.1,
+    ),
 )
 
 
@@ -156,13 +199,18 @@ def climbing_records():
         name = f"trial-{trial:04d}"
         if rung is None:
             return record(name, "search", trial, recipes[trial], 0, top1, **changes)
-        return record(f"{name}-rung-{rung}", "rung", trial, recipes[trial], 0, top1, rung=rung, **changes)
+        return record(
+            f"{name}-rung-{rung}", "rung", trial, recipes[trial], 0, top1, rung=rung, **changes
+        )
 
-    # What the curve lacks after two epochs and four is put on top, so that these are about the scores.
+    # What the curve lacks after two epochs and four is put on top, so that these are about the
+    # scores.
     first = [run(trial, score + 12, RUNGS[0]) for trial, score in enumerate(first_scores[:-1])]
     wild = run(11, 40.0, RUNGS[0], state="diverged", reason="the loss of epoch 2 is not finite")
     second = [run(trial, score + 4.9, RUNGS[1]) for trial, score in second_scores.items()]
-    second[2] = run(2, second_scores[2] + 4.9, RUNGS[1], reused=3)  # of a trunk that another recipe trained
+    second[2] = run(
+        2, second_scores[2] + 4.9, RUNGS[1], reused=3
+    )  # of a trunk that another recipe trained
     full = [run(1, 91.9, reused=4), run(5, 91.4, reused=4)]
     lost = full[1].measurements
     again = (*lost[:4], replace(lost[4], again_epochs=4), *lost[5:])  # its checkpoint was gone
@@ -176,7 +224,9 @@ def range_result(optimizer="sgd", *, signal=True):
             seed=seed,
             lrs=lrs,
             losses=tuple(
-                2.3 - (1.2 / (1 + (0.03 / x) ** 1.5) - 0.05 * x**2) * signal + 0.02 * math.sin(9 * i + seed)
+                2.3
+                - (1.2 / (1 + (0.03 / x) ** 1.5) - 0.05 * x**2) * signal
+                + 0.02 * math.sin(9 * i + seed)
                 for i, x in enumerate(lrs)
             ),
             diverged=signal,
@@ -236,7 +286,9 @@ def climbing_config(config):
 def climbed(climbing_config):
     """A finished study on rungs."""
     records = baseline_records() + climbing_records() + confirmation_records(trials=(1, 2, 5))
-    return report_of(StudyState(config=climbing_config, range_results=(range_result(),), records=records))
+    return report_of(
+        StudyState(config=climbing_config, range_results=(range_result(),), records=records)
+    )
 
 
 @pytest.fixture
@@ -264,18 +316,36 @@ def stages(config):
     lowest = climbing_records()[:3]
     worse = record("trial-0000", "search", 0, RECIPES[3][0], 0, 86)
     worse_again = (
-        replace(worse, run=replace(worse.run, id=f"trial-0000-confirm-{i}", kind="confirm", seed=i + 1))
+        replace(
+            worse, run=replace(worse.run, id=f"trial-0000-confirm-{i}", kind="confirm", seed=i + 1)
+        )
         for i in range(3)
     )
-    comparison = replace(config, recipes=tuple(named for named, _ in COMPARED), pruner="none", max_seeds=5)
-    lost = record("trial-0001-confirm-0", "confirm", 1, COMPARED[1][0].recipe, 1, 40, epochs=2, state="diverged")
+    comparison = replace(
+        config, recipes=tuple(named for named, _ in COMPARED), pruner="none", max_seeds=5
+    )
+    lost = record(
+        "trial-0001-confirm-0",
+        "confirm",
+        1,
+        COMPARED[1][0].recipe,
+        1,
+        40,
+        epochs=2,
+        state="diverged",
+    )
     states = {
         "nothing": StudyState(config=config),
         "range test": StudyState(config=config, range_results=(range_result(),)),
-        "no signal": StudyState(config=config, range_results=(range_result(signal=False), range_result("adamw"))),
+        "no signal": StudyState(
+            config=config, range_results=(range_result(signal=False), range_result("adamw"))
+        ),
         "baseline": StudyState(config=config, records=baseline_records()),
         "diverged baseline": StudyState(
-            config=config, records=(record("baseline-0", "baseline", -1, BASELINE, 1, 20, epochs=1, state="diverged"),)
+            config=config,
+            records=(
+                record("baseline-0", "baseline", -1, BASELINE, 1, 20, epochs=1, state="diverged"),
+            ),
         ),
         "everything diverged": StudyState(
             config=replace(config, num_seeds=1, budget=Budget(1, "trials")),
@@ -286,23 +356,42 @@ def stages(config):
         ),
         "unconfirmed": StudyState(config=config, records=everything),
         "no baseline": StudyState(config=config, records=search_records()),
-        "half confirmed": StudyState(config=config, records=everything + confirmation_records()[:1]),
+        "half confirmed": StudyState(
+            config=config, records=everything + confirmation_records()[:1]
+        ),
         "running": StudyState(
             config=config,
-            records=(*everything, replace(confirmation_records()[0], state="running", measurements=())),
+            records=(
+                *everything,
+                replace(confirmation_records()[0], state="running", measurements=()),
+            ),
         ),
         "plateau": StudyState(
-            config=plateau, records=baseline_records() + best_plateau + confirmation_records(trials=(4,))
+            config=plateau,
+            records=baseline_records() + best_plateau + confirmation_records(trials=(4,)),
         ),
         "on the lowest rung": StudyState(config=climbing, records=lowest),
         "going up": StudyState(
-            config=climbing, records=(*baseline_records(), *lowest, replace(climbing_records()[13], state="running"))
+            config=climbing,
+            records=(
+                *baseline_records(),
+                *lowest,
+                replace(climbing_records()[13], state="running"),
+            ),
         ),
-        "left on rungs": StudyState(config=climbing, records=baseline_records() + climbing_records()[:17]),
-        "worse than the baseline": StudyState(config=config, records=(*baseline_records(), worse, *worse_again)),
+        "left on rungs": StudyState(
+            config=climbing, records=baseline_records() + climbing_records()[:17]
+        ),
+        "worse than the baseline": StudyState(
+            config=config, records=(*baseline_records(), worse, *worse_again)
+        ),
         "comparison": StudyState(config=comparison),
         "comparison of one so far": StudyState(config=comparison, records=compared_records(1)),
-        "comparison of three so far": StudyState(config=comparison, records=compared_records(3, more_seeds=False)),
-        "comparison with a loss": StudyState(config=comparison, records=(*compared_records(1), lost)),
+        "comparison of three so far": StudyState(
+            config=comparison, records=compared_records(3, more_seeds=False)
+        ),
+        "comparison with a loss": StudyState(
+            config=comparison, records=(*compared_records(1), lost)
+        ),
     }
     return {name: report_of(state, {}) for name, state in states.items()}

@@ -12,16 +12,28 @@ from lrtune.core.study import StudyState
 from lrtune.report.document import compose
 from lrtune.report.html import render_html
 from lrtune.report.plots import draw
-from tests.report.conftest import COMPARED, baseline_records, climbing_records, compared_records, report_of
+from tests.report.conftest import (
+    COMPARED,
+    baseline_records,
+    climbing_records,
+    compared_records,
+    report_of,
+)
 
 sync_api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium"),
 ]
 
-DESKTOP, PHONE, A4 = (1280, 800), (360, 740), (718, 1040)  # CSS pixels; of paper what its margins leave
+DESKTOP, PHONE, A4 = (
+    (1280, 800),
+    (360, 740),
+    (718, 1040),
+)  # CSS pixels; of paper what its margins leave
 LOOKS = {
     "light": (DESKTOP, "light", "screen"),
     "dark": (DESKTOP, "dark", "screen"),
@@ -77,9 +89,13 @@ def unfinished(climbing_config):
 def long_names(comparison_config):
     """What a user may call his recipes."""
     recipes = tuple(
-        NamedRecipe(name=f"{named.name}-{'with_a_very_long_name' * 3}", recipe=named.recipe) for named, _ in COMPARED
+        NamedRecipe(name=f"{named.name}-{'with_a_very_long_name' * 3}", recipe=named.recipe)
+        for named, _ in COMPARED
     )
-    return report_of(StudyState(config=replace(comparison_config, recipes=recipes), records=compared_records()), {})
+    return report_of(
+        StudyState(config=replace(comparison_config, recipes=recipes), records=compared_records()),
+        {},
+    )
 
 
 REPORTS = ("done", "climbed", "unfinished", "comparison", "long_names")
@@ -100,9 +116,13 @@ def test_nothing_is_cut_off(request, opened, study):
             assert width <= page.viewport_size["width"], look
             boxes = "[...document.querySelectorAll('.scroll')]"
             if look == "paper":  # it does not scroll
-                assert page.evaluate(f"{boxes}.every(box => box.scrollWidth <= box.clientWidth + 1)")
+                assert page.evaluate(
+                    f"{boxes}.every(box => box.scrollWidth <= box.clientWidth + 1)"
+                )
             else:
-                assert page.evaluate(f"{boxes}.every(box => getComputedStyle(box).overflowX === 'auto')")
+                assert page.evaluate(
+                    f"{boxes}.every(box => getComputedStyle(box).overflowX === 'auto')"
+                )
 
 
 @pytest.mark.parametrize("study", ["done", "comparison"])
@@ -120,10 +140,16 @@ def test_looks_differ_and_none_is_blank(request, opened, study):
     assert means["paper"] > 0.8
 
 
-@pytest.mark.parametrize(("look", "width"), [("light", "wide"), ("phone", "narrow"), ("paper", "wide")])
+@pytest.mark.parametrize(
+    ("look", "width"), [("light", "wide"), ("phone", "narrow"), ("paper", "wide")]
+)
 def test_plots_fit_the_screen(done, opened, look, width):
     with opened(done, look) as page:
-        assert page.locator("figure svg").count() == 2 * page.locator(f"figure svg.{width}:visible").count() > 0
+        assert (
+            page.locator("figure svg").count()
+            == 2 * page.locator(f"figure svg.{width}:visible").count()
+            > 0
+        )
         sizes = page.locator(f"figure svg.{width} text").evaluate_all(
             "texts => texts.map(text => [parseFloat(getComputedStyle(text).fontSize), text.getScreenCTM()])"
             ".map(([size, matrix]) => size * Math.hypot(matrix.a, matrix.b))"
@@ -158,10 +184,14 @@ def test_marks_answer_the_pointer(done, opened, look):
         marks.nth(3).scroll_into_view_if_needed()
         page.mouse.move(x, y)
         hit = page.evaluate(
-            "([x, y]) => document.elementFromPoint(x, y).closest('.says')?.firstChild.textContent", [x, y]
+            "([x, y]) => document.elementFromPoint(x, y).closest('.says')?.firstChild.textContent",
+            [x, y],
         )
         assert hit == marks.nth(3).locator("title").text_content()
-        assert page.evaluate("getComputedStyle(document.querySelector('.says:hover use')).opacity") == "0.35"
+        assert (
+            page.evaluate("getComputedStyle(document.querySelector('.says:hover use')).opacity")
+            == "0.35"
+        )
 
 
 def test_wide_tables_can_be_scrolled_by_keyboard(done, opened):

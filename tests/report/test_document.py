@@ -29,7 +29,14 @@ from lrtune.report.curves import lr_curve
 from lrtune.report.document import compose
 from lrtune.report.parallel import axis_of
 from lrtune.schedules import build_schedule
-from tests.report.conftest import EPOCHS, RECIPES, STEPS_PER_EPOCH, climbing_records, report_of, stages
+from tests.report.conftest import (
+    EPOCHS,
+    RECIPES,
+    STEPS_PER_EPOCH,
+    climbing_records,
+    report_of,
+    stages,
+)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +117,12 @@ def test_finished_study(done):
         "Train 12 epochs with SGD at a peak learning rate of 0.35: warm up linearly over"
     )
     best, *_, baseline = document.contenders
-    assert (best.name, best.recommended, best.num_seeds, best.test_top1) == ("trial 1", True, 3, "91.30 ± 0.00")
+    assert (best.name, best.recommended, best.num_seeds, best.test_top1) == (
+        "trial 1",
+        True,
+        3,
+        "91.30 ± 0.00",
+    )
     assert (baseline.name, baseline.difference, baseline.search_top1) == ("baseline", "–", "–")
     assert [row.id for row in document.finished[:2]] == ["trial-0001", "trial-0002"]
     assert [row.state for row in document.stopped] == ["pruned", "diverged", "failed"]
@@ -119,14 +131,22 @@ def test_finished_study(done):
     assert (document.rungs, document.left) == ((), ())
     assert document.cost.num_runs == {"completed": 20, "pruned": 1, "diverged": 1, "failed": 1}
     assert [curve.label for curve in document.lr_curves] == ["trial 1", "baseline"]
-    assert [curve.label for curve in document.learning_curves] == ["trial 1", "trial 2", "trial 5", "baseline"]
+    assert [curve.label for curve in document.learning_curves] == [
+        "trial 1",
+        "trial 2",
+        "trial 5",
+        "baseline",
+    ]
     assert document.importances[0] == ("peak_lr", 0.61)
 
 
 def test_first_screen_of_a_finished_study(done):
     top1, convergence, difference, best = compose(done).facts
     assert top1 == ("Top-1, %", "91.60 ± 0.36", "3 fresh seeds; baseline 89.60 ± 0.06 (3)")
-    assert convergence[1:] == ("7 [6, 7] of 12", "3 of 3 runs reach 89.61 %; baseline 11 [11, 12] of 12")
+    assert convergence[1:] == (
+        "7 [6, 7] of 12",
+        "3 of 3 runs reach 89.61 %; baseline 11 [11, 12] of 12",
+    )
     assert difference[:2] == ("To baseline, points", "+2.00")
     assert re.fullmatch(r"95 % interval \[\+1\.\d\d, \+2\.\d\d\]", difference.note)
     assert best.label == "Probability best"
@@ -142,7 +162,9 @@ def test_a_baseline_that_diverged_gives_no_target(done):
 
 
 def test_a_difference_without_an_interval_on_the_first_screen(done):
-    best = replace(done.recommendation.best, difference=Difference(mean=2.0, low=-math.inf, high=math.inf))
+    best = replace(
+        done.recommendation.best, difference=Difference(mean=2.0, low=-math.inf, high=math.inf)
+    )
     facts = compose(replace(done, recommendation=replace(done.recommendation, best=best))).facts
     assert facts[2] == ("To baseline, points", "+2.00", "no interval")
 
@@ -162,7 +184,11 @@ def test_winners_curse_in_numbers(done, config, comparison):
 
 
 def test_of_equal_search_scores_the_first_is_the_best(done):
-    first, *others = (replace(c, search_top1=92.0) for c in reversed(done.recommendation.contenders) if c.trial >= 0)
+    first, *others = (
+        replace(c, search_top1=92.0)
+        for c in reversed(done.recommendation.contenders)
+        if c.trial >= 0
+    )
     found = replace(done.recommendation, contenders=(first, *others))
     assert "was 92.00 % (trial 1)" in compose(replace(done, recommendation=found)).flattery
 
@@ -194,7 +220,9 @@ def test_comparison(comparison):
     assert document.columns[2].heading == "To sgd-step"
     assert document.contenders[2].difference == "–"
     assert document.contenders[-1].convergence == "not reached"
-    assert {curve.label for curve in document.lr_curves} == {row.name for row in document.contenders}
+    assert {curve.label for curve in document.lr_curves} == {
+        row.name for row in document.contenders
+    }
     assert len(document.learning_curves) == 5
     assert document.replayed  # by its plateau
     assert document.published == (("sgd-step", "ImageNet | 8 GPUs", "76.1", "90"),)
@@ -228,7 +256,9 @@ def test_what_was_tried_in_parallel_coordinates(done):
     )  # fmt: skip
     assert parallel.axes[-1].ticks == ((0.0, "stopped"), (pytest.approx(0.2), "8"), (1.0, "1"))
     assert [line.place for line in parallel.lines] == [4, 1, 2, 8, 6, 3, 7, 5, 0, 0, 0]
-    assert parallel.lines[1].said == "trial 1: place 1, 92.02 % Top-1; sgd 0.35, warmup 0.6 ep, linear"
+    assert (
+        parallel.lines[1].said == "trial 1: place 1, 92.02 % Top-1; sgd 0.35, warmup 0.6 ep, linear"
+    )
     assert all(0 <= position <= 1 for line in parallel.lines for position in line.positions)
 
 
@@ -273,7 +303,12 @@ def spending(asked, trained, reused):
             "756 avoided; 50 trials, 6 of them in full; 1 run completed, 1,200 pruned.",
         ),
         (
-            {"spending": spending(1, 7, 0), "num_trials": 1, "num_finished": 1, "num_runs": {"running": 2}},
+            {
+                "spending": spending(1, 7, 0),
+                "num_trials": 1,
+                "num_finished": 1,
+                "num_runs": {"running": 2},
+            },
             "1 epoch asked for: 7 trained in 35 s, 0 reused, none avoided, 6 added on rungs; "
             "1 trial, 1 of them in full; 2 runs running.",
         ),
@@ -294,7 +329,10 @@ def test_cost_in_one_sentence(changes, said):
 
 def test_study_on_rungs(climbed):
     document = compose(climbed)
-    assert [row[:4] for row in document.rungs] == [("2 epochs, compressed", 12, 4, 1), ("4 epochs", 5, 1, 1)]
+    assert [row[:4] for row in document.rungs] == [
+        ("2 epochs, compressed", 12, 4, 1),
+        ("4 epochs", 5, 1, 1),
+    ]
     assert [row.id for row in document.finished] == ["trial-0001", "trial-0005"]
     assert [row.trained for row in document.finished] == ["8 + 4 taken over", "12 + 4 taken over"]
     assert [row.trial for row in document.left[:4]] == [2, 0, 10, 7]
@@ -303,7 +341,11 @@ def test_study_on_rungs(climbed):
     # Each trial once: by its full run, or by the rung that it was left on.
     assert len(document.points) == 12
     assert [point.level for point in document.points] == [2, 0, 2, 1, 1, 0, 1, 1, 1, 1, 2, 1]
-    assert [point.state for point in document.points if point.state != "left"] == ["completed", "completed", "diverged"]
+    assert [point.state for point in document.points if point.state != "left"] == [
+        "completed",
+        "completed",
+        "diverged",
+    ]
 
 
 @pytest.mark.parametrize("study", ["done", "climbed", "comparison"])
@@ -315,18 +357,32 @@ def test_each_column_of_a_table_has_a_heading_and_a_side(request, study):
 def test_brackets_are_told_apart(climbing_config):
     config = replace(climbing_config, pruner="hyperband", rungs=Rung.parse("2,4"))
     rows = compose(report_of(StudyState(config=config, records=climbing_records()[:2]))).rungs
-    assert [row.rung for row in rows] == ["2 epochs, bracket 1", "4 epochs, bracket 1", "4 epochs, bracket 2"]
+    assert [row.rung for row in rows] == [
+        "2 epochs, bracket 1",
+        "4 epochs, bracket 1",
+        "4 epochs, bracket 2",
+    ]
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"pruner": "none"}, {}),
-        ({"pruner": "median"}, {"Signal of unfinished runs": "averaged weights, half-life 0.5 epochs"}),
+        (
+            {"pruner": "median"},
+            {"Signal of unfinished runs": "averaged weights, half-life 0.5 epochs"},
+        ),
         ({"pruner": "patient", "signal": "raw"}, {"Signal of unfinished runs": "raw weights"}),
         (
-            {"pruner": "halving", "rungs": (Rung(1), Rung(3)), "settings": TrainSettings(ema_half_life_epochs=0)},
-            {"Rungs": "1, 3; of 3 trials or more one goes up", "Signal of unfinished runs": "raw weights"},
+            {
+                "pruner": "halving",
+                "rungs": (Rung(1), Rung(3)),
+                "settings": TrainSettings(ema_half_life_epochs=0),
+            },
+            {
+                "Rungs": "1, 3; of 3 trials or more one goes up",
+                "Signal of unfinished runs": "raw weights",
+            },
         ),
     ],
 )
@@ -347,7 +403,12 @@ def test_rungs_and_signal_in_the_settings(config, changes, said):
 )
 def test_what_is_not_augmented_here_may_be_by_the_task(config, task, augment, said):
     changed = replace(config, task=task, settings=TrainSettings(augment=augment))
-    assert dict(compose(report_of(StudyState(config=changed))).settings)["Label smoothing, augmentation"] == said
+    assert (
+        dict(compose(report_of(StudyState(config=changed))).settings)[
+            "Label smoothing, augmentation"
+        ]
+        == said
+    )
 
 
 def test_peak_memory_is_that_of_the_process_that_took_most(done):
@@ -371,14 +432,20 @@ def test_lr_curve_is_the_schedule():
     schedule = build_schedule(recipe, epochs=EPOCHS, steps_per_epoch=STEPS_PER_EPOCH)
     curve = lr_curve("x", recipe, EPOCHS, STEPS_PER_EPOCH, ())
     assert curve.xs == tuple(step / STEPS_PER_EPOCH for step in range(EPOCHS * STEPS_PER_EPOCH))
-    assert curve.ys == tuple(recipe.peak_lr * schedule(step) for step in range(EPOCHS * STEPS_PER_EPOCH))
+    assert curve.ys == tuple(
+        recipe.peak_lr * schedule(step) for step in range(EPOCHS * STEPS_PER_EPOCH)
+    )
 
 
 def test_long_lr_curve_is_thinned_but_keeps_its_jumps():
     recipe = Recipe(decay=Step(every_epochs=1))
     curve = lr_curve("x", recipe, 90, 5000, ())
     assert len(curve.xs) < 2000
-    jumps = [(a, b) for a, b, y, z in zip(curve.xs, curve.xs[1:], curve.ys, curve.ys[1:], strict=False) if y != z]
+    jumps = [
+        (a, b)
+        for a, b, y, z in zip(curve.xs, curve.xs[1:], curve.ys, curve.ys[1:], strict=False)
+        if y != z
+    ]
     assert all(b - a == pytest.approx(1 / 5000) for a, b in jumps)
     assert len(jumps) == 89
 
@@ -429,13 +496,18 @@ def test_headline_claims_no_more_than_is_known(config, stage, headline):
 
 def test_a_study_that_was_given_up_promises_nothing(config):
     document = compose(stages(config)["everything diverged"])
-    assert document.verdict.startswith("The study was given up: each of 2 runs diverged, at peak LRs")
+    assert document.verdict.startswith(
+        "The study was given up: each of 2 runs diverged, at peak LRs"
+    )
     assert not any("yet" in said for said in (document.headline, document.verdict, document.target))
 
 
 def test_no_signal_gives_its_reason(config):
     said = compose(stages(config)["no signal"]).range_tests
-    assert said[0] == "SGD: no signal in 3 sweeps. The loss fell by less than its noise at every learning rate."
+    assert (
+        said[0]
+        == "SGD: no signal in 3 sweeps. The loss fell by less than its noise at every learning rate."
+    )
     assert said[1].startswith("AdamW: peak LR from 0.012 to 0.94, beginning with 0.21")
 
 
@@ -444,11 +516,15 @@ def test_diverged_confirmation_does_not_break_the_curves(config, done):
     for i, record in enumerate(records):
         if record.run.id == "trial-0001-confirm-0":
             broken = replace(record.measurements[1], train_loss=math.nan, val_loss=math.nan)
-            records[i] = replace(record, state="diverged", measurements=(record.measurements[0], broken))
+            records[i] = replace(
+                record, state="diverged", measurements=(record.measurements[0], broken)
+            )
     document = compose(report_of(replace(done.state, records=tuple(records))))
     assert all(len(curve.ys) == EPOCHS for curve in document.learning_curves)
 
 
 def test_a_range_test_of_somebodys_own_optimizer_is_told_by_its_name():
-    result = RangeResult(optimizer="schedulefreesgd", curves=(), interval=None, rule="", reason="the loss only rises")
+    result = RangeResult(
+        optimizer="schedulefreesgd", curves=(), interval=None, rule="", reason="the loss only rises"
+    )
     assert wording.range_result(result).startswith("schedulefreesgd: no signal")

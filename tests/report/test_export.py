@@ -70,11 +70,15 @@ def test_every_target_takes_an_optimizer_or_says_what_to_use_instead(to, optimiz
 @pytest.mark.parametrize("to", TARGETS)
 def test_every_target_says_what_the_lr_holds_for(to):
     found = exported(Recipe(), to, UNUSUAL)
-    assert found.note.endswith("Found with batches of 6, gradients clipped to a norm of 0.5, labels smoothed by 0.1.")
+    assert found.note.endswith(
+        "Found with batches of 6, gradients clipped to a norm of 0.5, labels smoothed by 0.1."
+    )
     assert exported(Recipe(), to).note.endswith("Found with batches of 1.")
 
 
-@pytest.mark.parametrize("recipe", [Recipe(), Recipe(decay=Exponential())])  # by a command line, and by code alone
+@pytest.mark.parametrize(
+    "recipe", [Recipe(), Recipe(decay=Exponential())]
+)  # by a command line, and by code alone
 def test_train_py_is_told_how_the_search_trained(recipe):
     flags = "--batch-size 2 --smoothing 0.1 --grad-accum-steps 3 --clip-grad 0.5"
     found = exported(recipe, "timm", UNUSUAL)
@@ -95,7 +99,12 @@ def test_json_has_the_recipe_and_every_lr(decay):
     document = json.loads(exported(recipe, "json").text)
     assert Recipe.from_dict(document["recipe"]) == recipe
     assert document["lrs"] == lrs_planned(recipe)
-    assert document["schedule"] == {"epochs": 8, "steps_per_epoch": 5, "warmup_steps": 8, "total_steps": 40}
+    assert document["schedule"] == {
+        "epochs": 8,
+        "steps_per_epoch": 5,
+        "warmup_steps": 8,
+        "total_steps": 40,
+    }
     assert document["optimizer"]["class"] == "pytorch_optimizer.Prodigy"
     assert document["optimizer"]["arguments"]["lr"] == recipe.peak_lr
     assert document["settings"] == {"batch_size": 1, "clip_norm": None, "label_smoothing": 0.0}
@@ -104,11 +113,19 @@ def test_json_has_the_recipe_and_every_lr(decay):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("decay", DECAYS + PLATEAUS, ids=str)
 def test_a_recipe_file_is_read_back(tmp_path, decay, optimizer):
-    values = {"peak_lr": 1.7e-5, "warmup_epochs": 1.5, "final_frac": 0.1, "nesterov": False, "weight_decay": 1e-20}
+    values = {
+        "peak_lr": 1.7e-5,
+        "warmup_epochs": 1.5,
+        "final_frac": 0.1,
+        "nesterov": False,
+        "weight_decay": 1e-20,
+    }
     recipe = Recipe(decay=decay, optimizer=optimizer, **values)
     (tmp_path / "mine.toml").write_text(exported(recipe, "toml").text)
     assert read_recipe(tmp_path / "mine.toml", EPOCHS).recipe == recipe
-    assert read_recipe(tmp_path / "mine.toml", 3 * EPOCHS).recipe == compress(recipe, EPOCHS, 3 * EPOCHS)
+    assert read_recipe(tmp_path / "mine.toml", 3 * EPOCHS).recipe == compress(
+        recipe, EPOCHS, 3 * EPOCHS
+    )
 
 
 def measured(epochs):
@@ -148,7 +165,11 @@ def test_the_reason_of_a_deviation_is_the_one_there_is():
     def note(decay, warmup_epochs):
         return exported(Recipe(decay=decay, warmup_epochs=warmup_epochs), "timm").note
 
-    late, early, whole = "the peak one update late", "drops one update early", "counted in whole updates"
+    late, early, whole = (
+        "the peak one update late",
+        "drops one update early",
+        "counted in whole updates",
+    )
     milestones = MultiStep(milestones_epochs=(3, 6))
     assert late in note(Cosine(), 1)
     assert whole not in note(Step(every_epochs=3), 1)
@@ -188,7 +209,11 @@ def table() -> str:
     ]
     for decay in decays:
         for final_frac in (0.0, 0.1):
-            cells = [cell(to, decay, warmup, final_frac) for to in ("timm", "transformers") for warmup in (0, 2)]
+            cells = [
+                cell(to, decay, warmup, final_frac)
+                for to in ("timm", "transformers")
+                for warmup in (0, 2)
+            ]
             lines.append(f"| {' | '.join([decay.name, f'{final_frac:g}', *cells])} |")
     return "\n".join(lines)
 

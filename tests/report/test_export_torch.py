@@ -75,7 +75,9 @@ def test_pasted_code_builds_every_optimizer(optimizer):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_pasted_code_builds_the_optimizer_that_was_trained(optimizer):
-    recipe = Recipe(optimizer=optimizer, peak_lr=0.003, momentum=0.8, nesterov=False, weight_decay=0.01)
+    recipe = Recipe(
+        optimizer=optimizer, peak_lr=0.003, momentum=0.8, nesterov=False, weight_decay=0.01
+    )
     given = {"model": torch.nn.Linear(1, 1)}
     exec(f"{optimizer_import(recipe)}\n{optimizer_code(recipe)}", given)
     pasted, trained = given["optimizer"], build_optimizer(recipe, given["model"].parameters())
@@ -84,15 +86,21 @@ def test_pasted_code_builds_the_optimizer_that_was_trained(optimizer):
 
 
 def test_sgd_keeps_its_momentum():
-    code = torch_code(Recipe(momentum=0.85, nesterov=False, weight_decay=5e-4), EPOCHS, STEPS_PER_EPOCH, PLAIN)
-    assert "model.parameters(), lr=0.1, momentum=0.85, nesterov=False, weight_decay=0.0005\n" in code
+    code = torch_code(
+        Recipe(momentum=0.85, nesterov=False, weight_decay=5e-4), EPOCHS, STEPS_PER_EPOCH, PLAIN
+    )
+    assert (
+        "model.parameters(), lr=0.1, momentum=0.85, nesterov=False, weight_decay=0.0005\n" in code
+    )
 
 
 @pytest.mark.parametrize("decay", [Constant(), Plateau()])
 @pytest.mark.parametrize("optimizer", ["sgd", "prodigy"])
 def test_pasted_code_clips_as_the_search_did(optimizer, decay, monkeypatch):
     norms = []
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda parameters, norm: norms.append(norm))
+    monkeypatch.setattr(
+        torch.nn.utils, "clip_grad_norm_", lambda parameters, norm: norms.append(norm)
+    )
     recipe = Recipe(optimizer=optimizer, decay=decay)
     lrs_used(torch_code(recipe, EPOCHS, STEPS_PER_EPOCH, UNUSUAL), VAL_LOSSES)
     assert norms == [0.5] * EPOCHS * STEPS_PER_EPOCH
@@ -101,7 +109,8 @@ def test_pasted_code_clips_as_the_search_did(optimizer, decay, monkeypatch):
 
 def test_nesterov_without_momentum_is_plain_sgd():
     assert (
-        len(lrs_used(torch_code(Recipe(momentum=0.0), EPOCHS, STEPS_PER_EPOCH, PLAIN), ())) == EPOCHS * STEPS_PER_EPOCH
+        len(lrs_used(torch_code(Recipe(momentum=0.0), EPOCHS, STEPS_PER_EPOCH, PLAIN), ()))
+        == EPOCHS * STEPS_PER_EPOCH
     )
 
 
@@ -109,12 +118,21 @@ def test_nesterov_without_momentum_is_plain_sgd():
     ("recipe", "scheduler"),
     [
         (Recipe(decay=Cosine()), "CosineAnnealingLR(optimizer, T_max=total_steps)"),
-        (Recipe(decay=Linear()), "LinearLR(optimizer, start_factor=1.0, end_factor=0.0, total_iters=total_steps)"),
+        (
+            Recipe(decay=Linear()),
+            "LinearLR(optimizer, start_factor=1.0, end_factor=0.0, total_iters=total_steps)",
+        ),
         (Recipe(decay=Exponential()), "ExponentialLR(optimizer, gamma=0.01 ** (1 / total_steps))"),
-        (Recipe(decay=MultiStep(milestones_epochs=(3, 6))), "MultiStepLR(optimizer, milestones=drops, gamma=0.1)"),
+        (
+            Recipe(decay=MultiStep(milestones_epochs=(3, 6))),
+            "MultiStepLR(optimizer, milestones=drops, gamma=0.1)",
+        ),
         (Recipe(decay=Cosine(), warmup_epochs=1), "SequentialLR("),
         (Recipe(decay=Polynomial(), final_frac=0.1), "LambdaLR(optimizer, multiplier)"),
-        (Recipe(decay=MultiStep(milestones_epochs=(3, 6)), warmup_epochs=1), "LambdaLR(optimizer, multiplier)"),
+        (
+            Recipe(decay=MultiStep(milestones_epochs=(3, 6)), warmup_epochs=1),
+            "LambdaLR(optimizer, multiplier)",
+        ),
         (Recipe(decay=MultiStep(milestones_epochs=(0.01, 6))), "LambdaLR(optimizer, multiplier)"),
         (Recipe(decay=WSD()), "LambdaLR(optimizer, multiplier)"),
     ],

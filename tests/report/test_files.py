@@ -115,14 +115,28 @@ def test_json_of_a_study_on_rungs(climbed):
     values = json.loads(render_json(compose(climbed)), parse_constant=pytest.fail)
     assert (values["study"]["rungs"], values["study"]["reduction_factor"]) == (["c2", "4"], 3)
     assert values["study"]["signal"] == "averaged"
-    assert values["rungs"][1] == {"rung": "4", "num_trials": 5, "num_promoted": 1, "num_regardless": 1, "tau": None}
+    assert values["rungs"][1] == {
+        "rung": "4",
+        "num_trials": 5,
+        "num_promoted": 1,
+        "num_regardless": 1,
+        "tau": None,
+    }
     assert values["left"][3] == {
         "trial": 7, "rung": "c2", "score": 84.85,
         "reason": "place 5 of 12 on rung c2",
     }  # fmt: skip
     cost = values["cost"]
-    assert cost["epochs_asked"] == cost["epochs_trained"] + cost["epochs_reused"] + cost["epochs_avoided"]
-    assert (cost["epochs_reused"], cost["epochs_again"], cost["num_trials"], cost["num_finished"]) == (3, 4, 12, 2)
+    assert (
+        cost["epochs_asked"]
+        == cost["epochs_trained"] + cost["epochs_reused"] + cost["epochs_avoided"]
+    )
+    assert (
+        cost["epochs_reused"],
+        cost["epochs_again"],
+        cost["num_trials"],
+        cost["num_finished"],
+    ) == (3, 4, 12, 2)
     reused = next(run for run in values["runs"] if run["id"] == "trial-0001")["measurements"][3]
     assert (reused["reused"], reused["again_epochs"], reused["averaged_top1"]) == (True, 0, 87.55)
 
@@ -169,7 +183,11 @@ def test_any_name_can_be_drawn(comparison, name):
     recipes = tuple(replace(named, name=f"{name} {i}") for i, named in enumerate(config.recipes))
     state = replace(comparison.state, config=replace(config, recipes=recipes))
     lr_curve, learning_curves = draw(compose(report_of(state, {})))
-    assert all(f">{name} {i}<" in plot.svg for plot in (lr_curve, learning_curves) for i in range(len(recipes)))
+    assert all(
+        f">{name} {i}<" in plot.svg
+        for plot in (lr_curve, learning_curves)
+        for i in range(len(recipes))
+    )
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -180,14 +198,22 @@ def test_plots_on_a_page_take_its_colours_and_speak(request, study, width):
         assert not set(re.findall(r"#[0-9a-f]{6}\b", svg)) - {"#000000"}
         assert "var(--plot-ink)" in svg
         ET.fromstring(re.sub(r"xlink:href", "href", svg))
-        assert re.search(r'<svg viewBox="[^"]+" class="\w+" role="img" aria-labelledby="[^"]+"><title[^>]*>\w', svg)
+        assert re.search(
+            r'<svg viewBox="[^"]+" class="\w+" role="img" aria-labelledby="[^"]+"><title[^>]*>\w',
+            svg,
+        )
         assert svg.count('class="says"><title>') == svg.count('class="says"') > 0
 
 
 def test_plots_are_the_same_whatever_the_users_matplotlibrc(done):
     before = [plot.svg for plot in draw(compose(done))]
     with rc_context(
-        {"lines.marker": "x", "figure.autolayout": True, "axes.xmargin": 0.3, "axes.formatter.limits": (0, 0)}
+        {
+            "lines.marker": "x",
+            "figure.autolayout": True,
+            "axes.xmargin": 0.3,
+            "axes.formatter.limits": (0, 0),
+        }
     ):
         assert [plot.svg for plot in draw(compose(done))] == before
 
@@ -284,7 +310,9 @@ def test_json_is_that_of_the_schema(request, study):
     jsonschema.validate(json.loads(render_json(compose(request.getfixturevalue(study)))), SCHEMA)
 
 
-@pytest.mark.parametrize("path", sorted(REPORTS.glob("*/report.json")), ids=lambda path: path.parent.name)
+@pytest.mark.parametrize(
+    "path", sorted(REPORTS.glob("*/report.json")), ids=lambda path: path.parent.name
+)
 def test_a_committed_report_is_that_of_the_schema(path):
     jsonschema.validate(json.loads(path.read_text(), parse_constant=pytest.fail), SCHEMA)
 
@@ -304,11 +332,20 @@ def test_every_stage_has_a_report(config, tmp_path, stage):
     assert {"report.md", "report.html", "report.json"} <= set(files)
     page = Page(files["report.html"].read_text())
     assert page.open == []
-    assert "nan" not in re.sub(r"<svg.*?</svg>", "", files["report.html"].read_text(), flags=re.S).lower().split()
-    jsonschema.validate(json.loads(files["report.json"].read_text(), parse_constant=pytest.fail), SCHEMA)
+    assert (
+        "nan"
+        not in re.sub(r"<svg.*?</svg>", "", files["report.html"].read_text(), flags=re.S)
+        .lower()
+        .split()
+    )
+    jsonschema.validate(
+        json.loads(files["report.json"].read_text(), parse_constant=pytest.fail), SCHEMA
+    )
     linked = set(re.findall(r"\]\((plots/[^)]+)\)", files["report.md"].read_text()))
     assert linked == {name for name in files if name.endswith(".png")}
-    assert {path.relative_to(tmp_path / "deep" / "folder").as_posix() for path in tmp_path.rglob("*.*")} == set(files)
+    assert {
+        path.relative_to(tmp_path / "deep" / "folder").as_posix() for path in tmp_path.rglob("*.*")
+    } == set(files)
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
@@ -337,9 +374,15 @@ def test_range_test_on_its_own(tmp_path, signal):
 @pytest.mark.parametrize("num_curves", [0, 1, 3])
 def test_a_range_test_whose_first_losses_were_not_finite_is_drawn(config, num_curves):
     result = range_result(signal=False)
-    empty = tuple(replace(curve, lrs=(), losses=(), diverged=True) for curve in result.curves[:num_curves])
+    empty = tuple(
+        replace(curve, lrs=(), losses=(), diverged=True) for curve in result.curves[:num_curves]
+    )
     empty = replace(result, curves=empty)
     assert draw_range_test(empty).svg.count("SGD: no signal") == 1
     assert draw(compose(report_of(StudyState(config=config, range_results=(empty,)), {}))) == ()
-    [plot] = draw(compose(report_of(StudyState(config=config, range_results=(empty, range_result("adamw"))), {})))
+    [plot] = draw(
+        compose(
+            report_of(StudyState(config=config, range_results=(empty, range_result("adamw"))), {})
+        )
+    )
     assert "AdamW: 0.012 to 0.94" in plot.svg

@@ -47,7 +47,12 @@ def empty(config):
 
 def test_plain_lines_one_a_run_and_one_a_note(config, empty):
     pruned = search_records()[8]
-    events = [SweepStarted("sgd", 1, 3), Note("sgd: 0.01 to 1"), *events_of(baseline_records()[0]), *events_of(pruned)]
+    events = [
+        SweepStarted("sgd", 1, 3),
+        Note("sgd: 0.01 to 1"),
+        *events_of(baseline_records()[0]),
+        *events_of(pruned),
+    ]
     text, _ = shown(config, empty, events)
     assert text.splitlines() == [
         "range test of sgd, sweep 1 of 3",
@@ -61,7 +66,10 @@ def test_slow_epochs_have_a_plain_line(config, empty):
     record = baseline_records()[0]
     slow = replace(record.measurements[0], seconds=11.0)
     text, _ = shown(config, empty, [EpochEnded(record.run, slow)])
-    assert text == f"baseline-0 epoch 1 of 12: LR 0.1, train loss {slow.train_loss:.3f}, Top-1 {slow.top1:.2f} %\n"
+    assert (
+        text
+        == f"baseline-0 epoch 1 of 12: LR 0.1, train loss {slow.train_loss:.3f}, Top-1 {slow.top1:.2f} %\n"
+    )
 
 
 def test_quiet_shows_nothing(config, empty):
@@ -73,7 +81,12 @@ def test_quiet_shows_nothing(config, empty):
 def test_terminal_shows_the_running_and_the_best(config, empty):
     baseline, best, pruned = baseline_records()[0], search_records()[0], search_records()[8]
     running = list(events_of(search_records()[1]))[:4]
-    _, text = shown(config, empty, [*events_of(baseline), *events_of(best), *events_of(pruned), *running], width=120)
+    _, text = shown(
+        config,
+        empty,
+        [*events_of(baseline), *events_of(best), *events_of(pruned), *running],
+        width=120,
+    )
     header, overall, run, best_line, note = text.splitlines()
     assert header.startswith("digits-<first> · small-cnn on digits · cpu, fp32")
     assert overall.startswith("search")
@@ -117,7 +130,9 @@ def test_sweeps_of_the_range_test_are_counted(config, budget):
 
 
 def test_resumed_study_goes_on_from_what_is_recorded(config):
-    begun = replace(search_records()[1], state="running", measurements=search_records()[1].measurements[:5])
+    begun = replace(
+        search_records()[1], state="running", measurements=search_records()[1].measurements[:5]
+    )
     state = StudyState(config=config, records=(*baseline_records(), search_records()[0], begun))
     _, text = shown(config, state, [RunStarted(begun.run, 5)])
     assert "trial 2 of 11" in text
@@ -170,7 +185,10 @@ def test_slow_epochs_that_are_reused_have_no_line(climbing_config):
     ("num_records", "best"),
     [
         (11, "best so far 88.35 % (trial-0001 on rung c2: sgd 0.35"),
-        (13, "best so far 90.55 % (trial-0000 on rung 4: sgd 0.213"),  # a lower one of another level comes after
+        (
+            13,
+            "best so far 90.55 % (trial-0000 on rung 4: sgd 0.213",
+        ),  # a lower one of another level comes after
         (18, "best so far 92.02 % (trial-0001: sgd 0.35"),
     ],
 )
@@ -222,7 +240,9 @@ def test_progress_never_takes_a_step_back(climbing_config, climbed):
 def test_diverged_and_failed_runs_do_not_break_it(config, empty):
     records = search_records()[9:]
     assert math.isnan(records[0].measurements[-1].val_loss)
-    _, text = shown(config, empty, [event for record in records for event in events_of(record)], width=100)
+    _, text = shown(
+        config, empty, [event for record in records for event in events_of(record)], width=100
+    )
     assert "trial-0009 diverged: the loss of epoch 2 is not finite" in text
     assert "trial-0010 failed: out of memory" in text
 

@@ -23,14 +23,20 @@ def test_a_run_without_an_epoch_has_no_top1(done):
 
 def test_best_that_was_left_on_a_rung(config, tmp_path):
     report = stages(config)["left on rungs"]
-    result = SearchResult(state=report.state, recommendation=report.recommendation, folder=tmp_path, report=report)
+    result = SearchResult(
+        state=report.state, recommendation=report.recommendation, folder=tmp_path, report=report
+    )
     assert result.best.recipe.peak_lr == 0.35
     assert math.isnan(result.best.top1)
 
 
 def test_a_result_is_two_lines(done, tmp_path):
-    result = SearchResult(state=done.state, recommendation=done.recommendation, folder=tmp_path, report=done)
-    assert repr(result) == f"digits-<first>: {compose(done).headline}\n{done.recommendation.verdict}"
+    result = SearchResult(
+        state=done.state, recommendation=done.recommendation, folder=tmp_path, report=done
+    )
+    assert (
+        repr(result) == f"digits-<first>: {compose(done).headline}\n{done.recommendation.verdict}"
+    )
     assert repr(range_result(signal=False)) == (
         "RangeResult(optimizer='sgd', interval=None, rule='from the steepest descent to the lowest loss', "
         "reason='The loss fell by less than its noise at every learning rate.', suggestions={})"
@@ -39,7 +45,9 @@ def test_a_result_is_two_lines(done, tmp_path):
 
 def test_names_and_retries_as_a_table(done, comparison):
     first = replace(done.state.records[0], retries=2)
-    table = runs_dataframe(replace(done.state, records=(first, *done.state.records[1:]))).set_index("run")
+    table = runs_dataframe(replace(done.state, records=(first, *done.state.records[1:]))).set_index(
+        "run"
+    )
     assert table.loc["baseline-0", ["name", "retries"]].to_list() == ["baseline", 2]
     assert table.loc["trial-0001-confirm-0", ["name", "retries"]].to_list() == ["trial 1", 0]
     names = runs_dataframe(comparison.state).set_index("run")["name"]

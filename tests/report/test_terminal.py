@@ -32,7 +32,9 @@ def printed(show, width):
 )
 def test_recommendation_is_the_golden_file(request, study, name, width):
     report = request.getfixturevalue(study)
-    text = printed(lambda console: print_recommendation(report, console, Path("reports/digits")), width)
+    text = printed(
+        lambda console: print_recommendation(report, console, Path("reports/digits")), width
+    )
     golden = GOLDEN / f"{name}.txt"
     if os.environ.get("UPDATE_GOLDEN"):
         golden.write_text(text)
@@ -54,7 +56,12 @@ def test_every_stage_fits_into_80_columns(config):
     ],
 )
 def test_the_top1_of_what_is_not_confirmed_is_told(config, stage, said):
-    assert said in printed(lambda console: print_recommendation(stages(config)[stage], console), 80).splitlines()
+    assert (
+        said
+        in printed(
+            lambda console: print_recommendation(stages(config)[stage], console), 80
+        ).splitlines()
+    )
 
 
 def test_a_line_that_is_too_short_loses_nothing(done):
@@ -70,9 +77,14 @@ def test_studies(config, done):
 
 
 def test_range_test():
-    text = printed(lambda console: print_range_result(range_result(), Path("out"), console=console), 120)
+    text = printed(
+        lambda console: print_range_result(range_result(), Path("out"), console=console), 120
+    )
     assert text.startswith("SGD: peak LR from 0.012 to 0.94, beginning with 0.21, by 3 sweeps")
     as_json = printed(
-        lambda console: print_range_result(range_result(), Path("out"), as_json=True, console=console), 40
+        lambda console: print_range_result(
+            range_result(), Path("out"), as_json=True, console=console
+        ),
+        40,
     )
     assert '"suggestion": 0.21' in as_json

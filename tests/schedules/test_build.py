@@ -75,10 +75,13 @@ def test_the_step_convention(decay, warmup_epochs, final_frac, expected):
 
 
 @pytest.mark.parametrize(
-    ("warmup_epochs", "steps_per_epoch", "warmup_steps"), [(0, 100, 0), (1, 100, 100), (0.254, 100, 25), (1.5, 7, 10)]
+    ("warmup_epochs", "steps_per_epoch", "warmup_steps"),
+    [(0, 100, 0), (1, 100, 100), (0.254, 100, 25), (1.5, 7, 10)],
 )
 def test_the_warmup_is_taken_to_the_nearest_step(warmup_epochs, steps_per_epoch, warmup_steps):
-    schedule = build_schedule(recipe(Constant(), warmup_epochs), epochs=2, steps_per_epoch=steps_per_epoch)
+    schedule = build_schedule(
+        recipe(Constant(), warmup_epochs), epochs=2, steps_per_epoch=steps_per_epoch
+    )
     assert schedule.warmup_steps == warmup_steps
 
 
@@ -86,7 +89,9 @@ def test_the_warmup_is_taken_to_the_nearest_step(warmup_epochs, steps_per_epoch,
 @pytest.mark.parametrize("warmup_epochs", [0, 1.7, 5])
 def test_milestones_fall_on_their_very_step(steps_per_epoch, warmup_epochs):
     decay = MultiStep(milestones_epochs=(30, 60, 80))
-    schedule = build_schedule(recipe(decay, warmup_epochs), epochs=90, steps_per_epoch=steps_per_epoch)
+    schedule = build_schedule(
+        recipe(decay, warmup_epochs), epochs=90, steps_per_epoch=steps_per_epoch
+    )
     for milestone, after in ((30, 0.1), (60, 0.01), (80, 0.001)):
         step = milestone * steps_per_epoch
         assert (schedule(step - 1), schedule(step)) == pytest.approx((after * 10, after))
@@ -101,16 +106,36 @@ def test_a_step_outside_the_run_is_refused(decay, step):
 
 
 REFUSED = [
-    (recipe(Cosine(), 5), 5, 10, ["`warmup_epochs < epochs` must hold", "warmup_epochs=5, epochs=5 (50 of 50 steps)"]),
-    (recipe(Cosine(), 4.96), 5, 10, ["`warmup_epochs < epochs` must hold", "warmup_epochs=4.96, epochs=5 (50 of 50"]),
-    (recipe(Plateau(), 7), 5, 10, ["`warmup_epochs < epochs` must hold", "warmup_epochs=7, epochs=5 (70 of 50 steps)"]),
+    (
+        recipe(Cosine(), 5),
+        5,
+        10,
+        ["`warmup_epochs < epochs` must hold", "warmup_epochs=5, epochs=5 (50 of 50 steps)"],
+    ),
+    (
+        recipe(Cosine(), 4.96),
+        5,
+        10,
+        ["`warmup_epochs < epochs` must hold", "warmup_epochs=4.96, epochs=5 (50 of 50"],
+    ),
+    (
+        recipe(Plateau(), 7),
+        5,
+        10,
+        ["`warmup_epochs < epochs` must hold", "warmup_epochs=7, epochs=5 (70 of 50 steps)"],
+    ),
     (
         recipe(Step(every_epochs=0.09)),
         5,
         10,
         ["`every_epochs` must be at least one optimizer step", "every_epochs=0.09."],
     ),
-    (recipe(Step(every_epochs=0.09), 6), 5, 10, ["`warmup_epochs < epochs`", "`every_epochs` must be at least"]),
+    (
+        recipe(Step(every_epochs=0.09), 6),
+        5,
+        10,
+        ["`warmup_epochs < epochs`", "`every_epochs` must be at least"],
+    ),
     (recipe(Cosine()), 0, 10, ["`1 <= epochs` must hold, but got epochs=0."]),
     (
         recipe(Cosine()),
@@ -122,7 +147,9 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("impossible", "epochs", "steps_per_epoch", "said"), REFUSED)
-def test_what_cannot_be_is_refused_with_every_rule_it_breaks(impossible, epochs, steps_per_epoch, said):
+def test_what_cannot_be_is_refused_with_every_rule_it_breaks(
+    impossible, epochs, steps_per_epoch, said
+):
     with pytest.raises(InputError) as error:
         build_schedule(impossible, epochs=epochs, steps_per_epoch=steps_per_epoch)
     assert [part for part in said if part not in str(error.value)] == []
@@ -130,7 +157,9 @@ def test_what_cannot_be_is_refused_with_every_rule_it_breaks(impossible, epochs,
 
 def test_a_period_of_exactly_one_step_is_possible():
     # 1 / 49 * 49 < 1 in floating point.
-    schedule = build_schedule(recipe(Step(every_epochs=1 / 49, factor=0.5)), epochs=1, steps_per_epoch=49)
+    schedule = build_schedule(
+        recipe(Step(every_epochs=1 / 49, factor=0.5)), epochs=1, steps_per_epoch=49
+    )
     assert values(schedule) == [0.5**t for t in range(49)]
 
 
@@ -151,7 +180,10 @@ class TestPlateau:
         schedule = self.after(losses)
         schedule(known_steps - 1)
         for step in range(known_steps, schedule.total_steps):
-            with pytest.raises(ValueError, match=rf"`step < {known_steps}` must hold until epoch .* got step={step}\."):
+            with pytest.raises(
+                ValueError,
+                match=rf"`step < {known_steps}` must hold until epoch .* got step={step}\.",
+            ):
                 schedule(step)
 
     def test_the_warmup_waits_for_nothing(self):
@@ -163,7 +195,10 @@ class TestPlateau:
     @pytest.mark.parametrize(
         ("warmup_epochs", "multipliers"),
         [
-            (1.0, [1, 0.5, 0.25]),  # the end of warmup is the end of epoch 1, which is the first to be observed
+            (
+                1.0,
+                [1, 0.5, 0.25],
+            ),  # the end of warmup is the end of epoch 1, which is the first to be observed
             (1.5, [1, 1, 0.5]),  # it lies in epoch 2, which is the first to be observed
             (3.0, [1, 1, 1]),
         ],
@@ -180,7 +215,9 @@ class TestPlateau:
 
     def test_the_monitor_chooses_the_metric(self):
         schedule = build_schedule(
-            recipe(Plateau(monitor="top1", factor=0.5, patience_epochs=0)), epochs=3, steps_per_epoch=1
+            recipe(Plateau(monitor="top1", factor=0.5, patience_epochs=0)),
+            epochs=3,
+            steps_per_epoch=1,
         )
         for val_loss, top1 in ((1.0, 50.0), (0.5, 40.0)):  # the loss falls, but so does the Top-1
             schedule = schedule.observe(val_loss=val_loss, top1=top1)

@@ -67,8 +67,15 @@ def check_same_shares(recipe, epochs, to_epochs, steps_per_epoch):
         assert min(around) - 1e-9 <= compressed(step) <= max(around) + 1e-9, step
 
 
-@given(data=st.data(), to_epochs=st.integers(1, 9), longer_by=st.integers(1, 18), steps_per_epoch=st.integers(4, 20))
-def test_the_multiplier_at_a_share_of_the_run_is_that_of_the_full_one(data, to_epochs, longer_by, steps_per_epoch):
+@given(
+    data=st.data(),
+    to_epochs=st.integers(1, 9),
+    longer_by=st.integers(1, 18),
+    steps_per_epoch=st.integers(4, 20),
+)
+def test_the_multiplier_at_a_share_of_the_run_is_that_of_the_full_one(
+    data, to_epochs, longer_by, steps_per_epoch
+):
     epochs = to_epochs + longer_by
     check_same_shares(data.draw(recipes(epochs)), epochs, to_epochs, steps_per_epoch)
 
@@ -78,23 +85,32 @@ WRITTEN_OUT = [
     (Recipe(decay=Constant()), [1, 1, 1, 1, 1, 1]),
     (Recipe(decay=Linear()), [1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]),
     (Recipe(decay=Linear(), warmup_epochs=3), [1 / 2, 1, 1, 3 / 4, 2 / 4, 1 / 4]),
-    (Recipe(decay=Linear(), warmup_epochs=0.5), [1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]),  # a third of a step
+    (
+        Recipe(decay=Linear(), warmup_epochs=0.5),
+        [1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6],
+    ),  # a third of a step
     (Recipe(decay=Linear(), warmup_epochs=3, final_frac=0.2), [1 / 2, 1, 1, 0.8, 0.6, 0.4]),
     (Recipe(decay=WSD(cooldown_frac=0.5)), [1, 1, 1, 1, 1 - (1 / 3) ** 0.5, 1 - (2 / 3) ** 0.5]),
     (Recipe(decay=Step(every_epochs=3)), [1, 1, 0.1, 0.1, 0.01, 0.01]),
-    (Recipe(decay=Step(every_epochs=1, factor=0.5)), [1, 1 / 4, 1 / 8, 1 / 32, 1 / 64, 1 / 256]),  # to the nearest step
+    (
+        Recipe(decay=Step(every_epochs=1, factor=0.5)),
+        [1, 1 / 4, 1 / 8, 1 / 32, 1 / 64, 1 / 256],
+    ),  # to the nearest step
     (Recipe(decay=MultiStep(milestones_epochs=(6.0, 7.5))), [1, 1, 1, 1, 0.1, 0.01]),
     (Recipe(decay=MultiStep(milestones_epochs=(6.0, 18.0))), [1, 1, 1, 1, 0.1, 0.1]),
 ]
 
 
-@pytest.mark.parametrize(("recipe", "expected"), WRITTEN_OUT, ids=lambda value: getattr(value, "label", ""))
+@pytest.mark.parametrize(
+    ("recipe", "expected"), WRITTEN_OUT, ids=lambda value: getattr(value, "label", "")
+)
 def test_compressed_schedules_written_out(recipe, expected):
     schedule = schedule_of(compressed_run(recipe, 9, 3), 2)
     assert [schedule(step) for step in range(6)] == pytest.approx(expected)
 
 
-# epochs of the full run, of the compressed one; patience and cooldown of the rule, and what they become
+# epochs of the full run, of the compressed one; patience and cooldown of the rule, and what they
+# become
 PLATEAUS = [
     (27, 9, 2, 0, 0, 0),  # 3 bad epochs become 1
     (27, 9, 5, 3, 1, 1),
@@ -108,8 +124,12 @@ PLATEAUS = [
 ]
 
 
-@pytest.mark.parametrize(("epochs", "to_epochs", "patience", "cooldown", "to_patience", "to_cooldown"), PLATEAUS)
-def test_a_plateau_waits_for_its_share_of_epochs(epochs, to_epochs, patience, cooldown, to_patience, to_cooldown):
+@pytest.mark.parametrize(
+    ("epochs", "to_epochs", "patience", "cooldown", "to_patience", "to_cooldown"), PLATEAUS
+)
+def test_a_plateau_waits_for_its_share_of_epochs(
+    epochs, to_epochs, patience, cooldown, to_patience, to_cooldown
+):
     rule = Plateau(patience_epochs=patience, cooldown_epochs=cooldown, factor=0.5)
     decay = compress(Recipe(decay=rule), epochs, to_epochs).decay
     assert decay == replace(rule, patience_epochs=to_patience, cooldown_epochs=to_cooldown)
@@ -143,8 +163,14 @@ def test_a_run_that_stops_early_has_the_schedule_of_the_full_one():
 @pytest.mark.parametrize(
     ("recipe", "problem"),
     [
-        (Recipe(warmup_epochs=27), r"`warmup_epochs < epochs` must hold, but got warmup_epochs=27, epochs=27"),
-        (Recipe(decay=Step(every_epochs=0.01)), r"`every_epochs` must be at least one optimizer step"),
+        (
+            Recipe(warmup_epochs=27),
+            r"`warmup_epochs < epochs` must hold, but got warmup_epochs=27, epochs=27",
+        ),
+        (
+            Recipe(decay=Step(every_epochs=0.01)),
+            r"`every_epochs` must be at least one optimizer step",
+        ),
     ],
 )
 def test_of_a_full_run_the_impossible_is_refused(recipe, problem):

@@ -47,7 +47,9 @@ def lrs_of_torch(optimizer, scheduler):
 
 
 def lrs_of_lrtune(decay, warmup_steps, final_frac=0.0):
-    recipe = Recipe(decay=decay, warmup_epochs=warmup_steps / STEPS_PER_EPOCH, final_frac=final_frac)
+    recipe = Recipe(
+        decay=decay, warmup_epochs=warmup_steps / STEPS_PER_EPOCH, final_frac=final_frac
+    )
     schedule = build_schedule(recipe, epochs=EPOCHS, steps_per_epoch=STEPS_PER_EPOCH)
     return [PEAK_LR * schedule(step) for step in range(TOTAL_STEPS)]
 
@@ -57,12 +59,24 @@ SMOOTH = [
     pytest.param(Constant(), 0, lambda o, n: lrs.ConstantLR(o, factor=1), id="ConstantLR"),
     pytest.param(Cosine(), 0, lambda o, n: lrs.CosineAnnealingLR(o, n), id="CosineAnnealingLR"),
     pytest.param(
-        Cosine(), 0.05, lambda o, n: lrs.CosineAnnealingLR(o, n, 0.05 * PEAK_LR), id="CosineAnnealingLR-eta_min"
+        Cosine(),
+        0.05,
+        lambda o, n: lrs.CosineAnnealingLR(o, n, 0.05 * PEAK_LR),
+        id="CosineAnnealingLR-eta_min",
     ),
     pytest.param(Linear(), 0, lambda o, n: lrs.LinearLR(o, 1.0, 0.0, n), id="LinearLR"),
-    pytest.param(Linear(), 0.1, lambda o, n: lrs.LinearLR(o, 1.0, 0.1, n), id="LinearLR-end_factor"),
-    pytest.param(Polynomial(power=2.5), 0, lambda o, n: lrs.PolynomialLR(o, n, 2.5), id="PolynomialLR"),
-    pytest.param(Exponential(end_frac=0.01), 0, lambda o, n: lrs.ExponentialLR(o, 0.01 ** (1 / n)), id="ExponentialLR"),
+    pytest.param(
+        Linear(), 0.1, lambda o, n: lrs.LinearLR(o, 1.0, 0.1, n), id="LinearLR-end_factor"
+    ),
+    pytest.param(
+        Polynomial(power=2.5), 0, lambda o, n: lrs.PolynomialLR(o, n, 2.5), id="PolynomialLR"
+    ),
+    pytest.param(
+        Exponential(end_frac=0.01),
+        0,
+        lambda o, n: lrs.ExponentialLR(o, 0.01 ** (1 / n)),
+        id="ExponentialLR",
+    ),
 ]
 
 
@@ -80,7 +94,11 @@ def test_warmup_and_then_a_decay(decay, final_frac, torch_decay, warmup_steps):
 
 
 STAIRCASES = [
-    pytest.param(Step(every_epochs=2, factor=0.3), lambda o: lrs.StepLR(o, 2 * STEPS_PER_EPOCH, 0.3), id="StepLR"),
+    pytest.param(
+        Step(every_epochs=2, factor=0.3),
+        lambda o: lrs.StepLR(o, 2 * STEPS_PER_EPOCH, 0.3),
+        id="StepLR",
+    ),
     pytest.param(
         MultiStep(milestones_epochs=(4, 8, 9), factor=0.2),
         lambda o: lrs.MultiStepLR(o, [m * STEPS_PER_EPOCH for m in (4, 8, 9)], 0.2),
@@ -94,8 +112,12 @@ STAIRCASES = [
 def test_warmup_and_steps_that_count_from_the_start(decay, torch_decay, warmup_steps):
     optimizer = sgd()
     # Chained, both count from the start of training; a warmup of one step is none.
-    scheduler = lrs.ChainedScheduler([linear_warmup(optimizer, max(1, warmup_steps)), torch_decay(optimizer)])
-    assert lrs_of_lrtune(decay, warmup_steps) == pytest.approx(lrs_of_torch(optimizer, scheduler), rel=CLOSE, abs=0)
+    scheduler = lrs.ChainedScheduler(
+        [linear_warmup(optimizer, max(1, warmup_steps)), torch_decay(optimizer)]
+    )
+    assert lrs_of_lrtune(decay, warmup_steps) == pytest.approx(
+        lrs_of_torch(optimizer, scheduler), rel=CLOSE, abs=0
+    )
 
 
 RULES = st.builds(
@@ -109,7 +131,9 @@ RULES = st.builds(
 )
 FLOORS = st.sampled_from([0.0, 0.01, 0.5, 1.0])
 # Few distinct values, so that ties and plateaus are common.
-METRICS = st.lists(st.integers(0, 12).map(lambda n: n / 4) | st.sampled_from([math.nan, math.inf]), max_size=40)
+METRICS = st.lists(
+    st.integers(0, 12).map(lambda n: n / 4) | st.sampled_from([math.nan, math.inf]), max_size=40
+)
 
 
 def reduce_on_plateau(optimizer, rule, floor, **kwargs):
@@ -134,7 +158,9 @@ def test_plateau_rule(rule, floor, metrics):
         optimizer.step()
         scheduler.step(metric)
         state = observe(rule, state, metric, floor=floor)
-        assert PEAK_LR * state.multiplier == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12, abs=0)
+        assert PEAK_LR * state.multiplier == pytest.approx(
+            optimizer.param_groups[0]["lr"], rel=1e-12, abs=0
+        )
         assert (state.best, state.num_bad_epochs, state.cooldown_left_epochs) == (
             scheduler.best,
             scheduler.num_bad_epochs,
@@ -153,14 +179,22 @@ def test_plateau_rule_without_the_eps_of_torch(rule, floor, metrics):
         assert -1e-15 <= above <= 1e-8 / (1 - rule.factor) + 1e-15
 
 
-@given(RULES, FLOORS, st.lists(st.tuples(st.floats(0, 3), st.integers(0, 12)), min_size=12, max_size=12))
+@given(
+    RULES,
+    FLOORS,
+    st.lists(st.tuples(st.floats(0, 3), st.integers(0, 12)), min_size=12, max_size=12),
+)
 def test_plateau_schedule_in_a_training_loop(rule, floor, metrics):
-    schedule = build_schedule(Recipe(decay=rule, final_frac=floor), epochs=len(metrics), steps_per_epoch=3)
+    schedule = build_schedule(
+        Recipe(decay=rule, final_frac=floor), epochs=len(metrics), steps_per_epoch=3
+    )
     optimizer = sgd()
     scheduler = reduce_on_plateau(optimizer, rule, floor, eps=0)
     for epoch, (val_loss, top1) in enumerate(metrics):
         for step in range(3 * epoch, 3 * epoch + 3):
-            assert PEAK_LR * schedule(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12, abs=0)
+            assert PEAK_LR * schedule(step) == pytest.approx(
+                optimizer.param_groups[0]["lr"], rel=1e-12, abs=0
+            )
             optimizer.step()
         scheduler.step(val_loss if rule.monitor == "val_loss" else top1)
         schedule = schedule.observe(val_loss=val_loss, top1=top1)

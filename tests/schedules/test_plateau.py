@@ -13,10 +13,18 @@ NAN, INF = math.nan, math.inf
 # rule, floor, metric of each epoch, multiplier after each epoch
 TRACES = [
     pytest.param(
-        Plateau(factor=0.5, patience_epochs=0), 0, [3, 2, 2, 1, 1, 1], [1, 1, 0.5, 0.5, 0.25, 0.125], id="no patience"
+        Plateau(factor=0.5, patience_epochs=0),
+        0,
+        [3, 2, 2, 1, 1, 1],
+        [1, 1, 0.5, 0.5, 0.25, 0.125],
+        id="no patience",
     ),
     pytest.param(
-        Plateau(factor=0.5, patience_epochs=2), 0, [1] * 8, [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25], id="patience of 2"
+        Plateau(factor=0.5, patience_epochs=2),
+        0,
+        [1] * 8,
+        [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25],
+        id="patience of 2",
     ),
     pytest.param(
         Plateau(factor=0.5, patience_epochs=1),
@@ -33,7 +41,11 @@ TRACES = [
         id="a cooldown looks away",
     ),
     pytest.param(
-        Plateau(factor=0.1, patience_epochs=0), 0.05, [1] * 4, [1, 0.1, 0.05, 0.05], id="never below the floor"
+        Plateau(factor=0.1, patience_epochs=0),
+        0.05,
+        [1] * 4,
+        [1, 0.1, 0.05, 0.05],
+        id="never below the floor",
     ),
     pytest.param(
         Plateau(monitor="top1", factor=0.5, patience_epochs=0),
@@ -43,7 +55,11 @@ TRACES = [
         id="top1",
     ),
     pytest.param(
-        Plateau(factor=0.5, patience_epochs=0, threshold=0.25), 0, [8, 6.5, 5], [1, 0.5, 0.5], id="relative threshold"
+        Plateau(factor=0.5, patience_epochs=0, threshold=0.25),
+        0,
+        [8, 6.5, 5],
+        [1, 0.5, 0.5],
+        id="relative threshold",
     ),
     pytest.param(
         Plateau(factor=0.5, patience_epochs=0, threshold=2, threshold_mode="abs"),
@@ -71,7 +87,9 @@ TRACES = [
 
 @pytest.mark.parametrize(("rule", "floor", "metrics", "multipliers"), TRACES)
 def test_the_multiplier_after_each_epoch(rule, floor, metrics, multipliers):
-    states = accumulate(metrics, lambda s, metric: observe(rule, s, metric, floor=floor), initial=start(rule))
+    states = accumulate(
+        metrics, lambda s, metric: observe(rule, s, metric, floor=floor), initial=start(rule)
+    )
     assert [state.multiplier for state in states][1:] == pytest.approx(multipliers)
 
 

@@ -56,7 +56,9 @@ def schedules(draw, decays=OPEN_LOOP | PLATEAUS):
     epochs, steps_per_epoch = draw(st.integers(1, 12)), draw(st.integers(1, 20))
     warmup_steps = draw(st.integers(0, epochs * steps_per_epoch - 1))
     recipe = Recipe(
-        decay=draw(decays), warmup_epochs=warmup_steps / steps_per_epoch, final_frac=draw(FRACTIONS | st.just(0.0))
+        decay=draw(decays),
+        warmup_epochs=warmup_steps / steps_per_epoch,
+        final_frac=draw(FRACTIONS | st.just(0.0)),
     )
     schedule = build_schedule(recipe, epochs=epochs, steps_per_epoch=steps_per_epoch)
     assert schedule.warmup_steps == warmup_steps
@@ -89,7 +91,13 @@ def test_no_step_is_spent_at_a_multiplier_of_zero(schedule):
     assert min(values(schedule)) > 0
 
 
-@given(schedules(st.sampled_from([Constant(), Cosine(), Linear(), Polynomial(), Exponential(), WSD(), HoldPower()])))
+@given(
+    schedules(
+        st.sampled_from(
+            [Constant(), Cosine(), Linear(), Polynomial(), Exponential(), WSD(), HoldPower()]
+        )
+    )
+)
 def test_the_decay_begins_at_exactly_the_peak(schedule):
     assert schedule(schedule.warmup_steps) == 1.0
 
@@ -104,15 +112,25 @@ def test_every_step_of_the_run_has_a_value_and_no_other_has(schedule, step):
 
 
 def with_decay(schedule: Schedule, decay) -> list[float]:
-    recipe = Recipe(decay=decay, warmup_epochs=schedule.recipe.warmup_epochs, final_frac=schedule.recipe.final_frac)
-    return values(build_schedule(recipe, epochs=schedule.epochs, steps_per_epoch=schedule.steps_per_epoch))
+    recipe = Recipe(
+        decay=decay,
+        warmup_epochs=schedule.recipe.warmup_epochs,
+        final_frac=schedule.recipe.final_frac,
+    )
+    return values(
+        build_schedule(recipe, epochs=schedule.epochs, steps_per_epoch=schedule.steps_per_epoch)
+    )
 
 
 @given(schedules(), POWERS)
 def test_hold_power_contains_linear_polynomial_and_constant(schedule, power):
     assert with_decay(schedule, HoldPower(hold_frac=0, power=1)) == with_decay(schedule, Linear())
-    assert with_decay(schedule, HoldPower(hold_frac=0, power=power)) == with_decay(schedule, Polynomial(power=power))
-    assert with_decay(schedule, HoldPower(hold_frac=0.9999, power=power)) == with_decay(schedule, Constant())
+    assert with_decay(schedule, HoldPower(hold_frac=0, power=power)) == with_decay(
+        schedule, Polynomial(power=power)
+    )
+    assert with_decay(schedule, HoldPower(hold_frac=0.9999, power=power)) == with_decay(
+        schedule, Constant()
+    )
 
 
 @given(schedules(), st.floats(1, 15), FACTORS)

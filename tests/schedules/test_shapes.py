@@ -17,7 +17,10 @@ from lrtune.schedules.shapes import (
 
 TABLE = [
     (constant(), [(0, 1), (0.5, 1), (0.999, 1)]),
-    (staircase((0.25, 0.75), 0.1), [(0, 1), (0.24, 1), (0.25, 0.1), (0.74, 0.1), (0.75, 0.01), (0.99, 0.01)]),
+    (
+        staircase((0.25, 0.75), 0.1),
+        [(0, 1), (0.24, 1), (0.25, 0.1), (0.74, 0.1), (0.75, 0.01), (0.99, 0.01)],
+    ),
     (staircase((-0.5, 0.0, 0.5), 0.5), [(0, 0.25), (0.49, 0.25), (0.5, 0.125)]),
     (staircase((1.0, 1.5), 0.1), [(0, 1), (0.999, 1)]),
     (staircase((0.5, 0.5), 0.1), [(0.4, 1), (0.5, 0.01)]),
@@ -41,5 +44,6 @@ TABLE = [
 
 @pytest.mark.parametrize(("shape", "points"), TABLE)
 def test_a_shape_is_what_its_equation_says(shape, points):
-    # A p that is no binary fraction may fall 1e-16 beside the start of the cooldown, where the root makes 1e-8 of it.
+    # A p that is no binary fraction may fall 1e-16 beside the start of the cooldown, where the root
+    # makes 1e-8 of it.
     assert [shape(p) for p, _ in points] == pytest.approx([value for _, value in points], rel=1e-7)

@@ -43,7 +43,8 @@ def final_top1(recipe):
 def measurement(run, epoch):
     """A line to the final Top-1, a little different for each seed; an LR above 2.5 diverges in epoch 3.
 
-    A compressed run comes as far as a full one, so its ranking is right. The averaged weights are nearer to the end.
+    A compressed run comes as far as a full one, so its ranking is right. The averaged weights are
+    nearer to the end.
     """
     reached = CHANCE + (final_top1(run.recipe) - CHANCE) * epoch / run.horizon_epochs
     reached += 0.1 * math.sin(run.seed + epoch)

@@ -1,7 +1,7 @@
 """Training in miniature, a place for its states that can lose them, and a search with both.
 
-It is noisy gradient descent on a parabola: as the real thing, a function of the seed and of the LR of every step, and
-of nothing else.
+It is noisy gradient descent on a parabola: as the real thing, a function of the seed and of the LR
+of every step, and of nothing else.
 """
 
 import math
@@ -44,14 +44,18 @@ class MiniTrainer:
             rng = Random(f"{run.seed} {epoch}")
             lrs = []
             for _ in range(self.steps_per_epoch):
-                gradients = [h * w + rng.gauss(0, 0.3) for h, w in zip(CURVATURES, weights, strict=True)]
+                gradients = [
+                    h * w + rng.gauss(0, 0.3) for h, w in zip(CURVATURES, weights, strict=True)
+                ]
                 if self.skips and rng.random() < 0.3:
                     continue
                 lrs.append(run.recipe.peak_lr * schedule(step))
                 step += 1
                 decay = 1 - lrs[-1] * run.recipe.weight_decay
                 weights = [decay * w - lrs[-1] * g for w, g in zip(weights, gradients, strict=True)]
-                averages = [KEEP * a + (1 - KEEP) * w for a, w in zip(averages, weights, strict=True)]
+                averages = [
+                    KEEP * a + (1 - KEEP) * w for a, w in zip(averages, weights, strict=True)
+                ]
             measurement = self._measured(epoch, step, lrs, weights, averages)
             done.append(measurement)
             schedule = schedule.observe(val_loss=measurement.val_loss, top1=measurement.top1)
@@ -119,6 +123,8 @@ def search(config, ask, trainer, states):
                 record = replace(record, state="pruned", reason=decision.reason)
                 break
         if record.state == "running":
-            record = replace(record, state="diverged" if record.measurements[-1].diverged else "completed")
+            record = replace(
+                record, state="diverged" if record.measurements[-1].diverged else "completed"
+            )
         state = replace(state, records=(*before, record))
         yield state

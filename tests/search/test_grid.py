@@ -6,17 +6,37 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lrtune.core.recipe import WSD, Constant, Cosine, HoldPower, Linear, MultiStep, Plateau, Polynomial, Recipe, Step
+from lrtune.core.recipe import (
+    WSD,
+    Constant,
+    Cosine,
+    HoldPower,
+    Linear,
+    MultiStep,
+    Plateau,
+    Polynomial,
+    Recipe,
+    Step,
+)
 from lrtune.core.space import parse_space
 from lrtune.core.study import Rung
 from lrtune.schedules import build_schedule
-from lrtune.search.grid import LRS_PER_DECADE, NEAR_LRS, cheapest_nearby, nearest_on_grid, on_grid, trunk_epochs
+from lrtune.search.grid import (
+    LRS_PER_DECADE,
+    NEAR_LRS,
+    cheapest_nearby,
+    nearest_on_grid,
+    on_grid,
+    trunk_epochs,
+)
 from tests.studies import record, state_of
 
 EPOCHS = 9
 
 
-def space_of(peak_lr="{ low = 0.01, high = 1.0, log = true }", warmup="{ low = 0, high = 3, step = 1 }"):
+def space_of(
+    peak_lr="{ low = 0.01, high = 1.0, log = true }", warmup="{ low = 0, high = 3, step = 1 }"
+):
     toml = f"[parameters]\npeak_lr = {peak_lr}\nwarmup_epochs = {warmup}\n"
     toml += 'decay = { choices = ["constant", "cosine", "linear"] }'
     return parse_space(toml, "made-up", optimizer="sgd").fit(EPOCHS, {})
@@ -39,7 +59,9 @@ def test_the_nearest_lr_of_the_grid(lr, expected):
 @given(st.floats(1e-8, 100))
 def test_the_grid_is_fine_and_its_lrs_stay_where_they_are(lr):
     found = nearest_on_grid(lr)
-    assert abs(math.log10(found / lr)) <= 0.5 / LRS_PER_DECADE + 0.003  # half a step, and rounding to three digits
+    assert (
+        abs(math.log10(found / lr)) <= 0.5 / LRS_PER_DECADE + 0.003
+    )  # half a step, and rounding to three digits
     assert nearest_on_grid(found) == found
     assert found == float(f"{found:.3g}")
 
@@ -59,7 +81,9 @@ def test_the_grid_is_fine_and_its_lrs_stay_where_they_are(lr):
 )
 def test_only_what_is_free_is_moved_onto_the_grid(peak_lr, suggested, taken):
     recipe = Recipe(peak_lr=suggested, warmup_epochs=1, decay=Linear())
-    assert on_grid(recipe, space_of(peak_lr)) == Recipe(peak_lr=taken, warmup_epochs=1, decay=Linear())
+    assert on_grid(recipe, space_of(peak_lr)) == Recipe(
+        peak_lr=taken, warmup_epochs=1, decay=Linear()
+    )
 
 
 # --- what recipes share
@@ -87,11 +111,17 @@ TRUNKS = [
 
 @pytest.mark.parametrize(("decay", "warmup_epochs", "expected"), TRUNKS)
 def test_the_trunk_of_a_recipe(decay, warmup_epochs, expected):
-    assert trunk_epochs(Recipe(decay=decay, warmup_epochs=warmup_epochs), EPOCHS) == pytest.approx(expected)
+    assert trunk_epochs(Recipe(decay=decay, warmup_epochs=warmup_epochs), EPOCHS) == pytest.approx(
+        expected
+    )
 
 
-@given(data=st.data(), warmup_epochs=st.sampled_from([0, 1, 2.5]), steps_per_epoch=st.integers(20, 30))
-def test_on_its_trunk_a_recipe_has_the_lrs_of_a_constant_one_and_then_no_more(data, warmup_epochs, steps_per_epoch):
+@given(
+    data=st.data(), warmup_epochs=st.sampled_from([0, 1, 2.5]), steps_per_epoch=st.integers(20, 30)
+)
+def test_on_its_trunk_a_recipe_has_the_lrs_of_a_constant_one_and_then_no_more(
+    data, warmup_epochs, steps_per_epoch
+):
     share = st.floats(0.05, 0.9)
     decay = data.draw(
         st.one_of(
@@ -104,7 +134,9 @@ def test_on_its_trunk_a_recipe_has_the_lrs_of_a_constant_one_and_then_no_more(da
     )
     recipe, head = (Recipe(decay=d, warmup_epochs=warmup_epochs) for d in (decay, Constant()))
     trunk = trunk_epochs(recipe, EPOCHS)
-    ours, theirs = (build_schedule(r, epochs=EPOCHS, steps_per_epoch=steps_per_epoch) for r in (recipe, head))
+    ours, theirs = (
+        build_schedule(r, epochs=EPOCHS, steps_per_epoch=steps_per_epoch) for r in (recipe, head)
+    )
     same = math.floor(trunk) * steps_per_epoch
     assert [ours(t) for t in range(same)] == [theirs(t) for t in range(same)]
     after = math.ceil(trunk * steps_per_epoch) + 2

@@ -69,13 +69,23 @@ def test_a_study_from_beginning_to_end(url):
     done = work(make_bench(store, emit=events.append))
     assert not done.failed
     records = store.state().records
-    assert Counter(record.run.kind for record in records) == {"baseline": 2, "search": 10, "confirm": 4}
+    assert Counter(record.run.kind for record in records) == {
+        "baseline": 2,
+        "search": 10,
+        "confirm": 4,
+    }
     for record in records:
-        assert record.measurements == tuple(measurement(record.run, e) for e in range(1, record.epochs + 1))
+        assert record.measurements == tuple(
+            measurement(record.run, e) for e in range(1, record.epochs + 1)
+        )
         assert record.state in ("completed", "pruned", "diverged")
         assert record.epochs == EPOCHS or record.reason
     kinds = Counter(type(event) for event in events)
-    assert kinds == {RunStarted: NUM_RUNS, EpochEnded: sum(r.epochs for r in records), RunEnded: NUM_RUNS}
+    assert kinds == {
+        RunStarted: NUM_RUNS,
+        EpochEnded: sum(r.epochs for r in records),
+        RunEnded: NUM_RUNS,
+    }
     assert [e.record for e in events if isinstance(e, RunEnded)] == list(records)
     assert work(make_bench(store, emit=events.append)) == done  # again: nothing is left to do
     assert len(events) == sum(kinds.values())
@@ -97,7 +107,11 @@ def test_everything_is_recorded_before_it_is_shown(url):
 
 @pytest.mark.parametrize(
     ("budget", "most_epochs"),
-    [(Budget(200, "epochs"), 200), (Budget(15, "runs"), 15 * EPOCHS), (Budget(150, "seconds"), 150)],
+    [
+        (Budget(200, "epochs"), 200),
+        (Budget(15, "runs"), 15 * EPOCHS),
+        (Budget(150, "seconds"), 150),
+    ],
 )
 def test_a_budget_of_epochs_runs_or_time_is_not_exceeded(url, budget, most_epochs):
     store = open_store(url, make_config(budget=budget, num_confirmed=1))
@@ -149,7 +163,9 @@ def test_an_interrupted_study_is_the_unbroken_one(tmp_path, where, every, seed):
             work(make_bench(store, **{where: getattr(strike, where)}))
             break
         except KeyboardInterrupt:
-            assert all(record.orphaned for record in runs_of(store, "running"))  # given back at once
+            assert all(
+                record.orphaned for record in runs_of(store, "running")
+            )  # given back at once
     assert strike.interruptions >= NUM_RUNS // 2
     assert in_words(open_store(url, make_config())) == in_words(unbroken)
 
@@ -172,7 +188,11 @@ def test_the_training_is_given_what_was_measured_and_no_epoch_is_recorded_again(
     work(make_bench(store, train=watched, emit=events.append))
     assert asked[:3] == [("baseline-0", 0), ("baseline-0", 5), ("baseline-1", 0)]
     assert events[0] == RunStarted(by_id(store)["baseline-0"].run, epochs_done=5)
-    shown = [e.measurement.epoch for e in events if isinstance(e, EpochEnded) and e.run.id == "baseline-0"]
+    shown = [
+        e.measurement.epoch
+        for e in events
+        if isinstance(e, EpochEnded) and e.run.id == "baseline-0"
+    ]
     assert shown == list(range(6, EPOCHS + 1))
 
 
@@ -204,13 +224,19 @@ WITH_RUNGS = {"rungs": Rung.parse("c1,4"), "budget": Budget(14, "trials"), "redu
 def untimed(store):
     """Everything recorded, but for the times."""
     return [
-        repr(replace(r, measurements=tuple(replace(m, seconds=0, ended_at=0) for m in r.measurements)))
+        repr(
+            replace(
+                r, measurements=tuple(replace(m, seconds=0, ended_at=0) for m in r.measurements)
+            )
+        )
         for r in store.state().records
     ]
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_search_with_rungs_and_reuse_that_is_killed_at_any_moment_is_the_unbroken_one(tmp_path, seed):
+def test_a_search_with_rungs_and_reuse_that_is_killed_at_any_moment_is_the_unbroken_one(
+    tmp_path, seed
+):
     config = make_config(seed=seed, **WITH_RUNGS)
     unbroken = open_store(f"sqlite:///{tmp_path / 'unbroken.db'}", config)
     work(make_bench(unbroken, train=train_with(MiniTrainer(steps_per_epoch=10), MiniStates())))
@@ -229,8 +255,15 @@ def test_a_search_with_rungs_and_reuse_that_is_killed_at_any_moment_is_the_unbro
     assert kills.at.keys() == moments
     assert untimed(store) == untimed(unbroken)
     state = store.state()
-    assert num_trained == state.epochs_trained + kills.at["before the save"]  # what was not saved is trained again
-    assert Counter(r.run.kind for r in state.records).keys() == {"baseline", "rung", "search", "confirm"}
+    assert (
+        num_trained == state.epochs_trained + kills.at["before the save"]
+    )  # what was not saved is trained again
+    assert Counter(r.run.kind for r in state.records).keys() == {
+        "baseline",
+        "rung",
+        "search",
+        "confirm",
+    }
     assert any(m.reused for r in state.records for m in r.measurements)
     assert not runs_of(store, "running")
 
@@ -246,7 +279,9 @@ def test_a_search_with_rungs_and_reuse_that_is_killed_at_any_moment_is_the_unbro
 def test_with_rungs_and_reuse_no_budget_is_exceeded(unit, amount, rungs, pruner, seed):
     """At no moment."""
     budget = Budget(amount, unit)
-    config = make_config(budget=budget, rungs=Rung.parse(rungs), pruner=pruner, seed=seed, num_confirmed=1)
+    config = make_config(
+        budget=budget, rungs=Rung.parse(rungs), pruner=pruner, seed=seed, num_confirmed=1
+    )
     trainer = MiniTrainer(steps_per_epoch=10)
     for state in search(config, any_recipe, trainer, MiniStates()):
         assert state.spent(unit) <= budget.amount + 1e-9
@@ -257,14 +292,21 @@ def test_with_rungs_and_reuse_no_budget_is_exceeded(unit, amount, rungs, pruner,
 def any_recipe(state, number):
     """Of few peak LRs, so that trunks are shared, and one of them so high that it diverges."""
     rng = Random(f"{state.config.seed} {number}")
-    decay = rng.choice([Constant(), Cosine(), WSD(cooldown_frac=rng.choice([0.25, 0.5])), Step(every_epochs=4)])
-    return Recipe(peak_lr=rng.choice([0.03, 0.1, 0.3, 2.9]), decay=decay, final_frac=rng.choice([0.0, 0.01]))
+    decay = rng.choice(
+        [Constant(), Cosine(), WSD(cooldown_frac=rng.choice([0.25, 0.5])), Step(every_epochs=4)]
+    )
+    return Recipe(
+        peak_lr=rng.choice([0.03, 0.1, 0.3, 2.9]), decay=decay, final_frac=rng.choice([0.0, 0.01])
+    )
 
 
 @pytest.mark.parametrize(
-    ("epochs", "peak_lr", "state"), [(EPOCHS, 0.1, "completed"), (3, 2.9, "diverged"), (10, 1e-3, "pruned")]
+    ("epochs", "peak_lr", "state"),
+    [(EPOCHS, 0.1, "completed"), (3, 2.9, "diverged"), (10, 1e-3, "pruned")],
 )
-def test_a_run_that_was_killed_before_its_end_was_recorded_is_not_trained_again(url, epochs, peak_lr, state):
+def test_a_run_that_was_killed_before_its_end_was_recorded_is_not_trained_again(
+    url, epochs, peak_lr, state
+):
     store = open_store(url, make_config())
     run = full_run(Recipe(peak_lr=peak_lr), EPOCHS)
     store.claim(run, this_worker())
@@ -324,17 +366,34 @@ def at_chance(run, study):
 
 # how the run misbehaves, what is recorded of it
 ENDS = {
-    "out of memory": (out_of_memory, "failed", 1, "out of memory on cuda: try a smaller --batch-size"),
+    "out of memory": (
+        out_of_memory,
+        "failed",
+        1,
+        "out of memory on cuda: try a smaller --batch-size",
+    ),
     "task": (broken_loss, "failed", 0, "the task's loss failed"),
-    "impossible": (impossible, "failed", 0, "`lr_scale` must be the same in all groups for prodigy"),
+    "impossible": (
+        impossible,
+        "failed",
+        0,
+        "`lr_scale` must be the same in all groups for prodigy",
+    ),
     "short": (stops_early, "failed", 1, "the training ended before its last epoch"),
     "diverged": (not_finite, "diverged", 2, "the loss was not finite in epoch 2, at an LR of 0.02"),
-    "hopeless": (at_chance, "pruned", 10, "Top-1 10.20 is not told from chance (10.0 ± 0.9) at epoch 10"),
+    "hopeless": (
+        at_chance,
+        "pruned",
+        10,
+        "Top-1 10.20 is not told from chance (10.0 ± 0.9) at epoch 10",
+    ),
 }
 
 
 @pytest.mark.parametrize(("misbehave", "state", "epochs", "reason"), ENDS.values(), ids=ENDS.keys())
-def test_how_a_run_ends_is_recorded_with_its_reason_and_the_study_goes_on(url, misbehave, state, epochs, reason):
+def test_how_a_run_ends_is_recorded_with_its_reason_and_the_study_goes_on(
+    url, misbehave, state, epochs, reason
+):
     store = open_store(url, make_config())
     events = []
     done = work(make_bench(store, train=only("trial-0000", misbehave), emit=events.append))
@@ -342,14 +401,19 @@ def test_how_a_run_ends_is_recorded_with_its_reason_and_the_study_goes_on(url, m
     assert (record.state, record.epochs, record.reason) == (state, epochs, reason)
     assert not done.failed
     assert len(store.state().of_kind("search")) == 10
-    (told,) = (e.record for e in events if isinstance(e, RunEnded) and e.record.run.id == "trial-0000")
+    (told,) = (
+        e.record for e in events if isinstance(e, RunEnded) and e.record.run.id == "trial-0000"
+    )
     assert repr(told) == repr(record)
 
 
 def test_the_baseline_is_never_pruned(url):
     store = open_store(url, make_config(budget=Budget(1, "trials")))
     work(make_bench(store, train=only("baseline-0", at_chance)))
-    assert (by_id(store)["baseline-0"].state, by_id(store)["baseline-0"].epochs) == ("completed", EPOCHS)
+    assert (by_id(store)["baseline-0"].state, by_id(store)["baseline-0"].epochs) == (
+        "completed",
+        EPOCHS,
+    )
 
 
 # pruner, words in the reason of each run that it ends, where it ends any
@@ -359,7 +423,9 @@ PRUNER_WORDS = [("fair", "chance"), ("hopeless", "chance"), ("median", "is below
 
 @pytest.mark.parametrize(("pruner", "words"), PRUNER_WORDS)
 def test_the_pruner_that_was_asked_for_decides(url, pruner, words):
-    store = open_store(url, make_config(pruner=pruner, sampler="random", budget=Budget(20, "trials")))
+    store = open_store(
+        url, make_config(pruner=pruner, sampler="random", budget=Budget(20, "trials"))
+    )
     work(make_bench(store, train=only("trial-0019", at_chance)))
     reasons = [record.reason for record in runs_of(store, "pruned")]
     assert bool(reasons) == bool(words)
@@ -384,7 +450,11 @@ def test_a_task_that_fails_before_any_epoch_is_the_users_business(url):
     with pytest.raises(TaskError, match="the task's loss failed"):
         work(make_bench(store, train=broken_loss))
     (record,) = store.state().records
-    assert (record.state, record.orphaned, record.epochs) == ("running", True, 0)  # it is tried again once it is mended
+    assert (record.state, record.orphaned, record.epochs) == (
+        "running",
+        True,
+        0,
+    )  # it is tried again once it is mended
     work(make_bench(store))
     assert by_id(store)["baseline-0"].state == "completed"
 
@@ -430,7 +500,9 @@ def test_lanes_train_every_run_once(url, num_lanes):
     def slowly(run, study):
         threads.add(threading.current_thread())
         for measured in train(run, study):
-            time.sleep(0.001)  # or the first lane would have done everything before the others begin
+            time.sleep(
+                0.001
+            )  # or the first lane would have done everything before the others begin
             yield measured
 
     done = work_in_lanes(lanes_on(url, train=slowly), num_lanes, events.append)
@@ -468,7 +540,9 @@ def test_a_killed_worker_leaves_its_run_to_the_others(url, tmp_path):
     assert not done.failed
     assert (tmp_path / "killed").exists()
     record = by_id(store)["trial-0001"]
-    assert record.measurements == tuple(measurement(record.run, epoch) for epoch in range(1, record.epochs + 1))
+    assert record.measurements == tuple(
+        measurement(record.run, epoch) for epoch in range(1, record.epochs + 1)
+    )
     assert record.epochs >= 3
     assert len(store.state().of_kind("search")) == 10
     assert not runs_of(store, "running")
@@ -479,7 +553,9 @@ def test_a_killed_worker_leaves_its_run_to_the_others(url, tmp_path):
 
 def test_when_all_workers_die_it_is_said_and_what_they_recorded_stays(url):
     store = open_store(url, make_config())
-    with pytest.raises(LrtuneError, match=r"all worker processes died \(exit codes -9, -9\).*lrtune resume"):
+    with pytest.raises(
+        LrtuneError, match=r"all worker processes died \(exit codes -9, -9\).*lrtune resume"
+    ):
         work_side_by_side(KilledWorker(url=url, run_id="any", memory=None), 2, lambda event: None)
     assert {(record.epochs, record.orphaned) for record in store.state().records} == {(2, True)}
     work(make_bench(store))
@@ -488,7 +564,9 @@ def test_when_all_workers_die_it_is_said_and_what_they_recorded_stays(url):
 
 
 def test_what_cannot_be_sent_to_a_process_is_said(url):
-    with pytest.raises(TaskError, match=r"cannot be sent to another process: .*lambda.*; use a task file"):
+    with pytest.raises(
+        TaskError, match=r"cannot be sent to another process: .*lambda.*; use a task file"
+    ):
         work_side_by_side(lambda emit: None, 2, lambda event: None)
 
 

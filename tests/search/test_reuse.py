@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrtune.core.recipe import WSD, Constant, Cosine, HoldPower, Linear, MultiStep, Plateau, Recipe, Step
+from lrtune.core.recipe import (
+    WSD,
+    Constant,
+    Cosine,
+    HoldPower,
+    Linear,
+    MultiStep,
+    Plateau,
+    Recipe,
+    Step,
+)
 from lrtune.core.study import TrainSettings
 from lrtune.core.trial import RunRecord
 from lrtune.schedules.compress import schedule_of
@@ -25,7 +35,11 @@ EPOCHS = 9
 
 def run_of(decay=None, **changes):
     """A full run of nine epochs; `changes` are fields of the run or of its recipe."""
-    of_run = {key: changes.pop(key) for key in ("id", "seed", "horizon_epochs", "stop_epochs") if key in changes}
+    of_run = {
+        key: changes.pop(key)
+        for key in ("id", "seed", "horizon_epochs", "stop_epochs")
+        if key in changes
+    }
     return full_run(Recipe(decay=decay or Constant(), **changes), EPOCHS, **of_run)
 
 
@@ -60,7 +74,9 @@ class Study:
 
     def lose(self, *epochs):
         """Forgets the states that took so many epochs; all of them if none are named."""
-        for key in [key for key in self.states.states if not epochs or self.states.epochs[key] in epochs]:
+        for key in [
+            key for key in self.states.states if not epochs or self.states.epochs[key] in epochs
+        ]:
             self.states.drop(key)
 
 
@@ -82,7 +98,10 @@ def num_shared(one, other):
 
 def numbers(record):
     """What of a run does not depend on what was known before it."""
-    return [repr(replace(m, reused=False, again_epochs=0, seconds=0, ended_at=0)) for m in record.measurements]
+    return [
+        repr(replace(m, reused=False, again_epochs=0, seconds=0, ended_at=0))
+        for m in record.measurements
+    ]
 
 
 # --- keys
@@ -97,7 +116,11 @@ SHARED = [
     (run_of(Step(every_epochs=3)), run_of(Step(every_epochs=6)), 3),
     (run_of(Step(every_epochs=3)), run_of(Step(every_epochs=3, factor=0.2)), 3),
     (run_of(Step(every_epochs=3)), run_of(Step(every_epochs=3), final_frac=0.1), 3),
-    (run_of(Step(every_epochs=3)), run_of(MultiStep(milestones_epochs=(3.0, 6.0))), 9),  # the same in other words
+    (
+        run_of(Step(every_epochs=3)),
+        run_of(MultiStep(milestones_epochs=(3.0, 6.0))),
+        9,
+    ),  # the same in other words
     (run_of(Step(every_epochs=3)), run_of(MultiStep(milestones_epochs=(3.0, 7.0))), 6),
     (run_of(), run_of(MultiStep(milestones_epochs=(4.0, 6.0))), 4),
     (run_of(), run_of(MultiStep(milestones_epochs=(4.5,))), 4),  # in the middle of an epoch
@@ -112,7 +135,11 @@ SHARED = [
     # a rung, and a compressed run, whose constant LR is the same
     (run_of(Cosine(), stop_epochs=3), run_of(Cosine()), 3),
     (run_of(horizon_epochs=3, stop_epochs=3), run_of(), 3),
-    (run_of(Step(every_epochs=3), horizon_epochs=3, stop_epochs=3), run_of(Step(every_epochs=3)), 1),
+    (
+        run_of(Step(every_epochs=3), horizon_epochs=3, stop_epochs=3),
+        run_of(Step(every_epochs=3)),
+        1,
+    ),
     (run_of(Cosine(), horizon_epochs=3, stop_epochs=3), run_of(Cosine()), 0),
     # whatever the schedule
     (run_of(), run_of(peak_lr=0.2), 0),
@@ -147,7 +174,9 @@ def test_every_epoch_has_a_key_of_its_own():
     ],
 )
 def test_other_surroundings_are_another_ground(name, one, other):
-    assert ground_of(run_of(), {name: one}) == ground_of(run_of(Cosine(), id="another", **WARM), {name: one})
+    assert ground_of(run_of(), {name: one}) == ground_of(
+        run_of(Cosine(), id="another", **WARM), {name: one}
+    )
     assert ground_of(run_of(), {name: one}) != ground_of(run_of(), {name: other})
 
 
@@ -167,7 +196,8 @@ def test_a_key_is_the_same_in_every_process():
 def test_plateaus_share_up_to_the_first_drop():
     """No epoch is better than the first, so the fifth is the fourth bad one, and the seventh the sixth."""
     three, five, constant = (
-        keys(run_of(decay), flat=True) for decay in (Plateau(patience_epochs=3), Plateau(patience_epochs=5), Constant())
+        keys(run_of(decay), flat=True)
+        for decay in (Plateau(patience_epochs=3), Plateau(patience_epochs=5), Constant())
     )
     assert num_shared(three, five) == num_shared(three, constant) == 5
     assert num_shared(five, constant) == 7
@@ -196,7 +226,9 @@ def test_a_duplicate_trains_nothing():
     assert numbers(again) == numbers(first)
 
 
-@pytest.mark.parametrize("decay", [Cosine(), Plateau(patience_epochs=0), WSD()], ids=lambda decay: decay.name)
+@pytest.mark.parametrize(
+    "decay", [Cosine(), Plateau(patience_epochs=0), WSD()], ids=lambda decay: decay.name
+)
 def test_a_promoted_run_goes_on_where_it_was_left(decay):
     study = Study()
     for stop_epochs in (1, 3, 9):
@@ -251,7 +283,15 @@ def test_the_state_that_a_run_goes_on_from_stays():
 # epochs whose states are lost, epochs that are trained again; six are shared
 @pytest.mark.parametrize(
     ("lost", "again"),
-    [([7], 0), ([6], 1), ([5, 6], 2), ([1, 2, 3, 4, 5], 0), ([2, 3, 4, 5, 6], 5), ([1, 2, 3, 4, 5, 6], 6), ([], 6)],
+    [
+        ([7], 0),
+        ([6], 1),
+        ([5, 6], 2),
+        ([1, 2, 3, 4, 5], 0),
+        ([2, 3, 4, 5, 6], 5),
+        ([1, 2, 3, 4, 5, 6], 6),
+        ([], 6),
+    ],
 )
 def test_a_lost_state_costs_epochs_and_changes_no_number(lost, again):
     study = Study()
@@ -272,19 +312,35 @@ def test_what_was_trained_again_is_counted_once():
         assert sum(m.again_epochs for m in record.measurements) == again
         if stop_epochs == 3:
             study.lose()
-    assert study.num_trained == sum(record.epochs_trained for record in study.records.values()) == 9 + 3
+    assert (
+        study.num_trained
+        == sum(record.epochs_trained for record in study.records.values())
+        == 9 + 3
+    )
 
 
 def test_a_step_that_was_skipped_moves_the_milestones_of_the_epochs_after_it():
     """So with skips two runs may meet for longer than their schedules say."""
     one, other = run_of(), run_of(MultiStep(milestones_epochs=(4.5,)))
     records = [from_scratch(run, skips=True) for run in (one, other)]
-    assert [m.step for m in records[0].measurements] == [3, 5, 8, 10, 11, 14, 17, 21, 22]  # the milestone is step 18
+    assert [m.step for m in records[0].measurements] == [
+        3,
+        5,
+        8,
+        10,
+        11,
+        14,
+        17,
+        21,
+        22,
+    ]  # the milestone is step 18
     assert num_shared(*([m.prefix for m in record.measurements] for record in records)) == 7
 
 
 @pytest.mark.parametrize("kill_at", range(1, 10))
-@pytest.mark.parametrize("decay", [Constant(), Cosine(), Plateau(patience_epochs=0)], ids=lambda decay: decay.name)
+@pytest.mark.parametrize(
+    "decay", [Constant(), Cosine(), Plateau(patience_epochs=0)], ids=lambda decay: decay.name
+)
 def test_an_epoch_that_was_saved_and_not_recorded_is_not_trained_again(decay, kill_at):
     study, run = Study(), run_of(decay)
     with pytest.raises(Killed):
@@ -298,12 +354,20 @@ def test_an_epoch_that_was_saved_and_not_recorded_is_not_trained_again(decay, ki
 
 
 def test_what_another_run_saved_and_did_not_record_is_counted_once():
-    study, first, second = Study(), run_of(id="first"), run_of(WSD(cooldown_frac=1 / 3), id="second")
+    study, first, second = (
+        Study(),
+        run_of(id="first"),
+        run_of(WSD(cooldown_frac=1 / 3), id="second"),
+    )
     with pytest.raises(Killed):
         study.train(first, kill_at=4)
     study.train(second)
     study.train(first)
-    assert study.num_trained == sum(record.epochs_trained for record in study.records.values()) == 9 + 3
+    assert (
+        study.num_trained
+        == sum(record.epochs_trained for record in study.records.values())
+        == 9 + 3
+    )
 
 
 # --- a law
@@ -331,7 +395,9 @@ def lrs(run, record, steps_per_epoch=4):
     """The LRs that were meant for the steps of each epoch."""
     schedule, step, found = schedule_of(run, steps_per_epoch), 0, []
     for m in record.measurements:
-        found.append([run.recipe.peak_lr * schedule(t) for t in range(step, step + steps_per_epoch)])
+        found.append(
+            [run.recipe.peak_lr * schedule(t) for t in range(step, step + steps_per_epoch)]
+        )
         schedule, step = schedule.observe(val_loss=m.val_loss, top1=m.top1), m.step
     return found
 
@@ -342,7 +408,9 @@ def test_any_two_runs_share_exactly_the_epochs_in_which_their_lrs_agree(one, oth
     shared = num_shared(*([m.prefix for m in record.measurements] for record in records))
     ours, theirs = (lrs(record.run, record) for record in records)
     assert ours[:shared] == theirs[:shared]
-    assert ours[shared : shared + 1] != theirs[shared : shared + 1] or shared == min(len(ours), len(theirs))
+    assert ours[shared : shared + 1] != theirs[shared : shared + 1] or shared == min(
+        len(ours), len(theirs)
+    )
 
 
 @given(
@@ -350,7 +418,9 @@ def test_any_two_runs_share_exactly_the_epochs_in_which_their_lrs_agree(one, oth
     losses=st.lists(st.sets(st.integers(1, 9)), min_size=5, max_size=5),
     skips=st.booleans(),
 )
-def test_whatever_is_known_lost_or_killed_the_numbers_are_those_of_training_from_the_start(plans, losses, skips):
+def test_whatever_is_known_lost_or_killed_the_numbers_are_those_of_training_from_the_start(
+    plans, losses, skips
+):
     study = Study(skips=skips)
     for number, ((run, kill_at), lost) in enumerate(zip(plans, losses, strict=False)):
         run = replace(run, id=f"run-{number}")

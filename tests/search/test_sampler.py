@@ -60,7 +60,9 @@ def outside(space, recipe):
                 inside = value in parameter.choices
             case Range():
                 steps = 0 if parameter.step is None else (value - parameter.low) / parameter.step
-                inside = parameter.low <= value <= parameter.high and abs(steps - round(steps)) < 1e-6
+                inside = (
+                    parameter.low <= value <= parameter.high and abs(steps - round(steps)) < 1e-6
+                )
             case _:
                 inside = value == parameter
         found += [] if inside else [f"{key}={value!r} is not in {parameter!r}"]
@@ -98,7 +100,9 @@ def test_asking_changes_nothing_and_twice_gives_the_same(name):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_seed_of_the_study_decides(name):
-    one, same, other = (recipes(grow(make_state(sampler=name, seed=seed, space="quick"), 8)) for seed in (0, 0, 1))
+    one, same, other = (
+        recipes(grow(make_state(sampler=name, seed=seed, space="quick"), 8)) for seed in (0, 0, 1)
+    )
     assert one == same
     assert one != other
 
@@ -137,7 +141,9 @@ def test_short_runs_have_a_space_too(space, epochs):
 
 def test_all_of_the_space_is_reached():
     state = grow(make_state(sampler="random"), 120)
-    assert {recipe.decay.name for recipe in recipes(state)} == set(fitted_space(state).choices("decay"))
+    assert {recipe.decay.name for recipe in recipes(state)} == set(
+        fitted_space(state).choices("decay")
+    )
     peaks = sorted(recipe.peak_lr for recipe in recipes(state))
     assert INTERVAL.low <= peaks[0] < 2 * INTERVAL.low
     assert INTERVAL.high / 2 < peaks[-1] < INTERVAL.high
@@ -179,7 +185,9 @@ def test_the_known_good_ones_come_first_and_the_users_own_before_all(space, opti
 
 
 def test_a_known_good_one_is_moved_into_the_space():
-    wild = Recipe(peak_lr=50.0, warmup_epochs=11.0, decay=MultiStep(milestones_epochs=(1.0, 2.0), factor=0.9))
+    wild = Recipe(
+        peak_lr=50.0, warmup_epochs=11.0, decay=MultiStep(milestones_epochs=(1.0, 2.0), factor=0.9)
+    )
     state = make_state(baseline=wild)
     first = ask(state, 0)
     assert first.peak_lr == INTERVAL.high
@@ -193,14 +201,24 @@ def test_what_is_to_be_tried_comes_after_the_baseline_and_is_moved_into_the_spac
     state = make_state(tried=(inside, BASELINE, wild, Recipe(optimizer="adam")))
     space = fitted_space(state)
     tame = Recipe(peak_lr=INTERVAL.high, warmup_epochs=EPOCHS / 4, decay=Linear())
-    assert known_good(state, space) == [BASELINE, inside, tame, *known_good(make_state(), space)[1:]]
+    assert known_good(state, space) == [
+        BASELINE,
+        inside,
+        tame,
+        *known_good(make_state(), space)[1:],
+    ]
     assert recipes(grow(state, 3)) == [BASELINE, inside, tame]
-    assert not [problem for recipe in recipes(grow(state, 12)) for problem in outside(space, recipe)]
+    assert not [
+        problem for recipe in recipes(grow(state, 12)) for problem in outside(space, recipe)
+    ]
 
 
 def test_a_baseline_of_an_optimizer_that_is_not_searched_is_not_tried():
     state = make_state(space="fine-tuning", baseline=Recipe(optimizer="adam", peak_lr=1e-3))
-    assert {recipe.optimizer for recipe in known_good(state, fitted_space(state))} == {"adamw", "sgd"}
+    assert {recipe.optimizer for recipe in known_good(state, fitted_space(state))} == {
+        "adamw",
+        "sgd",
+    }
 
 
 def test_what_the_space_leaves_open_is_as_the_user_has_it():
@@ -248,7 +266,13 @@ def test_a_divergence_is_learnt_as_bad():
 
     def high(end):
         wild = [
-            ended(12 + i, Recipe(peak_lr=1.0 + i / 10, decay=Linear(), warmup_epochs=0.5), end, epochs=1, diverged=True)
+            ended(
+                12 + i,
+                Recipe(peak_lr=1.0 + i / 10, decay=Linear(), warmup_epochs=0.5),
+                end,
+                epochs=1,
+                diverged=True,
+            )
             for i in range(20)
         ]
         after = replace(state, records=(*state.records, *wild))
@@ -274,7 +298,11 @@ def test_parameters_exist_only_where_they_are_used():
     always = {"decay", "peak_lr", "warmup_epochs"}
     for trial in trials_of(state):
         decay = trial.recipe.decay.name
-        own = {f"{decay}.{key}" for key in decay_parameters(decay) if key in fitted.decays.get(decay, {})}
+        own = {
+            f"{decay}.{key}"
+            for key in decay_parameters(decay)
+            if key in fitted.decays.get(decay, {})
+        }
         assert set(sampler._frozen(trial, fitted).params) == always | own
 
 
@@ -283,7 +311,9 @@ def test_an_optimizer_has_parameters_of_its_own():
     seen = {}
     for trial in trials_of(state):
         params = sampler._frozen(trial, fitted_space(state)).params
-        seen.setdefault(trial.recipe.optimizer, set()).update(name for name in params if "." in name)
+        seen.setdefault(trial.recipe.optimizer, set()).update(
+            name for name in params if "." in name
+        )
     own = {name: {f"{name}.peak_lr", f"{name}.weight_decay"} for name in ("adamw", "sgd")}
     assert {name: {n for n in names if n.startswith(name)} for name, names in seen.items()} == own
 
@@ -302,7 +332,9 @@ def on_rungs(*ends, number=0, rungs=(C1, FIRST_4), pruner="fair"):
         top1s = [] if isinstance(end, str) else [end] * (rung.epochs if rung else EPOCHS)
         state = end if isinstance(end, str) else "completed"
         records.append(
-            studies.record(top1s, trial=number, rung=rung, recipe=recipe, horizon_epochs=EPOCHS, state=state)
+            studies.record(
+                top1s, trial=number, rung=rung, recipe=recipe, horizon_epochs=EPOCHS, state=state
+            )
         )
     state = StudyState(config=config, range_results=range_results(), records=tuple(records))
     (trial,) = trials_of(state)
@@ -334,7 +366,8 @@ def test_the_further_a_trial_came_the_better_it_is_to_the_sampler_and_then_by_it
 
 
 @pytest.mark.parametrize(
-    ("ends", "state"), [(["running"], "RUNNING"), (["failed"], "FAIL"), ([60, "failed"], "FAIL"), ([60], "COMPLETE")]
+    ("ends", "state"),
+    [(["running"], "RUNNING"), (["failed"], "FAIL"), ([60, "failed"], "FAIL"), ([60], "COMPLETE")],
 )
 def test_only_a_trial_that_has_no_score_yet_is_running_to_the_sampler(ends, state):
     assert on_rungs(*ends).state.name == state
@@ -355,9 +388,13 @@ def test_a_search_over_rungs_is_mirrored_as_far_as_it_is(tmp_path):
     mirror(state, url)
     trials = optuna.load_study(study_name="fake", storage=url).get_trials()
     ended = [trial for trial in trials_of(state) if not trial.running]
-    assert [t.user_attrs["lrtune_trial"] for t in trials] == [f"{t.number}/{t.level}" for t in ended]
+    assert [t.user_attrs["lrtune_trial"] for t in trials] == [
+        f"{t.number}/{t.level}" for t in ended
+    ]
     assert [t.state.name for t in trials] == ["COMPLETE" if t.finished else "PRUNED" for t in ended]
-    assert [t.value for t in trials if t.state.name == "COMPLETE"] == [t.top1 for t in ended if t.finished]
+    assert [t.value for t in trials if t.state.name == "COMPLETE"] == [
+        t.top1 for t in ended if t.finished
+    ]
 
 
 def grow_on_rungs(state, num_runs):
@@ -377,9 +414,14 @@ def test_on_rungs_too_recipes_are_of_the_space_and_asking_again_gives_the_same(n
     assert ask(state, number) == ask(state, number)
 
 
-@pytest.mark.parametrize("rungs", [(), (C1,), (FIRST_4,)], ids=["no rungs", "compressed", "first epochs"])
+@pytest.mark.parametrize(
+    "rungs", [(), (C1,), (FIRST_4,)], ids=["no rungs", "compressed", "first epochs"]
+)
 def test_what_was_tried_is_not_asked_for_again(rungs):
-    tried = [trial.recipe for trial in trials_of(grow_on_rungs(make_state(space="quick", rungs=rungs), 25))]
+    tried = [
+        trial.recipe
+        for trial in trials_of(grow_on_rungs(make_state(space="quick", rungs=rungs), 25))
+    ]
     assert len(set(tried)) == len(tried)
 
 
@@ -419,7 +461,9 @@ def test_importances_need_trials(num_trials):
 
 def test_importances_of_trials_that_are_all_the_same():
     state = make_state(space="quick")
-    same = tuple(ended(i, Recipe(peak_lr=0.1, decay=Linear()), "completed", epochs=EPOCHS) for i in range(10))
+    same = tuple(
+        ended(i, Recipe(peak_lr=0.1, decay=Linear()), "completed", epochs=EPOCHS) for i in range(10)
+    )
     shares = importances(replace(state, records=same))
     assert all(0 <= share <= 1 for share in shares.values())
 
@@ -432,7 +476,9 @@ def test_a_mirrored_study_is_visible_to_optuna_and_complete(tmp_path):
     trials = study.get_trials()
     recorded = [record for record in state.of_kind("search") if record.state != "running"]
     assert [t.state.name for t in trials] == ["COMPLETE"] * 30 + ["PRUNED"] * 3 + ["FAIL"]
-    assert [t.user_attrs["lrtune_trial"] for t in trials] == [f"{record.run.trial}/1" for record in recorded]
+    assert [t.user_attrs["lrtune_trial"] for t in trials] == [
+        f"{record.run.trial}/1" for record in recorded
+    ]
     assert [t.value for t in trials[:30]] == [record.top1 for record in recorded[:30]]
     for trial, record in zip(trials, recorded, strict=True):
         assert trial.params["peak_lr"] == record.run.recipe.peak_lr
@@ -450,7 +496,9 @@ def test_mirroring_again_adds_only_what_is_new(tmp_path):
     assert len(optuna.load_study(study_name="fake", storage=url).trials) == 7
 
 
-@pytest.mark.parametrize("url", ["sqlite:///{}/lrtune.db", "postgresql://me:secret@127.0.0.1:1/lrtune"])
+@pytest.mark.parametrize(
+    "url", ["sqlite:///{}/lrtune.db", "postgresql://me:secret@127.0.0.1:1/lrtune"]
+)
 def test_a_database_that_optuna_cannot_use_is_one_line_without_its_password(tmp_path, url):
     (tmp_path / "lrtune.db").write_text("no database at all " * 100)
     with pytest.raises(StoreError, match=r"^Optuna cannot use this database: .+$") as raised:
@@ -464,7 +512,15 @@ def test_a_grid_whose_end_is_no_round_number_in_binary_is_searched_to_its_end():
     toml = f"[parameters]\npeak_lr = 0.1\ndecay = 'hold-power'\n[decay.hold-power]\n{grid}"
     state = make_state(sampler="random")
     state = grow(replace(state, config=replace(state.config, space_toml=toml)), 16)
-    assert {round(recipe.decay.hold_frac, 9) for recipe in recipes(state)} == {0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7}
+    assert {round(recipe.decay.hold_frac, 9) for recipe in recipes(state)} == {
+        0.1,
+        0.2,
+        0.3,
+        0.4,
+        0.5,
+        0.6,
+        0.7,
+    }
 
 
 def test_a_budget_is_no_part_of_what_is_asked():

@@ -83,7 +83,12 @@ class Cluster:
     """Workers on so many slots; chance has it which of them hands in its next measurement."""
 
     def __init__(self, train, *, num_slots=1, seed=0, max_retries=MANY):
-        self.train, self.num_slots, self.max_retries, self.rng = train, num_slots, max_retries, Random(seed)
+        self.train, self.num_slots, self.max_retries, self.rng = (
+            train,
+            num_slots,
+            max_retries,
+            Random(seed),
+        )
         self.assignments, self.workers, self.most_at_once = [], {}, 0
 
     def work(self, sweep):
@@ -91,7 +96,9 @@ class Cluster:
         with sweep.at_work():
             while True:
                 step = None
-                while len(self.workers) < self.num_slots and isinstance(step := sweep.next(), Assignment):
+                while len(self.workers) < self.num_slots and isinstance(
+                    step := sweep.next(), Assignment
+                ):
                     assert step.num_recorded < step.run.stop_epochs
                     self._start(step)
                 self.most_at_once = max(self.most_at_once, len(self.workers))
@@ -157,14 +164,22 @@ def in_words(store):
 def untimed(store):
     """Everything recorded, but for the times and the retries."""
     return [
-        repr(replace(r, retries=0, measurements=tuple(replace(m, seconds=0, ended_at=0) for m in r.measurements)))
+        repr(
+            replace(
+                r,
+                retries=0,
+                measurements=tuple(replace(m, seconds=0, ended_at=0) for m in r.measurements),
+            )
+        )
         for r in store.state().records
     ]
 
 
 def numbers(measurements):
     """What of a run depends on neither the clock nor on what was known before it."""
-    return [repr(replace(m, reused=False, again_epochs=0, seconds=0, ended_at=0)) for m in measurements]
+    return [
+        repr(replace(m, reused=False, again_epochs=0, seconds=0, ended_at=0)) for m in measurements
+    ]
 
 
 def alone(run, num_epochs):
@@ -187,7 +202,9 @@ CONFIGS = {
 @pytest.mark.parametrize("training", ["made up", "with reuse"])
 @pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS.keys())
 def test_at_one_slot_a_sweep_is_the_local_engine(tmp_path, changes, training):
-    local, cluster = (open_store(f"sqlite:///{tmp_path / name}.db", make_config(**changes)) for name in ("a", "b"))
+    local, cluster = (
+        open_store(f"sqlite:///{tmp_path / name}.db", make_config(**changes)) for name in ("a", "b")
+    )
     events, told = [], []
     if training == "made up":
         done = work(make_bench(local, emit=events.append))
@@ -200,7 +217,11 @@ def test_at_one_slot_a_sweep_is_the_local_engine(tmp_path, changes, training):
     assert in_words(cluster) == in_words(local)
     assert [repr(event) for event in told] == [repr(event) for event in events]
     assert result.done == done
-    assert Counter(r.run.kind for r in cluster.state().records).keys() >= {"baseline", "search", "confirm"}
+    assert Counter(r.run.kind for r in cluster.state().records).keys() >= {
+        "baseline",
+        "search",
+        "confirm",
+    }
 
 
 # --- several slots
@@ -216,10 +237,14 @@ def test_side_by_side_every_run_ends_and_is_what_it_is_alone(url, num_slots, see
         state = store.state()
         assert state.spent(budget.unit) <= budget.amount
         if isinstance(event, EpochEnded):
-            assert repr(event.measurement) in [repr(m) for m in by_id(store)[event.run.id].measurements]
+            assert repr(event.measurement) in [
+                repr(m) for m in by_id(store)[event.run.id].measurements
+            ]
 
     trainer = MiniTrainer(steps_per_epoch=STEPS)
-    result = swept(store, reusing(trainer, MiniStates()), num_slots=num_slots, seed=seed, emit=check)
+    result = swept(
+        store, reusing(trainer, MiniStates()), num_slots=num_slots, seed=seed, emit=check
+    )
     state = store.state()
     assert not result.done.failed
     assert result.cluster.most_at_once == num_slots
@@ -259,7 +284,10 @@ def table(*recipes):
 
 
 THE_SAME = {
-    "in other words": (Recipe(decay=Step(every_epochs=4)), Recipe(decay=MultiStep(milestones_epochs=(4.0, 8.0)))),
+    "in other words": (
+        Recipe(decay=Step(every_epochs=4)),
+        Recipe(decay=MultiStep(milestones_epochs=(4.0, 8.0))),
+    ),
     "it diverges": (Recipe(peak_lr=2.9), Recipe(peak_lr=2.9)),
 }
 
@@ -284,7 +312,11 @@ def test_a_duplicate_is_replayed_without_an_assignment(url, recipes, num_slots):
     assert {m.reused for m in other.measurements} == {True}
     assert numbers(other.measurements) == numbers(one.measurements)
     assert other.epochs_trained == 0
-    told = [type(e) for e in events if getattr(e, "run", None) == other.run or getattr(e, "record", None) == other]
+    told = [
+        type(e)
+        for e in events
+        if getattr(e, "run", None) == other.run or getattr(e, "record", None) == other
+    ]
     assert told[: 1 + other.epochs] == [RunStarted] + [EpochEnded] * other.epochs
 
 
@@ -320,12 +352,18 @@ def test_a_space_of_one_recipe_is_trained_once(url):
     trainer = MiniTrainer(steps_per_epoch=STEPS)
     result = swept(store, reusing(trainer, MiniStates()), asked=table(Recipe(peak_lr=0.3)))
     assert len(store.state().of_kind("search")) == 1 + MAX_REPEATS
-    assert [a.run.id for a in result.cluster.assignments] == ["baseline-0", "trial-0000", "trial-0000-confirm-0"]
+    assert [a.run.id for a in result.cluster.assignments] == [
+        "baseline-0",
+        "trial-0000",
+        "trial-0000-confirm-0",
+    ]
     assert len(trainer.trained) == len(set(trainer.trained)) == store.state().epochs_trained
 
 
 def test_another_sweep_knows_what_was_trained_before_it(url):
-    recipes = table(Recipe(decay=Step(every_epochs=4)), Recipe(decay=MultiStep(milestones_epochs=(4.0, 8.0))))
+    recipes = table(
+        Recipe(decay=Step(every_epochs=4)), Recipe(decay=MultiStep(milestones_epochs=(4.0, 8.0)))
+    )
     store = open_store(url, make_config(budget=Budget(1, "trials"), num_seeds=1))
     swept(store, reusing(MiniTrainer(steps_per_epoch=STEPS), MiniStates()), asked=recipes)
     StudyDatabase(url).update_config(replace(store.config, budget=Budget(2, "trials")))
@@ -364,21 +402,27 @@ class Perils(MiniStates):
 @pytest.mark.parametrize("changes", [CONFIGS["fair"], CONFIGS["rungs"]], ids=["fair", "rungs"])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_workers_that_are_lost_at_any_moment_change_nothing_at_one_slot(tmp_path, seed, changes):
-    unbroken, store = (open_store(f"sqlite:///{tmp_path / name}.db", make_config(**changes)) for name in ("a", "b"))
+    unbroken, store = (
+        open_store(f"sqlite:///{tmp_path / name}.db", make_config(**changes)) for name in ("a", "b")
+    )
     swept(unbroken, reusing(MiniTrainer(steps_per_epoch=STEPS), MiniStates()))
 
     perils, trainer, events = Perils(0.1, seed), MiniTrainer(steps_per_epoch=STEPS), []
     result = swept(store, reusing(trainer, perils), emit=events.append)
     assert perils.at.keys() == {"loading", "about to save", "about to hand in"}
     assert untimed(store) == untimed(unbroken)
-    assert len(trainer.trained) == store.state().epochs_trained + perils.at["about to save"]  # that epoch is gone
+    assert (
+        len(trainer.trained) == store.state().epochs_trained + perils.at["about to save"]
+    )  # that epoch is gone
     assert sum(result.sweep.retries.values()) == sum(perils.at.values())
     assert len([e for e in events if isinstance(e, Note)]) == sum(perils.at.values())
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_workers_that_are_lost_change_nothing_of_made_up_training(tmp_path, seed):
-    unbroken, store = (open_store(f"sqlite:///{tmp_path / name}.db", make_config()) for name in ("a", "b"))
+    unbroken, store = (
+        open_store(f"sqlite:///{tmp_path / name}.db", make_config()) for name in ("a", "b")
+    )
     swept(unbroken, made_up)
     perils = Perils(0.2, seed)
 
@@ -397,7 +441,9 @@ def test_workers_that_are_lost_change_nothing_of_made_up_training(tmp_path, seed
 def test_side_by_side_too_every_run_is_what_it_is_alone(url, num_slots, seed):
     store = open_store(url, make_config(**CONFIGS["rungs"]))
     perils = Perils(0.1, seed)
-    result = swept(store, reusing(MiniTrainer(steps_per_epoch=STEPS), perils), num_slots=num_slots, seed=seed)
+    result = swept(
+        store, reusing(MiniTrainer(steps_per_epoch=STEPS), perils), num_slots=num_slots, seed=seed
+    )
     assert not result.done.failed
     assert perils.at.keys() == {"loading", "about to save", "about to hand in"}
     for record in store.state().records:
@@ -420,22 +466,36 @@ def losing(run_id, *, after, whys):
 
 def test_a_run_goes_on_after_its_last_epoch_and_that_is_said(url):
     store, events = open_store(url, make_config()), []
-    train = losing("trial-0003", after=4, whys=["its node died", "it was silent for more than 60 s"])
+    train = losing(
+        "trial-0003", after=4, whys=["its node died", "it was silent for more than 60 s"]
+    )
     result = swept(store, train, max_retries=2, emit=events.append)
     assert [e.text for e in events if isinstance(e, Note)] == [
         "trial-0003 lost its worker, because its node died: goes on after epoch 4, retry 1 of 2",
         "trial-0003 lost its worker, because it was silent for more than 60 s: goes on after epoch 4, retry 2 of 2",
     ]
     assert result.sweep.retries == {"trial-0003": 2}
-    assert [a.num_recorded for a in result.cluster.assignments if a.run.id == "trial-0003"] == [0, 4, 4]
+    assert [a.num_recorded for a in result.cluster.assignments if a.run.id == "trial-0003"] == [
+        0,
+        4,
+        4,
+    ]
     record = by_id(store)["trial-0003"]
     assert record.state == "completed"
-    assert record.measurements == tuple(measurement(record.run, epoch) for epoch in range(1, EPOCHS + 1))
-    assert [type(e) for e in events if getattr(e, "run", None) == record.run] == [RunStarted] + [EpochEnded] * EPOCHS
+    assert record.measurements == tuple(
+        measurement(record.run, epoch) for epoch in range(1, EPOCHS + 1)
+    )
+    assert [type(e) for e in events if getattr(e, "run", None) == record.run] == [RunStarted] + [
+        EpochEnded
+    ] * EPOCHS
 
 
 def test_a_worker_that_takes_over_knows_what_was_measured(url):
-    store, trainer, states = open_store(url, make_config()), MiniTrainer(steps_per_epoch=STEPS), MiniStates()
+    store, trainer, states = (
+        open_store(url, make_config()),
+        MiniTrainer(steps_per_epoch=STEPS),
+        MiniStates(),
+    )
     train, lost = reusing(trainer, states), []
 
     def once_lost(assignment):
@@ -449,7 +509,9 @@ def test_a_worker_that_takes_over_knows_what_was_measured(url):
     first, second = (a for a in cluster.assignments if a.run.id == "baseline-1")
     assert (first.num_recorded, first.known) == (0, ())
     assert (second.num_recorded, second.known) == (5, by_id(store)["baseline-1"].measurements[:5])
-    assert [epoch for run_id, epoch in trainer.trained if run_id == "baseline-1"] == list(range(1, EPOCHS + 1))
+    assert [epoch for run_id, epoch in trainer.trained if run_id == "baseline-1"] == list(
+        range(1, EPOCHS + 1)
+    )
 
 
 def test_what_another_run_trained_meanwhile_is_not_trained_by_the_next_worker(url):
@@ -490,9 +552,14 @@ def test_a_run_that_loses_its_workers_once_too_often_fails_and_the_search_goes_o
     times = max_retries + 1
     record = by_id(store)["trial-0003"]
     assert (record.state, record.epochs) == ("failed", 4)
-    assert record.reason == f"lost its worker {times} times, the last time because it met trouble {times}"
+    assert (
+        record.reason
+        == f"lost its worker {times} times, the last time because it met trouble {times}"
+    )
     assert result.sweep.retries == {"trial-0003": times}
-    assert {r.run.id: r.retries for r in store.state().records if r.retries} == {"trial-0003": max_retries}
+    assert {r.run.id: r.retries for r in store.state().records if r.retries} == {
+        "trial-0003": max_retries
+    }
     assert len([e for e in events if isinstance(e, Note)]) == max_retries  # the end is no retry
     assert RunEnded(record) in events
     assert not result.done.failed
@@ -502,7 +569,12 @@ def test_a_run_that_loses_its_workers_once_too_often_fails_and_the_search_goes_o
 
 def test_without_retries_the_first_loss_is_the_end_of_a_run(url):
     store, events = open_store(url, make_config()), []
-    swept(store, losing("trial-0003", after=4, whys=["its node died"]), max_retries=0, emit=events.append)
+    swept(
+        store,
+        losing("trial-0003", after=4, whys=["its node died"]),
+        max_retries=0,
+        emit=events.append,
+    )
     assert (by_id(store)["trial-0003"].state, by_id(store)["trial-0003"].epochs) == ("failed", 4)
     assert "its node died" in by_id(store)["trial-0003"].reason
     assert not [e for e in events if isinstance(e, Note)]
@@ -545,7 +617,9 @@ FAILURES = [(TrialError("out of memory on cuda"), 0), (TrialError("out of memory
 
 @pytest.mark.parametrize("num_slots", [1, 3])
 @pytest.mark.parametrize(("error", "after"), FAILURES)
-def test_a_run_that_cannot_go_on_fails_with_its_reason_and_the_search_goes_on(url, error, after, num_slots):
+def test_a_run_that_cannot_go_on_fails_with_its_reason_and_the_search_goes_on(
+    url, error, after, num_slots
+):
     store = open_store(url, make_config())
     result = swept(store, failing("trial-0003", error, after=after), num_slots=num_slots)
     record = by_id(store)["trial-0003"]
@@ -615,7 +689,10 @@ class Watched:
 
 
 def test_while_nothing_has_ended_nothing_is_asked_again(url):
-    study, numbers_asked = Watched(open_store(url, make_config(budget=Budget(2, "trials"), num_confirmed=1))), []
+    study, numbers_asked = (
+        Watched(open_store(url, make_config(budget=Budget(2, "trials"), num_confirmed=1))),
+        [],
+    )
 
     def counted(state, number):
         numbers_asked.append(number)
@@ -709,7 +786,10 @@ def test_the_claims_of_all_runs_at_work_are_kept_alive(url, monkeypatch, hiccups
             threading.Event().wait(0.01)
         sweep.fail("trial-0000", TrialError("out of memory"))
     assert threading.active_count() == before
-    assert [run for name, *run in study.calls if name == "release"] == [["baseline-0"], ["baseline-1"]]
+    assert [run for name, *run in study.calls if name == "release"] == [
+        ["baseline-0"],
+        ["baseline-1"],
+    ]
 
 
 # --- drivers that die
@@ -758,7 +838,9 @@ def unbroken_small(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("nth", range(1, NUM_EVENTS + 1))
-def test_a_driver_that_is_killed_at_any_event_leaves_what_the_next_one_finishes(url, unbroken_small, nth):
+def test_a_driver_that_is_killed_at_any_event_leaves_what_the_next_one_finishes(
+    url, unbroken_small, nth
+):
     states = MiniStates()
     with pytest.raises(Killed):
         small_study(url, states, emit=killing(nth))
@@ -846,7 +928,9 @@ def sweep_until_killed(url, folder, nth):
     small_study(url, StatesOnDisk(CheckpointStore(Path(folder))), emit=emit)
 
 
-def test_drivers_that_had_no_time_to_give_anything_back_cost_nothing_either(url, tmp_path, unbroken_small):
+def test_drivers_that_had_no_time_to_give_anything_back_cost_nothing_either(
+    url, tmp_path, unbroken_small
+):
     program = "import sys; from tests.search.test_sweep import sweep_until_killed; sweep_until_killed(*sys.argv[1:])"
     for nth in (4, 7, 5):  # the last one in the middle of a replay
         words = [sys.executable, "-c", program, url, str(tmp_path / "states"), str(nth)]

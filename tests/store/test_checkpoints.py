@@ -35,7 +35,9 @@ def names(checkpoints):
     return sorted(path.name for path in checkpoints.folder.iterdir())
 
 
-@pytest.mark.parametrize("payload", [b"", b"x", bytes(range(256)) * 500], ids=["empty", "short", "long"])
+@pytest.mark.parametrize(
+    "payload", [b"", b"x", bytes(range(256)) * 500], ids=["empty", "short", "long"]
+)
 def test_what_was_saved_is_loaded_by_another_store(checkpoints, payload):
     checkpoints.save("1f", payload, 3)
     assert CheckpointStore(checkpoints.folder).load("1f") == payload
@@ -83,7 +85,10 @@ def test_what_is_damaged_is_lost(checkpoints, damage):
 
 def test_a_failing_write_leaves_the_old_one_and_nothing_else(checkpoints):
     checkpoints.save("1f", b"old", 3)
-    with no_file_larger_than(4096), pytest.raises(StoreError, match=r"1f\.3\.ckpt cannot be written"):
+    with (
+        no_file_larger_than(4096),
+        pytest.raises(StoreError, match=r"1f\.3\.ckpt cannot be written"),
+    ):
         checkpoints.save("1f", bytes(100_000), 3)
     assert checkpoints.load("1f") == b"old"
     assert names(checkpoints) == ["1f.3.ckpt"]
@@ -106,7 +111,9 @@ ASKED = {
 @pytest.mark.parametrize(("done", "ask"), ASKED.items(), ids=ASKED.keys())
 def test_a_folder_in_the_place_of_a_checkpoint_is_one_message(checkpoints, done, ask):
     (checkpoints.folder / "1f.3.ckpt").mkdir()
-    with pytest.raises(StoreError, match=rf"1f\.3\.ckpt cannot be {done.split()[0]}: Is a directory"):
+    with pytest.raises(
+        StoreError, match=rf"1f\.3\.ckpt cannot be {done.split()[0]}: Is a directory"
+    ):
         ask(checkpoints)
     assert names(checkpoints) == ["1f.3.ckpt"]
 
@@ -130,13 +137,18 @@ def test_all_but_a_few_are_forgotten_with_what_killed_processes_left(checkpoints
     assert names(checkpoints) == []
 
 
-# key, epochs and bytes of what is saved in this order; the limit in payload bytes; the keys that are left
+# key, epochs and bytes of what is saved in this order; the limit in payload bytes; the keys that
+# are left
 EVICTIONS = [
     (["a1 100", "b1 100", "c1 100"], 1000, "abc"),
     (["a1 100", "b1 100", "c1 100"], 300, "abc"),
     (["a1 100", "b1 100", "c1 100"], 299, "bc"),  # of equals the oldest goes first
     (["a1 100", "b1 100", "c1 250"], 300, "c"),
-    (["a9 100", "b3 100", "c5 100"], 299, "ac"),  # the one that took the fewest epochs, whatever its age
+    (
+        ["a9 100", "b3 100", "c5 100"],
+        299,
+        "ac",
+    ),  # the one that took the fewest epochs, whatever its age
     (["a9 100", "b3 100", "c5 100"], 199, "c"),  # but never the one just written
     (["a9 100", "b5 100", "c1 100"], 299, "ac"),
     (["a10 100", "b9 100", "c11 100"], 299, "ac"),  # epochs are numbers
@@ -189,7 +201,10 @@ def test_two_processes_that_save_the_same_state_do_not_meet(checkpoints, tmp_pat
     words = [sys.executable, "-c", SAVE_AND_LOAD, str(checkpoints.folder)]
     both = [
         subprocess.Popen(
-            [*words, letter, str(tmp_path / "go")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*words, letter, str(tmp_path / "go")],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for letter in "xy"
     ]

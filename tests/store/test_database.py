@@ -56,7 +56,9 @@ def claimer(database, num_runs, go):
 
 def alike(one, other):
     """Equal, nan to nan."""
-    return all(a == b or (a != a and b != b) for a, b in zip(astuple(one), astuple(other), strict=True))
+    return all(
+        a == b or (a != a and b != b) for a, b in zip(astuple(one), astuple(other), strict=True)
+    )
 
 
 # --- what goes in comes out
@@ -69,7 +71,9 @@ CONFIG_CHANGES = {
     "target": {"target": 91.25},
     "file": {"task": {"file": "/home/me/my täsk.py", "sha256": "ab"}},
     "multistep": {"baseline": Recipe(decay=MultiStep(milestones_epochs=(1.5, 3.0), factor=0.2))},
-    "plateau": {"baseline": Recipe(optimizer="adamw", decay=Plateau(monitor="top1", threshold_mode="abs"))},
+    "plateau": {
+        "baseline": Recipe(optimizer="adamw", decay=Plateau(monitor="top1", threshold_mode="abs"))
+    },
     "space": {"space_toml": '# Größe\n[parameters]\n"peak_lr" = 1e-3\n'},
     "rungs": {
         "pruner": "hyperband",
@@ -78,7 +82,13 @@ CONFIG_CHANGES = {
         "signal": "raw",
         "settings": TrainSettings(ema_half_life_epochs=0),
     },
-    "seeds": {"seed": 2**40, "num_seeds": 1, "num_confirmed": 0, "sampler": "qmc", "pruner": "none"},
+    "seeds": {
+        "seed": 2**40,
+        "num_seeds": 1,
+        "num_confirmed": 0,
+        "sampler": "qmc",
+        "pruner": "none",
+    },
 }
 
 
@@ -90,7 +100,9 @@ def test_a_configuration_comes_back_equal(database, make_config, changes):
     assert config_to_json(config_from_json(config_to_json(config))) == config_to_json(config)
 
 
-@pytest.mark.parametrize("text", ["50", "1000000", "1234567", "300ep", "2.5runs", "90s", "123456789s", "30min", "4h"])
+@pytest.mark.parametrize(
+    "text", ["50", "1000000", "1234567", "300ep", "2.5runs", "90s", "123456789s", "30min", "4h"]
+)
 def test_every_budget_comes_back_equal(make_config, text):
     config = make_config(budget=Budget.parse(text))
     assert config_from_json(config_to_json(config)).budget == config.budget
@@ -105,7 +117,9 @@ def test_range_tests_come_back_equal_and_the_first_ones_stay(store):
         rule="ours",
         suggestions={"valley": 0.02},
     )
-    nothing = RangeResult(optimizer="adamw", curves=(), interval=None, rule="ours", reason="no signal: flat")
+    nothing = RangeResult(
+        optimizer="adamw", curves=(), interval=None, rule="ours", reason="no signal: flat"
+    )
     assert store.state().range_results == ()
     store.record_ranges((found, nothing))
     store.record_ranges((nothing,))
@@ -114,13 +128,24 @@ def test_range_tests_come_back_equal_and_the_first_ones_stay(store):
 
 @pytest.mark.parametrize("decay", DECAYS.values(), ids=DECAYS.keys())
 def test_a_run_comes_back_equal(store, make_run, decay):
-    needed = {Step: {"every_epochs": 1.5}, MultiStep: {"milestones_epochs": (1.0, 2.5)}}.get(decay, {})
-    recipe = Recipe(peak_lr=0.1 + 0.2, warmup_epochs=1 / 3, decay=decay(**needed), weight_decay=5e-4)
+    needed = {Step: {"every_epochs": 1.5}, MultiStep: {"milestones_epochs": (1.0, 2.5)}}.get(
+        decay, {}
+    )
+    recipe = Recipe(
+        peak_lr=0.1 + 0.2, warmup_epochs=1 / 3, decay=decay(**needed), weight_decay=5e-4
+    )
     lengths = {"recipe_epochs": 27, "horizon_epochs": 9, "stop_epochs": 3}
-    run = make_run("baseline-2", kind="rung", trial=-1, recipe=recipe, seed=3_000_000_000, **lengths)
+    run = make_run(
+        "baseline-2", kind="rung", trial=-1, recipe=recipe, seed=3_000_000_000, **lengths
+    )
     assert store.claim(run, this_worker())
     (record,) = store.state().records
-    assert (record.run, record.state, record.measurements, record.test_top1) == (run, "running", (), None)
+    assert (record.run, record.state, record.measurements, record.test_top1) == (
+        run,
+        "running",
+        (),
+        None,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +154,11 @@ def many(tmp_path_factory):
     return StudyDatabase(f"sqlite:///{tmp_path_factory.mktemp('store') / 'lrtune.db'}")
 
 
-@given(floats=st.fixed_dictionaries({f.name: st.floats() for f in fields(Measurement) if f.type is float}))
+@given(
+    floats=st.fixed_dictionaries(
+        {f.name: st.floats() for f in fields(Measurement) if f.type is float}
+    )
+)
 def test_every_float_of_a_measurement_comes_back_nan_and_infinity_too(many, floats):
     wanted = Measurement(epoch=1, step=7, prefix="1f", reused=True, again_epochs=3, **floats)
     name = f"study-{len(many.names())}"
@@ -157,7 +186,9 @@ def test_recording_an_epoch_again_keeps_the_first_value(store, make_run, measure
     assert repr(store.state().records[0].measurements) == repr((measured(1), measured(2)))
 
 
-def test_measurements_come_in_the_order_of_their_epochs_and_of_their_own_run(store, make_run, measured):
+def test_measurements_come_in_the_order_of_their_epochs_and_of_their_own_run(
+    store, make_run, measured
+):
     one, other = make_run("trial-0000"), make_run("trial-0001", trial=1)
     for run in (one, other):
         store.claim(run, this_worker())
@@ -175,7 +206,11 @@ def test_how_a_run_ended_is_recorded(store, make_run):
     store.finish(run, "pruned", "Top-1 10.00 is at chance")
     store.record_test(run.id, 88.5)
     (record,) = StudyDatabase(store._database.url).study("study").state().records
-    assert (record.state, record.reason, record.test_top1) == ("pruned", "Top-1 10.00 is at chance", 88.5)
+    assert (record.state, record.reason, record.test_top1) == (
+        "pruned",
+        "Top-1 10.00 is at chance",
+        88.5,
+    )
     assert not record.orphaned
 
 
@@ -302,7 +337,9 @@ def test_runs_that_failed_are_tried_again_as_nobodys_with_what_they_have(store, 
         assert [record.reason for record in records] == ["", "out of memory", ""]
 
 
-def test_a_study_is_deleted_only_when_nobody_is_at_it(store, database, make_config, make_run, measured):
+def test_a_study_is_deleted_only_when_nobody_is_at_it(
+    store, database, make_config, make_run, measured
+):
     database.create(make_config(name="another"))
     run = make_run()
     store.claim(run, this_worker())
@@ -349,7 +386,10 @@ def test_what_is_read_once_is_still_right_after_others_have_written(store, make_
         ("postgresql://me:SECRET@host:5432/db", "postgresql://me:***@host:5432/db"),
         ("postgresql+psycopg://:SEC:RET@host/db", "postgresql+psycopg://:***@host/db"),
         ("--storage=mysql://me:SECRET@host/db", "--storage=mysql://me:***@host/db"),
-        ("postgresql://host/db?user=me&password=SECRET&x=1", "postgresql://host/db?user=me&password=***&x=1"),
+        (
+            "postgresql://host/db?user=me&password=SECRET&x=1",
+            "postgresql://host/db?user=me&password=***&x=1",
+        ),
         ("postgresql://me@host:5432/db", "postgresql://me@host:5432/db"),
         ("sqlite:////home/a:b/my@file.db", "sqlite:////home/a:b/my@file.db"),
         ("no URL: me@host", "no URL: me@host"),
@@ -370,7 +410,10 @@ def held(path):
 
 def test_a_database_that_is_locked_when_it_is_opened(path, monkeypatch):
     monkeypatch.setattr(database_module, "BUSY_S", 0.05)
-    with held(path), pytest.raises(StoreError, match=r"lrtune\.db: the database is locked by another program"):
+    with (
+        held(path),
+        pytest.raises(StoreError, match=r"lrtune\.db: the database is locked by another program"),
+    ):
         StudyDatabase(f"sqlite:///{path}")
 
 
@@ -384,7 +427,9 @@ def test_a_database_that_is_locked_when_it_is_written(store, path, make_run, mon
     assert study.claim(make_run(), this_worker())
 
 
-def test_a_database_that_is_read_only_can_be_read_and_says_so_when_written(store, path, make_run, measured):
+def test_a_database_that_is_read_only_can_be_read_and_says_so_when_written(
+    store, path, make_run, measured
+):
     store.claim(make_run(), this_worker())
     store.record(make_run(), measured(1))
     study = StudyDatabase(f"sqlite:///file:{path}?mode=ro&uri=true").study("study")
@@ -395,7 +440,9 @@ def test_a_database_that_is_read_only_can_be_read_and_says_so_when_written(store
         lambda: study.finish(make_run(), "completed"),
         lambda: study._database.create(replace(study.config, name="another")),
     ):
-        with pytest.raises(StoreError, match="the database cannot be written: it, or its folder, is read-only"):
+        with pytest.raises(
+            StoreError, match="the database cannot be written: it, or its folder, is read-only"
+        ):
             write()
     assert store.state().records[0].epochs == 1
 
@@ -412,9 +459,21 @@ def make_folder(path):
     ("prepare", "url", "words"),
     [
         (make_text, "sqlite:///{path}", "the file is not a database"),
-        (make_folder, "sqlite:///{path}", "cannot be opened: its folder is missing or not accessible"),
-        (None, "sqlite:///{path}/nowhere/lrtune.db", "cannot be opened: its folder is missing or not accessible"),
-        (None, "sqlite:///file:{path}?mode=ro&uri=true", "cannot be opened: its folder is missing or not accessible"),
+        (
+            make_folder,
+            "sqlite:///{path}",
+            "cannot be opened: its folder is missing or not accessible",
+        ),
+        (
+            None,
+            "sqlite:///{path}/nowhere/lrtune.db",
+            "cannot be opened: its folder is missing or not accessible",
+        ),
+        (
+            None,
+            "sqlite:///file:{path}?mode=ro&uri=true",
+            "cannot be opened: its folder is missing or not accessible",
+        ),
         (None, "nosuchdatabase://localhost/x", "cannot be used as a database"),
         (None, "banana", "cannot be used as a database"),
     ],

@@ -10,11 +10,18 @@ from lrtune.core.recipe import OPTIMIZERS, Constant, Cosine, Published, Recipe, 
 from lrtune.schedules import build_schedule
 from lrtune.store.recipes import ORDER, describe_recipe, read_recipe, recipe_names
 
-PUBLISHED = {"sgd-step": (76.1, 90), "adamw": (77.4, 75), "adamw-cosine": (78.2, 70), "lamb-cosine": (78.0, 68)}
+PUBLISHED = {
+    "sgd-step": (76.1, 90),
+    "adamw": (77.4, 75),
+    "adamw-cosine": (78.2, 70),
+    "lamb-cosine": (78.0, 68),
+}
 
 
 def test_all_that_are_shipped_are_listed():
-    assert sorted(recipe_names()) == sorted(path.stem for path in Path(lrtune.__file__).parent.glob("recipes/*.toml"))
+    assert sorted(recipe_names()) == sorted(
+        path.stem for path in Path(lrtune.__file__).parent.glob("recipes/*.toml")
+    )
 
 
 @pytest.mark.parametrize("name", ORDER)
@@ -49,7 +56,9 @@ def test_a_file_without_a_length_is_meant_for_the_run(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('optimizer = "adamw"\npeak_lr = 3e-4\nwarmup_epochs = 2\ndecay = "constant"\n')
     found = read_recipe(path, 7)
-    assert found.recipe == Recipe(optimizer="adamw", peak_lr=3e-4, warmup_epochs=2, decay=Constant())
+    assert found.recipe == Recipe(
+        optimizer="adamw", peak_lr=3e-4, warmup_epochs=2, decay=Constant()
+    )
     assert (found.name, found.published) == ("mine", None)
 
 
@@ -79,12 +88,21 @@ MISTAKEN = {
         "warmup_epochs = 5",
         "`warmup_epochs < epochs` must hold, but got warmup_epochs=5 with",
     ),
-    "a warmup longer than what it is meant for": ("epochs = 90\nwarmup_epochs = 95", "warmup_epochs=95 with 90 epochs"),
+    "a warmup longer than what it is meant for": (
+        "epochs = 90\nwarmup_epochs = 95",
+        "warmup_epochs=95 with 90 epochs",
+    ),
     "a Top-1 in words": (ON + 'top1 = "76.1"\nconvergence_epoch = 90', "a percentage as top1"),
     "true as a Top-1": (ON + "top1 = true\nconvergence_epoch = 90", "a percentage as top1"),
     "more than all": (ON + "top1 = 761\nconvergence_epoch = 90", "a percentage as top1"),
-    "half an epoch": (ON + "top1 = 76.1\nconvergence_epoch = 90.5", "a whole number from 1 as convergence_epoch"),
-    "epoch 0": (ON + "top1 = 76.1\nconvergence_epoch = 0", "a whole number from 1 as convergence_epoch"),
+    "half an epoch": (
+        ON + "top1 = 76.1\nconvergence_epoch = 90.5",
+        "a whole number from 1 as convergence_epoch",
+    ),
+    "epoch 0": (
+        ON + "top1 = 76.1\nconvergence_epoch = 0",
+        "a whole number from 1 as convergence_epoch",
+    ),
     "nothing of when": (ON + "top1 = 76.1", "convergence_epoch"),
     "more than is asked for": (ON + "top1 = 76.1\nconvergence_epoch = 90\nseeds = 3", "'seeds': 3"),
 }

@@ -54,7 +54,9 @@ def place(url, checkpoints):
 # --- behind a URL
 
 
-@pytest.mark.parametrize("payload", [b"", b"x", bytes(range(256)) * 500], ids=["empty", "short", "long"])
+@pytest.mark.parametrize(
+    "payload", [b"", b"x", bytes(range(256)) * 500], ids=["empty", "short", "long"]
+)
 def test_what_was_saved_is_loaded_by_another_store(checkpoints, payload):
     checkpoints.save("1f", payload, 3)
     assert RemoteCheckpointStore(checkpoints.url).load("1f") == payload
@@ -143,13 +145,18 @@ def test_what_is_no_checkpoint_is_let_be(checkpoints, place):
     assert place.names() == ["notes.txt"]
 
 
-# key, epochs and bytes of what is saved in this order; the limit in payload bytes; the keys that are left
+# key, epochs and bytes of what is saved in this order; the limit in payload bytes; the keys that
+# are left
 EVICTIONS = [
     (["a1 100", "b2 100", "c3 100"], 1000, "abc"),
     (["a1 100", "b2 100", "c3 100"], 300, "abc"),
     (["a1 100", "b2 100", "c3 100"], 299, "bc"),
     (["a1 100", "b2 100", "c3 250"], 300, "c"),
-    (["a9 100", "b3 100", "c5 100"], 299, "ac"),  # the one that took the fewest epochs, whatever its age
+    (
+        ["a9 100", "b3 100", "c5 100"],
+        299,
+        "ac",
+    ),  # the one that took the fewest epochs, whatever its age
     (["a9 100", "b3 100", "c5 100"], 199, "c"),  # but never the one just written
     (["a9 100", "b5 100", "c1 100"], 299, "ac"),
     (["a10 100", "b9 100", "c11 100"], 299, "ac"),  # epochs are numbers
@@ -179,14 +186,19 @@ def test_those_that_took_the_fewest_epochs_go_first(url, saved, limit, left):
         pytest.param(
             "s3://bucket/path",
             "Install s3fs to access S3",
-            marks=pytest.mark.skipif(importlib.util.find_spec("s3fs") is not None, reason="s3fs is installed"),
+            marks=pytest.mark.skipif(
+                importlib.util.find_spec("s3fs") is not None, reason="s3fs is installed"
+            ),
         ),
     ],
 )
 def test_a_url_that_fsspec_cannot_open_is_one_sentence(url, words):
     with pytest.raises(InputError) as caught:
         RemoteCheckpointStore(url)
-    assert str(caught.value) == f"`storage_path` must be a URL that fsspec knows, but got '{url}': {words}."
+    assert (
+        str(caught.value)
+        == f"`storage_path` must be a URL that fsspec knows, but got '{url}': {words}."
+    )
 
 
 def test_a_folder_that_cannot_be_made_is_one_message(tmp_path):
@@ -204,7 +216,9 @@ def test_a_folder_on_a_disk_that_is_not_there_is_one_message(tmp_path):
 def test_a_place_that_went_away_is_said_when_something_is_saved(tmp_path):
     checkpoints = RemoteCheckpointStore(f"file://{tmp_path}/place/study")
     (tmp_path / "place").rename(tmp_path / "away")
-    with pytest.raises(StoreError, match=f"checkpoints at file://{tmp_path}/place/study cannot be written: "):
+    with pytest.raises(
+        StoreError, match=f"checkpoints at file://{tmp_path}/place/study cannot be written: "
+    ):
         checkpoints.save("1f", b"weights", 3)
 
 

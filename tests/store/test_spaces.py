@@ -36,10 +36,13 @@ def test_a_name_that_comes_with_lrtune_is_not_shadowed_by_a_file(tmp_path, monke
     assert read_space("default")[1] != TOML
 
 
-@pytest.mark.parametrize("space", ["nothing-like-it", "nowhere/x.toml", ".", "", "../search_spaces"])
+@pytest.mark.parametrize(
+    "space", ["nothing-like-it", "nowhere/x.toml", ".", "", "../search_spaces"]
+)
 def test_what_is_neither_is_refused_with_the_names_that_there_are(space):
     with pytest.raises(
-        InputError, match="must be a TOML file or one of default, fine-tuning, imagenet-resnet50, quick"
+        InputError,
+        match="must be a TOML file or one of default, fine-tuning, imagenet-resnet50, quick",
     ):
         read_space(space)
 

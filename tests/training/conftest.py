@@ -38,7 +38,9 @@ def identical():
 
     def same(one, other):
         if isinstance(one, Tensor):
-            return isinstance(other, Tensor) and one.dtype == other.dtype and torch.equal(one, other)
+            return (
+                isinstance(other, Tensor) and one.dtype == other.dtype and torch.equal(one, other)
+            )
         if isinstance(one, Mapping):
             return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
         if isinstance(one, list | tuple):

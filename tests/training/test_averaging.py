@@ -24,7 +24,9 @@ def walk(model, num_steps):
     """Changes everything in a model, as optimizer steps do, and yields its state after each."""
     generator = torch.Generator().manual_seed(1)
     for _ in range(num_steps):
-        model(torch.randn(8, 3, generator=generator, dtype=torch.float64)).sum().backward()  # moves the statistics
+        model(
+            torch.randn(8, 3, generator=generator, dtype=torch.float64)
+        ).sum().backward()  # moves the statistics
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter += torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
@@ -53,7 +55,9 @@ def test_the_average_is_the_closed_form(num_steps, half_life_steps):
         states.append(state)
         update(averaged)
     found = averaged.refresh().state_dict()
-    assert {name for name, tensor in found.items() if not tensor.is_floating_point()} == {"1.num_batches_tracked"}
+    assert {name for name, tensor in found.items() if not tensor.is_floating_point()} == {
+        "1.num_batches_tracked"
+    }
     assert found.pop("1.num_batches_tracked") == num_steps
     assert "1.running_var" in found
     for name, tensor in found.items():
@@ -83,7 +87,9 @@ def test_the_averages_need_no_gradient_and_leave_the_model_its_own():
     assert all(parameter.grad_fn is None for parameter in averaged.model.parameters())
     assert all(parameter.requires_grad for parameter in model.parameters())
     torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
-    ours, theirs = ({t.data_ptr() for t in m.state_dict().values()} for m in (averaged.model, model))
+    ours, theirs = (
+        {t.data_ptr() for t in m.state_dict().values()} for m in (averaged.model, model)
+    )
     assert not ours & theirs
 
 
@@ -133,7 +139,8 @@ def trainer_of(digits):
     def build(**settings):
         task = Task(model=lively, train=digits.train, validation=digits.validation, num_classes=10)
         return WatchedTrainer(
-            task, TrainSettings(**{"batch_size": 36, "precision": "fp32", "device": "cpu"} | settings)
+            task,
+            TrainSettings(**{"batch_size": 36, "precision": "fp32", "device": "cpu"} | settings),
         )
 
     return build
@@ -141,7 +148,9 @@ def trainer_of(digits):
 
 def train(trainer, run):
     files = []
-    measurements = list(trainer.train(run, save=lambda _, state: files.append(state_to_bytes(state))))
+    measurements = list(
+        trainer.train(run, save=lambda _, state: files.append(state_to_bytes(state)))
+    )
     return measurements, [state_from_bytes(content) for content in files]
 
 
@@ -154,7 +163,9 @@ RUN = full_run(Recipe(peak_lr=0.1, warmup_epochs=0.5, decay=Cosine()), 3)
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"accumulate": 3, "clip_norm": 1.0}, {"precision": "fp16"}], ids=["plain", "clipped", "fp16"]
+    "settings",
+    [{}, {"accumulate": 3, "clip_norm": 1.0}, {"precision": "fp16"}],
+    ids=["plain", "clipped", "fp16"],
 )
 def test_averaging_changes_no_bit_of_the_training(trainer_of, identical, settings):
     measurements, states = train(trainer_of(**settings), RUN)
@@ -163,7 +174,9 @@ def test_averaging_changes_no_bit_of_the_training(trainer_of, identical, setting
     for one, other in zip(states, states_without, strict=True):
         assert (one.pop("averaged") != {}, other.pop("averaged")) == (True, {})
         assert identical(one, other)
-    assert all(math.isfinite(m.averaged_top1) and math.isfinite(m.averaged_val_loss) for m in measurements)
+    assert all(
+        math.isfinite(m.averaged_top1) and math.isfinite(m.averaged_val_loss) for m in measurements
+    )
     assert all(math.isnan(m.averaged_top1) and math.isnan(m.averaged_val_loss) for m in without)
 
 
@@ -194,5 +207,8 @@ def test_what_is_measured_is_the_model_of_the_averages(trainer_of):
         model.load_state_dict(state["model"])
         assert trainer.evaluate(model, trainer.validation) == (m.val_loss, m.top1)
         averages = restored(lively(), state, half_life_steps=0.5 * trainer.steps_per_epoch)
-        assert trainer.evaluate(averages, trainer.validation) == (m.averaged_val_loss, m.averaged_top1)
+        assert trainer.evaluate(averages, trainer.validation) == (
+            m.averaged_val_loss,
+            m.averaged_top1,
+        )
     assert measurements[0].averaged_val_loss != measurements[0].val_loss

@@ -6,7 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, SubsetRandomSampler, TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    SubsetRandomSampler,
+    TensorDataset,
+)
 
 from lrtune.core.errors import InputError, TaskError
 from lrtune.training.batches import (
@@ -22,7 +28,9 @@ from lrtune.training.randomness import derive_seed
 def numbered(num_images, *, channels=1, side=8, flips=False):
     """Images that can be told apart: every pixel of the set is drawn, and the label is the image's number."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(1, 256, (num_images, channels, side, side), dtype=torch.uint8, generator=generator)
+    images = torch.randint(
+        1, 256, (num_images, channels, side, side), dtype=torch.uint8, generator=generator
+    )
     mean, std = (0.25,) * channels, (0.5,) * channels
     return Images(images=images, labels=torch.arange(num_images), mean=mean, std=std, flips=flips)
 
@@ -38,7 +46,9 @@ def labels_of(pairs):
 
 def same(one, other):
     return all(
-        torch.equal(a, b) for left, right in zip(one, other, strict=True) for a, b in zip(left, right, strict=True)
+        torch.equal(a, b)
+        for left, right in zip(one, other, strict=True)
+        for a, b in zip(left, right, strict=True)
     )
 
 
@@ -88,12 +98,17 @@ def test_an_epoch_holds_what_it_announces(kind, num_images, batch_size, training
         assert len(set(labels_of(given))) == batches.num_images
 
 
-@pytest.mark.parametrize("source", [numbered(32, flips=True), Squares(32)], ids=["resident", "dataset"])
+@pytest.mark.parametrize(
+    "source", [numbered(32, flips=True), Squares(32)], ids=["resident", "dataset"]
+)
 def test_an_epoch_is_a_function_of_seed_and_epoch(source):
     first = epoch_of(source, 0, 0, augment=True)
     assert same(first, epoch_of(source, 0, 0, augment=True))
     assert labels_of(first) != sorted(labels_of(first))
-    others = [labels_of(epoch_of(source, seed, epoch, augment=True)) for seed, epoch in [(0, 1), (1, 0), (1, 1)]]
+    others = [
+        labels_of(epoch_of(source, seed, epoch, augment=True))
+        for seed, epoch in [(0, 1), (1, 0), (1, 1)]
+    ]
     assert len({tuple(order) for order in [labels_of(first), *others]}) == 4
 
 
@@ -104,7 +119,9 @@ def test_epochs_may_be_asked_for_in_any_order():
         assert same(forward[epoch], list(batches.epoch(7, epoch)))
 
 
-@pytest.mark.parametrize("source", [numbered(12, flips=True), Squares(12)], ids=["resident", "dataset"])
+@pytest.mark.parametrize(
+    "source", [numbered(12, flips=True), Squares(12)], ids=["resident", "dataset"]
+)
 def test_the_global_generator_is_left_alone(source):
     before = torch.get_rng_state()
     epoch_of(source, augment=True)
@@ -124,7 +141,9 @@ def test_evaluation_is_in_order_and_normalised_by_the_textbook():
 
 def test_without_augmentation_the_images_are_as_they_are():
     images = numbered(8, flips=True)
-    plain = torch.cat([inputs for inputs, _ in evaluation_batches(images, batch_size=8, device="cpu").epoch(0, 0)])
+    plain = torch.cat(
+        [inputs for inputs, _ in evaluation_batches(images, batch_size=8, device="cpu").epoch(0, 0)]
+    )
     for inputs, labels in epoch_of(images):
         assert torch.equal(inputs, plain[labels])
 
@@ -157,10 +176,14 @@ def test_augmentation_is_a_crop_and_a_mirror_image_of_the_original(side, padding
 
 
 def test_flips_do_not_move_the_order_or_the_crops():
-    with_flips, without = (epoch_of(numbered(40, flips=flips), augment=True) for flips in (True, False))
+    with_flips, without = (
+        epoch_of(numbered(40, flips=flips), augment=True) for flips in (True, False)
+    )
     assert labels_of(with_flips) == labels_of(without) == labels_of(epoch_of(numbered(40)))
     for (one, _), (other, _) in zip(with_flips, without, strict=True):
-        assert all(torch.equal(a, b) or torch.equal(a.flip(2), b) for a, b in zip(one, other, strict=True))
+        assert all(
+            torch.equal(a, b) or torch.equal(a.flip(2), b) for a, b in zip(one, other, strict=True)
+        )
 
 
 def test_the_draws_are_those_of_earlier_versions():
@@ -173,9 +196,12 @@ def test_the_draws_are_those_of_earlier_versions():
 @pytest.mark.parametrize("cutout", [1, 3, 4, 8])
 def test_a_square_is_cut_out_and_nothing_else_changes(cutout):
     images = numbered(300, channels=2, side=8, flips=True)
-    images = replace(images, images=torch.cat([images.images, images.images[:, :, :, :4]], dim=3))  # 8 x 12
+    images = replace(
+        images, images=torch.cat([images.images, images.images[:, :, :, :4]], dim=3)
+    )  # 8 x 12
     whole, cut = (
-        training_batches(images, batch_size=300, augment=True, device="cpu", cutout=side) for side in (0, cutout)
+        training_batches(images, batch_size=300, augment=True, device="cpu", cutout=side)
+        for side in (0, cutout)
     )
     [(before, labels)], [(after, same_labels)] = list(whole.epoch(2, 5)), list(cut.epoch(2, 5))
     assert torch.equal(labels, same_labels)
@@ -191,14 +217,18 @@ def test_a_square_is_cut_out_and_nothing_else_changes(cutout):
 
 @pytest.mark.parametrize("cutout", [-1, 9])
 def test_an_impossible_hole_is_refused(cutout):
-    with pytest.raises(InputError, match=f"`0 <= cutout <= 8` must hold, the side of the images, but got {cutout}"):
+    with pytest.raises(
+        InputError, match=f"`0 <= cutout <= 8` must hold, the side of the images, but got {cutout}"
+    ):
         training_batches(numbered(4), batch_size=2, augment=False, device="cpu", cutout=cutout)
 
 
 def test_what_is_for_images_only_is_refused_of_a_users_own_data():
     for source in (Squares(), DataLoader(Squares())):
         with pytest.raises(InputError) as caught:
-            training_batches(source, batch_size=4, augment=True, device="cpu", data_on_device="yes", cutout=2)
+            training_batches(
+                source, batch_size=4, augment=True, device="cpu", data_on_device="yes", cutout=2
+            )
         kind = type(source).__name__
         assert list(caught.value.problems) == [
             f"`data_on_device` can be yes for `Images` only, but the data are a {kind}.",
@@ -235,7 +265,10 @@ def test_a_loader_without_a_generator_follows_the_global_one():
 def test_a_generator_of_the_sampler_is_seeded_too():
     sampler = SubsetRandomSampler(range(3, 9), generator=torch.Generator())
     batches = training_batches(
-        DataLoader(Squares(), batch_size=4, sampler=sampler), batch_size=4, augment=False, device="cpu"
+        DataLoader(Squares(), batch_size=4, sampler=sampler),
+        batch_size=4,
+        augment=False,
+        device="cpu",
     )
     assert batches.num_images == 6
     orders = [labels_of(batches.epoch(0, epoch)) for epoch in (0, 1, 0)]
@@ -258,7 +291,9 @@ def test_a_loader_is_counted(loader, num_batches, num_images):
 
 
 def test_batches_of_a_loader_land_on_the_device():
-    for inputs, labels in training_batches(Squares(), batch_size=4, augment=False, device="meta").epoch(0, 0):
+    for inputs, labels in training_batches(
+        Squares(), batch_size=4, augment=False, device="meta"
+    ).epoch(0, 0):
         assert inputs.device.type == labels.device.type == "meta"
 
 
@@ -280,7 +315,11 @@ def test_an_epoch_is_the_same_on_every_device():
         (numbered(4), 0, "`1 <= batch_size` must hold, but got 0."),
         (Squares(), 0, "`1 <= batch_size` must hold, but got 0."),
         (Squares(0), 4, "a dataset must have at least 1 image, but this Squares has none."),
-        (Stream(), 4, "data must be `Images`, a map-style `Dataset` or a `DataLoader`, but got Stream."),
+        (
+            Stream(),
+            4,
+            "data must be `Images`, a map-style `Dataset` or a `DataLoader`, but got Stream.",
+        ),
         (7, 4, "data must be `Images`, a map-style `Dataset` or a `DataLoader`, but got int."),
         (
             DataLoader(Stream(), batch_size=4),
@@ -304,12 +343,16 @@ def test_impossible_sources_are_refused(source, batch_size, message):
 def test_a_batch_that_is_no_pair_is_refused():
     loader = DataLoader(TensorDataset(torch.zeros(4, 1)), batch_size=2)
     with pytest.raises(
-        TaskError, match=r"pair of tensors \(inputs, labels\), but the loader gave a list of \['Tensor'\]"
+        TaskError,
+        match=r"pair of tensors \(inputs, labels\), but the loader gave a list of \['Tensor'\]",
     ):
         list(evaluation_batches(loader, batch_size=2, device="cpu").epoch(0, 0))
 
 
-GOOD = {"images": torch.zeros(2, 1, 4, 4, dtype=torch.uint8), "labels": torch.zeros(2, dtype=torch.int64)}
+GOOD = {
+    "images": torch.zeros(2, 1, 4, 4, dtype=torch.uint8),
+    "labels": torch.zeros(2, dtype=torch.int64),
+}
 
 
 @pytest.mark.parametrize(
@@ -317,7 +360,10 @@ GOOD = {"images": torch.zeros(2, 1, 4, 4, dtype=torch.uint8), "labels": torch.ze
     [
         ({"images": torch.zeros(2, 1, 4, 4)}, ["torch.float32 (2, 1, 4, 4)"]),
         ({"images": torch.zeros(0, 1, 4, 4, dtype=torch.uint8)}, ["torch.uint8 (0, 1, 4, 4)"]),
-        ({"labels": torch.zeros(3, dtype=torch.int64), "mean": (), "std": (0.0,)}, ["`labels`", "`mean`", "`std`"]),
+        (
+            {"labels": torch.zeros(3, dtype=torch.int64), "mean": (), "std": (0.0,)},
+            ["`labels`", "`mean`", "`std`"],
+        ),
         ({"labels": torch.zeros(2)}, ["torch.float32 (2,)"]),
     ],
 )
@@ -335,6 +381,9 @@ def test_seeds_are_derived_alike_in_every_process():
 
 
 def test_derived_seeds_are_far_apart_and_fit_a_generator():
-    seeds = [derive_seed(*words) for words in [(0,), (1,), (0, 1), (1, 0), (0, "1"), (0, "a", "b"), (0, "ab")]]
+    seeds = [
+        derive_seed(*words)
+        for words in [(0,), (1,), (0, 1), (1, 0), (0, "1"), (0, "a", "b"), (0, "ab")]
+    ]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**63 for seed in seeds)

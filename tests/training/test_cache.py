@@ -40,7 +40,9 @@ def kept(tmp_path, monkeypatch):
 def num_decoded(monkeypatch):
     """How many images were decoded since it was asked for last."""
     decoded, decode = [], folder._decode
-    monkeypatch.setattr(folder, "_decode", lambda path, size: decoded.append(path) or decode(path, size))
+    monkeypatch.setattr(
+        folder, "_decode", lambda path, size: decoded.append(path) or decode(path, size)
+    )
 
     def count():
         number = len(decoded)
@@ -176,7 +178,9 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_file_is_not_used_but_replaced(root, kept, num_decoded, damage, tmp_path, monkeypatch):
+def test_a_damaged_file_is_not_used_but_replaced(
+    root, kept, num_decoded, damage, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     load(root / "train")
     num_decoded()
@@ -213,7 +217,9 @@ def _no_home(kept, monkeypatch):
 
 
 @pytest.mark.parametrize("obstacle", [_a_file_in_the_way, _full_disk, _disk_that_fills, _no_home])
-def test_where_nothing_can_be_kept_all_is_decoded_each_time(root, kept, num_decoded, monkeypatch, obstacle):
+def test_where_nothing_can_be_kept_all_is_decoded_each_time(
+    root, kept, num_decoded, monkeypatch, obstacle
+):
     obstacle(kept, monkeypatch)
     assert_same(load(root / "train"), uncached(root / "train"))
     num_decoded()
@@ -222,7 +228,9 @@ def test_where_nothing_can_be_kept_all_is_decoded_each_time(root, kept, num_deco
     assert not kept.is_dir() or list(kept.iterdir()) == []
 
 
-@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b"no image"), lambda path: path.unlink()])
+@pytest.mark.parametrize(
+    "damage", [lambda path: path.write_bytes(b"no image"), lambda path: path.unlink()]
+)
 def test_of_a_damaged_image_nothing_is_kept(root, kept, damage):
     path = root / "train" / "dog" / "7.png"
     path.with_name("8.png").symlink_to(path)

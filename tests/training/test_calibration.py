@@ -39,7 +39,10 @@ def trainer_of(digits, monkeypatch):
             train=digits.train, validation=digits.validation, num_classes=10,
         )  # fmt: skip
         kind = type("Trying", (CapturingTrainer,), {"new_player": player})
-        return kind(task, TrainSettings(**{"batch_size": 36, "precision": "fp32", "device": "cpu"} | settings))
+        return kind(
+            task,
+            TrainSettings(**{"batch_size": 36, "precision": "fp32", "device": "cpu"} | settings),
+        )
 
     return build
 
@@ -80,7 +83,9 @@ def test_lanes_that_do_not_fit_are_not_used(trainer_of, monkeypatch):
             return super().record(function)
 
     before = threading.active_count()
-    monkeypatch.setattr(calibration, "best_num_lanes", lambda rate: tried.extend(map(rate, (1, 2, 4))) or 2)
+    monkeypatch.setattr(
+        calibration, "best_num_lanes", lambda rate: tried.extend(map(rate, (1, 2, 4))) or 2
+    )
     assert calibrate_lanes(trainer_of(Small), Recipe()) == 2
     assert [rate > 0 for rate in tried] == [True, True, False]
     assert threading.active_count() == before
@@ -94,7 +99,9 @@ def test_several_lanes_of_which_some_are_eager_are_not_used(trainer_of, monkeypa
         return new_lane(recipe) if trainer._idle or not trainer._has_captured else None
 
     monkeypatch.setattr(trainer, "_captured_lane", only_one)
-    monkeypatch.setattr(calibration, "best_num_lanes", lambda rate: tried.extend(map(rate, (1, 4))) or 1)
+    monkeypatch.setattr(
+        calibration, "best_num_lanes", lambda rate: tried.extend(map(rate, (1, 4))) or 1
+    )
     calibrate_lanes(trainer, Recipe())
     assert [rate > 0 for rate in tried] == [True, False]
 

@@ -95,7 +95,9 @@ class Eager(Trainer):
 
 def train(trainer, run, **kwargs):
     files = []
-    measurements = list(trainer.train(run, save=lambda _, state: files.append(state_to_bytes(state)), **kwargs))
+    measurements = list(
+        trainer.train(run, save=lambda _, state: files.append(state_to_bytes(state)), **kwargs)
+    )
     return timeless(measurements), list(map(state_from_bytes, files))
 
 
@@ -117,10 +119,15 @@ SETTINGS = {
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 @pytest.mark.parametrize("optimizer", CAPTURABLE)
-def test_a_captured_lane_trains_what_an_eager_one_trains(trainers_of, identical, optimizer, settings):
+def test_a_captured_lane_trains_what_an_eager_one_trains(
+    trainers_of, identical, optimizer, settings
+):
     captured, eager = trainers_of(**settings)
     recipe = replace(default_recipe(optimizer), warmup_epochs=0.5, decay=Cosine())
-    for run in (full_run(recipe, 3), full_run(replace(recipe, peak_lr=recipe.peak_lr / 3), 2, seed=5)):
+    for run in (
+        full_run(recipe, 3),
+        full_run(replace(recipe, peak_lr=recipe.peak_lr / 3), 2, seed=5),
+    ):
         measurements, states = train(captured, run)
         expected, expected_states = train(eager, run)
         assert repr(measurements) == repr(expected)
@@ -149,12 +156,16 @@ def test_another_optimizers_lane_makes_room(trainers_of):
         train(captured, full_run(recipe, 1))
     first, second, third = captured.lanes
     assert len({first, second, third}) == 3
-    assert first._player is second._player is third._player  # streams are few: who makes room hands its own on
+    assert (
+        first._player is second._player is third._player
+    )  # streams are few: who makes room hands its own on
     assert third._player.num_recordings == 3  # a step, and an evaluation of each kind of weights
 
 
 def test_a_divergence_is_seen_in_its_epoch_and_the_lane_forgets_it(trainers_of, identical):
-    captured, eager = trainers_of(model=lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Linear(32, 10)))
+    captured, eager = trainers_of(
+        model=lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Linear(32, 10))
+    )
     wild, _ = train(captured, full_run(Recipe(peak_lr=1e30, decay=Constant()), 3))
     assert [m.diverged for m in wild] == [True]
     measurements, states = train(captured, RUN)
@@ -165,7 +176,9 @@ def test_a_divergence_is_seen_in_its_epoch_and_the_lane_forgets_it(trainers_of, 
 
 def test_the_range_test_is_the_same_on_either_lane(trainers_of):
     captured, eager = trainers_of()
-    found, expected = (task_range_test(t, Recipe(), seeds=(0, 1), num_steps=40) for t in (captured, eager))
+    found, expected = (
+        task_range_test(t, Recipe(), seeds=(0, 1), num_steps=40) for t in (captured, eager)
+    )
     assert found == expected
     assert {type(lane) for lane in captured.lanes} == {CapturedLane}
 
@@ -179,7 +192,9 @@ EAGER = [
 
 
 @pytest.mark.parametrize(("settings", "optimizer", "reason"), EAGER)
-def test_what_cannot_be_captured_is_trained_eagerly_and_it_is_said_why(trainers_of, settings, optimizer, reason):
+def test_what_cannot_be_captured_is_trained_eagerly_and_it_is_said_why(
+    trainers_of, settings, optimizer, reason
+):
     captured, eager = trainers_of(**settings)
     run = full_run(default_recipe(optimizer), 1)
     assert reason in captured.why_eager(run.recipe)
@@ -215,7 +230,9 @@ def test_the_reason_of_a_failed_capture_is_not_that_its_end_failed_too(trainers_
             with Graph():
                 raise TypeError("not in a graph")
 
-    captured, _ = trainers_of(captured=type("Failing", (CapturingTrainer,), {"new_player": FailingTwice}))
+    captured, _ = trainers_of(
+        captured=type("Failing", (CapturingTrainer,), {"new_player": FailingTwice})
+    )
     train(captured, RUN)
     assert captured.why_eager(RUN.recipe) == "the capture failed: TypeError: not in a graph"
 
@@ -261,7 +278,10 @@ def test_a_capture_that_fails_after_others_is_no_reason_to_train_eagerly(trainer
             return super().record(function)
 
     captured, _ = trainers_of(captured=type("Second", (CapturingTrainer,), {"new_player": Once}))
-    with captured.lane(RUN.recipe, 0), pytest.raises(TaskError, match="could not be captured: RuntimeError: CUDNN"):
+    with (
+        captured.lane(RUN.recipe, 0),
+        pytest.raises(TaskError, match="could not be captured: RuntimeError: CUDNN"),
+    ):
         train(captured, RUN)
     assert captured.why_eager(RUN.recipe) == ""
 
@@ -286,14 +306,19 @@ def close(measurements, expected):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("settings", [{}, SETTINGS["the last step has fewer"], {"clip_norm": 0.5}, {"compile": True}])
+@pytest.mark.parametrize(
+    "settings", [{}, SETTINGS["the last step has fewer"], {"clip_norm": 0.5}, {"compile": True}]
+)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("optimizer", CAPTURABLE)
 def test_a_graph_trains_what_an_eager_lane_trains(trainers_of, optimizer, precision, settings):
     captured, eager = trainers_of(device="cuda", captured=Trainer, precision=precision, **settings)
     recipe = replace(default_recipe(optimizer), warmup_epochs=0.5, decay=Cosine())
     assert captured.why_eager(recipe) == ""
-    for run in (full_run(recipe, 3), full_run(replace(recipe, peak_lr=recipe.peak_lr / 3), 2, seed=5)):
+    for run in (
+        full_run(recipe, 3),
+        full_run(replace(recipe, peak_lr=recipe.peak_lr / 3), 2, seed=5),
+    ):
         close(train(captured, run)[0], train(eager, run)[0])
     assert captured.why_eager(recipe) == ""  # the capture did not fail
 
@@ -310,7 +335,10 @@ def test_a_run_goes_on_from_a_state_on_a_gpu(trainers_of):
 @pytest.mark.gpu
 def test_lanes_side_by_side_train_what_each_trains_alone(trainers_of):
     captured, _ = trainers_of(device="cuda", captured=Trainer)
-    runs = [full_run(Recipe(peak_lr=lr, decay=Cosine()), 3, seed=seed) for seed, lr in enumerate((0.02, 0.05, 0.1))]
+    runs = [
+        full_run(Recipe(peak_lr=lr, decay=Cosine()), 3, seed=seed)
+        for seed, lr in enumerate((0.02, 0.05, 0.1))
+    ]
     alone, together = [train(captured, run)[0] for run in runs], {}
 
     def work(index):

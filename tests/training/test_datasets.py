@@ -35,7 +35,10 @@ def bare_machine(tmp_path, monkeypatch):
 
 
 def idx(array):
-    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
+    return (
+        struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+        + array.astype(np.uint8).tobytes()
+    )
 
 
 def write_mnist(folder, *, train=40, test=10, compressed=True):
@@ -52,8 +55,13 @@ def write_mnist(folder, *, train=40, test=10, compressed=True):
 
 def cifar_records(labels, *, coarse):
     """Records in the format of CIFAR: planes of red n, green 100 and blue 200 for image n."""
-    planes = [bytes([n]) * 1024 + bytes([100]) * 1024 + bytes([200]) * 1024 for n in range(len(labels))]
-    return b"".join(b"\x07" * coarse + bytes([label]) + plane for label, plane in zip(labels, planes, strict=True))
+    planes = [
+        bytes([n]) * 1024 + bytes([100]) * 1024 + bytes([200]) * 1024 for n in range(len(labels))
+    ]
+    return b"".join(
+        b"\x07" * coarse + bytes([label]) + plane
+        for label, plane in zip(labels, planes, strict=True)
+    )
 
 
 def write_cifar10(folder):
@@ -84,7 +92,11 @@ def labels_in(images):
 
 def test_digits_are_embedded():
     splits = load_dataset("digits")
-    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [1197, 300, 300]
+    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [
+        1197,
+        300,
+        300,
+    ]
     assert splits.num_classes == 10
     assert splits.train.images.shape[1:] == (1, 8, 8)
     assert int(splits.train.images.max()) == 255
@@ -97,7 +109,9 @@ def test_digits_are_embedded():
 
 def test_splits_share_no_image_and_lose_none(tmp_path):
     splits = load_dataset("mnist", data_dir=write_mnist(tmp_path / "mnist"))
-    train, validation = (sorted(part.images[:, 0, 0, 0].tolist()) for part in (splits.train, splits.validation))
+    train, validation = (
+        sorted(part.images[:, 0, 0, 0].tolist()) for part in (splits.train, splits.validation)
+    )
     assert len(validation) == 4
     assert sorted(train + validation) == list(range(40))
     assert splits.test.images[:, 0, 0, 0].tolist() == splits.test.labels.tolist() == list(range(10))
@@ -127,7 +141,10 @@ def test_the_sizes_are_those_asked_for():
 IMPOSSIBLE_SIZES = [
     ({"val_size": 0}, ["`1 <= val_size <= 1496` must hold for digits, but got 0."]),
     ({"val_size": 1497}, ["`1 <= val_size <= 1496` must hold for digits, but got 1497."]),
-    ({"train_size": 1198}, ["`1 <= train_size <= 1197` must hold for digits (validation aside), but got 1198."]),
+    (
+        {"train_size": 1198},
+        ["`1 <= train_size <= 1197` must hold for digits (validation aside), but got 1198."],
+    ),
     (
         {"train_size": -1, "val_size": -1},
         [
@@ -148,13 +165,17 @@ def test_impossible_sizes_are_refused(sizes, problems):
 
 @pytest.mark.parametrize("name", ["imagenet", "digits:x", "mnist:", "folder", "folder:", ""])
 def test_unknown_names_are_refused(name):
-    with pytest.raises(InputError, match=r"`data` must be one of digits, mnist, .*folder:PATH, but got"):
+    with pytest.raises(
+        InputError, match=r"`data` must be one of digits, mnist, .*folder:PATH, but got"
+    ):
         load_dataset(name)
 
 
 def test_images_are_scaled_when_asked_for(tmp_path):
     splits = load_dataset("mnist", data_dir=write_mnist(tmp_path / "mnist"), image_size=32)
-    assert {part.images.shape[2:] for part in (splits.train, splits.validation, splits.test)} == {(32, 32)}
+    assert {part.images.shape[2:] for part in (splits.train, splits.validation, splits.test)} == {
+        (32, 32)
+    }
     assert torch.equal(splits.test.images[7], torch.full((1, 32, 32), 7, dtype=torch.uint8))
 
 
@@ -182,7 +203,9 @@ def test_a_channel_without_variation_is_divided_by_one(tmp_path):
 )
 def test_files_are_found_where_people_have_them(tmp_path, below, given, compressed):
     write_mnist(tmp_path / below, compressed=compressed)
-    splits = load_dataset("fashion-mnist", data_dir=tmp_path / given if given else None, download=False)
+    splits = load_dataset(
+        "fashion-mnist", data_dir=tmp_path / given if given else None, download=False
+    )
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (36, 4, 10)
     assert splits.train.flips
     assert splits.train.images.shape[1:] == (1, 28, 28)
@@ -200,7 +223,9 @@ def test_one_of_two_data_sets_with_the_same_file_names_is_not_taken_for_the_othe
         load_dataset("mnist", download=False)
 
 
-@pytest.mark.skipif(not FASHION_MNIST.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
+@pytest.mark.skipif(
+    not FASHION_MNIST.is_dir(), reason="Debian's dataset-fashion-mnist is not installed"
+)
 def test_debians_fashion_mnist_is_read(monkeypatch):
     monkeypatch.setattr(archives, "SYSTEM_DIR", FASHION_MNIST.parent)
     splits = load_dataset("fashion-mnist", train_size=10_000)
@@ -268,7 +293,8 @@ def test_what_is_missing_is_named_with_the_places_and_the_way_to_get_it(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("name", "wanted"), [("mnist", "t10k-images"), ("cifar10", "cifar-10-binary.tar.gz"), ("cifar100", "train.bin")]
+    ("name", "wanted"),
+    [("mnist", "t10k-images"), ("cifar10", "cifar-10-binary.tar.gz"), ("cifar100", "train.bin")],
 )
 def test_each_data_set_says_what_is_missing(name, wanted):
     with pytest.raises(DataError, match=wanted) as caught:
@@ -281,7 +307,8 @@ def test_each_data_set_says_what_is_missing(name, wanted):
 def test_pickled_cifar_is_not_read_and_that_is_said(tmp_path):
     (tmp_path / "cifar-10-batches-py").mkdir()
     with pytest.raises(
-        DataError, match=r"cifar-10-batches-py is the Python version of it, which is not read: it is pickled"
+        DataError,
+        match=r"cifar-10-batches-py is the Python version of it, which is not read: it is pickled",
     ):
         load_dataset("cifar10", data_dir=tmp_path)
 
@@ -301,7 +328,10 @@ DAMAGED = [
 
 @pytest.mark.parametrize(("content", "message"), DAMAGED)
 def test_damaged_idx_files_are_refused(tmp_path, content, message):
-    for path, written in {tmp_path / "a": content, tmp_path / "a.gz": gzip.compress(content)}.items():
+    for path, written in {
+        tmp_path / "a": content,
+        tmp_path / "a.gz": gzip.compress(content),
+    }.items():
         path.write_bytes(written)
         with pytest.raises(DataError, match=message):
             read_idx(path)
@@ -382,7 +412,11 @@ def test_splits_that_a_folder_has_are_kept(tmp_path, val):
     assert labels_in(splits.validation) == [3, 0, 3]
     assert labels_in(splits.test) == [0, 2]
     assert splits.test.images.shape == (2, 3, 20, 20)
-    assert labels_in(load_dataset(f"folder:{tmp_path}", val_size=2, train_size=6).validation) == [1, 0, 1]
+    assert labels_in(load_dataset(f"folder:{tmp_path}", val_size=2, train_size=6).validation) == [
+        1,
+        0,
+        1,
+    ]
     with pytest.raises(InputError, match="`1 <= val_size <= 6` must hold"):
         load_dataset(f"folder:{tmp_path}", val_size=7)
 
@@ -402,7 +436,10 @@ def test_images_of_a_folder_get_one_size(tmp_path, sizes, side):
         for name in "ab":
             write_images(tmp_path / "images", {f"{name}/{number}": 2}, size=size)
     assert load_dataset(f"folder:{tmp_path / 'images'}").train.images.shape[2:] == (side, side)
-    assert load_dataset(f"folder:{tmp_path / 'images'}", image_size=12).train.images.shape[2:] == (12, 12)
+    assert load_dataset(f"folder:{tmp_path / 'images'}", image_size=12).train.images.shape[2:] == (
+        12,
+        12,
+    )
 
 
 def test_images_are_cut_to_their_centre(tmp_path):
@@ -429,7 +466,9 @@ def _missing(root):
 
 
 def _one_class(root):
-    return write_images(root, {"a": 3}), "must hold a folder for each of 2 classes or more, but it holds 1"
+    return write_images(
+        root, {"a": 3}
+    ), "must hold a folder for each of 2 classes or more, but it holds 1"
 
 
 def _empty_class(root):

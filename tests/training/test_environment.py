@@ -22,12 +22,16 @@ from lrtune.training.environment import (
 CPU = TrainSettings(device="cpu", threads=2)
 
 
-@pytest.mark.parametrize(("optimizer", "extra"), [("sgd", []), ("adam", []), ("lamb", ["pytorch-optimizer"])])
+@pytest.mark.parametrize(
+    ("optimizer", "extra"), [("sgd", []), ("adam", []), ("lamb", ["pytorch-optimizer"])]
+)
 def test_what_numbers_depend_on_is_named(optimizer, extra):
     described = describe_environment(CPU, Recipe(optimizer=optimizer))
     packages = ["lrtune", "torch", "torchvision", "optuna", *extra]
     assert [*described] == ["Device", "Precision", "CPU threads", "System", "Python", *packages]
-    assert {package: described[package] for package in packages} == {name: version(name) for name in packages}
+    assert {package: described[package] for package in packages} == {
+        name: version(name) for name in packages
+    }
     assert described["Device"].removeprefix("CPU, ")
     assert described["Precision"] == "fp32"
     assert described["CPU threads"].startswith("2 a run, of ")
@@ -50,7 +54,9 @@ def test_peak_memory_is_the_most_that_there_was_of_this_process_alone():
     before = peak_memory_mib()
     taking = "from lrtune.training.environment import peak_memory_mib; print(peak_memory_mib())"
     taking += "; block = bytearray(300 << 20); del block; print(peak_memory_mib())"
-    said = subprocess.run([sys.executable, "-c", taking], capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(
+        [sys.executable, "-c", taking], capture_output=True, text=True, check=True
+    ).stdout
     empty, full = map(float, said.split())
     assert 200 < full - empty < 400
     assert peak_memory_mib() < before + 290

@@ -61,7 +61,10 @@ class Seeded(Dataset):
 
 
 def images(**changes):
-    return Images(**{"images": PIXELS, "labels": torch.arange(20) % 2, "mean": (0.5,), "std": (0.5,)} | changes)
+    return Images(
+        **{"images": PIXELS, "labels": torch.arange(20) % 2, "mean": (0.5,), "std": (0.5,)}
+        | changes
+    )
 
 
 def focal(logits, labels, gamma=2.0):
@@ -111,7 +114,11 @@ def test_tasks_that_differ_have_other_fingerprints():
 def test_the_same_task_has_the_same_fingerprint_in_every_process():
     code = "from test_fingerprint import fingerprint, tasks; print(*map(fingerprint, tasks()))"
     other = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert other.stdout.split() == [fingerprint(task) for task in tasks()]
 
@@ -132,4 +139,7 @@ def test_the_callers_random_numbers_are_left_alone():
 
 def test_a_python_task_is_described_by_name_and_fingerprint():
     task = a_task(name="mine")
-    assert list(describe_source(task).items()) == [("python", "mine"), ("sha256", fingerprint(task))]
+    assert list(describe_source(task).items()) == [
+        ("python", "mine"),
+        ("sha256", fingerprint(task)),
+    ]

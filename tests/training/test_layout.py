@@ -57,7 +57,11 @@ def test_trying_it_leaves_nothing_behind(identical):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     fastest_layout(model, INPUTS)
     assert identical(dict(model.state_dict()), before)
-    assert not any(p.is_contiguous(memory_format=torch.channels_last) for p in model.parameters() if p.ndim == 4)
+    assert not any(
+        p.is_contiguous(memory_format=torch.channels_last)
+        for p in model.parameters()
+        if p.ndim == 4
+    )
 
 
 def test_a_trainer_builds_its_models_so_and_draws_nothing_for_it(digits):
@@ -73,4 +77,6 @@ def test_a_trainer_builds_its_models_so_and_draws_nothing_for_it(digits):
     assert torch.rand(1) == expected
     with trainer.lane(Recipe(), 0) as lane:
         assert lane.learner.model[4].weight.is_contiguous(memory_format=torch.channels_last)
-        assert lane.learner.averaged.model[4].weight.is_contiguous(memory_format=torch.channels_last)
+        assert lane.learner.averaged.model[4].weight.is_contiguous(
+            memory_format=torch.channels_last
+        )

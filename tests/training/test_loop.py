@@ -38,7 +38,9 @@ from lrtune.training.optimizers import CAPTURABLE
 from lrtune.training.task import Task
 from tests.studies import full_run, timeless
 
-NEVER_BETTER = Plateau(patience_epochs=0, factor=0.5, monitor="top1", threshold=1000, threshold_mode="abs")
+NEVER_BETTER = Plateau(
+    patience_epochs=0, factor=0.5, monitor="top1", threshold=1000, threshold_mode="abs"
+)
 ALL_DECAYS = [
     Constant(), Step(every_epochs=1.5), MultiStep(milestones_epochs=(1.0, 2.2)), Cosine(), Linear(), Polynomial(),
     Exponential(), WSD(), HoldPower(), NEVER_BETTER,
@@ -58,11 +60,17 @@ def lively():
 def weights_and_biases(model):
     """Two parameter groups, the second at a tenth of the LR."""
     weights = [p for p in model.parameters() if p.ndim > 1]
-    return [{"params": weights}, {"params": [p for p in model.parameters() if p.ndim == 1], "lr_scale": 0.1}]
+    return [
+        {"params": weights},
+        {"params": [p for p in model.parameters() if p.ndim == 1], "lr_scale": 0.1},
+    ]
 
 
 class Overflowing:
-    """Cross-entropy whose gradient is too large for fp16 in the chosen training batches. The loss itself is finite."""
+    """Cross-entropy whose gradient is too large for fp16 in the chosen training batches.
+
+    The loss itself is finite.
+    """
 
     def __init__(self, *batches):
         self.batches, self.seen = batches, 0
@@ -98,13 +106,23 @@ class WatchedTrainer(Trainer):
 @pytest.fixture
 def trainer_of(digits):
     def build(
-        kind=Trainer, *, model=tiny, train=digits.train, test=digits.test, loss=None, parameters=None, **settings
+        kind=Trainer,
+        *,
+        model=tiny,
+        train=digits.train,
+        test=digits.test,
+        loss=None,
+        parameters=None,
+        **settings,
     ):
         task = Task(
             model=model, train=train, validation=digits.validation, test=test, num_classes=10,
             loss=loss, parameters=parameters,
         )  # fmt: skip
-        return kind(task, TrainSettings(**{"batch_size": 36, "precision": "fp32", "device": "cpu"} | settings))
+        return kind(
+            task,
+            TrainSettings(**{"batch_size": 36, "precision": "fp32", "device": "cpu"} | settings),
+        )
 
     return build
 
@@ -116,7 +134,9 @@ def run_of(recipe, *, epochs=3, seed=0):
 def train(trainer, run, **kwargs):
     """All measurements, and the state after each epoch as a file would hold it."""
     files = []
-    measurements = list(trainer.train(run, save=lambda _, state: files.append(state_to_bytes(state)), **kwargs))
+    measurements = list(
+        trainer.train(run, save=lambda _, state: files.append(state_to_bytes(state)), **kwargs)
+    )
     return measurements, [state_from_bytes(content) for content in files]
 
 
@@ -127,24 +147,33 @@ def test_no_decay_is_left_out():
     assert {decay.name for decay in ALL_DECAYS} == set(DECAYS)
 
 
-# batch size, accumulation: with 216 images, 6 and 4 steps an epoch, the last of the 4 with 1 micro-batch of 2
+# batch size, accumulation: with 216 images, 6 and 4 steps an epoch, the last of the 4 with 1
+# micro-batch of 2
 @pytest.mark.parametrize(("batch_size", "accumulate", "steps_per_epoch"), [(36, 1, 6), (63, 3, 4)])
 @pytest.mark.parametrize("warmup_epochs", [0, 1.3])
 @pytest.mark.parametrize("decay", ALL_DECAYS, ids=lambda decay: decay.name)
-def test_the_lr_used_is_the_schedules(trainer_of, decay, warmup_epochs, batch_size, accumulate, steps_per_epoch):
+def test_the_lr_used_is_the_schedules(
+    trainer_of, decay, warmup_epochs, batch_size, accumulate, steps_per_epoch
+):
     recipe = Recipe(peak_lr=0.05, warmup_epochs=warmup_epochs, decay=decay, final_frac=0.01)
-    trainer = trainer_of(WatchedTrainer, batch_size=batch_size, accumulate=accumulate, parameters=weights_and_biases)
+    trainer = trainer_of(
+        WatchedTrainer, batch_size=batch_size, accumulate=accumulate, parameters=weights_and_biases
+    )
     measurements, _ = train(trainer, run_of(recipe, epochs=4))
 
     schedule = build_schedule(recipe, epochs=4, steps_per_epoch=steps_per_epoch)
     expected = []
     for m in measurements:
-        expected += [schedule(step) for step in range((m.epoch - 1) * steps_per_epoch, m.epoch * steps_per_epoch)]
+        expected += [
+            schedule(step)
+            for step in range((m.epoch - 1) * steps_per_epoch, m.epoch * steps_per_epoch)
+        ]
         schedule = schedule.observe(val_loss=m.val_loss, top1=m.top1)
     assert trainer.lrs == [(0.05 * multiplier, 0.05 * 0.1 * multiplier) for multiplier in expected]
     assert [m.step for m in measurements] == [steps_per_epoch * epoch for epoch in (1, 2, 3, 4)]
     assert [(m.lr_first, m.lr_last) for m in measurements] == [
-        (trainer.lrs[(m.epoch - 1) * steps_per_epoch][0], trainer.lrs[m.step - 1][0]) for m in measurements
+        (trainer.lrs[(m.epoch - 1) * steps_per_epoch][0], trainer.lrs[m.step - 1][0])
+        for m in measurements
     ]
 
 
@@ -155,11 +184,16 @@ WRITTEN_OUT = [
     (Recipe(peak_lr=0.6, warmup_epochs=1, decay=Constant()), [0.2, 0.4, 0.6, 0.6, 0.6, 0.6]),
     (Recipe(peak_lr=0.6, decay=Step(every_epochs=1)), [0.6, 0.6, 0.6, 0.06, 0.06, 0.06]),
     (Recipe(peak_lr=0.6, decay=NEVER_BETTER), [0.6] * 6 + [0.3] * 3 + [0.15] * 3),
-    (Recipe(peak_lr=0.6, warmup_epochs=2, decay=NEVER_BETTER), [0.1, 0.2, 0.3, 0.4, 0.5] + [0.6] * 4 + [0.3] * 3),
+    (
+        Recipe(peak_lr=0.6, warmup_epochs=2, decay=NEVER_BETTER),
+        [0.1, 0.2, 0.3, 0.4, 0.5] + [0.6] * 4 + [0.3] * 3,
+    ),
 ]
 
 
-@pytest.mark.parametrize(("recipe", "expected"), WRITTEN_OUT, ids=lambda value: getattr(value, "label", ""))
+@pytest.mark.parametrize(
+    ("recipe", "expected"), WRITTEN_OUT, ids=lambda value: getattr(value, "label", "")
+)
 def test_the_lrs_written_out(trainer_of, recipe, expected):
     trainer = trainer_of(WatchedTrainer, batch_size=72)
     train(trainer, run_of(recipe, epochs=len(expected) // 3))
@@ -169,13 +203,22 @@ def test_the_lrs_written_out(trainer_of, recipe, expected):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_step_that_the_scaler_skips_does_not_advance_the_schedule(trainer_of, optimizer):
     recipe = replace(default_recipe(optimizer), warmup_epochs=0.5, decay=Linear())
-    trainer = trainer_of(WatchedTrainer, precision="fp16", loss=Overflowing(0, 3, 7))  # of 6 steps an epoch
+    trainer = trainer_of(
+        WatchedTrainer, precision="fp16", loss=Overflowing(0, 3, 7)
+    )  # of 6 steps an epoch
     measurements, states = train(trainer, run_of(recipe, epochs=2))
     schedule = build_schedule(recipe, epochs=2, steps_per_epoch=6)
     assert [m.step for m in measurements] == [4, 9]
     used = [recipe.peak_lr * schedule(step) for step in range(9)]
-    assert [(m.lr_first, m.lr_last) for m in measurements] == [(used[0], used[3]), (used[4], used[8])]
-    if optimizer not in ("sgd", "adam", "adamw"):  # these are fused, and their step is entered and does nothing
+    assert [(m.lr_first, m.lr_last) for m in measurements] == [
+        (used[0], used[3]),
+        (used[4], used[8]),
+    ]
+    if optimizer not in (
+        "sgd",
+        "adam",
+        "adamw",
+    ):  # these are fused, and their step is entered and does nothing
         assert [lr for (lr,) in trainer.lrs] == used
     assert all(weight.isfinite().all() for weight in states[-1]["model"].values())
 
@@ -189,7 +232,9 @@ def test_steps_that_are_all_skipped_leave_nothing_behind(trainer_of, identical, 
     assert math.isnan(measurement.lr_first)
     assert math.isnan(measurement.lr_last)
     assert identical(state["model"], trainer.build_model(run.seed).state_dict())
-    moments = [value for values in state["optimizer"]["state"].values() for value in values.values()]
+    moments = [
+        value for values in state["optimizer"]["state"].values() for value in values.values()
+    ]
     assert all(value.count_nonzero() == 0 for value in moments if value is not None)
 
 
@@ -213,7 +258,9 @@ def test_a_run_is_the_same_each_time(trainer_of, identical, optimizer):
 
 def test_eager_lanes_train_in_several_threads_what_each_trains_alone(trainer_of, identical):
     trainer = trainer_of(model=lively)
-    runs = [run_of(Recipe(peak_lr=lr), epochs=4, seed=seed) for seed, lr in enumerate((0.02, 0.05, 0.1))]
+    runs = [
+        run_of(Recipe(peak_lr=lr), epochs=4, seed=seed) for seed, lr in enumerate((0.02, 0.05, 0.1))
+    ]
     alone = [train(trainer, run) for run in runs]
     with ThreadPoolExecutor(len(runs)) as pool:
         together = list(pool.map(lambda run: train(trainer, run), runs))
@@ -230,14 +277,19 @@ def test_weights_may_be_drawn_from_any_global_generator(trainer_of, identical):
         return model
 
     trainer = trainer_of(model=drawn)
-    assert identical(trainer.build_model(2**40).state_dict(), trainer.build_model(2**40).state_dict())
+    assert identical(
+        trainer.build_model(2**40).state_dict(), trainer.build_model(2**40).state_dict()
+    )
 
 
 def test_seeds_differ_in_weights_order_and_dropout(trainer_of, identical):
     trainer = trainer_of(model=lively)
     assert identical(trainer.build_model(3).state_dict(), trainer.build_model(3).state_dict())
     assert not identical(trainer.build_model(3).state_dict(), trainer.build_model(4).state_dict())
-    orders = [[labels.tolist() for _, labels in trainer.batches.epoch(*key)] for key in [(3, 0), (4, 0), (3, 1)]]
+    orders = [
+        [labels.tolist() for _, labels in trainer.batches.epoch(*key)]
+        for key in [(3, 0), (4, 0), (3, 1)]
+    ]
     assert orders[0] != orders[1] != orders[2] != orders[0]
 
 
@@ -263,7 +315,11 @@ def test_order_and_dropout_are_drawn_anew_for_each_epoch_of_each_seed(trainer_of
         trainer = trainer_of(model=lambda: models.append(Chance()) or models[-1], augment=False)
         train(trainer, run_of(Recipe(), seed=seed))
         model = models[-1]  # one before it was for trying the layout
-        return [values[first : first + 6] for values in (model.images, model.masks) for first in (0, 6, 12)]
+        return [
+            values[first : first + 6]
+            for values in (model.images, model.masks)
+            for first in (0, 6, 12)
+        ]
 
     first = drawn(0)
     assert drawn(0) == first
@@ -280,7 +336,9 @@ RESUMED = [
 
 @pytest.mark.parametrize(("changes", "settings"), RESUMED, ids=["cosine", "plateau", "fp16"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_resumed_run_ends_like_an_unbroken_one(trainer_of, identical, optimizer, changes, settings):
+def test_a_resumed_run_ends_like_an_unbroken_one(
+    trainer_of, identical, optimizer, changes, settings
+):
     run = run_of(replace(default_recipe(optimizer), **changes), epochs=4)
 
     def fresh_trainer():
@@ -306,7 +364,10 @@ def test_what_is_behind_the_state_is_not_yielded_again(trainer_of, behind, train
     run = run_of(Recipe(decay=Plateau(patience_epochs=0)), epochs=4)
     measurements, states = train(trainer_of(), run)
     rest, rest_states = train(
-        trainer_of(), run, history=measurements[:behind], state=states[behind - 1] if behind else None
+        trainer_of(),
+        run,
+        history=measurements[:behind],
+        state=states[behind - 1] if behind else None,
     )
     assert timeless(rest) == timeless(measurements[epoch - 1] for epoch in trains)
     assert len(rest_states) == len(trains)
@@ -323,7 +384,9 @@ def test_a_run_that_stops_early_is_the_first_epochs_of_the_full_one(trainer_of, 
 def test_the_lr_of_a_compressed_run_is_that_of_the_full_schedule(trainer_of):
     recipe = Recipe(peak_lr=0.6, warmup_epochs=3, decay=Linear())
     trainer = trainer_of(WatchedTrainer, batch_size=72)
-    train(trainer, full_run(recipe, 6, horizon_epochs=2, stop_epochs=2))  # of 6 epochs 3 are warmup, so 1 of 2
+    train(
+        trainer, full_run(recipe, 6, horizon_epochs=2, stop_epochs=2)
+    )  # of 6 epochs 3 are warmup, so 1 of 2
     assert [lr for (lr,) in trainer.lrs] == pytest.approx([0.2, 0.4, 0.6, 0.6, 0.4, 0.2])
 
 
@@ -348,7 +411,9 @@ def test_a_checkpoint_that_would_run_code_is_refused():
 def test_a_checkpoint_of_another_model_is_refused(trainer_of):
     run = run_of(Recipe())
     measurements, states = train(trainer_of(), run)
-    with pytest.raises(TaskError, match=r"not the one that a checkpoint was saved of: RuntimeError: .*state_dict"):
+    with pytest.raises(
+        TaskError, match=r"not the one that a checkpoint was saved of: RuntimeError: .*state_dict"
+    ):
         next(trainer_of(model=lively).train(run, history=measurements[:1], state=states[0]))
 
 
@@ -373,18 +438,30 @@ def examples(inputs=torch.float32, labels=lambda labels: labels):
 CLASSES = r"labels must be whole numbers from 0 to 9.*, but a batch has"
 # what is trained, and what is said of it
 STRANGE_BATCHES = {
-    "labels from 1": ({"train": examples(labels=lambda y: y + 1)}, f"{CLASSES} labels from 1 to 10"),
-    "labels of float": ({"train": examples(labels=Tensor.float)}, rf"{CLASSES} torch.float32 of shape \(36,\)"),
+    "labels from 1": (
+        {"train": examples(labels=lambda y: y + 1)},
+        f"{CLASSES} labels from 1 to 10",
+    ),
+    "labels of float": (
+        {"train": examples(labels=Tensor.float)},
+        rf"{CLASSES} torch.float32 of shape \(36,\)",
+    ),
     "labels in a column": (
         {"train": examples(labels=lambda y: y[:, None])},
         rf"{CLASSES} torch.int64 of shape \(36, 1\)",
     ),
-    "inputs of bytes": ({"train": examples(torch.uint8)}, "inputs must be float32 .*, but a batch has torch.uint8"),
+    "inputs of bytes": (
+        {"train": examples(torch.uint8)},
+        "inputs must be float32 .*, but a batch has torch.uint8",
+    ),
     "fewer classes": (
         {"model": lambda: Given(lambda logits: logits[:, :9])},
         r"the model must return logits of shape \(36, 10\), .* returned a tensor of shape \(36, 9\)",
     ),
-    "logits among others": ({"model": lambda: Given(lambda logits: {"logits": logits})}, "it returned a dict"),
+    "logits among others": (
+        {"model": lambda: Given(lambda logits: {"logits": logits})},
+        "it returned a dict",
+    ),
 }
 
 
@@ -481,7 +558,9 @@ def test_measurements_are_those_of_the_weights(trainer_of, digits):
     frozen = run_of(Recipe(peak_lr=1e-30), epochs=1)
     (m,), (state,) = train(trainer, frozen)
     model = trainer.build_model(frozen.seed)
-    assert m.train_loss == pytest.approx(by_hand(model, digits.train, label_smoothing=0.2)[0], rel=1e-5)
+    assert m.train_loss == pytest.approx(
+        by_hand(model, digits.train, label_smoothing=0.2)[0], rel=1e-5
+    )
     expected_loss, expected_top1 = by_hand(model, digits.validation)
     assert (m.val_loss, m.top1) == (pytest.approx(expected_loss, rel=1e-5), expected_top1)
     assert trainer.test_top1(state) == by_hand(model, digits.test)[1]
@@ -545,7 +624,9 @@ OUT_OF_MEMORY = {
     "python": raising(MemoryError()),
     "cpu": lambda: torch.empty(10**15),  # more than a process can address
     "cuda runtime": raising(RuntimeError("CUDA error: out of memory")),
-    "cublas": raising(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")),
+    "cublas": raising(
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+    ),
 }
 
 
@@ -581,9 +662,14 @@ def test_where_the_task_raised_is_said(trainer_of):
 BACKBONE = tiny()
 
 
-@pytest.mark.parametrize("model", [lambda: BACKBONE, lambda: nn.Sequential(BACKBONE, nn.Linear(10, 10))])
+@pytest.mark.parametrize(
+    "model", [lambda: BACKBONE, lambda: nn.Sequential(BACKBONE, nn.Linear(10, 10))]
+)
 def test_weights_are_not_handed_from_run_to_run(trainer_of, model):
-    with pytest.raises(TaskError, match=r"must build a new model each time, but its [\w.]+ is that of an earlier one"):
+    with pytest.raises(
+        TaskError,
+        match=r"must build a new model each time, but its [\w.]+ is that of an earlier one",
+    ):
         next(trainer_of(model=model).train(run_of(Recipe())))
 
 
@@ -593,24 +679,50 @@ def weightless():
 
 # what is wrong with the task: what is said
 FAILING = [
-    ({"model": raising(KeyError("depth"))}, "the task's model could not be built: KeyError: 'depth'"),
-    ({"model": lambda: None}, "the task's model could not be built: AttributeError: .* no attribute 'to'"),
-    ({"model": weightless}, "the task's parameters could not be optimized: ValueError: .* empty parameter list"),
-    ({"parameters": raising(ZeroDivisionError("ratio"))}, "could not be optimized: ZeroDivisionError: ratio"),
+    (
+        {"model": raising(KeyError("depth"))},
+        "the task's model could not be built: KeyError: 'depth'",
+    ),
+    (
+        {"model": lambda: None},
+        "the task's model could not be built: AttributeError: .* no attribute 'to'",
+    ),
+    (
+        {"model": weightless},
+        "the task's parameters could not be optimized: ValueError: .* empty parameter list",
+    ),
+    (
+        {"parameters": raising(ZeroDivisionError("ratio"))},
+        "could not be optimized: ZeroDivisionError: ratio",
+    ),
     ({"parameters": lambda model: [{"lr_scale": 2.0}]}, "could not be optimized: .*params"),
-    ({"parameters": lambda model: [{"params": [model[1].weight]}, model[1].bias]}, "could not be optimized: TypeError"),
-    ({"model": lambda: nn.Linear(63, 10)}, "could not be trained: RuntimeError: .*mat1 and mat2 shapes"),
+    (
+        {"parameters": lambda model: [{"params": [model[1].weight]}, model[1].bias]},
+        "could not be optimized: TypeError",
+    ),
+    (
+        {"model": lambda: nn.Linear(63, 10)},
+        "could not be trained: RuntimeError: .*mat1 and mat2 shapes",
+    ),
     (
         {"model": lambda: Raising(raising(AssertionError("too small")))},
         "could not be trained: AssertionError: too small",
     ),
-    ({"loss": raising(NotImplementedError("focal"))}, "could not be trained: NotImplementedError: focal"),
+    (
+        {"loss": raising(NotImplementedError("focal"))},
+        "could not be trained: NotImplementedError: focal",
+    ),
     ({"loss": lambda logits, labels: 0.5}, "could not be trained: .*'float'"),
-    ({"train": Unreadable(FileNotFoundError("7.png"))}, "could not be trained: FileNotFoundError: 7.png"),
+    (
+        {"train": Unreadable(FileNotFoundError("7.png"))},
+        "could not be trained: FileNotFoundError: 7.png",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("changes", "message"), FAILING, ids=[message[:40] for _, message in FAILING])
+@pytest.mark.parametrize(
+    ("changes", "message"), FAILING, ids=[message[:40] for _, message in FAILING]
+)
 def test_what_the_task_raises_is_said_as_it_was(trainer_of, changes, message):
     with pytest.raises(TaskError, match=message) as caught:
         next(trainer_of(**changes).train(run_of(Recipe())))
@@ -618,14 +730,21 @@ def test_what_the_task_raises_is_said_as_it_was(trainer_of, changes, message):
 
 
 def test_what_the_test_images_raise_is_said_too(trainer_of):
-    trainer = trainer_of(test=TensorDataset(torch.zeros(4, 1, 9, 9), torch.zeros(4, dtype=torch.int64)))
+    trainer = trainer_of(
+        test=TensorDataset(torch.zeros(4, 1, 9, 9), torch.zeros(4, dtype=torch.int64))
+    )
     _, (state,) = train(trainer, run_of(Recipe(), epochs=1))
-    with pytest.raises(TaskError, match="the task's test images could not be evaluated: RuntimeError: "):
+    with pytest.raises(
+        TaskError, match="the task's test images could not be evaluated: RuntimeError: "
+    ):
         trainer.test_top1(state)
 
 
 def test_what_are_no_test_images_is_said_before_anything_is_trained(trainer_of):
-    with pytest.raises(InputError, match="data must be `Images`, a map-style `Dataset` or a `DataLoader`, but got int"):
+    with pytest.raises(
+        InputError,
+        match="data must be `Images`, a map-style `Dataset` or a `DataLoader`, but got int",
+    ):
         trainer_of(test=7)
 
 
@@ -657,7 +776,9 @@ def test_a_loss_with_weights_goes_to_the_device(trainer_of):
 @pytest.mark.parametrize("precision", ["auto", "fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_training_learns_on_a_gpu(trainer_of, optimizer, precision):
-    recipe = replace(default_recipe(optimizer), warmup_epochs=1, peak_lr={"sgd": 0.1}.get(optimizer, 0.01))
+    recipe = replace(
+        default_recipe(optimizer), warmup_epochs=1, peak_lr={"sgd": 0.1}.get(optimizer, 0.01)
+    )
     trainer = trainer_of(device="cuda", precision=precision)
     measurements, states = train(trainer, run_of(recipe, epochs=10))
     assert measurements[-1].train_loss < 0.8 * measurements[0].train_loss
@@ -688,5 +809,7 @@ def test_a_step_skipped_on_a_gpu_leaves_nothing_behind(trainer_of, optimizer):
     trainer = trainer_of(precision="fp16", device="cuda", loss=Overflowing(*range(6)))
     (measurement,), (state,) = train(trainer, run)
     assert measurement.step == 0
-    before = {name: weight.cpu() for name, weight in trainer.build_model(run.seed).state_dict().items()}
+    before = {
+        name: weight.cpu() for name, weight in trainer.build_model(run.seed).state_dict().items()
+    }
     torch.testing.assert_close(state["model"], before, rtol=0, atol=0)

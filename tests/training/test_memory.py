@@ -15,7 +15,18 @@ from tests.studies import full_run
 MOST_GROWTH = 5_000_000
 """Bytes: less than half of what one copy of the weights of :func:`wide` takes."""
 
-MALLINFO2 = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+MALLINFO2 = (
+    "arena",
+    "ordblks",
+    "smblks",
+    "hblks",
+    "hblkhd",
+    "usmblks",
+    "fsmblks",
+    "uordblks",
+    "fordblks",
+    "keepcost",
+)
 
 libc = ctypes.CDLL(None)
 
@@ -34,10 +45,14 @@ def allocated() -> int:
 
 
 def wide():
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 1600), nn.ReLU(), nn.Linear(1600, 1800), nn.Linear(1800, 10))
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 1600), nn.ReLU(), nn.Linear(1600, 1800), nn.Linear(1800, 10)
+    )
 
 
-@pytest.mark.skipif(not hasattr(libc, "mallinfo2"), reason="glibc 2.33 or newer says what is allocated")
+@pytest.mark.skipif(
+    not hasattr(libc, "mallinfo2"), reason="glibc 2.33 or newer says what is allocated"
+)
 def test_runs_leave_no_memory_behind(digits):
     task = Task(model=wide, train=digits.train, validation=digits.validation, num_classes=10)
     trainer = Trainer(task, TrainSettings(batch_size=108, device="cpu"))

@@ -42,7 +42,9 @@ def test_models_take_images(name, channels, image_size):
         assert model(torch.zeros(2, channels, image_size, image_size)).shape == (2, 7)
 
 
-@pytest.mark.parametrize(("name", "channels", "image_size"), [("small-cnn", 1, 4), ("mlp", 3, 9), ("resnet18", 1, 28)])
+@pytest.mark.parametrize(
+    ("name", "channels", "image_size"), [("small-cnn", 1, 4), ("mlp", 3, 9), ("resnet18", 1, 28)]
+)
 def test_models_that_take_the_images_pass_the_check(name, channels, image_size):
     check_model(name, num_classes=7, channels=channels, image_size=image_size)
 
@@ -68,7 +70,8 @@ def test_models_that_cannot_take_the_images_say_why(name, channels, image_size, 
 
 
 @pytest.mark.parametrize(
-    ("name", "close"), [("resnet19", "resnet18"), ("smal-cnn", "small-cnn"), ("fcn_resnet50", "resnet50")]
+    ("name", "close"),
+    [("resnet19", "resnet18"), ("smal-cnn", "small-cnn"), ("fcn_resnet50", "resnet50")],
 )
 def test_unknown_models_are_refused_with_close_matches(name, close):
     for call in (build_model, check_model):
@@ -80,10 +83,13 @@ def test_names_are_ours_and_those_of_torchvisions_classifiers():
     names = model_names()
     assert names[:2] == ("small-cnn", "mlp")
     assert {"resnet18", "vit_b_16"} <= set(names)
-    assert not {"fcn_resnet50", "fasterrcnn_resnet50_fpn", "r3d_18", "quantized_resnet18"} & set(names)
+    assert not {"fcn_resnet50", "fasterrcnn_resnet50_fpn", "r3d_18", "quantized_resnet18"} & set(
+        names
+    )
 
 
-# name, channels, image size: kernel, stride and channels of the first convolution; whether the first max-pooling stays
+# name, channels, image size: kernel, stride and channels of the first convolution; whether the
+# first max-pooling stays
 STEMS = [
     ("resnet18", 1, 28, (3, 1, 1), False),
     ("resnet18", 3, 64, (3, 1, 3), False),
@@ -117,7 +123,9 @@ def test_a_model_that_fits_is_torchvisions_own():
 def test_weights_are_a_function_of_the_global_seed(name):
     def weights(seed):
         torch.manual_seed(seed)
-        return nn.utils.parameters_to_vector(build_model(name, num_classes=10, channels=1, image_size=8).parameters())
+        return nn.utils.parameters_to_vector(
+            build_model(name, num_classes=10, channels=1, image_size=8).parameters()
+        )
 
     assert torch.equal(weights(0), weights(0))
     assert not torch.equal(weights(0), weights(1))

@@ -17,7 +17,14 @@ BUILT = [
     (
         Recipe(optimizer="sgd", peak_lr=0.3, momentum=0.8, nesterov=True, weight_decay=1e-3),
         torch.optim.SGD,
-        {"lr": 0.3, "momentum": 0.8, "nesterov": True, "weight_decay": 1e-3, "fused": True, "dampening": 0},
+        {
+            "lr": 0.3,
+            "momentum": 0.8,
+            "nesterov": True,
+            "weight_decay": 1e-3,
+            "fused": True,
+            "dampening": 0,
+        },
     ),
     (Recipe(momentum=0.9, nesterov=False), torch.optim.SGD, {"momentum": 0.9, "nesterov": False}),
     (Recipe(momentum=0.0, nesterov=True), torch.optim.SGD, {"momentum": 0.0, "nesterov": False}),
@@ -34,29 +41,80 @@ BUILT = [
     (
         Recipe(optimizer="adam", peak_lr=0.02, weight_decay=1e-3),
         torch.optim.Adam,
-        {"lr": 0.02, "weight_decay": 1e-3, "betas": (0.9, 0.999), "fused": True, "decoupled_weight_decay": False},
+        {
+            "lr": 0.02,
+            "weight_decay": 1e-3,
+            "betas": (0.9, 0.999),
+            "fused": True,
+            "decoupled_weight_decay": False,
+        },
     ),
     (
         Recipe(optimizer="adamw", peak_lr=0.02, weight_decay=1e-3),
         torch.optim.AdamW,
-        {"lr": 0.02, "weight_decay": 1e-3, "betas": (0.9, 0.999), "fused": True, "decoupled_weight_decay": True},
+        {
+            "lr": 0.02,
+            "weight_decay": 1e-3,
+            "betas": (0.9, 0.999),
+            "fused": True,
+            "decoupled_weight_decay": True,
+        },
     ),
-    (Recipe(optimizer="lamb", peak_lr=0.02, weight_decay=1e-3), Lamb, {"lr": 0.02, "weight_decay": 1e-3}),
-    (Recipe(optimizer="adabound", peak_lr=0.02, weight_decay=1e-3), AdaBound, {"lr": 0.02, "weight_decay": 1e-3}),
     (
-        Recipe(optimizer="schedule-free-sgd", peak_lr=2.0, momentum=0.95, weight_decay=1e-3, warmup_epochs=1),
+        Recipe(optimizer="lamb", peak_lr=0.02, weight_decay=1e-3),
+        Lamb,
+        {"lr": 0.02, "weight_decay": 1e-3},
+    ),
+    (
+        Recipe(optimizer="adabound", peak_lr=0.02, weight_decay=1e-3),
+        AdaBound,
+        {"lr": 0.02, "weight_decay": 1e-3},
+    ),
+    (
+        Recipe(
+            optimizer="schedule-free-sgd",
+            peak_lr=2.0,
+            momentum=0.95,
+            weight_decay=1e-3,
+            warmup_epochs=1,
+        ),
         ScheduleFreeSGD,
-        {"lr": 2.0, "momentum": 0.95, "weight_decay": 1e-3, "warmup_steps": 0, "r": 0, "weight_lr_power": 2},
+        {
+            "lr": 2.0,
+            "momentum": 0.95,
+            "weight_decay": 1e-3,
+            "warmup_steps": 0,
+            "r": 0,
+            "weight_lr_power": 2,
+        },
     ),
     (
-        Recipe(optimizer="schedule-free-adamw", peak_lr=0.02, momentum=0.8, weight_decay=1e-3, warmup_epochs=1),
+        Recipe(
+            optimizer="schedule-free-adamw",
+            peak_lr=0.02,
+            momentum=0.8,
+            weight_decay=1e-3,
+            warmup_epochs=1,
+        ),
         ScheduleFreeAdamW,
-        {"lr": 0.02, "betas": (0.9, 0.999), "weight_decay": 1e-3, "warmup_steps": 0, "decoupling_c": 0},
+        {
+            "lr": 0.02,
+            "betas": (0.9, 0.999),
+            "weight_decay": 1e-3,
+            "warmup_steps": 0,
+            "decoupling_c": 0,
+        },
     ),
     (
         Recipe(optimizer="prodigy", peak_lr=0.5, weight_decay=1e-3, warmup_epochs=1),
         Prodigy,
-        {"lr": 0.5, "weight_decay": 1e-3, "weight_decouple": True, "d_coef": 1, "safeguard_warmup": False},
+        {
+            "lr": 0.5,
+            "weight_decay": 1e-3,
+            "weight_decouple": True,
+            "d_coef": 1,
+            "safeguard_warmup": False,
+        },
     ),
 ]
 
@@ -69,7 +127,9 @@ def test_no_optimizer_is_left_out():
     assert {recipe.optimizer for recipe, _, _ in BUILT} == set(OPTIMIZERS)
 
 
-@pytest.mark.parametrize(("recipe", "kind", "settings"), BUILT, ids=lambda value: getattr(value, "optimizer", ""))
+@pytest.mark.parametrize(
+    ("recipe", "kind", "settings"), BUILT, ids=lambda value: getattr(value, "optimizer", "")
+)
 def test_each_is_what_it_should_be(recipe, kind, settings):
     model = model_of_two()
     optimizer = build_optimizer(recipe, model.parameters())
@@ -107,14 +167,17 @@ def test_prodigy_has_one_lr_for_all_groups():
 
     def build(*scales):
         groups = [
-            {"params": [*part.parameters()], "lr_scale": scale} for part, scale in zip(model, scales, strict=True)
+            {"params": [*part.parameters()], "lr_scale": scale}
+            for part, scale in zip(model, scales, strict=True)
         ]
         return build_optimizer(Recipe(optimizer="prodigy", peak_lr=0.08), groups)
 
     assert [group["base_lr"] for group in build(0.5, 0.5).param_groups] == [0.04, 0.04]
     with pytest.raises(InputError) as caught:
         build(0.25, 1.0)
-    assert caught.value.problems == ("`lr_scale` must be the same in all groups for prodigy, but got [0.25, 1.0].",)
+    assert caught.value.problems == (
+        "`lr_scale` must be the same in all groups for prodigy, but got [0.25, 1.0].",
+    )
 
 
 def test_a_group_has_no_lr_of_its_own():
@@ -126,7 +189,10 @@ def test_a_group_has_no_lr_of_its_own():
 
 
 def test_only_schedule_free_has_two_points():
-    built = {name: build_optimizer(Recipe(optimizer=name), model_of_two().parameters()) for name in OPTIMIZERS}
+    built = {
+        name: build_optimizer(Recipe(optimizer=name), model_of_two().parameters())
+        for name in OPTIMIZERS
+    }
     two = {name for name, optimizer in built.items() if isinstance(optimizer, TwoPoints)}
     assert two == {"schedule-free-sgd", "schedule-free-adamw"}
 
@@ -142,7 +208,9 @@ def test_a_parameter_may_have_its_first_gradient_late(name):
         optimizer.zero_grad()
         layers(torch.randn(32, 4)).square().mean().backward()
         optimizer.step()
-    assert not any(torch.equal(one, other) for one, other in zip(model.parameters(), before, strict=True))
+    assert not any(
+        torch.equal(one, other) for one, other in zip(model.parameters(), before, strict=True)
+    )
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -8,7 +8,8 @@ from lrtune.training.precision import choose_arithmetic, choose_device
 
 CPU = torch.device("cpu")
 
-# precision, whether the processor computes in bf16: name, type of a product, whether gradients are scaled
+# precision, whether the processor computes in bf16: name, type of a product, whether gradients are
+# scaled
 ON_CPU = [
     ("auto", False, "fp32", torch.float32, False),
     ("auto", True, "fp32", torch.float32, False),
@@ -21,7 +22,9 @@ ON_CPU = [
 @pytest.fixture
 def bf16_units(monkeypatch):
     """Makes the processor one with or without bf16 units."""
-    return lambda there: monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: there)
+    return lambda there: monkeypatch.setattr(
+        torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: there
+    )
 
 
 @pytest.mark.parametrize(("precision", "units", "name", "dtype", "scaled"), ON_CPU)
@@ -48,11 +51,17 @@ def test_bf16_is_refused_where_it_would_be_slow(bf16_units):
 def test_unknown_precisions_are_refused(precision):
     with pytest.raises(InputError) as caught:
         choose_arithmetic(precision, CPU)
-    assert str(caught.value) == f"`precision` must be one of auto, fp32, bf16, fp16, but got {precision!r}."
+    assert (
+        str(caught.value)
+        == f"`precision` must be one of auto, fp32, bf16, fp16, but got {precision!r}."
+    )
 
 
-# "cuda:99" is refused by a machine without a GPU, and by one with fewer; `meta` has tensors, but no values
-@pytest.mark.parametrize("name", ["banana", "", "cuda:99", "cuda:banana", "meta", "xla", "hpu", "privateuseone"])
+# "cuda:99" is refused by a machine without a GPU, and by one with fewer; `meta` has tensors, but no
+# values
+@pytest.mark.parametrize(
+    "name", ["banana", "", "cuda:99", "cuda:banana", "meta", "xla", "hpu", "privateuseone"]
+)
 def test_devices_that_are_not_there_are_refused(name):
     with pytest.raises(InputError) as caught:
         choose_device(name)
@@ -71,7 +80,11 @@ def test_the_automatic_device():
 @pytest.mark.gpu
 @pytest.mark.parametrize(
     ("precision", "name", "dtype"),
-    [("fp32", "fp32", torch.float32), ("bf16", "bf16", torch.bfloat16), ("fp16", "fp16", torch.float16)],
+    [
+        ("fp32", "fp32", torch.float32),
+        ("bf16", "bf16", torch.bfloat16),
+        ("fp16", "fp16", torch.float16),
+    ],
 )
 def test_precisions_on_a_gpu(precision, name, dtype):
     arithmetic = choose_arithmetic(precision, choose_device("auto"))

@@ -13,7 +13,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from pytorch_optimizer import Lamb
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset, WeightedRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    RandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from lrtune.core.errors import InputError, TaskError
 from lrtune.core.recipe import OPTIMIZERS, Constant, Recipe, default_recipe
@@ -22,7 +28,14 @@ from lrtune.training.lanes import EagerLane
 from lrtune.training.learner import Learner, Step
 from lrtune.training.loop import Trainer
 from lrtune.training.precision import Arithmetic
-from lrtune.training.range_test import BLOCK, SWEEPS, for_optimizer, range_test, sweep, task_range_test
+from lrtune.training.range_test import (
+    BLOCK,
+    SWEEPS,
+    for_optimizer,
+    range_test,
+    sweep,
+    task_range_test,
+)
 from lrtune.training.task import Task
 from tests.studies import full_run
 
@@ -67,7 +80,9 @@ class Scaled(nn.Module):
 BUILD = {
     "sgd": lambda groups: torch.optim.SGD(groups, momentum=0.9, nesterov=True, weight_decay=1e-3),
     "fused sgd": lambda groups: torch.optim.SGD(groups, momentum=0.9, fused=True),
-    "tensor lr": lambda groups: torch.optim.SGD([g | {"lr": torch.tensor(g["lr"])} for g in groups], momentum=0.9),
+    "tensor lr": lambda groups: torch.optim.SGD(
+        [g | {"lr": torch.tensor(g["lr"])} for g in groups], momentum=0.9
+    ),
     "adagrad": torch.optim.Adagrad,
     "rmsprop": lambda groups: torch.optim.RMSprop(groups, momentum=0.5, centered=True),
     "adam": lambda groups: torch.optim.Adam(groups, amsgrad=True),
@@ -107,7 +122,11 @@ def setting(optimizer="sgd", loader=owned_by_the_loader):
         {"params": [*model.head.parameters(), *loss.parameters()], "lr": 0.03, "initial_lr": 0.05},
     ]
     caller = SimpleNamespace(
-        model=model, loss=loss, optimizer=BUILD[optimizer](groups), loader=loader(generator), generator=generator
+        model=model,
+        loss=loss,
+        optimizer=BUILD[optimizer](groups),
+        loader=loader(generator),
+        generator=generator,
     )
     model.frozen.eval()
     steps(caller, 3)
@@ -138,10 +157,16 @@ def values(caller):
         {name: buffer.clone() for name, buffer in caller.model.named_buffers()},
         [module.training for module in caller.model.modules()],
         [
-            {key: value.clone() if isinstance(value, torch.Tensor) else value for key, value in state.items()}
+            {
+                key: value.clone() if isinstance(value, torch.Tensor) else value
+                for key, value in state.items()
+            }
             for state in (caller.optimizer.state[p] for p in caller.optimizer.state)
         ],
-        [{key: value for key, value in group.items() if key != "params"} for group in caller.optimizer.param_groups],
+        [
+            {key: value for key, value in group.items() if key != "params"}
+            for group in caller.optimizer.param_groups
+        ],
         [torch.get_rng_state(), caller.generator.get_state(), *np.random.get_state()[1:]],
         random.getstate(),
     ]
@@ -154,7 +179,11 @@ def identities(caller):
     states = [value for state in optimizer.state.values() for value in state.values()]
     tensors += [value for value in states if isinstance(value, torch.Tensor)]
     groups = [(group, *group["params"]) for group in optimizer.param_groups]
-    return [*map(id, tensors), id(optimizer.state), *(id(part) for group in groups for part in group)]
+    return [
+        *map(id, tensors),
+        id(optimizer.state),
+        *(id(part) for group in groups for part in group),
+    ]
 
 
 class FailingLoss(nn.Module):
@@ -183,7 +212,11 @@ def assert_untouched(identical):
 
     def check(build, act):
         caller, undisturbed = build(), build()
-        expected = [numpy_to_torch(values(undisturbed)), steps(undisturbed, 6), numpy_to_torch(values(undisturbed))]
+        expected = [
+            numpy_to_torch(values(undisturbed)),
+            steps(undisturbed, 6),
+            numpy_to_torch(values(undisturbed)),
+        ]
 
         caller = build()
         before, objects = numpy_to_torch(values(caller)), identities(caller)
@@ -202,13 +235,17 @@ def test_the_setting_would_notice(identical):
     caller.model.train()
     steps(caller, 4)
     caller.optimizer.param_groups[0]["lr"] = 7.0
-    assert [identical(a, b) for a, b in zip(before, numpy_to_torch(values(caller)), strict=True)] == [False] * 8
+    assert [
+        identical(a, b) for a, b in zip(before, numpy_to_torch(values(caller)), strict=True)
+    ] == [False] * 8
 
 
 @pytest.mark.parametrize("optimizer", BUILD)
 def test_nothing_is_left_behind(assert_untouched, optimizer):
     def act(caller):
-        result = range_test(caller.model, caller.optimizer, caller.loader, caller.loss, num_steps=30, num_seeds=2)
+        result = range_test(
+            caller.model, caller.optimizer, caller.loader, caller.loss, num_steps=30, num_seeds=2
+        )
         assert [len(curve.lrs) >= 16 for curve in result.curves] == [True, True]
 
     assert_untouched(lambda: setting(optimizer), act)
@@ -217,7 +254,9 @@ def test_nothing_is_left_behind(assert_untouched, optimizer):
 @pytest.mark.parametrize("loader", LOADERS)
 def test_the_order_of_the_data_is_left_alone(assert_untouched, loader):
     def act(caller):
-        range_test(caller.model, caller.optimizer, caller.loader, caller.loss, num_steps=16, num_seeds=2)
+        range_test(
+            caller.model, caller.optimizer, caller.loader, caller.loss, num_steps=16, num_seeds=2
+        )
 
     assert_untouched(lambda: setting(loader=loader), act)
 
@@ -227,7 +266,9 @@ def test_the_order_of_the_data_is_left_alone(assert_untouched, loader):
 def test_nothing_is_left_behind_when_it_breaks_off(assert_untouched, optimizer, error):
     def act(caller):
         with pytest.raises(type(error)) as caught:
-            range_test(caller.model, caller.optimizer, caller.loader, FailingLoss(caller.loss, error, at=7))
+            range_test(
+                caller.model, caller.optimizer, caller.loader, FailingLoss(caller.loss, error, at=7)
+            )
         assert caught.value is error
 
     assert_untouched(lambda: setting(optimizer), act)
@@ -236,7 +277,10 @@ def test_nothing_is_left_behind_when_it_breaks_off(assert_untouched, optimizer, 
 def test_nothing_is_left_behind_when_the_data_run_out(assert_untouched):
     def act(caller):
         once = iter([(INPUTS[:8], DATA.tensors[1][:8])] * 10)
-        with pytest.raises(InputError, match=r"data must give batches each time they are read, but epoch 1 had none\."):
+        with pytest.raises(
+            InputError,
+            match=r"data must give batches each time they are read, but epoch 1 had none\.",
+        ):
             range_test(caller.model, caller.optimizer, once, caller.loss)
 
     assert_untouched(setting, act)
@@ -248,7 +292,9 @@ def test_a_range_test_is_the_same_each_time():
         caller = setting()
         torch.manual_seed(seed)  # what the caller has drawn so far is of no account
         caller.loss = F.cross_entropy
-        results.append(range_test(caller.model, caller.optimizer, caller.loader, caller.loss, num_steps=30))
+        results.append(
+            range_test(caller.model, caller.optimizer, caller.loader, caller.loss, num_steps=30)
+        )
     assert results[0] == results[1]
     assert len({curve.losses for curve in results[0].curves}) == 3  # one order of the data a seed
 
@@ -297,7 +343,11 @@ def test_a_task_that_breaks_off_leaves_the_random_states_alone(trainer_of, ident
     before = random_states()
     message = "the task could not be trained in the range test: ValueError: bad batch"
     with pytest.raises((TaskError, KeyboardInterrupt)) as caught:
-        task_range_test(trainer_of(loss=FailingLoss(Scaled().requires_grad_(False), error, at=7)), Recipe(), seeds=(0,))
+        task_range_test(
+            trainer_of(loss=FailingLoss(Scaled().requires_grad_(False), error, at=7)),
+            Recipe(),
+            seeds=(0,),
+        )
     assert isinstance(caught.value, KeyboardInterrupt) or str(caught.value).startswith(message)
     assert identical(random_states(), before)
 
@@ -318,8 +368,16 @@ def test_the_answer_on_the_digits_trains_well(trainer_of, optimizer):
     assert result.optimizer == optimizer
     interval = result.interval
     assert interval is not None
-    assert SWEEPS[optimizer][0] < interval.low < interval.suggestion <= interval.high < SWEEPS[optimizer][1]
-    assert any(curve.diverged for curve in result.curves)  # which of them may be a matter of the last bit
+    assert (
+        SWEEPS[optimizer][0]
+        < interval.low
+        < interval.suggestion
+        <= interval.high
+        < SWEEPS[optimizer][1]
+    )
+    assert any(
+        curve.diverged for curve in result.curves
+    )  # which of them may be a matter of the last bit
 
     def top1(peak_lr):
         found = replace(recipe, peak_lr=peak_lr)
@@ -331,7 +389,10 @@ def test_the_answer_on_the_digits_trains_well(trainer_of, optimizer):
 
 
 def test_a_task_that_teaches_nothing_gives_no_signal():
-    inputs, labels = torch.zeros(400, 8), torch.randint(10, (400,), generator=torch.Generator().manual_seed(0))
+    inputs, labels = (
+        torch.zeros(400, 8),
+        torch.randint(10, (400,), generator=torch.Generator().manual_seed(0)),
+    )
     data = TensorDataset(inputs, labels)
     task = Task(model=lambda: nn.Linear(8, 10), train=data, validation=data, num_classes=10)
     trainer = Trainer(task, TrainSettings(batch_size=40, device="cpu"))
@@ -353,11 +414,15 @@ class Same:
         return ((INPUTS, DATA.tensors[1]) for _ in range(self.num_batches))
 
 
-def lane_of(model, optimizer, num_batches, *, loss=F.cross_entropy, accumulate=1, clip_norm=math.inf):
+def lane_of(
+    model, optimizer, num_batches, *, loss=F.cross_entropy, accumulate=1, clip_norm=math.inf
+):
     learner = Learner(model=model, averaged=None, optimizer=optimizer, scaler=CPU.scaler())
     step = Step(learner=learner, forward=model, loss=loss, arithmetic=CPU, clip_norm=clip_norm)
     batches = Same(num_batches)
-    return EagerLane(step=step, batches=batches, validation=batches, evaluation_loss=loss, accumulate=accumulate)
+    return EagerLane(
+        step=step, batches=batches, validation=batches, evaluation_loss=loss, accumulate=accumulate
+    )
 
 
 def linear_with_base_lr():
@@ -369,13 +434,18 @@ def linear_with_base_lr():
 
 def watch(optimizer):
     lrs = []
-    optimizer.register_step_pre_hook(lambda used, *_: lrs.append([group["lr"] for group in used.param_groups]))
+    optimizer.register_step_pre_hook(
+        lambda used, *_: lrs.append([group["lr"] for group in used.param_groups])
+    )
     return lrs
 
 
 def test_the_sweep_is_an_exponential_grid():
     model = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 2))
-    groups = [{"params": model[0].parameters(), "lr": 0.02}, {"params": model[1].parameters(), "lr": 0.1}]
+    groups = [
+        {"params": model[0].parameters(), "lr": 0.02},
+        {"params": model[1].parameters(), "lr": 0.1},
+    ]
     optimizer = torch.optim.SGD(groups)
     used = watch(optimizer)
     curve = range_test(model, optimizer, DataLoader(DATA, batch_size=8), F.cross_entropy, low=1e-6, high=1e-2,
@@ -397,11 +467,19 @@ def test_a_task_is_swept_over_its_groups_and_its_range(trainer_of):
             return optimizer
 
     def two_groups(model):
-        return [{"params": model[1].parameters()}, {"params": model[3].parameters(), "lr_scale": 0.5}]
+        return [
+            {"params": model[1].parameters()},
+            {"params": model[3].parameters(), "lr_scale": 0.5},
+        ]
 
     plain = trainer_of(parameters=two_groups)
     curve = task_range_test(
-        Watched(plain.task, plain.settings), Recipe(peak_lr=0.7), seeds=(5,), num_steps=21, low=1e-4, high=1e-2
+        Watched(plain.task, plain.settings),
+        Recipe(peak_lr=0.7),
+        seeds=(5,),
+        num_steps=21,
+        low=1e-4,
+        high=1e-2,
     ).curves[0]
     grid = [10 ** (-4 + step / 10) for step in range(21)]
     assert curve.lrs == pytest.approx(grid)
@@ -425,8 +503,16 @@ STOPPED = [
     ([1.0] * 9 + [-math.inf] + [1.0] * 20, 9, True),
     ([math.nan] * 30, 0, True),
     ([1.0] * 20 + [2.99] * 9 + [3.01], 29, True),
-    ([1.0, 9.0, 1.0, 9.0, 1.0] + [2.9] * 24 + [3.1], 29, True),  # the median of the first 5 is where it began
-    ([1.0, 1.0, 1.0, 1.0, 50.0] + [1.0] * 25, 30, False),  # among the first 5 only a loss that is not finite ends it
+    (
+        [1.0, 9.0, 1.0, 9.0, 1.0] + [2.9] * 24 + [3.1],
+        29,
+        True,
+    ),  # the median of the first 5 is where it began
+    (
+        [1.0, 1.0, 1.0, 1.0, 50.0] + [1.0] * 25,
+        30,
+        False,
+    ),  # among the first 5 only a loss that is not finite ends it
 ]
 
 
@@ -444,7 +530,10 @@ def test_a_sweep_ends_where_its_loss_does(losses, kept, diverged):
 
 def test_a_step_of_a_sweep_takes_accumulated_batches():
     model, optimizer = linear_with_base_lr()
-    losses = [F.cross_entropy(model(inputs), labels).item() for inputs, labels in islice(Same(6).epoch(0, 0), 3)]
+    losses = [
+        F.cross_entropy(model(inputs), labels).item()
+        for inputs, labels in islice(Same(6).epoch(0, 0), 3)
+    ]
     used, lane = watch(optimizer), lane_of(model, optimizer, 6, accumulate=3)
     begun = []
     begin_epoch = lane.begin_epoch
@@ -470,7 +559,9 @@ def test_the_gradient_of_a_sweep_is_clipped():
 
 def test_a_sweep_that_is_not_finite_from_the_start_gives_no_signal():
     model, optimizer = linear_with_base_lr()
-    result = range_test(model, optimizer, DataLoader(DATA, batch_size=8), lambda logits, _: logits.sum() * math.nan)
+    result = range_test(
+        model, optimizer, DataLoader(DATA, batch_size=8), lambda logits, _: logits.sum() * math.nan
+    )
     assert result.interval is None
     assert "not finite before the first step" in result.reason
 
@@ -487,7 +578,10 @@ IMPOSSIBLE = [
     ({"num_seeds": 0}, ["`1 <= num_seeds` must hold, but got 0."]),
     (
         {"low": 2.0, "num_steps": 0},
-        ["`0 < low < high` must hold, but got low=2.0, high=1.0.", "`16 <= num_steps` must hold, but got 0."],
+        [
+            "`0 < low < high` must hold, but got low=2.0, high=1.0.",
+            "`16 <= num_steps` must hold, but got 0.",
+        ],
     ),
 ]
 
@@ -541,6 +635,10 @@ def test_nothing_is_left_behind_on_a_gpu(identical, optimizer):
     before = numpy_to_torch(values(caller))
     with suppress(ValueError):
         range_test(
-            caller.model, caller.optimizer, caller.loader, FailingLoss(caller.loss, ValueError(), at=40), num_steps=30
+            caller.model,
+            caller.optimizer,
+            caller.loader,
+            FailingLoss(caller.loss, ValueError(), at=40),
+            num_steps=30,
         )
     assert identical(numpy_to_torch(values(caller)), before)

@@ -1,6 +1,7 @@
 """Reuse with the real training: a run that takes over the epochs of another ends like one trained from the start.
 
-To the last bit, in all that training changes: weights, averaged weights, the optimizer's state and the scaler's.
+To the last bit, in all that training changes: weights, averaged weights, the optimizer's state and
+the scaler's.
 """
 
 from dataclasses import replace
@@ -21,14 +22,23 @@ EPOCHS = 6
 
 def lively():
     """Convolution, batch norm and dropout: all that could make a repeat differ."""
-    body = (nn.Conv2d(1, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.2))
+    body = (
+        nn.Conv2d(1, 4, 3, stride=2),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Dropout(0.2),
+    )
     return nn.Sequential(*body, nn.Linear(36, 10))
 
 
 def weights_and_biases(model):
     """Two parameter groups, the second at a tenth of the LR."""
     weights = [p for p in model.parameters() if p.ndim > 1]
-    return [{"params": weights}, {"params": [p for p in model.parameters() if p.ndim == 1], "lr_scale": 0.1}]
+    return [
+        {"params": weights},
+        {"params": [p for p in model.parameters() if p.ndim == 1], "lr_scale": 0.1},
+    ]
 
 
 class Files:
@@ -85,13 +95,18 @@ def shared_trunk(optimizer):
     """A constant LR, and then WSD, which has that LR for four epochs of six."""
     recipe = replace(default_recipe(optimizer), warmup_epochs=0.5)
     constant, wsd = (replace(recipe, decay=decay) for decay in (Constant(), WSD(cooldown_frac=0.3)))
-    return [full_run(constant, EPOCHS, id="trial-0000"), full_run(wsd, EPOCHS, id="trial-0001", trial=1)]
+    return [
+        full_run(constant, EPOCHS, id="trial-0000"),
+        full_run(wsd, EPOCHS, id="trial-0001", trial=1),
+    ]
 
 
 def promoted(optimizer):
     """The first two epochs of six, then four, then all."""
     full = full_run(replace(default_recipe(optimizer), warmup_epochs=1.5, decay=Cosine()), EPOCHS)
-    return [replace(full, id=f"rung-{stop}", kind="rung", stop_epochs=stop) for stop in (2, 4)] + [full]
+    return [replace(full, id=f"rung-{stop}", kind="rung", stop_epochs=stop) for stop in (2, 4)] + [
+        full
+    ]
 
 
 def two_plateaus(optimizer):
@@ -99,13 +114,23 @@ def two_plateaus(optimizer):
     rule = Plateau(patience_epochs=0, factor=0.5, threshold=0.5)
     recipe = default_recipe(optimizer)
     decays = (rule, replace(rule, patience_epochs=1))
-    return [full_run(replace(recipe, decay=decay), EPOCHS, id=f"trial-{i}") for i, decay in enumerate(decays)]
+    return [
+        full_run(replace(recipe, decay=decay), EPOCHS, id=f"trial-{i}")
+        for i, decay in enumerate(decays)
+    ]
 
 
 def compressed_first(optimizer):
     """A compressed run at a constant LR, which is the beginning of a full run too."""
     recipe = replace(default_recipe(optimizer), warmup_epochs=0)
-    short = full_run(replace(recipe, decay=Constant()), EPOCHS, id="rung", kind="rung", horizon_epochs=2, stop_epochs=2)
+    short = full_run(
+        replace(recipe, decay=Constant()),
+        EPOCHS,
+        id="rung",
+        kind="rung",
+        horizon_epochs=2,
+        stop_epochs=2,
+    )
     return [short, full_run(replace(recipe, decay=Step(every_epochs=3)), EPOCHS)]
 
 
@@ -177,7 +202,9 @@ def deterministic(monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize(("runs_of", "num_reused"), [TRUNK, RUNGS, COMPRESSED], ids=["trunk", "rungs", "compressed"])
+@pytest.mark.parametrize(
+    ("runs_of", "num_reused"), [TRUNK, RUNGS, COMPRESSED], ids=["trunk", "rungs", "compressed"]
+)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_run_that_takes_over_epochs_ends_like_one_from_the_start_on_a_gpu(
     train_all, identical, deterministic, optimizer, runs_of, num_reused, precision

@@ -1,7 +1,7 @@
 """Optimizers that need no schedule: they are their authors', and Schedule-Free is worth its averaged weights.
 
-In the names of the paper (arXiv 2405.15682): z is what steps, x is the average of z, and y between the two is where
-gradients are taken.
+In the names of the paper (arXiv 2405.15682): z is what steps, x is the average of z, and y between
+the two is where gradients are taken.
 """
 
 import copy
@@ -38,14 +38,19 @@ def tiny():
 
 
 def normed():
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 10))
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 10)
+    )
 
 
 @pytest.fixture
 def trainer_of(digits):
     def build(model, *, kind=Trainer, **settings):
         task = Task(model=model, train=digits.train, validation=digits.validation, num_classes=10)
-        return kind(task, TrainSettings(**{"batch_size": 36, "precision": "fp32", "device": "cpu"} | settings))
+        return kind(
+            task,
+            TrainSettings(**{"batch_size": 36, "precision": "fp32", "device": "cpu"} | settings),
+        )
 
     return build
 
@@ -54,7 +59,9 @@ def train(trainer, recipe, epochs):
     """All measurements, and the state after each epoch as a file would hold it."""
     files = []
     run = full_run(recipe, epochs)
-    measurements = list(trainer.train(run, save=lambda _, state: files.append(state_to_bytes(state))))
+    measurements = list(
+        trainer.train(run, save=lambda _, state: files.append(state_to_bytes(state)))
+    )
     return measurements, [state_from_bytes(content) for content in files]
 
 
@@ -71,7 +78,9 @@ def trajectory(make, lrs, dtype=torch.float32):
     weights = []
 
     def note():
-        weights.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+        weights.append(
+            torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+        )
 
     switch["train"]()
     for lr in lrs:
@@ -89,33 +98,51 @@ def trajectory(make, lrs, dtype=torch.float32):
 # --- whose they are ---
 
 
-# recipe, class of the authors, and how far the weights may part in 40 steps: Prodigy sums in single precision
+# recipe, class of the authors, and how far the weights may part in 40 steps: Prodigy sums in single
+# precision
 AUTHORS = [
-    (Recipe(optimizer="schedule-free-sgd", peak_lr=1.0, weight_decay=0.01), "schedulefree.SGDScheduleFree", 0),
-    (Recipe(optimizer="schedule-free-adamw", peak_lr=0.01, weight_decay=0.01), "schedulefree.AdamWScheduleFree", 1e-7),
+    (
+        Recipe(optimizer="schedule-free-sgd", peak_lr=1.0, weight_decay=0.01),
+        "schedulefree.SGDScheduleFree",
+        0,
+    ),
+    (
+        Recipe(optimizer="schedule-free-adamw", peak_lr=0.01, weight_decay=0.01),
+        "schedulefree.AdamWScheduleFree",
+        1e-7,
+    ),
     (Recipe(optimizer="prodigy", peak_lr=1.0, weight_decay=0.01), "prodigyopt.Prodigy", 1e-5),
 ]
 
 
 @pytest.mark.peers
-@pytest.mark.parametrize(("recipe", "name", "apart"), AUTHORS, ids=lambda value: getattr(value, "optimizer", ""))
+@pytest.mark.parametrize(
+    ("recipe", "name", "apart"), AUTHORS, ids=lambda value: getattr(value, "optimizer", "")
+)
 def test_each_takes_the_steps_of_its_authors(recipe, name, apart):
     package, kind = name.split(".")
     theirs = getattr(pytest.importorskip(package), kind)
-    schedule = build_schedule(replace(recipe, warmup_epochs=1, decay=Linear()), epochs=4, steps_per_epoch=10)
+    schedule = build_schedule(
+        replace(recipe, warmup_epochs=1, decay=Linear()), epochs=4, steps_per_epoch=10
+    )
     lrs = [recipe.peak_lr * schedule(step) for step in range(40)]
-    expected = trajectory(lambda p: theirs(p, lr=1.0, weight_decay=recipe.weight_decay), lrs, torch.float64)
+    expected = trajectory(
+        lambda p: theirs(p, lr=1.0, weight_decay=recipe.weight_decay), lrs, torch.float64
+    )
     got = trajectory(lambda p: build_optimizer(recipe, p), lrs, torch.float64)
     torch.testing.assert_close(got, expected, rtol=0, atol=apart)
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "kind"), [("schedule-free-sgd", ScheduleFreeSGD), ("schedule-free-adamw", ScheduleFreeAdamW)]
+    ("optimizer", "kind"),
+    [("schedule-free-sgd", ScheduleFreeSGD), ("schedule-free-adamw", ScheduleFreeAdamW)],
 )
 def test_a_warmup_of_the_schedule_is_that_of_the_optimizer(optimizer, kind):
     recipe = Recipe(optimizer=optimizer, peak_lr=0.05, warmup_epochs=1, decay=Constant())
     schedule = build_schedule(recipe, epochs=3, steps_per_epoch=7)
-    ours = trajectory(lambda p: build_optimizer(recipe, p), [0.05 * schedule(step) for step in range(21)])
+    ours = trajectory(
+        lambda p: build_optimizer(recipe, p), [0.05 * schedule(step) for step in range(21)]
+    )
     theirs = trajectory(lambda p: kind(p, lr=0.05, warmup_steps=7), [0.05] * 21)
     assert torch.equal(ours, theirs)
 
@@ -124,7 +151,9 @@ def test_a_warmup_of_the_schedule_is_that_of_the_optimizer(optimizer, kind):
 
 
 def test_training_is_the_recursion_of_the_paper(trainer_of):
-    recipe = Recipe(optimizer="schedule-free-sgd", peak_lr=0.5, momentum=0.8, warmup_epochs=1, decay=Linear())
+    recipe = Recipe(
+        optimizer="schedule-free-sgd", peak_lr=0.5, momentum=0.8, warmup_epochs=1, decay=Linear()
+    )
     trainer = trainer_of(tiny)
     _, states = train(trainer, recipe, epochs=3)
     schedule = build_schedule(recipe, epochs=3, steps_per_epoch=6)
@@ -155,7 +184,10 @@ def test_a_checkpoint_holds_the_model_that_was_evaluated(trainer_of, optimizer):
         assert [group["train_mode"] for group in state["optimizer"]["param_groups"]] == [False]
         model = normed()
         model.load_state_dict(state["model"])
-        assert trainer.evaluate(model, trainer.validation) == (measurement.val_loss, measurement.top1)
+        assert trainer.evaluate(model, trainer.validation) == (
+            measurement.val_loss,
+            measurement.top1,
+        )
 
 
 @pytest.mark.parametrize("optimizer", SCHEDULE_FREE)
@@ -169,7 +201,9 @@ def test_averaged_weights_average_where_gradients_are_taken(trainer_of, identica
             optimizer.register_step_post_hook(after)
             return optimizer
 
-    trainer = trainer_of(tiny, kind=Watched, ema_half_life_epochs=1e-3)  # next to nothing but the last step
+    trainer = trainer_of(
+        tiny, kind=Watched, ema_half_life_epochs=1e-3
+    )  # next to nothing but the last step
     _, (state,) = train(trainer, default_recipe(optimizer), epochs=1)
     assert identical(state["averaged"]["moments"], trainer.y)
     assert not torch.equal(state["model"]["1.weight"], trainer.y[0])
@@ -199,9 +233,15 @@ def test_statistics_are_the_mean_over_the_batches_at_the_weights_that_are_evalua
     _, states = train(trainer, default_recipe("schedule-free-sgd"), epochs=2)
     model = normed()
     model.load_state_dict(states[-1]["model"])
-    hidden = [model[:2](inputs).detach() for inputs, _ in trainer.batches.epoch(0, 1)]  # each (36, 32)
-    torch.testing.assert_close(model[2].running_mean, torch.stack([batch.mean(0) for batch in hidden]).mean(0))
-    torch.testing.assert_close(model[2].running_var, torch.stack([batch.var(0) for batch in hidden]).mean(0))
+    hidden = [
+        model[:2](inputs).detach() for inputs, _ in trainer.batches.epoch(0, 1)
+    ]  # each (36, 32)
+    torch.testing.assert_close(
+        model[2].running_mean, torch.stack([batch.mean(0) for batch in hidden]).mean(0)
+    )
+    torch.testing.assert_close(
+        model[2].running_var, torch.stack([batch.var(0) for batch in hidden]).mean(0)
+    )
 
 
 def test_without_them_the_first_epochs_are_worth_less(trainer_of, monkeypatch):
@@ -217,16 +257,24 @@ def test_only_batch_norms_that_train_are_given_statistics():
     model = HalfFrozen()
     model.frozen.running_mean += 2
     before = {name: value.clone() for name, value in model.frozen.state_dict().items()}
-    gather_statistics(model, iter([(INPUTS[:16], LABELS[:16]), (INPUTS[16:32] + 4, LABELS[16:32])]), CPU)
-    assert all(torch.equal(value, before[name]) for name, value in model.frozen.state_dict().items())
+    gather_statistics(
+        model, iter([(INPUTS[:16], LABELS[:16]), (INPUTS[16:32] + 4, LABELS[16:32])]), CPU
+    )
+    assert all(
+        torch.equal(value, before[name]) for name, value in model.frozen.state_dict().items()
+    )
     torch.testing.assert_close(model.free.running_mean, INPUTS[:32].mean(0), rtol=1e-4, atol=1e-4)
     assert model.free.momentum == 0.3
 
 
-@pytest.mark.parametrize(("model", "num_drawn"), [(nn.BatchNorm1d(8), NUM_STATISTICS), (nn.Linear(8, 2), 0)])
+@pytest.mark.parametrize(
+    ("model", "num_drawn"), [(nn.BatchNorm1d(8), NUM_STATISTICS), (nn.Linear(8, 2), 0)]
+)
 def test_no_more_batches_are_drawn_than_needed(model, num_drawn):
     drawn = []
-    gather_statistics(model, ((drawn.append(number) or INPUTS, LABELS) for number in itertools.count()), CPU)
+    gather_statistics(
+        model, ((drawn.append(number) or INPUTS, LABELS) for number in itertools.count()), CPU
+    )
     assert len(drawn) == num_drawn
 
 
@@ -234,7 +282,8 @@ def test_no_more_batches_are_drawn_than_needed(model, num_drawn):
 
 
 @pytest.mark.parametrize(
-    ("kind", "mode"), [*itertools.product((ScheduleFreeSGD, ScheduleFreeAdamW), ("train", "eval")), (Prodigy, "")]
+    ("kind", "mode"),
+    [*itertools.product((ScheduleFreeSGD, ScheduleFreeAdamW), ("train", "eval")), (Prodigy, "")],
 )
 def test_a_range_test_gives_them_back_as_they_were(identical, kind, mode):
     model = classifier()
@@ -249,6 +298,8 @@ def test_a_range_test_gives_them_back_as_they_were(identical, kind, mode):
 
     before = values()
     loader = DataLoader(TensorDataset(INPUTS, LABELS), batch_size=8)
-    result = range_test(model, optimizer, loader, F.cross_entropy, low=1e-3, high=0.1, num_steps=20, num_seeds=2)
+    result = range_test(
+        model, optimizer, loader, F.cross_entropy, low=1e-3, high=0.1, num_steps=20, num_seeds=2
+    )
     assert identical(values(), before)
     assert [len(curve.losses) for curve in result.curves] == [20, 20]

@@ -18,7 +18,15 @@ ROOT = Path(__file__).parents[2]
 
 # --- tensors as arrays
 
-DTYPES = [torch.uint8, torch.int64, torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.bool]
+DTYPES = [
+    torch.uint8,
+    torch.int64,
+    torch.float32,
+    torch.float64,
+    torch.float16,
+    torch.bfloat16,
+    torch.bool,
+]
 
 
 def tensor_of(shape, dtype):
@@ -27,7 +35,11 @@ def tensor_of(shape, dtype):
     if dtype is torch.bool:
         return torch.rand(shape, generator=generator) < 0.5
     num_bytes = torch.empty(shape, dtype=dtype).numel() * dtype.itemsize
-    return torch.randint(256, (num_bytes,), dtype=torch.uint8, generator=generator).view(dtype).reshape(shape)
+    return (
+        torch.randint(256, (num_bytes,), dtype=torch.uint8, generator=generator)
+        .view(dtype)
+        .reshape(shape)
+    )
 
 
 def sent(parts):
@@ -45,7 +57,9 @@ def test_a_tensor_comes_back_as_it_was(dtype, shape):
         warnings.simplefilter("error")
         back = from_array(sent(to_array(tensor)))
     assert (back.dtype, back.shape, back.device.type) == (dtype, torch.Size(shape), "cpu")
-    assert torch.equal(back.reshape(-1).view(torch.uint8), tensor.reshape(-1).view(torch.uint8))  # nan is not nan
+    assert torch.equal(
+        back.reshape(-1).view(torch.uint8), tensor.reshape(-1).view(torch.uint8)
+    )  # nan is not nan
 
 
 VIEWS = {
@@ -60,7 +74,9 @@ VIEWS = {
 
 
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS.keys())
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.int64, torch.float32, torch.bfloat16], ids=str
+)
 def test_a_view_comes_back_as_what_it_showed(dtype, view):
     whole = torch.arange(48).reshape(6, 8).to(dtype)
     shown = view(whole)
@@ -132,9 +148,17 @@ def test_a_task_file_goes_with_the_modules_beside_it(write):
     write("beside_package/inside.py", "import beside_deeper.further")
     write("beside_deeper/further.py")
     write("never_imported.py")
-    path = write("task.py", TASK.format(imports="import beside_it, beside_package.inside, json, numpy"))
+    path = write(
+        "task.py", TASK.format(imports="import beside_it, beside_package.inside, json, numpy")
+    )
     load_task(TaskFile(path=path))
-    assert names_of(TaskFile(path=path)) == {"task.py", "beside_it.py", "__init__.py", "inside.py", "further.py"}
+    assert names_of(TaskFile(path=path)) == {
+        "task.py",
+        "beside_it.py",
+        "__init__.py",
+        "inside.py",
+        "further.py",
+    }
 
 
 def test_a_task_file_on_its_own_goes_alone(write):
@@ -164,7 +188,9 @@ def test_what_lies_elsewhere_does_not_go_with_it(write):
 def test_lrtune_itself_does_not_go_with_a_task_beside_it():
     found = modules_of(TaskFile(path=ROOT / "task.py"))
     assert sys.modules["lrtune.training.sharing"].__file__.startswith(str(ROOT))
-    assert {module.__name__.partition(".")[0] for module in found}.isdisjoint({"lrtune", "torch", "numpy", "__main__"})
+    assert {module.__name__.partition(".")[0] for module in found}.isdisjoint(
+        {"lrtune", "torch", "numpy", "__main__"}
+    )
 
 
 @pytest.mark.parametrize("given", ["relative", "by a link to its folder", "with a detour"])
@@ -202,7 +228,13 @@ def random_numbers_as_before():
 
 
 def draws():
-    return random.random(), *np.random.rand(3), *torch.rand(3).tolist(), random.gauss(0, 1), np.random.randn()
+    return (
+        random.random(),
+        *np.random.rand(3),
+        *torch.rand(3).tolist(),
+        random.gauss(0, 1),
+        np.random.randn(),
+    )
 
 
 @pytest.mark.usefixtures("random_numbers_as_before")

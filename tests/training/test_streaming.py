@@ -25,14 +25,24 @@ def drawn(num_images, *, as_rows=False):
     pixels = torch.randint(256, (2 * num_images, 3, 8, 8), dtype=torch.uint8, generator=generator)
     rows = 2 * torch.randperm(num_images, generator=generator)
     images = Rows(pixels, rows) if as_rows else pixels[rows]
-    return Images(images=images, labels=torch.arange(num_images), mean=(0.4,) * 3, std=(0.2,) * 3, flips=True)
+    return Images(
+        images=images, labels=torch.arange(num_images), mean=(0.4,) * 3, std=(0.2,) * 3, flips=True
+    )
 
 
 def built(source, kind, choice, *, device="cpu", batch_size=4):
     if kind == "evaluation":
-        return evaluation_batches(source, batch_size=batch_size, device=device, data_on_device=choice)
-    options = {"augmented": {"augment": True}, "plain": {"augment": False}, "cut": {"augment": True, "cutout": 3}}
-    return training_batches(source, batch_size=batch_size, device=device, data_on_device=choice, **options[kind])
+        return evaluation_batches(
+            source, batch_size=batch_size, device=device, data_on_device=choice
+        )
+    options = {
+        "augmented": {"augment": True},
+        "plain": {"augment": False},
+        "cut": {"augment": True, "cutout": 3},
+    }
+    return training_batches(
+        source, batch_size=batch_size, device=device, data_on_device=choice, **options[kind]
+    )
 
 
 def threads_at_work():
@@ -56,7 +66,10 @@ def test_a_streamed_epoch_is_a_resident_one(kind, num_images, identical):
     for as_rows in (False, True):
         streamed = built(drawn(num_images, as_rows=as_rows), kind, "no")
         assert isinstance(streamed, StreamedBatches)
-        assert (streamed.num_batches, streamed.num_images) == (resident.num_batches, resident.num_images)
+        assert (streamed.num_batches, streamed.num_images) == (
+            resident.num_batches,
+            resident.num_images,
+        )
         for seed, epoch in itertools.product((0, 7), (0, 1, 2)):
             assert identical(list(streamed.epoch(seed, epoch)), list(resident.epoch(seed, epoch)))
     assert_that_threads_end()
@@ -109,7 +122,12 @@ def test_no_more_is_begun_than_was_said():
 
 def test_rows_are_the_tensor_that_they_stand_for():
     rows, copied = drawn(20, as_rows=True).images, drawn(20).images
-    assert (rows.shape, rows.dtype, rows.nbytes, len(rows)) == (copied.shape, copied.dtype, copied.nbytes, 20)
+    assert (rows.shape, rows.dtype, rows.nbytes, len(rows)) == (
+        copied.shape,
+        copied.dtype,
+        copied.nbytes,
+        20,
+    )
     for places in (3, -1, slice(5, 9), torch.tensor([4, 4, 0]), slice(None)):
         assert torch.equal(rows[places], copied[places])
     chosen = torch.tensor([7, 2])
@@ -162,7 +180,8 @@ def test_on_a_cpu_a_set_is_used_where_it_lies(as_rows):
 @pytest.mark.parametrize("kind", KINDS)
 def test_on_a_gpu_a_streamed_epoch_is_a_resident_one(kind, as_rows, identical):
     streamed, resident = (
-        built(drawn(3000, as_rows=as_rows), kind, choice, device="cuda", batch_size=64) for choice in ("no", "yes")
+        built(drawn(3000, as_rows=as_rows), kind, choice, device="cuda", batch_size=64)
+        for choice in ("no", "yes")
     )
     assert isinstance(streamed, StreamedBatches)
     assert resident.images.images.device.type == "cuda"

@@ -51,14 +51,18 @@ def net():
 
 
 def a_task(**changes):
-    return Task(**({"model": net, "train": Noisy(), "validation": VALIDATION, "num_classes": 3} | changes))
+    return Task(
+        **({"model": net, "train": Noisy(), "validation": VALIDATION, "num_classes": 3} | changes)
+    )
 
 
 # --- a task's own rules ---
 
 
 def test_a_model_is_refused_where_a_function_builds_one():
-    with pytest.raises(InputError, match=r"`task\.model` must be a function .*, but got a model: give its class"):
+    with pytest.raises(
+        InputError, match=r"`task\.model` must be a function .*, but got a model: give its class"
+    ):
         a_task(model=net())
 
 
@@ -73,10 +77,22 @@ def test_a_loss_that_would_have_to_be_trained_is_refused():
 @pytest.mark.parametrize(
     ("changes", "problems"),
     [
-        ({"model": 3}, ["`task.model` must be given as a function that returns a model, but got 3."]),
-        ({"num_classes": 1}, ["`task.num_classes` must be given as a whole number from 2, but got 1."]),
-        ({"num_classes": "10"}, ["`task.num_classes` must be given as a whole number from 2, but got '10'."]),
-        ({"num_classes": 2.5}, ["`task.num_classes` must be given as a whole number from 2, but got 2.5."]),
+        (
+            {"model": 3},
+            ["`task.model` must be given as a function that returns a model, but got 3."],
+        ),
+        (
+            {"num_classes": 1},
+            ["`task.num_classes` must be given as a whole number from 2, but got 1."],
+        ),
+        (
+            {"num_classes": "10"},
+            ["`task.num_classes` must be given as a whole number from 2, but got '10'."],
+        ),
+        (
+            {"num_classes": 2.5},
+            ["`task.num_classes` must be given as a whole number from 2, but got 2.5."],
+        ),
         ({"epochs": 0}, ["`task.epochs` must be given as a whole number from 1, but got 0."]),
         ({"epochs": None}, ["`task.epochs` must be given as a whole number from 1, but got None."]),
         (
@@ -121,7 +137,11 @@ def test_the_images_of_a_named_task_can_be_scaled():
 
 @pytest.mark.parametrize(
     ("named", "message"),
-    [(NamedTask(data="mnust"), "mnist"), (NamedTask(model="small-cmn"), "small-cnn"), (NamedTask(train_size=0), "0")],
+    [
+        (NamedTask(data="mnust"), "mnist"),
+        (NamedTask(model="small-cmn"), "small-cnn"),
+        (NamedTask(train_size=0), "0"),
+    ],
 )
 def test_unknown_names_are_refused(named, message):
     with pytest.raises(InputError, match=message):
@@ -202,7 +222,11 @@ def test_a_file_without_a_task_is_refused(tmp_path, monkeypatch, relative, text,
 
 
 def test_what_is_no_python_file_is_refused(tmp_path):
-    missing, folder, text = tmp_path / "missing.py", tmp_path, written(tmp_path, TASK, name="task.txt")
+    missing, folder, text = (
+        tmp_path / "missing.py",
+        tmp_path,
+        written(tmp_path, TASK, name="task.txt"),
+    )
     for path in (missing, folder):
         with pytest.raises(InputError) as caught:
             load_task_file(path)
@@ -276,7 +300,10 @@ def test_a_changed_folder_of_images_is_refused(tmp_path):
 def test_a_python_object_cannot_be_read_back():
     task = a_task(name="mine")
     assert load_task(task) is task
-    with pytest.raises(InputError, match=r"this study's task, 'mine', is a Python object: call lrtune\.search with it"):
+    with pytest.raises(
+        InputError,
+        match=r"this study's task, 'mine', is a Python object: call lrtune\.search with it",
+    ):
         source_from(describe_source(task))
 
 
@@ -285,7 +312,9 @@ def test_a_python_object_cannot_be_read_back():
 SOURCES = {
     "dataset": Noisy,
     "loader": lambda: DataLoader(Noisy(), batch_size=15, shuffle=True),
-    "loader with a generator": lambda: DataLoader(Noisy(), batch_size=15, shuffle=True, generator=torch.Generator()),
+    "loader with a generator": lambda: DataLoader(
+        Noisy(), batch_size=15, shuffle=True, generator=torch.Generator()
+    ),
     "loader with a sampler": lambda: DataLoader(
         Noisy(), batch_size=15, sampler=RandomSampler(Noisy(), generator=torch.Generator())
     ),
@@ -301,7 +330,9 @@ def test_own_data_train_repeat_and_resume(identical, source):
         trainer = Trainer(a_task(train=source()), TrainSettings(batch_size=15, device="cpu"))
         assert trainer.steps_per_epoch == 6
         files = []
-        measurements = list(trainer.train(run, save=lambda _, state: files.append(state_to_bytes(state)), **kwargs))
+        measurements = list(
+            trainer.train(run, save=lambda _, state: files.append(state_to_bytes(state)), **kwargs)
+        )
         states = [state_from_bytes(content) for content in files]
         return timeless(measurements), states
 
@@ -320,7 +351,9 @@ def test_own_data_train_repeat_and_resume(identical, source):
 
 
 def test_a_loader_of_another_batch_size_counts_its_own_steps():
-    trainer = Trainer(a_task(train=SOURCES["loader"]()), TrainSettings(batch_size=128, accumulate=4, device="cpu"))
+    trainer = Trainer(
+        a_task(train=SOURCES["loader"]()), TrainSettings(batch_size=128, accumulate=4, device="cpu")
+    )
     assert trainer.steps_per_epoch == 2  # 6 batches of 15: one step of 4, one of 2
     assert trainer.settings.batch_size == 60
 
@@ -336,12 +369,16 @@ BATCH_SIZES = [
 @pytest.mark.parametrize(("source", "batch_size"), BATCH_SIZES)
 def test_a_loader_has_a_batch_size_of_its_own(source, batch_size):
     settings = TrainSettings(batch_size=24, accumulate=2)
-    assert settings_for(a_task(train=source), settings) == replace(settings, batch_size=batch_size, augment=False)
+    assert settings_for(a_task(train=source), settings) == replace(
+        settings, batch_size=batch_size, augment=False
+    )
 
 
 def test_only_images_are_augmented_here():
     images = build_named_task(NamedTask(train_size=200, val_size=50)).train
-    assert [settings_for(a_task(train=train), TrainSettings()).augment for train in (images, Noisy())] == [True, False]
+    assert [
+        settings_for(a_task(train=train), TrainSettings()).augment for train in (images, Noisy())
+    ] == [True, False]
 
 
 # the training data, what is asked for, and the batch size or what is wrong with it
@@ -387,7 +424,9 @@ def test_label_smoothing_beside_a_loss_of_the_tasks_own_is_refused():
 
 
 def test_a_task_file_may_import_what_lies_beside_it(tmp_path):
-    (tmp_path / "net_beside_it.py").write_text("from torch import nn\n\nbuild = lambda: nn.Linear(4, 2)\n")
+    (tmp_path / "net_beside_it.py").write_text(
+        "from torch import nn\n\nbuild = lambda: nn.Linear(4, 2)\n"
+    )
     (tmp_path / "t.py").write_text(
         "import torch, lrtune\nfrom torch.utils.data import TensorDataset\nfrom net_beside_it import build\n"
         "data = TensorDataset(torch.zeros(8, 4), torch.zeros(8, dtype=torch.long))\n"

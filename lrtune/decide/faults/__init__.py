@@ -1,8 +1,9 @@
 """What is wrong with the learning rates of a run: one rule a function, on what happened in which order.
 
-The events of a run are optimizer steps and calls of the scheduler. Beside them stands the scheduler's *curve*: its LR
-after 0, 1, 2, ... calls, far past the end of the run. No rule asks which class the scheduler is of: where a decay ends
-and whether a warmup is ever over can be seen in the curve.
+The events of a run are optimizer steps and calls of the scheduler. Beside them stands the
+scheduler's *curve*: its LR after 0, 1, 2, ... calls, far past the end of the run. No rule asks
+which class the scheduler is of: where a decay ends and whether a warmup is ever over can be seen in
+the curve.
 
 A finding is `wrong` where nobody can have meant it, and `suspicious` where somebody may have.
 """
@@ -64,5 +65,7 @@ def _not_as_meant(trace: Trace, meant: Array) -> Finding | None:
         else:
             continue
         break
-    fix = "Compare the two curves; lrtune's export gives a schedule as code that has these very LRs."
+    fix = (
+        "Compare the two curves; lrtune's export gives a schedule as code that has these very LRs."
+    )
     return Finding(name="not-as-meant", severity="wrong", what=what, fix=fix, ran=ran, meant=meant)

@@ -5,7 +5,16 @@ from itertools import pairwise
 
 import numpy as np
 
-from lrtune.decide.faults.trace import VISIBLE, Array, Called, Finding, Severity, Stepped, Trace, same
+from lrtune.decide.faults.trace import (
+    VISIBLE,
+    Array,
+    Called,
+    Finding,
+    Severity,
+    Stepped,
+    Trace,
+    same,
+)
 
 SOME, MUCH = 1.1, 1.5
 """Factors by which a ratio of two LRs is visibly off, and by which it is another one."""
@@ -14,7 +23,12 @@ SOME, MUCH = 1.1, 1.5
 def never_changes(trace: Trace) -> Finding | None:
     """There is a scheduler, and the LR is the same throughout."""
     scheduler, ran = trace.scheduler, trace.ran
-    if scheduler is None or scheduler.plateau or trace.num_steps < 2 or np.ptp(trace.lrs, axis=1).any():
+    if (
+        scheduler is None
+        or scheduler.plateau
+        or trace.num_steps < 2
+        or np.ptp(trace.lrs, axis=1).any()
+    ):
         return None
     if not trace.calls and trace.num_steps <= (trace.steps_per_epoch or 1):
         return None  # too early to tell
@@ -38,7 +52,9 @@ def never_changes(trace: Trace) -> Finding | None:
         what, fix = f"{scheduler.name} never changes it", "None, if a constant LR is meant."
         severity, meant = "suspicious", None
     what = f"The LR is {ran[0]:.3g} at all {trace.num_steps} optimizer steps: {what}."
-    return Finding(name="never-changes", severity=severity, what=what, fix=fix, ran=ran, meant=meant)
+    return Finding(
+        name="never-changes", severity=severity, what=what, fix=fix, ran=ran, meant=meant
+    )
 
 
 def unwarmed_start(trace: Trace) -> Finding | None:
@@ -50,9 +66,16 @@ def unwarmed_start(trace: Trace) -> Finding | None:
     first = int(changes[0]) + 1
     peak = first + int(np.argmax(ran[first:]))
     rises = np.diff(ran[first : peak + 1])
-    if first > (trace.epoch_steps or 1) or ran[first] >= 0.5 * ran[0] or (rises < 0).any() or (rises > 0).sum() < 2:
+    if (
+        first > (trace.epoch_steps or 1)
+        or ran[first] >= 0.5 * ran[0]
+        or (rises < 0).any()
+        or (rises > 0).sum() < 2
+    ):
         return None
-    steps = "the first optimizer step runs" if first == 1 else f"the first {first} optimizer steps run"
+    steps = (
+        "the first optimizer step runs" if first == 1 else f"the first {first} optimizer steps run"
+    )
     return Finding(
         name="first-step-unwarmed",
         severity="wrong",
@@ -89,9 +112,19 @@ def late(trace: Trace) -> Finding | None:
 def scheduler_first(trace: Trace) -> Finding | None:
     """`scheduler.step()` comes before `optimizer.step()`, each time."""
     first, last = trace.events[0], trace.events[-1]
-    if trace.scheduler is None or trace.scheduler.plateau or not trace.pace or not isinstance(first, Called):
+    if (
+        trace.scheduler is None
+        or trace.scheduler.plateau
+        or not trace.pace
+        or not isinstance(first, Called)
+    ):
         return None
-    if first.position is not None or first.overflow or isinstance(last, Called) or first.before == first.after:
+    if (
+        first.position is not None
+        or first.overflow
+        or isinstance(last, Called)
+        or first.before == first.after
+    ):
         return None
     ran, lead = trace.ran, trace.lead
     return Finding(
@@ -120,9 +153,13 @@ def two_writers(trace: Trace) -> Finding | None:
         handed_over = same(trace.ran[since:], alone[since:])
     seen = []
     if changed:
-        seen.append(f"other code changed the LR before {len(changed)} steps (the first of them step {changed[0]})")
+        seen.append(
+            f"other code changed the LR before {len(changed)} steps (the first of them step {changed[0]})"
+        )
     if num_overwritten:
-        seen.append(f"{num_overwritten} values that other code wrote were overwritten before any step used them")
+        seen.append(
+            f"{num_overwritten} values that other code wrote were overwritten before any step used them"
+        )
     return Finding(
         name="two-writers",
         severity="suspicious" if handed_over and not num_overwritten else "wrong",
@@ -201,7 +238,11 @@ def skipped_steps_counted(trace: Trace) -> Finding | None:
     count = num_proven + num_likely
     if not count:
         return None
-    why = "that a gradient scaler skipped" if num_proven else "that were not made, skipped by a scaler, perhaps"
+    why = (
+        "that a gradient scaler skipped"
+        if num_proven
+        else "that were not made, skipped by a scaler, perhaps"
+    )
     return Finding(
         name="skipped-steps-counted",
         severity="wrong" if num_proven and count > VISIBLE * trace.total_steps else "suspicious",
@@ -253,11 +294,16 @@ def plateau_without_metric(trace: Trace) -> Finding | None:
     if not trace.calls:
         if trace.num_steps <= (trace.steps_per_epoch or 1):
             return None
-        what = f"{name} is never called in {trace.num_steps} optimizer steps, so the LR cannot fall."
+        what = (
+            f"{name} is never called in {trace.num_steps} optimizer steps, so the LR cannot fall."
+        )
     elif num_missing > 0.5 * len(metrics):
         what = f"{name} was called {len(metrics)} times, {num_missing} of them without a metric or with NaN."
     elif len(metrics) >= 3 and len(set(metrics)) == 1:
-        what, severity = f"{name} was given {metrics[0]:.4g} at each of {len(metrics)} calls.", "suspicious"
+        what, severity = (
+            f"{name} was given {metrics[0]:.4g} at each of {len(metrics)} calls.",
+            "suspicious",
+        )
     else:
         return None
     return Finding(

@@ -65,7 +65,9 @@ def shape_of(curve: Array, *, rises: bool = False, raises: bool = False) -> Shap
         return Shape(peak, int(np.argmax(curve < -NOTHING * top)) - 1)
     moving = np.flatnonzero(np.abs(curve - curve[-1]) > NOTHING * top)
     end = int(moving[-1]) + 1 if len(moving) else 0
-    if curve[-1] > top * (1 - NOTHING) or end > 0.9 * len(curve):  # no decay, or one that is still going on
+    if curve[-1] > top * (1 - NOTHING) or end > 0.9 * len(
+        curve
+    ):  # no decay, or one that is still going on
         return Shape(peak)
     last_tenth = curve[peak + int(0.9 * (end - peak))] - curve[end]
     return Shape(peak, end, fades=bool(last_tenth < 1e-3 * top))
@@ -73,7 +75,9 @@ def shape_of(curve: Array, *, rises: bool = False, raises: bool = False) -> Shap
 
 def _turns(decay: Array, least: float) -> tuple[int | None, int | None]:
     """Where a curve that has peaked turns up again by more than `least`, and where it restarts before that."""
-    rising = np.concatenate(([0], np.diff(decay) > 1e-9 * decay[0], [0])).astype(int)  # [k]: from k - 1 to k
+    rising = np.concatenate(([0], np.diff(decay) > 1e-9 * decay[0], [0])).astype(
+        int
+    )  # [k]: from k - 1 to k
     edges = np.diff(rising)
     restart = None
     for begin, end in zip(np.flatnonzero(edges == 1), np.flatnonzero(edges == -1), strict=True):
@@ -134,12 +138,24 @@ class _Fit:
     def name(self) -> str:
         return self.trace.scheduler.name if self.trace.scheduler else "The schedule"
 
-    def finding(self, name: str, severity: Severity, what: str, fix: str = "", meant: Array | None = None) -> Finding:
+    def finding(
+        self, name: str, severity: Severity, what: str, fix: str = "", meant: Array | None = None
+    ) -> Finding:
         """By default what was meant is the same curve, as long as the run."""
         if meant is None and self.shape.end:
             meant = self.trace.read(self.pace, stretch=self.calls / self.shape.end)
-        fix = fix or f"Build the scheduler with the length of the run: {self.calls} calls, the warmup among them."
-        return Finding(name=name, severity=severity, what=what, fix=fix, ran=self.trace.read(self.pace), meant=meant)
+        fix = (
+            fix
+            or f"Build the scheduler with the length of the run: {self.calls} calls, the warmup among them."
+        )
+        return Finding(
+            name=name,
+            severity=severity,
+            what=what,
+            fix=fix,
+            ran=self.trace.read(self.pace),
+            meant=meant,
+        )
 
     def length(self, end: int) -> str:
         unit = "an optimizer step" if self.pace == "step" else "an epoch"
@@ -156,7 +172,11 @@ def _counted_in_steps(fit: _Fit) -> Finding | None:
     if not (never_warm or warm_too_late or as_long):
         return None
     length = f"warmup takes {peak} calls" if peak > 1 else f"decay takes {end} calls"
-    outcome = f"comes to {fit.last / fit.top:.2g} of its peak" if never_warm else f"ends at {fit.last:.3g}"
+    outcome = (
+        f"comes to {fit.last / fit.top:.2g} of its peak"
+        if never_warm
+        else f"ends at {fit.last:.3g}"
+    )
     return fit.finding(
         "warmup-once-an-epoch" if peak > 1 else "decay-once-an-epoch",
         "wrong",
@@ -178,7 +198,13 @@ def _counted_in_epochs(fit: _Fit) -> Finding | None:
     if shape.restart is not None and shape.restart < min(fit.steps_per_epoch, epochs):
         what = f"{fit.name} is called once an optimizer step and restarts first at step {shape.restart}, within the "
         what += f"first epoch of {fit.steps_per_epoch} steps."
-        return fit.finding("counted-in-epochs", "suspicious", what, f"If its cycle is meant in epochs: {fix}", meant)
+        return fit.finding(
+            "counted-in-epochs",
+            "suspicious",
+            what,
+            f"If its cycle is meant in epochs: {fix}",
+            meant,
+        )
     if shape.end is None or shape.end > 0.9 * fit.calls:
         return None
     as_long = fit.is_over and _near(shape.end, epochs)
@@ -195,14 +221,18 @@ def _raises(fit: _Fit) -> Finding | None:
     end, scheduler = fit.shape.end, fit.trace.scheduler
     if scheduler is None or end is None or not fit.shape.raises or end >= fit.calls - 1:
         return None
-    return fit.finding("scheduler-raises", "wrong", f"{fit.length(end)}: the next call raises ({scheduler.error}).")
+    return fit.finding(
+        "scheduler-raises", "wrong", f"{fit.length(end)}: the next call raises ({scheduler.error})."
+    )
 
 
 def _turns_negative(fit: _Fit) -> Finding | None:
     end, lowest = fit.shape.end, float(fit.curve[: fit.calls].min())
     if end is None or lowest >= 0:
         return None
-    return fit.finding("turns-negative", "wrong", f"{fit.length(end)}, so the LR falls to {lowest:.3g}.")
+    return fit.finding(
+        "turns-negative", "wrong", f"{fit.length(end)}, so the LR falls to {lowest:.3g}."
+    )
 
 
 def _turns_up(fit: _Fit) -> Finding | None:
@@ -214,17 +244,26 @@ def _turns_up(fit: _Fit) -> Finding | None:
         return None
     return fit.finding(
         "turns-up-again",
-        "wrong" if fit.last - low > NEAR * fit.top else "suspicious",  # waves that end low may be meant
+        "wrong"
+        if fit.last - low > NEAR * fit.top
+        else "suspicious",  # waves that end low may be meant
         f"{fit.length(end)}: the LR is down at {low:.3g} after {end} calls, turns up again and ends at {fit.last:.3g}.",
     )
 
 
 def _ends_early(fit: _Fit) -> Finding | None:
     end = fit.shape.end
-    if end is None or end > 0.9 * fit.calls or end == fit.calls - 1 or fit.curve[end] > NOTHING * fit.top:
+    if (
+        end is None
+        or end > 0.9 * fit.calls
+        or end == fit.calls - 1
+        or fit.curve[end] > NOTHING * fit.top
+    ):
         return None
     return fit.finding(
-        "ends-early", "suspicious", f"{fit.length(end)}: its last {1 - end / fit.calls:.0%} have an LR of 0."
+        "ends-early",
+        "suspicious",
+        f"{fit.length(end)}: its last {1 - end / fit.calls:.0%} have an LR of 0.",
     )
 
 
@@ -240,8 +279,15 @@ def _cut_short(fit: _Fit) -> Finding | None:
     restart = fit.shape.restart
     if restart is not None and fit.calls < restart and fit.last > 0.5 * fit.top:
         what = f"The first cycle of {fit.name} takes {restart} calls, and the run has {fit.calls}: the LR ends at "
-        return fit.finding("cut-short", "suspicious", f"{what}{fit.last / fit.top:.2g} of its peak.")
-    if end is None or end <= fit.calls or fit.shape.fades or fit.last - fit.curve[end] <= NEAR * fit.top:
+        return fit.finding(
+            "cut-short", "suspicious", f"{what}{fit.last / fit.top:.2g} of its peak."
+        )
+    if (
+        end is None
+        or end <= fit.calls
+        or fit.shape.fades
+        or fit.last - fit.curve[end] <= NEAR * fit.top
+    ):
         return None
     what = f"{fit.length(end)}: the LR ends at {fit.last / fit.top:.2g} of its peak."
     finding = fit.finding("cut-short", "suspicious", what)
@@ -252,7 +298,15 @@ def _cut_short(fit: _Fit) -> Finding | None:
     return replace(finding, fix=finding.fix + hint)
 
 
-RULES = (_counted_in_steps, _counted_in_epochs, _raises, _turns_negative, _turns_up, _ends_early, _cut_short)
+RULES = (
+    _counted_in_steps,
+    _counted_in_epochs,
+    _raises,
+    _turns_negative,
+    _turns_up,
+    _ends_early,
+    _cut_short,
+)
 
 
 def _near(a: float, b: float) -> bool:

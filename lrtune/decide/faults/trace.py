@@ -34,7 +34,8 @@ class Called(NamedTuple):
     metric: float | None = None
     """What a plateau was given; NaN or `None`: nothing."""
     overflow: bool = False
-    """No optimizer step since the call before, and gradients that are not finite: a gradient scaler skipped it."""
+    """No optimizer step since the call before, and gradients that are not finite: a gradient scaler
+    skipped it."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,7 +44,8 @@ class Scheduler:
 
     name: str
     curve: Array
-    """LR of the leading parameter group after 0, 1, 2, ... calls, shape (calls + 1,); empty for a plateau."""
+    """LR of the leading parameter group after 0, 1, 2, ... calls, shape (calls + 1,); empty for a
+    plateau."""
     error: str = ""
     """What the call after the last one of the curve raised."""
     attached: bool = True
@@ -85,7 +87,8 @@ class Trace:
     steps_per_epoch: int | None = None
     """Optimizer steps; `None`: not known."""
     epochs: int | None = None
-    """Length of the run, which may be longer than what was seen of it; `None`: that is all of it."""
+    """Length of the run, which may be longer than what was seen of it; `None`: that is all of it.
+    """
     warmup_steps: int | None = None
     """Calls of the scheduler that were meant as its warmup; `None`: not known."""
     meant: Array | None = None
@@ -99,7 +102,9 @@ class Trace:
     @cached_property
     def lrs(self) -> Array:
         """LR at each real optimizer step, shape (groups, steps)."""
-        steps = [event.lrs for event in self.events if isinstance(event, Stepped) and not event.skipped]
+        steps = [
+            event.lrs for event in self.events if isinstance(event, Stepped) and not event.skipped
+        ]
         return np.array(steps, dtype=np.float64).T
 
     @property
@@ -134,9 +139,13 @@ class Trace:
         """How often the scheduler is called; `None`: neither once a step nor once an epoch, or not called yet."""
         if self.scheduler is None:
             return "step"
-        num_calls = sum(not call.overflow for call in self.calls[: self.calls_before[-1]])  # with a step after them
+        num_calls = sum(
+            not call.overflow for call in self.calls[: self.calls_before[-1]]
+        )  # with a step after them
         if num_calls < 2:
-            return None if not self.calls else "step" if self.steps_before_first_call <= 1 else "epoch"
+            return (
+                None if not self.calls else "step" if self.steps_before_first_call <= 1 else "epoch"
+            )
         num_steps = self.num_steps - self.steps_before_first_call
         if 0.75 <= num_calls / num_steps <= 1.5:
             return "step"
@@ -153,7 +162,11 @@ class Trace:
     @property
     def total_steps(self) -> int:
         """Optimizer steps of the whole run."""
-        return self.epochs * self.steps_per_epoch if self.epochs and self.steps_per_epoch else self.num_steps
+        return (
+            self.epochs * self.steps_per_epoch
+            if self.epochs and self.steps_per_epoch
+            else self.num_steps
+        )
 
     def num_calls(self, pace: Pace) -> int:
         """Calls of the scheduler in the whole run at this pace, had it begun when it did."""
@@ -176,7 +189,9 @@ class Trace:
 
     def read(self, pace: Pace, stretch: float = 1.0) -> Array:
         """LR at each step of the whole run, were the scheduler called at this pace and its curve stretched."""
-        calls = np.maximum(0, np.arange(self.total_steps) - self._idle_steps) // self._steps_a_call(pace)
+        calls = np.maximum(0, np.arange(self.total_steps) - self._idle_steps) // self._steps_a_call(
+            pace
+        )
         return np.interp(calls / stretch, np.arange(len(self.curve)), self.curve)
 
 

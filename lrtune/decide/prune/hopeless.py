@@ -1,8 +1,9 @@
 """The default: end only what no decay can save.
 
-An unfinished schedule's raw Top-1 says little of its end: it favours early decay and punishes high LRs that would
-win. So a run is ended only where it is still guessing well after its warmup, or where, in its second half, it makes
-several times the errors of every good run *with the same kind of decay* at the same epoch.
+An unfinished schedule's raw Top-1 says little of its end: it favours early decay and punishes high
+LRs that would win. So a run is ended only where it is still guessing well after its warmup, or
+where, in its second half, it makes several times the errors of every good run *with the same kind
+of decay* at the same epoch.
 """
 
 from lrtune.core.study import StudyState
@@ -11,9 +12,11 @@ from lrtune.decide.noise import counting_error
 from lrtune.decide.trials import warmup_epochs_of
 
 GUESSING_FROM, COMPARED_FROM = 0.25, 0.5
-"""Shares of the run, its warmup not counted, from which a run at chance is ended, and one far behind its kind."""
+"""Shares of the run, its warmup not counted, from which a run at chance is ended, and one far
+behind its kind."""
 MIN_STEPS = 100
-"""Optimizer steps before a run can be at chance: until then batch norm's running statistics still hold their start."""
+"""Optimizer steps before a run can be at chance: until then batch norm's running statistics still
+hold their start."""
 LEARNT = 0.1
 """Share of the way from chance to 100 % that says a run has learnt something."""
 MIN_PEERS = 4
@@ -21,14 +24,16 @@ MIN_PEERS = 4
 ERROR_RATIO = 3.0
 """So many times the errors of the worst of the better half is far behind."""
 SIGMAS = 3.0
-"""Counting errors that a run at chance may lie above it, and that it must lie below one that has learnt something."""
+"""Counting errors that a run at chance may lie above it, and that it must lie below one that has
+learnt something."""
 
 
 def hopeless(record: RunRecord, state: StudyState) -> PruneDecision:
     """Ends a run at chance, or with `ERROR_RATIO` times the errors of the better half of its kind. NaN is at chance.
 
-    A run is at chance where neither its raw weights nor the averaged ones are told from guessing, and both are told
-    from weights that have learnt something. On few images nothing is: there a run must be below chance to be ended.
+    A run is at chance where neither its raw weights nor the averaged ones are told from guessing,
+    and both are told from weights that have learnt something. On few images nothing is: there a run
+    must be below chance to be ended.
     """
     config, run, epoch, top1 = state.config, record.run, record.epochs, record.top1
     if epoch < warmup_epochs_of(run) + GUESSING_FROM * run.horizon_epochs:

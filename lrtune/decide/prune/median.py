@@ -29,5 +29,7 @@ def median_rule(record: RunRecord, state: StudyState) -> PruneDecision:
     middle = median(score(r, epoch - 1) for r in finished)
     if best < middle:
         below = f"is below the median {middle:.2f} of {len(finished)} finished trials"
-        return PruneDecision(prune=True, reason=f"best Top-1 {best:.2f} up to epoch {epoch} {below}")
+        return PruneDecision(
+            prune=True, reason=f"best Top-1 {best:.2f} up to epoch {epoch} {below}"
+        )
     return GO_ON

@@ -37,7 +37,9 @@ def export(
     return replace(made, note=f"{made.note} {found_with(settings)}")
 
 
-def _export(schedule: Schedule, settings: TrainSettings, to: Target, measurements: Sequence[Measurement]) -> Export:
+def _export(
+    schedule: Schedule, settings: TrainSettings, to: Target, measurements: Sequence[Measurement]
+) -> Export:
     match to:
         case "torch":
             return torch.export(schedule, settings)

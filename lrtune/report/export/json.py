@@ -1,13 +1,16 @@
 """JSON for programs.
 
-recipe      as `Recipe.from_dict` reads it back: optimizer, peak_lr, warmup_epochs, decay {name, parameters},
+recipe      as `Recipe.from_dict` reads it back: optimizer, peak_lr, warmup_epochs, decay {name,
+parameters},
             final_frac, momentum, nesterov, weight_decay
-optimizer   class ("torch.optim.SGD") and the arguments that it is built with; the rest are its defaults
-schedule    epochs, steps_per_epoch, warmup_steps, total_steps. With W warmup steps of T, the LR of step t = 0, 1, ...
+optimizer   class ("torch.optim.SGD") and the arguments that it is built with; the rest are its
+defaults schedule    epochs, steps_per_epoch, warmup_steps, total_steps. With W warmup steps of T,
+the LR of step t = 0, 1, ...
             is peak_lr * (t + 1) / W for t < W, and from there on
             peak_lr * (final_frac + (1 - final_frac) * shape(p)), where p = (t - W) / (T - W)
-settings    batch_size (of an optimizer step), clip_norm (null: not clipped) and label_smoothing that it was found with
-lrs         the LR of each optimizer step. A plateau depends on the metrics of a run: the LRs of the one that was
+settings    batch_size (of an optimizer step), clip_norm (null: not clipped) and label_smoothing
+that it was found with lrs         the LR of each optimizer step. A plateau depends on the metrics
+of a run: the LRs of the one that was
             measured, as far as they are known; null where none was
 """
 
@@ -23,13 +26,18 @@ from lrtune.report.export.result import Export
 from lrtune.schedules import Schedule
 
 
-def export(schedule: Schedule, settings: TrainSettings, measurements: Sequence[Measurement]) -> Export:
+def export(
+    schedule: Schedule, settings: TrainSettings, measurements: Sequence[Measurement]
+) -> Export:
     """The recipe and the LR of every step; of a plateau, those that `measurements` led to."""
     recipe = schedule.recipe
     about = ABOUT[recipe.optimizer]
     document = {
         "recipe": recipe.to_dict(),
-        "optimizer": {"class": f"{about.library}.{about.class_name}", "arguments": optimizer_arguments(recipe)},
+        "optimizer": {
+            "class": f"{about.library}.{about.class_name}",
+            "arguments": optimizer_arguments(recipe),
+        },
         "schedule": {
             "epochs": schedule.epochs,
             "steps_per_epoch": schedule.steps_per_epoch,

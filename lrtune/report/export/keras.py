@@ -59,7 +59,9 @@ class Plateau(keras.callbacks.Callback):
             self.num_bad_epochs, self.cooldown_left = 0, {cooldown}'''
 
 
-_OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {  # with the defaults of torch where Keras has others
+_OPTIMIZERS: dict[
+    str, tuple[str, dict[str, Any]]
+] = {  # with the defaults of torch where Keras has others
     "sgd": ("SGD", {}),
     "adagrad": ("Adagrad", {"initial_accumulator_value": 0.0, "epsilon": 1e-10}),
     "rmsprop": ("RMSprop", {"rho": 0.99, "epsilon": 1e-8}),
@@ -82,7 +84,9 @@ def export(schedule: Schedule) -> Export:
     recipe = schedule.recipe
     if recipe.optimizer not in _OPTIMIZERS:
         reason = _OTHERS.get(recipe.optimizer, f"Keras has no {recipe.optimizer}")
-        raise InputError(f"{reason}; use `--to torch`, or search with one of {', '.join(_OPTIMIZERS)}.")
+        raise InputError(
+            f"{reason}; use `--to torch`, or search with one of {', '.join(_OPTIMIZERS)}."
+        )
     name, arguments = _OPTIMIZERS[recipe.optimizer]
     note = "Exact at every step, in the precision that Keras is set to (float32: 1e-7)."
     if recipe.optimizer == "sgd":
@@ -95,7 +99,11 @@ def export(schedule: Schedule) -> Export:
         note += " `weight_decay` of a Keras optimizer is AdamW's."
     decay = recipe.decay
     if isinstance(decay, Plateau):
-        parts = [*lengths(schedule, steps=_STEPS), f"peak_lr = {recipe.peak_lr!r}", _plateau(schedule, decay)]
+        parts = [
+            *lengths(schedule, steps=_STEPS),
+            f"peak_lr = {recipe.peak_lr!r}",
+            _plateau(schedule, decay),
+        ]
         note += ' Compile with `metrics=["accuracy"]`.' if decay.monitor == "top1" else ""
         note += " Validate every epoch, with `Plateau()` among the callbacks of `fit`."
         learning_rate = "peak_lr"
@@ -103,13 +111,23 @@ def export(schedule: Schedule) -> Export:
         parts, learning_rate = built_in, "learning_rate"
     else:
         parts, learning_rate = _subclass(schedule), "Schedule()"
-    built = call(f"optimizer = keras.optimizers.{name}", f"learning_rate={learning_rate}", *named(**arguments))
-    imports = ["import keras", *(["from keras import ops"] if any("ops." in part for part in parts) else [])]
+    built = call(
+        f"optimizer = keras.optimizers.{name}",
+        f"learning_rate={learning_rate}",
+        *named(**arguments),
+    )
+    imports = [
+        "import keras",
+        *(["from keras import ops"] if any("ops." in part for part in parts) else []),
+    ]
     return Export(to="keras", text=program(imports, *parts, built), note=note)
 
 
 def _built_in(schedule: Schedule) -> list[str] | None:
-    """The schedule of Keras that is the same. None has our warmup: theirs begins at 0 and comes one step late."""
+    """The schedule of Keras that is the same.
+
+    None has our warmup: theirs begins at 0 and comes one step late.
+    """
     recipe, steps, floor = schedule.recipe, schedule.total_steps, schedule.recipe.final_frac
     if schedule.warmup_steps:
         return None
@@ -122,7 +140,10 @@ def _built_in(schedule: Schedule) -> list[str] | None:
         case Linear() | Polynomial():
             power = recipe.decay.power if isinstance(recipe.decay, Polynomial) else 1.0
             end = floor * recipe.peak_lr
-            name, arguments = "PolynomialDecay", {"decay_steps": steps, "end_learning_rate": end, "power": power}
+            name, arguments = (
+                "PolynomialDecay",
+                {"decay_steps": steps, "end_learning_rate": end, "power": power},
+            )
         case Exponential(end_frac=end_frac) if not floor:
             name, arguments = "ExponentialDecay", {"decay_steps": steps, "decay_rate": end_frac}
         case _:
@@ -135,11 +156,17 @@ def _subclass(schedule: Schedule) -> list[str]:
     recipe, floor = schedule.recipe, schedule.recipe.final_frac
     constants, shape = _shape(recipe)
     start = " - warmup_steps" if schedule.warmup_steps else ""
-    body = [f"progress = ops.clip((step{start}) / (total_steps{start}), 0, 1)"] if "progress" in shape else []
+    body = (
+        [f"progress = ops.clip((step{start}) / (total_steps{start}), 0, 1)"]
+        if "progress" in shape
+        else []
+    )
     body.append(f"multiplier = {shape}")
     body += [f"multiplier = {floor!r} + (1 - {floor!r}) * multiplier"] if floor else []
     if schedule.warmup_steps:
-        body.append("multiplier = ops.where(step < warmup_steps, (step + 1) / warmup_steps, multiplier)")
+        body.append(
+            "multiplier = ops.where(step < warmup_steps, (step + 1) / warmup_steps, multiplier)"
+        )
     body.append("return peak_lr * multiplier")
     return [
         *lengths(schedule, steps=_STEPS, total="progress" in shape),
@@ -167,9 +194,13 @@ def _shape(recipe: Recipe) -> tuple[list[str], str]:
         case Exponential(end_frac=end_frac):
             return [], f"{end_frac!r} ** progress"
         case WSD(cooldown_frac=cooldown_frac):
-            return [f"hold = 1 - {cooldown_frac!r}"], "1 - ops.sqrt(ops.clip((progress - hold) / (1 - hold), 0, 1))"
+            return [
+                f"hold = 1 - {cooldown_frac!r}"
+            ], "1 - ops.sqrt(ops.clip((progress - hold) / (1 - hold), 0, 1))"
         case HoldPower(hold_frac=hold_frac, power=power):
-            return [f"hold = {hold_frac!r}"], f"(1 - ops.clip((progress - hold) / (1 - hold), 0, 1)) ** {power!r}"
+            return [
+                f"hold = {hold_frac!r}"
+            ], f"(1 - ops.clip((progress - hold) / (1 - hold), 0, 1)) ** {power!r}"
         case Plateau():
             raise AssertionError("a plateau is no function of the step")
         case _:
@@ -178,7 +209,9 @@ def _shape(recipe: Recipe) -> tuple[list[str], str]:
 
 def _plateau(schedule: Schedule, decay: Plateau) -> str:
     """`lrtune.schedules.plateau.observe` as a callback, with the warmup."""
-    worse, sign, compare = ("math.inf", "-", "<") if decay.monitor == "val_loss" else ("-math.inf", "+", ">")
+    worse, sign, compare = (
+        ("math.inf", "-", "<") if decay.monitor == "val_loss" else ("-math.inf", "+", ">")
+    )
     best = f"self.best * (1 {sign} {decay.threshold!r})"
     if decay.threshold_mode == "abs":
         best = f"self.best {sign} {decay.threshold!r}"

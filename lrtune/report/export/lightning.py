@@ -69,7 +69,9 @@ def export(schedule: Schedule) -> Export:
         imports, definitions, constants = code.imports, code.definitions, code.constants
         scheduler = f"scheduler = {code.expression}"
         config, hooks = '{"scheduler": scheduler, "interval": "step", "frequency": 1}', ""
-        note = 'Exact at every step. `interval="step"` matters: Lightning\'s default is once an epoch.'
+        note = (
+            'Exact at every step. `interval="step"` matters: Lightning\'s default is once an epoch.'
+        )
     if is_schedule_free(recipe):
         hooks += _SCHEDULE_FREE
         note += " Save checkpoints from the validation loop: between the hooks the model has the weights to keep."

@@ -27,8 +27,14 @@ from lrtune.schedules import Schedule
 
 def found_with(settings: TrainSettings) -> str:
     """What a recipe was trained with besides, and its LR depends on, in a sentence."""
-    clipped = f", gradients clipped to a norm of {settings.clip_norm:g}" if math.isfinite(settings.clip_norm) else ""
-    smoothed = f", labels smoothed by {settings.label_smoothing:g}" if settings.label_smoothing else ""
+    clipped = (
+        f", gradients clipped to a norm of {settings.clip_norm:g}"
+        if math.isfinite(settings.clip_norm)
+        else ""
+    )
+    smoothed = (
+        f", labels smoothed by {settings.label_smoothing:g}" if settings.label_smoothing else ""
+    )
     return f"Found with batches of {settings.batch_size}{clipped}{smoothed}."
 
 
@@ -47,7 +53,9 @@ def optimizer_code(recipe: Recipe, parameters: str = "model.parameters()") -> st
 def optimizer_import(recipe: Recipe) -> str:
     """The import that `optimizer_code` needs."""
     about = ABOUT[recipe.optimizer]
-    return "import torch" if about.is_of_torch else f"from {about.library} import {about.class_name}"
+    return (
+        "import torch" if about.is_of_torch else f"from {about.library} import {about.class_name}"
+    )
 
 
 def named(**arguments: Any) -> list[str]:
@@ -62,7 +70,10 @@ def call(function: str, *arguments: str) -> str:
 
 def program(imports: list[str], *parts: str) -> str:
     """Imports, once each, and parts, as a file; a function or class stands between two empty lines."""
-    code = "".join(f"\n\n{part}\n\n\n" if part.startswith(("def ", "class ", "@")) else f"{part}\n" for part in parts)
+    code = "".join(
+        f"\n\n{part}\n\n\n" if part.startswith(("def ", "class ", "@")) else f"{part}\n"
+        for part in parts
+    )
     library = ["import math", ""] if "math." in code else []
     ordered = sorted(set(imports), key=lambda line: (line.startswith("from"), line))
     text = "\n".join([*library, *ordered, "", code])
@@ -98,10 +109,17 @@ def multiplier_code(schedule: Schedule, *, steps: str = IN_A_LOOP) -> tuple[list
     if schedule.warmup_steps:
         body += ["if step < warmup_steps:", "    return (step + 1) / warmup_steps"]
     if "progress" in shape:
-        done = "(step - warmup_steps) / (total_steps - warmup_steps)" if schedule.warmup_steps else "step / total_steps"
+        done = (
+            "(step - warmup_steps) / (total_steps - warmup_steps)"
+            if schedule.warmup_steps
+            else "step / total_steps"
+        )
         body.append(f"progress = {done}")
     if recipe.final_frac:
-        body += [f"shape = {shape}", f"return {recipe.final_frac!r} + (1 - {recipe.final_frac!r}) * shape"]
+        body += [
+            f"shape = {shape}",
+            f"return {recipe.final_frac!r} + (1 - {recipe.final_frac!r}) * shape",
+        ]
     else:
         body.append(f"return {shape}")
     constants = lengths(schedule, steps=steps, total="progress" in shape) + constants
@@ -133,10 +151,14 @@ def _shape(decay: Decay) -> tuple[list[str], str]:
             return [], f"{end_frac!r} ** progress"
         case WSD(cooldown_frac=cooldown_frac):
             hold = f"hold = 1 - {cooldown_frac!r}"
-            return [hold], "1.0 if progress < hold else 1 - math.sqrt((progress - hold) / (1 - hold))"
+            return [
+                hold
+            ], "1.0 if progress < hold else 1 - math.sqrt((progress - hold) / (1 - hold))"
         case HoldPower(hold_frac=hold_frac, power=power):
             hold = f"hold = {hold_frac!r}"
-            return [hold], f"1.0 if progress < hold else (1 - (progress - hold) / (1 - hold)) ** {power!r}"
+            return [
+                hold
+            ], f"1.0 if progress < hold else (1 - (progress - hold) / (1 - hold)) ** {power!r}"
         case Plateau():
             raise AssertionError("a plateau is no function of the step")
         case _:

@@ -17,7 +17,8 @@ class Export:
     text: str
     """Code, or a command line, or JSON, or TOML: to paste."""
     deviation: float = 0.0
-    """Largest difference to the LR of the schedule at any step of the run, as a fraction of the peak LR."""
+    """Largest difference to the LR of the schedule at any step of the run, as a fraction of the
+    peak LR."""
     note: str
     """What is exact and what is not, and what is left to the reader."""
 

@@ -9,7 +9,17 @@ from typing import Any
 
 from lrtune.core.errors import InputError
 from lrtune.core.optimizers import ABOUT
-from lrtune.core.recipe import WSD, Constant, Cosine, Linear, MultiStep, Plateau, Polynomial, Recipe, Step
+from lrtune.core.recipe import (
+    WSD,
+    Constant,
+    Cosine,
+    Linear,
+    MultiStep,
+    Plateau,
+    Polynomial,
+    Recipe,
+    Step,
+)
 from lrtune.core.study import TrainSettings
 from lrtune.report.export.parts import (
     call,
@@ -77,13 +87,18 @@ def export(schedule: Schedule, settings: TrainSettings) -> Export:
     if said is None:
         note = f"Exact at every step. train.py has no command line for this recipe. {in_place}"
         if isinstance(recipe.decay, Plateau):
-            note += f" and `--eval-metric {'loss' if recipe.decay.monitor == 'val_loss' else 'top1'}`"
+            note += (
+                f" and `--eval-metric {'loss' if recipe.decay.monitor == 'val_loss' else 'top1'}`"
+            )
         return Export(to="timm", text=_code(schedule), note=f"{note}.")
     arguments, theirs = said
     deviation = largest_deviation(schedule, theirs)
     command = f"# {_command(recipe, arguments, training)}\n"
     if deviation == 0:
-        text, note = command + _factories(schedule, arguments), f"Exact at every step. {_SAME_LENGTH}"
+        text, note = (
+            command + _factories(schedule, arguments),
+            f"Exact at every step. {_SAME_LENGTH}",
+        )
     else:
         text = command + _code(schedule)
         note = f"The command line is up to {deviation:.2g} of the peak LR off: {_why(schedule, theirs)}."
@@ -97,19 +112,25 @@ _SAME_LENGTH = "It holds for the same number of updates an epoch."
 
 
 def _why(schedule: Schedule, theirs: Callable[[int], float]) -> str:
-    off = [step for step in range(schedule.total_steps) if abs(theirs(step) - schedule(step)) > 1e-9]
-    reasons = ["its warmup comes to the peak one update late"] if off[0] < schedule.warmup_steps else []
+    off = [
+        step for step in range(schedule.total_steps) if abs(theirs(step) - schedule(step)) > 1e-9
+    ]
+    reasons = (
+        ["its warmup comes to the peak one update late"] if off[0] < schedule.warmup_steps else []
+    )
     if off[-1] >= schedule.warmup_steps:
         early = isinstance(schedule.recipe.decay, MultiStep)
-        reasons.append("it drops one update early" if early else "its decay is counted in whole updates")
+        reasons.append(
+            "it drops one update early" if early else "its decay is counted in whole updates"
+        )
     return " and ".join(reasons)
 
 
 def _arguments(schedule: Schedule) -> tuple[dict[str, Any], Callable[[int], float]] | None:
     """Arguments of `create_scheduler_v2` that train.py has too, and the multiplier that they lead to; or nothing.
 
-    train.py counts epochs, warmup epochs and milestones in whole ones. With `warmup_prefix` its `epochs` are without
-    the warmup, and the decay begins after it.
+    train.py counts epochs, warmup epochs and milestones in whole ones. With `warmup_prefix` its
+    `epochs` are without the warmup, and the decay begins after it.
     """
     recipe, floor = schedule.recipe, schedule.recipe.final_frac
     warmup_epochs, warmup_steps = int(recipe.warmup_epochs), schedule.warmup_steps
@@ -125,15 +146,29 @@ def _arguments(schedule: Schedule) -> tuple[dict[str, Any], Callable[[int], floa
             chosen = {"sched": "poly", "decay_rate": 1.0, **prefix, **min_lr}
         case Polynomial(power=power):
             chosen = {"sched": "poly", "decay_rate": power, **prefix, **min_lr}
-        case WSD(cooldown_frac=cooldown_frac) if round(cooldown_frac * (schedule.total_steps - warmup_steps)):
+        case WSD(cooldown_frac=cooldown_frac) if round(
+            cooldown_frac * (schedule.total_steps - warmup_steps)
+        ):
             # A number below 1 is a fraction, any other is epochs.
             length = cooldown_frac if cooldown_frac < 1 else float(schedule.epochs - warmup_epochs)
-            chosen = {"sched": "wsd", "decay_epochs": length, "num_epochs": schedule.epochs, **min_lr}
+            chosen = {
+                "sched": "wsd",
+                "decay_epochs": length,
+                "num_epochs": schedule.epochs,
+                **min_lr,
+            }
             after = _wsd(schedule, cooldown_frac)
         case Step(every_epochs=every, factor=factor) if not floor:
-            chosen = {"sched": "step", "decay_epochs": every, "decay_rate": factor, "num_epochs": schedule.epochs}
+            chosen = {
+                "sched": "step",
+                "decay_epochs": every,
+                "decay_rate": factor,
+                "num_epochs": schedule.epochs,
+            }
             after = _step(every * schedule.steps_per_epoch, factor)
-        case MultiStep(milestones_epochs=milestones, factor=factor) if not floor and _are_whole(milestones):
+        case MultiStep(milestones_epochs=milestones, factor=factor) if not floor and _are_whole(
+            milestones
+        ):
             whole = [int(epoch) for epoch in milestones]
             chosen = {"sched": "multistep", "decay_milestones": whole, "decay_rate": factor}
             chosen |= {"num_epochs": schedule.epochs}
@@ -181,10 +216,17 @@ def _wsd(schedule: Schedule, cooldown_frac: float) -> Callable[[int], float]:
 
 def _optimizer_arguments(recipe: Recipe) -> dict[str, Any]:
     """Of `create_optimizer_v2`, with torch's own defaults where timm has others."""
-    name: dict[str, Any] = {"opt": recipe.optimizer, "lr": recipe.peak_lr, "weight_decay": recipe.weight_decay}
+    name: dict[str, Any] = {
+        "opt": recipe.optimizer,
+        "lr": recipe.peak_lr,
+        "weight_decay": recipe.weight_decay,
+    }
     match recipe.optimizer:
         case "sgd":
-            return name | {"opt": "sgd" if recipe.uses_nesterov else "momentum", "momentum": recipe.momentum}
+            return name | {
+                "opt": "sgd" if recipe.uses_nesterov else "momentum",
+                "momentum": recipe.momentum,
+            }
         case "adagrad":
             return name | {"eps": 1e-10}
         case "rmsprop":
@@ -223,15 +265,24 @@ def _command(recipe: Recipe, arguments: dict[str, Any], training: list[str]) -> 
 def _factories(schedule: Schedule, arguments: dict[str, Any]) -> str:
     per_update = {"step_on_epochs": False, "updates_per_epoch": schedule.steps_per_epoch}
     return program(
-        ["from timm.optim import create_optimizer_v2", "from timm.scheduler import create_scheduler_v2"],
+        [
+            "from timm.optim import create_optimizer_v2",
+            "from timm.scheduler import create_scheduler_v2",
+        ],
         _create_optimizer(schedule.recipe),
-        call("lr_scheduler, num_epochs = create_scheduler_v2", "optimizer", *named(**arguments, **per_update)),
+        call(
+            "lr_scheduler, num_epochs = create_scheduler_v2",
+            "optimizer",
+            *named(**arguments, **per_update),
+        ),
     )
 
 
 def _create_optimizer(recipe: Recipe) -> str:
     return call(
-        "optimizer = create_optimizer_v2", "model", *named(**_optimizer_arguments(recipe), filter_bias_and_bn=False)
+        "optimizer = create_optimizer_v2",
+        "model",
+        *named(**_optimizer_arguments(recipe), filter_bias_and_bn=False),
     )
 
 
@@ -249,7 +300,10 @@ def _code(schedule: Schedule) -> str:
         definitions = [multiplier, _CLASS]
     theirs = ABOUT[recipe.optimizer].is_of_torch
     return program(
-        ["from timm.optim import create_optimizer_v2" if theirs else optimizer_import(recipe), *imports],
+        [
+            "from timm.optim import create_optimizer_v2" if theirs else optimizer_import(recipe),
+            *imports,
+        ],
         *constants,
         *definitions,
         "",

@@ -4,7 +4,16 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from lrtune.core.recipe import Cosine, Exponential, Linear, MultiStep, Plateau, Polynomial, Recipe, Step
+from lrtune.core.recipe import (
+    Cosine,
+    Exponential,
+    Linear,
+    MultiStep,
+    Plateau,
+    Polynomial,
+    Recipe,
+    Step,
+)
 from lrtune.core.study import TrainSettings
 from lrtune.report.export.parts import (
     IN_A_LOOP,
@@ -22,7 +31,10 @@ from lrtune.report.export.result import Export
 from lrtune.schedules import Schedule, build_schedule
 
 PLATEAU_IMPORT = "from torch.optim.lr_scheduler import ReduceLROnPlateau"
-PLATEAU_METRICS = {"val_loss": "validation loss of this epoch", "top1": "validation Top-1 of this epoch, percent"}
+PLATEAU_METRICS = {
+    "val_loss": "validation loss of this epoch",
+    "top1": "validation Top-1 of this epoch, percent",
+}
 """What each monitored metric means."""
 
 
@@ -30,7 +42,9 @@ def export(schedule: Schedule, settings: TrainSettings) -> Export:
     """The loop of `torch_code`; always exact."""
     recipe = schedule.recipe
     note = "Exact at every step. It takes `model`, `train_loader` and `loss_function` from where it is pasted"
-    note += " and, for the plateau, `validate(model)`." if isinstance(recipe.decay, Plateau) else "."
+    note += (
+        " and, for the plateau, `validate(model)`." if isinstance(recipe.decay, Plateau) else "."
+    )
     if is_schedule_free(recipe):
         note += " Validate and save between `optimizer.eval()` and `optimizer.train()`."
     return Export(to="torch", text=_code(schedule, settings), note=note)
@@ -39,8 +53,8 @@ def export(schedule: Schedule, settings: TrainSettings) -> Export:
 def torch_code(recipe: Recipe, epochs: int, steps_per_epoch: int, settings: TrainSettings) -> str:
     """A training loop with the optimizer and the learning rates of `recipe`, its gradients clipped as they were.
 
-    It takes `model`, `train_loader` and `loss_function` from where it is pasted and, for a plateau, `validate(model)`.
-    The LR at each optimizer step is that of `lrtune.schedules.build_schedule`.
+    It takes `model`, `train_loader` and `loss_function` from where it is pasted and, for a plateau,
+    `validate(model)`. The LR at each optimizer step is that of `lrtune.schedules.build_schedule`.
 
     Args:
         recipe: optimizer and schedule.
@@ -136,15 +150,25 @@ def _native(schedule: Schedule, decay_steps: str) -> str | None:
         case Exponential(end_frac=end_frac) if not floor:
             steps = f"({decay_steps})" if schedule.warmup_steps else decay_steps
             return f"ExponentialLR(optimizer, gamma={end_frac!r} ** (1 / {steps}))"
-        case Step(every_epochs=every) | MultiStep(milestones_epochs=(every, *_)) if not floor and not warmup_steps:
-            starts_at_once = round(every * schedule.steps_per_epoch) == 0  # MultiStepLR looks from step 1 on
+        case Step(every_epochs=every) | MultiStep(milestones_epochs=(every, *_)) if (
+            not floor and not warmup_steps
+        ):
+            starts_at_once = (
+                round(every * schedule.steps_per_epoch) == 0
+            )  # MultiStepLR looks from step 1 on
             factor = recipe.decay.factor
-            return None if starts_at_once else f"MultiStepLR(optimizer, milestones=drops, gamma={factor!r})"
+            return (
+                None
+                if starts_at_once
+                else f"MultiStepLR(optimizer, milestones=drops, gamma={factor!r})"
+            )
         case _:
             return None
 
 
-def _with_plateau(schedule: Schedule, decay: Plateau, settings: TrainSettings, imports: list[str]) -> str:
+def _with_plateau(
+    schedule: Schedule, decay: Plateau, settings: TrainSettings, imports: list[str]
+) -> str:
     """A ramp by hand, and `ReduceLROnPlateau` stepped once an epoch; it knows no warmup (pytorch#68978)."""
     recipe, metric = schedule.recipe, decay.monitor
     validate = f"\n    {metric} = validate(model)  # {PLATEAU_METRICS[metric]}"
@@ -174,7 +198,9 @@ def _with_plateau(schedule: Schedule, decay: Plateau, settings: TrainSettings, i
 
 def plateau_code(schedule: Schedule, decay: Plateau) -> str:
     """`scheduler = ReduceLROnPlateau(...)`, which is stepped with a metric after every epoch."""
-    return call("scheduler = ReduceLROnPlateau", "optimizer", *named(**plateau_arguments(schedule, decay)))
+    return call(
+        "scheduler = ReduceLROnPlateau", "optimizer", *named(**plateau_arguments(schedule, decay))
+    )
 
 
 def plateau_arguments(schedule: Schedule, decay: Plateau) -> dict[str, Any]:
@@ -218,7 +244,9 @@ def _loop(
     return _LOOP.format(
         batches=batches,
         before_step=before_step,
-        clip=f"\n        torch.nn.utils.clip_grad_norm_(model.parameters(), {norm!r})" if math.isfinite(norm) else "",
+        clip=f"\n        torch.nn.utils.clip_grad_norm_(model.parameters(), {norm!r})"
+        if math.isfinite(norm)
+        else "",
         after_step=after_step,
         train=_TRAIN if switches else "",
         eval=_EVAL if switches else "",

@@ -56,7 +56,13 @@ def export(schedule: Schedule, settings: TrainSettings) -> Export:
         chosen, scheduler, optim = {}, "scheduler", None
         code = scheduler_code(schedule, steps=_STEPS)
         imports.append(code.imports)
-        parts = [*code.constants, *code.definitions, "", optimizer_code(recipe), f"scheduler = {code.expression}"]
+        parts = [
+            *code.constants,
+            *code.definitions,
+            "",
+            optimizer_code(recipe),
+            f"scheduler = {code.expression}",
+        ]
     if optim is None:
         imports.append(optimizer_import(recipe))
         parts += [] if scheduler == "scheduler" else [optimizer_code(recipe)]
@@ -80,8 +86,9 @@ def export(schedule: Schedule, settings: TrainSettings) -> Export:
 def _native(schedule: Schedule) -> tuple[dict[str, Any], Callable[[int], float]] | None:
     """The arguments that name a scheduler of transformers, and the multiplier that it leads to; or nothing.
 
-    All of them warm up by `t / W` (`transformers.optimization._get_*_lambda`), WSD's from its floor on, and come from
-    there on to the LRs of `schedule`, provided that the parts of WSD are whole steps.
+    All of them warm up by `t / W` (`transformers.optimization._get_*_lambda`), WSD's from its floor
+    on, and come from there on to the LRs of `schedule`, provided that the parts of WSD are whole
+    steps.
     """
     recipe, floor, warmup_steps = schedule.recipe, schedule.recipe.final_frac, schedule.warmup_steps
     decay_steps = schedule.total_steps - warmup_steps
@@ -100,10 +107,18 @@ def _native(schedule: Schedule) -> tuple[dict[str, Any], Callable[[int], float]]
             name, kwargs = "polynomial", {"power": power, "lr_end": floor * recipe.peak_lr}
         case WSD(cooldown_frac=part) if _is_whole(part * decay_steps):
             name, first = "warmup_stable_decay", floor
-            kwargs = {"num_decay_steps": round(part * decay_steps), "decay_type": "1-sqrt", "min_lr_ratio": floor}
+            kwargs = {
+                "num_decay_steps": round(part * decay_steps),
+                "decay_type": "1-sqrt",
+                "min_lr_ratio": floor,
+            }
         case HoldPower(hold_frac=part, power=1.0) if _is_whole(part * decay_steps):
             name, first = "warmup_stable_decay", floor
-            kwargs = {"num_decay_steps": round((1 - part) * decay_steps), "decay_type": "linear", "min_lr_ratio": floor}
+            kwargs = {
+                "num_decay_steps": round((1 - part) * decay_steps),
+                "decay_type": "linear",
+                "min_lr_ratio": floor,
+            }
         case _:
             return None
     if warmup_steps and first:  # a warmup from the floor up is another one
@@ -125,7 +140,11 @@ def _plateau(schedule: Schedule, decay: Plateau) -> dict[str, Any]:
         "lr_scheduler_kwargs": plateau_arguments(schedule, decay),
         "eval_strategy": "epoch",
         # Epochs that end before the peak say nothing of it.
-        **({"eval_delay": ceil(schedule.warmup_steps / schedule.steps_per_epoch)} if schedule.warmup_steps else {}),
+        **(
+            {"eval_delay": ceil(schedule.warmup_steps / schedule.steps_per_epoch)}
+            if schedule.warmup_steps
+            else {}
+        ),
         "metric_for_best_model": "loss" if decay.monitor == "val_loss" else "top1",
         "greater_is_better": decay.monitor == "top1",
     }
@@ -133,7 +152,9 @@ def _plateau(schedule: Schedule, decay: Plateau) -> dict[str, Any]:
 
 def _training(settings: TrainSettings) -> dict[str, Any]:
     """What `Trainer` does otherwise unless told: batches of 8 on a device, and gradients clipped to 1."""
-    arguments: dict[str, Any] = {"per_device_train_batch_size": settings.batch_size // settings.accumulate}
+    arguments: dict[str, Any] = {
+        "per_device_train_batch_size": settings.batch_size // settings.accumulate
+    }
     if settings.accumulate > 1:
         arguments["gradient_accumulation_steps"] = settings.accumulate
     arguments["max_grad_norm"] = settings.clip_norm if isfinite(settings.clip_norm) else 0.0

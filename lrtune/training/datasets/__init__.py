@@ -1,7 +1,7 @@
 """Data sets by name, decoded once: found on this machine, or else downloaded by torchvision.
 
-Nothing is ever unpickled, since unpickling runs whatever code the file holds: of CIFAR, the binary version is read.
-torchvision, scikit-learn and PIL are imported where they are used.
+Nothing is ever unpickled, since unpickling runs whatever code the file holds: of CIFAR, the binary
+version is read. torchvision, scikit-learn and PIL are imported where they are used.
 """
 
 import math
@@ -45,31 +45,30 @@ def load_dataset(
 ) -> Splits:
     """A data set by name.
 
-    `digits` is embedded in scikit-learn (1,797 images of 8x8). `mnist`, `fashion-mnist`, `cifar10` and `cifar100` are
-    looked for in `data_dir`, `./data`, `~/data`, torch's cache (`$TORCH_HOME/datasets`) and Debian's
-    `/usr/share/datasets`, then downloaded into `data_dir` or else torch's cache.
+    `digits` is embedded in scikit-learn (1,797 images of 8x8). `mnist`, `fashion-mnist`, `cifar10`
+    and `cifar100` are looked for in `data_dir`, `./data`, `~/data`, torch's cache
+    (`$TORCH_HOME/datasets`) and Debian's `/usr/share/datasets`, then downloaded into `data_dir` or
+    else torch's cache.
 
-    `folder:PATH` is a folder of images: `PATH/train/CLASS/*` and, where there are such, `PATH/val/CLASS/*` (or
-    `validation`) and `PATH/test/CLASS/*`; or just `PATH/CLASS/*`. Its images are decoded to RGB, scaled until they
-    just cover a square of `image_size` (by default the median of the training images' shorter sides, and at most
-    160), and cut to that square. Large folders are decoded once only: their pixels are kept in
-    `$XDG_CACHE_HOME/lrtune/decoded`, by default below `~/.cache`.
+    `folder:PATH` is a folder of images: `PATH/train/CLASS/*` and, where there are such,
+      `PATH/val/CLASS/*` (or
+    `validation`) and `PATH/test/CLASS/*`; or just `PATH/CLASS/*`. Its images are decoded to RGB,
+    scaled until they just cover a square of `image_size` (by default the median of the training
+    images' shorter sides, and at most 160), and cut to that square. Large folders are decoded once
+    only: their pixels are kept in `$XDG_CACHE_HOME/lrtune/decoded`, by default below `~/.cache`.
 
-    Validation is split off the training images unless the folder has its own: a tenth of them and at most 10,000 (of
-    `digits`, 300), each class in proportion. The split, and the part that `train_size` keeps, belong to the data set
-    and not to a seed, so that all studies share them. The test images are never touched.
+    Validation is split off the training images unless the folder has its own: a tenth of them and
+    at most 10,000 (of `digits`, 300), each class in proportion. The split, and the part that
+    `train_size` keeps, belong to the data set and not to a seed, so that all studies share them.
+    The test images are never touched.
 
-    Args:
-        name: one of `DATASETS`.
-        data_dir: where to look first, and where to download to.
-        train_size: images to train on, each class in proportion; `None`: all.
-        val_size: validation images; `None`: as above.
-        download: whether to try the network.
-        image_size: side in pixels to which the images are scaled; `None`: as they are (but see `folder:PATH`).
+    Args: name: one of `DATASETS`. data_dir: where to look first, and where to download to.
+        train_size: images to train on, each class in proportion; `None`: all. val_size: validation
+        images; `None`: as above. download: whether to try the network. image_size: side in pixels
+        to which the images are scaled; `None`: as they are (but see `folder:PATH`).
 
-    Raises:
-        InputError: no such data set, or impossible sizes.
-        DataError: files that are missing (it says which, where they were looked for, and how to get them) or damaged.
+    Raises: InputError: no such data set, or impossible sizes. DataError: files that are missing (it
+        says which, where they were looked for, and how to get them) or damaged.
     """
     if image_size is not None and image_size < 1:
         raise InputError(f"`1 <= image_size` must hold, but got {image_size}.")
@@ -83,11 +82,15 @@ def load_dataset(
     else:
         raise InputError(f"`data` must be one of {', '.join(DATASETS)}, but got {name!r}.")
 
-    train, validation = (part.resized(image_size) for part in _split(name, decoded, train_size, val_size))
+    train, validation = (
+        part.resized(image_size) for part in _split(name, decoded, train_size, val_size)
+    )
     mean, std = _moments(train.images)
 
     def as_images(part: Part) -> Images:
-        return Images(images=part.images, labels=part.labels, mean=mean, std=std, flips=decoded.flips)
+        return Images(
+            images=part.images, labels=part.labels, mean=mean, std=std, flips=decoded.flips
+        )
 
     return Splits(
         name=name,
@@ -98,13 +101,17 @@ def load_dataset(
     )
 
 
-def _split(name: str, decoded: Decoded, train_size: int | None, val_size: int | None) -> tuple[Part, Part]:
+def _split(
+    name: str, decoded: Decoded, train_size: int | None, val_size: int | None
+) -> tuple[Part, Part]:
     """Training and validation images, of the sizes that are wanted."""
     train, own = decoded.train, decoded.validation
     most = len(own) if own else len(train) - 1
     default = len(own) if own else decoded.val_size or min(10_000, math.ceil(len(train) / 10))
     num_validation = default if val_size is None else val_size
-    taken = num_validation if not own and 1 <= num_validation <= most else 0  # from the training images
+    taken = (
+        num_validation if not own and 1 <= num_validation <= most else 0
+    )  # from the training images
     left = len(train) - taken
     num_train = left if train_size is None else train_size
     check([
@@ -118,7 +125,11 @@ def _split(name: str, decoded: Decoded, train_size: int | None, val_size: int | 
         ),
     ])  # fmt: skip
     order = _stratified(train.labels, derive_seed(0, name, "train"))
-    held_out = own[_stratified(own.labels, derive_seed(0, name, "validation"))[:num_validation]] if own else None
+    held_out = (
+        own[_stratified(own.labels, derive_seed(0, name, "validation"))[:num_validation]]
+        if own
+        else None
+    )
     return train[order[taken : taken + num_train]], held_out or train[order[:taken]]
 
 
@@ -138,11 +149,14 @@ def _stratified(labels: Tensor, seed: int) -> Tensor:
 def _moments(images: Tensor | Rows) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel of pixels / 255, exactly, from the counts of the 256 values.
 
-    A channel that is the same everywhere gets 1 for its standard deviation: it is 0 whatever it is divided by.
+    A channel that is the same everywhere gets 1 for its standard deviation: it is 0 whatever it is
+    divided by.
     """
     num_images, num_channels, height, width = images.shape
     counts = torch.zeros(num_channels, 256, dtype=torch.int64)
-    for places in slices(num_images, CHUNK):  # not all at once, since it may be more than the memory holds
+    for places in slices(
+        num_images, CHUNK
+    ):  # not all at once, since it may be more than the memory holds
         for count, channel in zip(counts, images[places].unbind(1), strict=True):
             count += torch.bincount(channel.flatten(), minlength=256)
     values = torch.arange(256, dtype=torch.float64) / 255
@@ -159,7 +173,11 @@ def _digits() -> Decoded:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    images = torch.from_numpy(digits.images * (255 / 16)).round().to(torch.uint8)[:, None]  # from 0..16
+    images = (
+        torch.from_numpy(digits.images * (255 / 16)).round().to(torch.uint8)[:, None]
+    )  # from 0..16
     part = Part(images, torch.from_numpy(digits.target).long())
     order = _stratified(part.labels, derive_seed(0, "digits", "test"))
-    return Decoded(train=part[order[300:]], test=part[order[:300]], num_classes=10, flips=False, val_size=300)
+    return Decoded(
+        train=part[order[300:]], test=part[order[:300]], num_classes=10, flips=False, val_size=300
+    )

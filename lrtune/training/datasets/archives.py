@@ -71,7 +71,11 @@ def find(name: str, archive: Archive, data_dir: Path | None, download: bool) -> 
         *(f"  {folder.absolute()}" for folder in folders),
         problem,
     ]
-    pickled = [place / archive.pickled for place in places if archive.pickled and (place / archive.pickled).is_dir()]
+    pickled = [
+        place / archive.pickled
+        for place in places
+        if archive.pickled and (place / archive.pickled).is_dir()
+    ]
     if pickled:
         lines.append(
             f"{pickled[0].absolute()} is the Python version of it, which is not read: "
@@ -99,7 +103,8 @@ def _read_mnist(folder: Path, *, flips: bool) -> Decoded:
 
 def _read_idx_pair(folder: Path, prefix: str) -> Part:
     images_path, labels_path = (
-        _plain_or_compressed(folder / f"{prefix}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")
+        _plain_or_compressed(folder / f"{prefix}-{kind}-ubyte")
+        for kind in ("images-idx3", "labels-idx1")
     )
     images, labels = read_idx(images_path), read_idx(labels_path)
     if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
@@ -114,18 +119,20 @@ def _read_idx_pair(folder: Path, prefix: str) -> Part:
 def read_idx(path: Path) -> "np.ndarray[Any, np.dtype[np.uint8]]":
     """An array of bytes from an IDX file, compressed (`.gz`) or not.
 
-    The format: two zero bytes, 8 for unsigned bytes, the number of dimensions, each dimension (4 bytes, big-endian),
-    the values.
+    The format: two zero bytes, 8 for unsigned bytes, the number of dimensions, each dimension (4
+    bytes, big-endian), the values.
 
-    Raises:
-        DataError: the file cannot be read, or is none of bytes, or is longer or shorter than it says.
+    Raises: DataError: the file cannot be read, or is none of bytes, or is longer or shorter than it
+        says.
     """
     content = _content(path)
     num_dims = content[3] if len(content) > 3 else 0
     header = 4 + 4 * num_dims
     if content[:3] != b"\0\0\x08" or not num_dims or len(content) < header:
         begin = content[:3].hex(" ") or "nothing"
-        raise DataError(f"{path} must be an IDX file of bytes and begin with 00 00 08, but it begins with {begin}.")
+        raise DataError(
+            f"{path} must be an IDX file of bytes and begin with 00 00 08, but it begins with {begin}."
+        )
     shape = tuple(np.frombuffer(content, ">u4", num_dims, offset=4).tolist())
     if len(content) - header != math.prod(shape):
         raise DataError(
@@ -137,7 +144,10 @@ def read_idx(path: Path) -> "np.ndarray[Any, np.dtype[np.uint8]]":
 def _read_cifar(folder: Path, *, train: tuple[str, ...], test: str, num_classes: int) -> Decoded:
     parts = [_read_cifar_file(_plain_or_compressed(folder / file), num_classes) for file in train]
     return Decoded(
-        train=Part(torch.cat([part.images[:] for part in parts]), torch.cat([part.labels for part in parts])),
+        train=Part(
+            torch.cat([part.images[:] for part in parts]),
+            torch.cat([part.labels for part in parts]),
+        ),
         test=_read_cifar_file(_plain_or_compressed(folder / test), num_classes),
         num_classes=num_classes,
         flips=True,
@@ -150,7 +160,9 @@ def _read_cifar_file(path: Path, num_classes: int) -> Part:
     num_labels = 2 if num_classes == 100 else 1
     record = num_labels + 3 * 32 * 32
     if not content or len(content) % record:
-        raise DataError(f"{path} must hold records of {record} bytes, but it holds {len(content)} bytes.")
+        raise DataError(
+            f"{path} must hold records of {record} bytes, but it holds {len(content)} bytes."
+        )
     records = np.frombuffer(content, np.uint8).reshape(-1, record)
     labels = records[:, num_labels - 1].copy()
     _check_labels(labels, num_classes, path)
@@ -158,9 +170,13 @@ def _read_cifar_file(path: Path, num_classes: int) -> Part:
     return Part(torch.from_numpy(images), torch.from_numpy(labels).long())
 
 
-def _check_labels(labels: "np.ndarray[Any, np.dtype[np.uint8]]", num_classes: int, path: Path) -> None:
+def _check_labels(
+    labels: "np.ndarray[Any, np.dtype[np.uint8]]", num_classes: int, path: Path
+) -> None:
     if labels.size and labels.max() >= num_classes:
-        raise DataError(f"{path} must hold labels below {num_classes}, but it holds {labels.max()}.")
+        raise DataError(
+            f"{path} must hold labels below {num_classes}, but it holds {labels.max()}."
+        )
 
 
 def _content(path: Path) -> bytes:
@@ -171,9 +187,15 @@ def _content(path: Path) -> bytes:
         raise DataError(f"{path} cannot be read: {error}.") from error
 
 
-_IDX_FILES = tuple(f"{prefix}-{kind}-ubyte" for prefix in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
+_IDX_FILES = tuple(
+    f"{prefix}-{kind}-ubyte"
+    for prefix in ("train", "t10k")
+    for kind in ("images-idx3", "labels-idx1")
+)
 _IDX_HINT = "Put these files, compressed (.gz) or not, into a folder and give it as --data-dir"
-_CIFAR_HINT = "Put the binary version, {}, into a folder, unpacked or not, and give it as --data-dir."
+_CIFAR_HINT = (
+    "Put the binary version, {}, into a folder, unpacked or not, and give it as --data-dir."
+)
 _CIFAR10_TRAIN = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
 
 ARCHIVES = {
@@ -195,7 +217,9 @@ ARCHIVES = {
         files=(*_CIFAR10_TRAIN, "test_batch.bin"),
         folders=("cifar-10-batches-bin",),
         read=partial(_read_cifar, train=_CIFAR10_TRAIN, test="test_batch.bin", num_classes=10),
-        download=partial(_download_cifar, "cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"),
+        download=partial(
+            _download_cifar, "cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"
+        ),
         hint=_CIFAR_HINT.format("cifar-10-binary.tar.gz"),
         pickled="cifar-10-batches-py",
     ),
@@ -203,7 +227,9 @@ ARCHIVES = {
         files=("train.bin", "test.bin"),
         folders=("cifar-100-binary",),
         read=partial(_read_cifar, train=("train.bin",), test="test.bin", num_classes=100),
-        download=partial(_download_cifar, "cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8"),
+        download=partial(
+            _download_cifar, "cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8"
+        ),
         hint=_CIFAR_HINT.format("cifar-100-binary.tar.gz"),
         pickled="cifar-100-python",
     ),

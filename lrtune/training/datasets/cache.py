@@ -1,7 +1,7 @@
 """Decoded image folders on disk, so that the next study decodes nothing.
 
-One `.npy` file each, mapped into memory: processes that read the same one share its pages, and a set that is larger
-than the memory can be used all the same. Any of them may be deleted at any time.
+One `.npy` file each, mapped into memory: processes that read the same one share its pages, and a
+set that is larger than the memory can be used all the same. Any of them may be deleted at any time.
 """
 
 import hashlib
@@ -29,7 +29,12 @@ MIN_BYTES = 16 * 2**20
 
 
 def decoded_once(
-    files: list[Path], *, root: Path, shape: Shape, decoder: str, decode: Callable[[], Iterable[Pixels]]
+    files: list[Path],
+    *,
+    root: Path,
+    shape: Shape,
+    decoder: str,
+    decode: Callable[[], Iterable[Pixels]],
 ) -> Tensor | Rows:
     """The images of `files`, uint8, from the cache if they are there, and kept there if not.
 
@@ -64,28 +69,34 @@ def _key(files: list[Path], root: Path, shape: Shape, decoder: str) -> str:
     digest = hashlib.sha256(repr((shape, decoder)).encode())
     for path in files:
         stat = path.stat()
-        digest.update(os.fsencode(path.relative_to(root)) + f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        digest.update(
+            os.fsencode(path.relative_to(root)) + f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode()
+        )
     return digest.hexdigest()
 
 
 def _mapped(path: Path, shape: Shape) -> Tensor | None:
     """The images of a file; `None` where there is no file, or a damaged one."""
     try:
-        # Mapped for reading only, since a private copy of a set that is larger than the memory is refused by Linux.
+        # Mapped for reading only, since a private copy of a set that is larger than the memory is
+        # refused by Linux.
         pixels = np.lib.format.open_memmap(path, mode="r")  # which unpickles nothing
     except Exception:  # a damaged header makes numpy raise almost anything
         return None
     if pixels.dtype != np.uint8 or pixels.shape != shape or not pixels.flags.c_contiguous:
         return None
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # `Rows` does not write
+        warnings.filterwarnings(
+            "ignore", "The given NumPy array is not writable"
+        )  # `Rows` does not write
         return torch.from_numpy(pixels)
 
 
 def _write(path: Path, shape: Shape, decode: Callable[[], Iterable[Pixels]]) -> None:
     """Writes a file, or none.
 
-    Image by image and not through a map: a full disk is an `OSError` here, and there a signal that kills the process.
+    Image by image and not through a map: a full disk is an `OSError` here, and there a signal that
+    kills the process.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(path.parent).free < math.prod(shape):
@@ -98,5 +109,7 @@ def _write(path: Path, shape: Shape, decode: Callable[[], Iterable[Pixels]]) -> 
             for image in decode():
                 file.write(image.tobytes())
             file.flush()
-            os.fsync(file.fileno())  # or a power cut could leave a file of the right length that is empty
+            os.fsync(
+                file.fileno()
+            )  # or a power cut could leave a file of the right length that is empty
         written.replace(path)

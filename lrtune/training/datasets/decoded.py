@@ -16,7 +16,9 @@ class Part:
     labels: Tensor
 
     def __getitem__(self, indices: Tensor) -> "Part":
-        images = self.images.select(indices) if isinstance(self.images, Rows) else self.images[indices]
+        images = (
+            self.images.select(indices) if isinstance(self.images, Rows) else self.images[indices]
+        )
         return Part(images, self.labels[indices])
 
     def __len__(self) -> int:
@@ -26,7 +28,10 @@ class Part:
         """Scaled to `size` x `size` pixels, bilinear with anti-aliasing; `None`: as they are."""
         if size is None or self.images.shape[2:] == (size, size):
             return self
-        return Part(F.interpolate(self.images[:], (size, size), mode="bilinear", antialias=True), self.labels)
+        return Part(
+            F.interpolate(self.images[:], (size, size), mode="bilinear", antialias=True),
+            self.labels,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -49,7 +49,9 @@ def read_folder(root: Path, image_size: int | None) -> Decoded:
     if image_size is None:
         sides = _in_threads(_shorter_side, [path for path, _ in labelled["train"]])
         image_size = min(FOLDER_SIZE, int(statistics.median(sides)))
-    parts = {split: _part(split_dirs[split], files, image_size) for split, files in labelled.items()}
+    parts = {
+        split: _part(split_dirs[split], files, image_size) for split, files in labelled.items()
+    }
     return Decoded(
         train=parts["train"],
         validation=parts.get("validation"),
@@ -67,7 +69,9 @@ def folder_of(data: str) -> Path | None:
 
 def listing_digest(root: Path) -> str:
     """SHA-256 of the paths and sizes of the images below a folder."""
-    listing = [(path.relative_to(root).as_posix(), path.stat().st_size) for path in _images_below(root)]
+    listing = [
+        (path.relative_to(root).as_posix(), path.stat().st_size) for path in _images_below(root)
+    ]
     return hashlib.sha256(repr(listing).encode()).hexdigest()
 
 
@@ -78,7 +82,11 @@ def _images_below(folder: Path) -> list[Path]:
 
 
 def _class_names(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(
+        entry.name
+        for entry in os.scandir(folder)
+        if entry.is_dir() and not entry.name.startswith(".")
+    )
 
 
 def _labelled_files(folder: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
@@ -121,13 +129,20 @@ def _decode(path: Path, size: int) -> Pixels:
     from PIL import Image, ImageOps
 
     with Image.open(path) as image:
-        image.draft("RGB", (size, size))  # a JPEG far larger than this is decoded at a fraction of its size
+        image.draft(
+            "RGB", (size, size)
+        )  # a JPEG far larger than this is decoded at a fraction of its size
         upright = ImageOps.exif_transpose(image).convert("RGB")
-        return np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+        return np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BILINEAR)).transpose(
+            2, 0, 1
+        )
 
 
 def _in_threads(function: Callable[[Path], T], paths: Iterable[Path]) -> Iterator[T]:
-    """`function` of each image file, in order. PIL gives up the interpreter's lock while it decodes."""
+    """`function` of each image file, in order.
+
+    PIL gives up the interpreter's lock while it decodes.
+    """
 
     def attempt(path: Path) -> T:
         try:
