@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from lrtune.core.recipe import default_recipe
+from lrtune.core.run import BASELINE, Measurement, Run
 from lrtune.core.study import Rung, StudyConfig, StudyState, TrainSettings
-from lrtune.core.trial import BASELINE, Measurement, Run
 from lrtune.decide.plan import next_run
 from lrtune.decide.rungs import first_run, promotion
-from lrtune.search.sampler import ask
 from lrtune.store.database import StudyDatabase, StudyStore
 from lrtune.store.spaces import read_space
 from lrtune.training.environment import describe_environment
+from lrtune.tuning.sampler import ask
 
 EPOCHS = 27
 REPEATS = 15

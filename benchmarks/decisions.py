@@ -21,20 +21,20 @@ from random import Random
 import psutil
 
 from lrtune.core.recipe import default_recipe
+from lrtune.core.run import Assignment, Measurement, Run
 from lrtune.core.space import Interval
 from lrtune.core.study import Budget, RangeResult, StudyConfig, TrainSettings
-from lrtune.core.trial import Assignment, Measurement, Run
 from lrtune.decide.plan import Done, Wait
 from lrtune.decide.rungs import automatic_rungs
-from lrtune.search import reuse
-from lrtune.search.engine import Bench
-from lrtune.search.sampler import ask
-from lrtune.search.sweep import Sweep
 from lrtune.store.database import StudyDatabase
 from lrtune.store.ledger import Ledger
 from lrtune.store.spaces import read_space
 from lrtune.store.workers import this_worker
 from lrtune.training.environment import describe_environment
+from lrtune.tuning import reuse
+from lrtune.tuning.engine import Bench
+from lrtune.tuning.sampler import ask
+from lrtune.tuning.sweep import Sweep
 
 EPOCHS, STEPS_PER_EPOCH = 27, 62
 

@@ -19,7 +19,7 @@ from scipy.stats import kendalltau
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from lrtune.core.trial import Run
+from lrtune.core.run import Run
 from lrtune.training.averaging import AveragedWeights
 from lrtune.training.environment import describe_environment
 from lrtune.training.loop import Trainer
@@ -73,7 +73,7 @@ def _train(number: int) -> list[dict[str, Any]]:
     trainer = Trainer(replace(task, model=model), replace(SETTINGS, ema_half_life_epochs=0.0))
     recipe = recipes()[number]
     run = Run(
-        id="", kind="search", trial=number, recipe=recipe, recipe_epochs=EPOCHS, horizon_epochs=EPOCHS,
+        id="", kind="full", trial=number, recipe=recipe, recipe_epochs=EPOCHS, horizon_epochs=EPOCHS,
         stop_epochs=max(LOOKS), seed=0,
     )  # fmt: skip
 

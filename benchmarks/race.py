@@ -27,8 +27,8 @@ from bank.recipes import SETTINGS, bank_task
 
 from lrtune import app
 from lrtune.core.recipe import Recipe, decay_from_dict, default_recipe
+from lrtune.core.run import Measurement, Run
 from lrtune.core.study import StudyState
-from lrtune.core.trial import Measurement, Run
 from lrtune.decide.trials import best_first, trials_of
 from lrtune.training.environment import describe_environment
 from lrtune.training.loop import Trainer
@@ -283,7 +283,7 @@ def _trainer() -> Trainer:
 
 def _run(recipe: Recipe, seed: int) -> Run:
     return Run(
-        id="", kind="search", trial=0, recipe=recipe, recipe_epochs=EPOCHS, horizon_epochs=EPOCHS, stop_epochs=EPOCHS,
+        id="", kind="full", trial=0, recipe=recipe, recipe_epochs=EPOCHS, horizon_epochs=EPOCHS, stop_epochs=EPOCHS,
         seed=seed,
     )  # fmt: skip
 

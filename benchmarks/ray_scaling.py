@@ -51,21 +51,21 @@ import optuna
 import lrtune
 from lrtune.core.engines import Ray
 from lrtune.core.recipe import default_recipe
+from lrtune.core.run import Measurement, Run
 from lrtune.core.space import Interval
 from lrtune.core.study import Budget, RangeResult, StudyConfig, TrainSettings
-from lrtune.core.trial import Measurement, Run
-from lrtune.search.engine import Bench
-from lrtune.search.sampler import ask
 from lrtune.store.database import StudyDatabase
 from lrtune.store.spaces import read_space
 from lrtune.store.workers import this_worker
 from lrtune.training.environment import describe_environment
 from lrtune.training.task import NamedTask
+from lrtune.tuning.engine import Bench
+from lrtune.tuning.sampler import ask
 
 if (
     TYPE_CHECKING
 ):  # Ray is imported where it is used: the local engine's processes import this file too
-    from lrtune.core.trial import Assignment
+    from lrtune.core.run import Assignment
 
 SETTINGS = TrainSettings(threads=1, device="cpu")
 REAL_SLOTS = (1, 2)
@@ -96,9 +96,9 @@ class Work:
 
 def by_lrtune(work: Work) -> list[Epoch]:
     """A sweep of a study in a new database."""
-    from lrtune.search.cluster import Cluster
-    from lrtune.search.sweep import Sweep
-    from lrtune.search.tune import sweep_cluster
+    from lrtune.tuning.cluster import Cluster
+    from lrtune.tuning.sweep import Sweep
+    from lrtune.tuning.tune import sweep_cluster
 
     name, toml = read_space("default")
     config = StudyConfig(
@@ -140,7 +140,7 @@ class Sleep:
     epoch_s: float
 
     def __call__(self) -> Callable[["Assignment"], Iterator[Measurement]]:
-        """See `lrtune.search.trainable.OpenTraining`."""
+        """See `lrtune.tuning.trainable.OpenTraining`."""
         return self.train
 
     def train(self, assignment: "Assignment") -> Iterator[Measurement]:

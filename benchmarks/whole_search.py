@@ -30,8 +30,8 @@ from torch.utils.data import DataLoader
 
 from lrtune import app
 from lrtune.core.recipe import Recipe, decay_from_dict
+from lrtune.core.run import Run
 from lrtune.core.study import StudyState
-from lrtune.core.trial import Run
 from lrtune.decide.recommend import recommend
 from lrtune.schedules import build_schedule
 from lrtune.training.environment import describe_environment
@@ -289,7 +289,7 @@ def quality_of(recipe: Recipe, trainer: Trainer, epochs: int) -> float:
     finals = []
     for seed in FRESH_SEEDS:
         run = Run(
-            id="", kind="search", trial=0, recipe=recipe, recipe_epochs=epochs, horizon_epochs=epochs,
+            id="", kind="full", trial=0, recipe=recipe, recipe_epochs=epochs, horizon_epochs=epochs,
             stop_epochs=epochs, seed=seed,
         )  # fmt: skip
         final: dict[str, State] = {}

@@ -8,7 +8,7 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from lrtune.core.recipe import WSD, Constant, Cosine, Recipe, Step
+from lrtune.core.recipe import WSD, Constant, Cosine, Recipe, StepDecay
 from lrtune.schedules.build import build_schedule
 from lrtune.schedules.compress import compress
 
@@ -62,7 +62,7 @@ def _draw_prefixes(axes: Axes) -> None:
     )
     wsd = Recipe(warmup_epochs=3, decay=WSD(cooldown_frac=0.375))
     _curve(axes, wsd, EPOCHS, 18, EPOCHS, BLUE, "WSD: 18 replayed, 9 trained")
-    step = Recipe(warmup_epochs=3, decay=Step(every_epochs=12, factor=0.3))
+    step = Recipe(warmup_epochs=3, decay=StepDecay(every_epochs=12, factor=0.3))
     _curve(axes, step, EPOCHS, 12, EPOCHS, GREEN, "step: 12 replayed, 15 trained")
     for epoch in (12, 18):
         axes.plot([epoch], [1.0], "o", color="black", markersize=5)

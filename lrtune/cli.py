@@ -29,10 +29,10 @@ from lrtune.core.study import (
     Signal,
     TrainSettings,
 )
-from lrtune.report.export.result import Target
+from lrtune.reporting.export.result import Target
 
 if TYPE_CHECKING:
-    from lrtune.report.result import SearchResult
+    from lrtune.reporting.result import SearchResult
     from lrtune.training.task import NamedTask, TaskFile
 
 
@@ -308,7 +308,7 @@ def resume(study: str, as_json: bool, **flags: Any) -> None:
 def find(out: str, as_json: bool, **flags: Any) -> None:
     """Test a range of LRs, and say which peak LRs are worth searching."""
     from lrtune import app
-    from lrtune.report.range_test import print_range_result, write_range_result
+    from lrtune.reporting.range_test import print_range_result, write_range_result
     from lrtune.training.task import TaskFile
 
     task, settings = _task(flags), _take(TrainSettings, flags)
@@ -362,7 +362,7 @@ def export(study: str, to: Target, recipe: str, **places: str) -> None:
 def list_studies(**places: str) -> None:
     """List the studies and how far they are."""
     from lrtune import app
-    from lrtune.report.terminal import print_studies
+    from lrtune.reporting.terminal import print_studies
 
     print_studies(app.studies(**places, on_event=lambda note: click.echo(note.text, err=True)))
 
@@ -489,9 +489,9 @@ def _take(kind: type, flags: dict[str, Any]) -> dict[str, Any]:
 def _print(result: "SearchResult", *, as_json: bool) -> None:
     from rich.console import Console
 
-    from lrtune.report.document import compose
-    from lrtune.report.json import render_json
-    from lrtune.report.terminal import print_recommendation
+    from lrtune.reporting.document import compose
+    from lrtune.reporting.json import render_json
+    from lrtune.reporting.terminal import print_recommendation
 
     if as_json:
         click.echo(render_json(compose(result.report)))

@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from lrtune.core.recipe import OptimizerName, Recipe, default_recipe
+from lrtune.core.run import Assignment, Measurement, Run
 from lrtune.core.study import RangeResult, StudyConfig, TrainSettings
-from lrtune.core.trial import Assignment, Measurement, Run
-from lrtune.search import reuse
 from lrtune.store.checkpoints import Checkpoints
 from lrtune.store.remote import shared_checkpoints
 from lrtune.training.environment import describe_environment, reset_process, shaping_environment
 from lrtune.training.learner import State
 from lrtune.training.loop import Trainer, state_from_bytes, state_to_bytes
 from lrtune.training.range_test import task_range_test
+from lrtune.tuning import reuse
 
 if TYPE_CHECKING:
-    from lrtune.search.trainable import Training
+    from lrtune.tuning.trainable import Training
 
 Environment = Mapping[str, str]
 
@@ -42,7 +42,7 @@ class SharedTask:
 
     def trainer(self) -> Trainer:
         """Opens the task in this process."""
-        from lrtune.search.cluster import fetch
+        from lrtune.tuning.cluster import fetch
 
         if self.folder and Path(self.folder).is_dir():
             os.chdir(self.folder)
@@ -56,16 +56,16 @@ class States:
     checkpoints: Checkpoints
 
     def load(self, key: str) -> State | None:
-        """See `lrtune.search.reuse.States`."""
+        """See `lrtune.tuning.reuse.States`."""
         content = self.checkpoints.load(key)
         return state_from_bytes(content) if content is not None else None
 
     def save(self, key: str, state: State, epochs: int) -> None:
-        """See `lrtune.search.reuse.States`."""
+        """See `lrtune.tuning.reuse.States`."""
         self.checkpoints.save(key, state_to_bytes(state), epochs)
 
     def drop(self, key: str) -> None:
-        """See `lrtune.search.reuse.States`."""
+        """See `lrtune.tuning.reuse.States`."""
         self.checkpoints.drop(key)
 
 

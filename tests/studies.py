@@ -3,11 +3,11 @@
 import math
 from dataclasses import replace
 
-from lrtune.core.recipe import Cosine, Recipe, Step
+from lrtune.core.recipe import Cosine, Recipe, StepDecay
+from lrtune.core.run import Measurement, Run, RunRecord
 from lrtune.core.study import StudyConfig, StudyState
-from lrtune.core.trial import Measurement, Run, RunRecord
 
-BASELINE = Recipe(peak_lr=0.1, decay=Step(every_epochs=2))
+BASELINE = Recipe(peak_lr=0.1, decay=StepDecay(every_epochs=2))
 
 
 def config_of(**changes):
@@ -29,7 +29,7 @@ def config_of(**changes):
 def full_run(recipe, epochs, **changes):
     """The full run of a trial whose recipe is meant for so many epochs."""
     values = {
-        "id": "trial-0000", "kind": "search", "trial": 0, "recipe": recipe, "recipe_epochs": epochs,
+        "id": "trial-0000", "kind": "full", "trial": 0, "recipe": recipe, "recipe_epochs": epochs,
         "horizon_epochs": epochs, "stop_epochs": epochs, "seed": 0,
     }  # fmt: skip
     return Run(**values | changes)
@@ -69,7 +69,7 @@ def timeless(measurements, **others):
 
 
 def record(
-    top1s, kind="search", *, trial=0, seed=0, recipe=None, state="completed", horizon_epochs=4, rung=None,
+    top1s, kind="full", *, trial=0, seed=0, recipe=None, state="completed", horizon_epochs=4, rung=None,
     averaged=None, **others,
 ):  # fmt: skip
     """A run with these Top-1s, one an epoch; a diverged one's last loss is NaN.
@@ -88,7 +88,7 @@ def record(
     """
     name = "baseline" if kind == "baseline" else f"trial-{trial:04d}"
     suffix = {
-        "search": f"-rung-{rung}" if rung else "",
+        "full": f"-rung-{rung}" if rung else "",
         "confirm": f"-confirm-{seed - 1}",
         "baseline": f"-{seed - 1}",
     }

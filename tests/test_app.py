@@ -4,7 +4,6 @@ import json
 import os
 import sqlite3
 import subprocess
-import sys
 from contextlib import closing
 from dataclasses import replace
 
@@ -15,7 +14,7 @@ from torch.utils.data import TensorDataset
 import lrtune
 from lrtune.app.arguments import threads_of
 from lrtune.core.events import EpochEnded, Note, RunEnded
-from lrtune.core.recipe import Cosine, Linear, Plateau, Step
+from lrtune.core.recipe import Cosine, Linear, Plateau, StepDecay
 from lrtune.schedules import build_schedule
 from lrtune.training.loop import Trainer
 from tests.studies import timeless
@@ -57,12 +56,10 @@ def rows(here, table, columns="*"):
 # --- from Python
 
 
-def test_search_is_the_function_although_a_subpackage_has_its_name():
-    import lrtune.search.sampler  # which would otherwise be what `lrtune.search` is from now on
+def test_search_is_a_function_of_the_package():
     from lrtune import search as imported
 
     assert lrtune.search is imported is lrtune.app.search
-    assert sys.modules["lrtune.search"].__path__
 
 
 def test_every_public_name_is_there():
@@ -81,7 +78,7 @@ def test_the_best_schedule_of_a_task_is_ready_to_use(here):
     assert best.convergence == result.recommendation.best.convergence
     used = [best.schedule(step) for step in range(config.epochs * config.steps_per_epoch)]
     (run, *_) = [
-        r for r in result.state.records if r.run.recipe == best.recipe and r.run.kind != "search"
+        r for r in result.state.records if r.run.recipe == best.recipe and r.run.kind != "full"
     ]
     for m in run.measurements:
         assert m.lr_first == best.recipe.peak_lr * used[m.step - config.steps_per_epoch]
@@ -111,7 +108,7 @@ def test_the_runs_as_a_data_frame(here):
     result = search()
     table = result.trials_dataframe()
     assert list(table["run"]) == [record.run.id for record in result.state.records]
-    assert list(table["kind"].unique()) == ["baseline", "search", "confirm"]
+    assert list(table["kind"].unique()) == ["baseline", "full", "confirm"]
     assert list(table["top1"]) == [record.top1 for record in result.state.records]
     assert set(table["state"]) == {"completed"}
     assert set(table.columns) >= {
@@ -132,7 +129,7 @@ def test_a_python_task_goes_on_with_search_and_not_with_resume(here):
         lrtune.resume("mine", budget=4, quiet=True)
     again = search(study="mine", budget=4)
     assert again.state.records[: 2 + 3] == first.state.records[: 2 + 3]
-    assert len(again.state.of_kind("search")) == 4
+    assert len(again.state.of_kind("full")) == 4
 
 
 @pytest.mark.slow
@@ -321,7 +318,7 @@ def test_recipes_are_tried_first_and_what_the_space_changes_in_them_is_told(here
         "baseline": lrtune.Recipe(),
     }
     state = search(**tries, on_event=told.append).state
-    tried = [record.run.recipe for record in state.of_kind("search")]
+    tried = [record.run.recipe for record in state.of_kind("full")]
     assert tried[1:] == [
         lrtune.Recipe(peak_lr=0.03, warmup_epochs=1, decay=Linear()),
         lrtune.Recipe(peak_lr=0.5),
@@ -372,7 +369,7 @@ def test_a_search_over_rungs_trains_nothing_twice_and_nobody_can_tell(here, tmp_
     }
     result = search(**changes)
     records = result.state.records
-    assert {record.run.kind for record in records} == {"baseline", "rung", "search", "confirm"}
+    assert {record.run.kind for record in records} == {"baseline", "rung", "full", "confirm"}
     assert {record.run.stop_epochs for record in records} == {2, 4, 6}
     task, settings = make_task(), result.state.config.settings
     for record in records:
@@ -409,8 +406,8 @@ def test_only_a_full_run_that_was_completed_leaves_no_state(here):
     result = search(epochs=6, budget=12, pruner="median", on_event=look)
     assert {(r.run.kind, r.state, left[r.run.id]) for r in result.state.records} == {
         ("baseline", "completed", True),
-        ("search", "completed", False),
-        ("search", "pruned", True),  # may be on the way of others
+        ("full", "completed", False),
+        ("full", "pruned", True),  # may be on the way of others
         ("confirm", "completed", True),
     }
 
@@ -425,7 +422,7 @@ def test_lost_checkpoints_cost_epochs_and_no_number(here):
     whole = search(**changes | {"study": "whole"}, budget=4)
     assert again.state.records[: len(first.state.records)] == first.state.records
     ours, theirs = (
-        {r.run.id: numbers(r) for r in result.state.of_kind("search")} for result in (again, whole)
+        {r.run.id: numbers(r) for r in result.state.of_kind("full")} for result in (again, whole)
     )
     assert ours == theirs
 
@@ -493,7 +490,7 @@ def test_any_recipe_of_a_study_takes_part(here):
     state = search(study="mine").state
     result = compare(("adamw",), include=["mine:2", "mine:baseline"])
     assert result.state.config.recipes[1:] == (
-        lrtune.NamedRecipe(name="trial 2 of mine", recipe=state.of_kind("search")[2].run.recipe),
+        lrtune.NamedRecipe(name="trial 2 of mine", recipe=state.of_kind("full")[2].run.recipe),
         lrtune.NamedRecipe(name="baseline of mine", recipe=state.config.baseline),
     )
 
@@ -525,7 +522,7 @@ def test_an_export_is_of_the_recommended_recipe(here):
 
 def test_an_export_is_of_the_recipe_that_is_asked_for(here):
     result = search(study="mine")
-    found, trials = result.recommendation, result.state.of_kind("search")
+    found, trials = result.recommendation, result.state.of_kind("full")
     wanted = {
         record.run.trial: (f"trial {record.run.trial}", record.run.recipe) for record in trials
     }
@@ -582,9 +579,7 @@ def test_the_test_split_is_read_once_and_only_for_the_recommended_recipe_and_the
     result = search(num_confirmed=2, budget=5)
     best = result.recommendation.best.trial
     entitled = {
-        r.run.id
-        for r in result.state.records
-        if r.run.kind != "search" and r.run.trial in (best, -1)
+        r.run.id for r in result.state.records if r.run.kind != "full" and r.run.trial in (best, -1)
     }
     assert {r.run.id for r in result.state.records if r.test_top1 is not None} == entitled
     assert len(read) == len(entitled)
@@ -633,7 +628,7 @@ def test_two_commands_at_once_share_one_study(here, tiny, command):
     said = [process.communicate() for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     runs = rows(here, "lrtune_runs", "id, kind, state")
-    assert sum(kind == "search" for _, kind, _ in runs) == 12
+    assert sum(kind == "full" for _, kind, _ in runs) == 12
     assert {state for *_, state in runs} == {"completed"}
     epochs = rows(here, "lrtune_measurements", "run, epoch, study")
     assert len(epochs) == len(set(epochs)) == 2 * len(runs)
@@ -648,7 +643,7 @@ def test_jobs_share_one_study_and_the_same_command_goes_on_with_it(here, call, t
     assert outcome.code == 0, outcome.err
     assert "2 jobs x 1 threads > 1 cores: fewer jobs may be faster" in outcome.err
     runs = rows(here, "lrtune_runs", "id, kind, state")
-    assert sum(kind == "search" for _, kind, _ in runs) == 6
+    assert sum(kind == "full" for _, kind, _ in runs) == 6
     before = rows(here, "lrtune_measurements")
     assert call(*tiny, "--budget", "6").out == outcome.out  # however many jobs
     assert rows(here, "lrtune_measurements") == before
@@ -676,7 +671,7 @@ def test_a_report_of_a_study_that_is_being_trained(here, call, tiny, monkeypatch
     [
         (lrtune.Recipe(warmup_epochs=2.9), r"warmup_epochs=2.9, epochs=3 \(12 of 12 steps\)"),
         (
-            lrtune.Recipe(decay=Step(every_epochs=0.1)),
+            lrtune.Recipe(decay=StepDecay(every_epochs=0.1)),
             "`every_epochs` must be at least one optimizer step, 1/4 of an",
         ),
     ],

@@ -16,8 +16,8 @@ import pytest
 
 from lrtune.app import commands, load
 from lrtune.cli import _command, lrtune
-from lrtune.search.sampler import delete_mirror, mirror
 from lrtune.store.spaces import space_names
+from lrtune.tuning.sampler import delete_mirror, mirror
 
 HEAVY = ("torch", "torchvision", "optuna", "matplotlib", "pandas", "sklearn", "scipy", "sqlalchemy")
 

@@ -104,6 +104,6 @@ def test_a_search_that_is_killed_ten_times_ends_as_an_unbroken_one(tmp_path, com
     )
     assert kept <= measured(killed)
     kinds = {kind for _, kind, _ in rows(killed, "id, kind, trial FROM lrtune_runs")}
-    assert kinds == {"baseline", "rung", "search", "confirm"}
+    assert kinds == {"baseline", "rung", "full", "confirm"}
     assert outcome(killed) == outcome(unbroken)
     assert (killed / "reports" / "killed" / "report.html").is_file()

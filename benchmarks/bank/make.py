@@ -21,7 +21,7 @@ from typing import Any
 import pandas as pd
 from recipes import EPOCHS, HORIZONS, SETTINGS, bank_task, described, recipes
 
-from lrtune.core.trial import Run
+from lrtune.core.run import Run
 from lrtune.training.environment import describe_environment
 from lrtune.training.loop import Trainer
 
@@ -124,7 +124,7 @@ def _open() -> None:
 def _train(job: Job) -> list[dict[str, Any]]:
     number, seed, horizon = job
     run = Run(
-        id="", kind="search", trial=number, recipe=recipes()[number], recipe_epochs=EPOCHS, horizon_epochs=horizon,
+        id="", kind="full", trial=number, recipe=recipes()[number], recipe_epochs=EPOCHS, horizon_epochs=horizon,
         stop_epochs=horizon, seed=seed,
     )  # fmt: skip
     rows = []

@@ -15,7 +15,7 @@ from lrtune.core.recipe import (
     OptimizerName,
     Plateau,
     Recipe,
-    Step,
+    StepDecay,
 )
 from lrtune.core.study import TrainSettings
 from lrtune.training.task import NamedTask, Task, load_task
@@ -29,7 +29,7 @@ PEAK_LRS: dict[OptimizerName, tuple[float, ...]] = {  # three a decade
 WEIGHT_DECAYS: dict[OptimizerName, float] = {"sgd": 5e-4, "adamw": 0.01}
 WARMUPS_EPOCHS = (0.0, 2.0)
 DECAYS: tuple[Decay, ...] = (
-    Constant(), Cosine(), Linear(), WSD(cooldown_frac=0.3), Step(every_epochs=9.0, factor=0.1),
+    Constant(), Cosine(), Linear(), WSD(cooldown_frac=0.3), StepDecay(every_epochs=9.0, factor=0.1),
     *(Plateau(patience_epochs=patience, factor=0.2) for patience in (1, 2, 4)),
 )  # fmt: skip
 SETTINGS = TrainSettings(batch_size=64, threads=1)

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from lrtune.core.recipe import OptimizerName, Recipe, default_recipe
+from lrtune.core.run import Run
 from lrtune.core.study import TrainSettings
-from lrtune.core.trial import Run
 from lrtune.training.loop import Trainer
 from lrtune.training.range_test import NUM_STEPS, SWEEPS
 from lrtune.training.task import NamedTask, load_task
@@ -166,7 +166,7 @@ def do(job: Job, trainer: Trainer) -> Outcome:
         values, num_steps = [float(f"{loss:.4g}") for loss in losses], len(losses)
     else:
         run = Run(
-            id="", kind="search", trial=0, recipe=replace(recipe, peak_lr=job.lr), seed=job.seed,
+            id="", kind="full", trial=0, recipe=replace(recipe, peak_lr=job.lr), seed=job.seed,
             **dict.fromkeys(("recipe_epochs", "horizon_epochs", "stop_epochs"), CASES[job.case].epochs),
         )  # fmt: skip
         measured = list(trainer.train(run))

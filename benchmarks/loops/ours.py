@@ -10,8 +10,8 @@ from functools import partial
 import torch
 
 from lrtune.core.recipe import default_recipe
+from lrtune.core.run import Measurement, Run
 from lrtune.core.study import Precision
-from lrtune.core.trial import Measurement, Run
 from lrtune.training.loop import Trainer
 
 from .cases import Workload, learning_rates
@@ -152,7 +152,7 @@ def _runs(number: int, epochs: int) -> list[Run]:
     recipe = default_recipe("sgd")
     return [
         Run(
-            id=f"benchmark-{index}", kind="search", trial=index, recipe=replace(recipe, peak_lr=lr),
+            id=f"benchmark-{index}", kind="full", trial=index, recipe=replace(recipe, peak_lr=lr),
             recipe_epochs=epochs, horizon_epochs=epochs, stop_epochs=epochs, seed=0,
         )
         for index, lr in enumerate(learning_rates(number))

@@ -12,13 +12,13 @@ from optuna.samplers import TPESampler
 from optuna.trial import create_trial
 
 from lrtune.core.recipe import Plateau, Recipe, default_recipe
+from lrtune.core.run import BASELINE, Measurement, Run, RunRecord, RunState
 from lrtune.core.study import Budget, Rung, SamplerName, Signal, StudyConfig, StudyState
-from lrtune.core.trial import BASELINE, Measurement, Run, RunRecord, RunState
 from lrtune.decide.plan import next_run
 from lrtune.decide.recommend import recommend
 from lrtune.decide.rungs import automatic_rungs
 from lrtune.decide.trials import trials_of
-from lrtune.search import sampler
+from lrtune.tuning import sampler
 
 from .ledger import Ledger, Strategy
 from .peers import suggest

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from lrtune.report.sheet import SERIES, STYLE
+from lrtune.reporting.sheet import SERIES, STYLE
 
 from .measure import Regrets, quartiles
 from .pools import Pool

@@ -28,11 +28,9 @@ from lrtune.core.study import (
 )
 from lrtune.decide.recommend import recommend
 from lrtune.decide.rungs import check_rungs
-from lrtune.report.export import Export, Target
-from lrtune.report.export import export as export_recipe
-from lrtune.report.result import SearchResult, measurements_of
-from lrtune.search.engine import Emit
-from lrtune.search.sampler import delete_mirror, mirror
+from lrtune.reporting.export import Export, Target
+from lrtune.reporting.export import export as export_recipe
+from lrtune.reporting.result import SearchResult, measurements_of
 from lrtune.store.database import missing_file
 from lrtune.store.recipes import read_recipe
 from lrtune.store.spaces import read_space
@@ -47,6 +45,8 @@ from lrtune.training.task import (
     load_task,
     source_from,
 )
+from lrtune.tuning.engine import Emit
+from lrtune.tuning.sampler import delete_mirror, mirror
 
 FOLLOW_S = 5.0
 """Between looks of the dashboard at its study."""

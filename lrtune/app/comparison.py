@@ -12,11 +12,11 @@ from lrtune.core.errors import InputError, Problems
 from lrtune.core.recipe import NamedRecipe, length_problems
 from lrtune.core.study import Budget, StudyConfig
 from lrtune.decide.recommend import recommend
-from lrtune.report.result import SearchResult
+from lrtune.reporting.result import SearchResult
 from lrtune.schedules.compress import compress
-from lrtune.search.engine import Emit
 from lrtune.store.recipes import read_recipe, recipe_names
 from lrtune.training.task import Task, TaskSource, describe_source, load_task
+from lrtune.tuning.engine import Emit
 
 
 def compare(

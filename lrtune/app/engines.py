@@ -17,13 +17,9 @@ from lrtune.core.engines import Engine, Local, Ray
 from lrtune.core.errors import InputError
 from lrtune.core.events import Event, Note, RunEnded
 from lrtune.core.recipe import Recipe
+from lrtune.core.run import Measurement, Run
 from lrtune.core.study import RangeResult, StudyConfig, StudyState, TrainSettings
-from lrtune.core.trial import Measurement, Run
 from lrtune.decide.plan import Done, outcome
-from lrtune.search import reuse
-from lrtune.search.engine import Bench, Emit
-from lrtune.search.local import Workbench, work_in_lanes, work_side_by_side
-from lrtune.search.sampler import ask
 from lrtune.store.database import StudyStore
 from lrtune.store.ledger import Ledger
 from lrtune.store.workers import this_worker
@@ -33,9 +29,13 @@ from lrtune.training.loop import Trainer
 from lrtune.training.range_test import task_range_test
 from lrtune.training.sharing import TENSORS
 from lrtune.training.task import Task, TaskSource, load_task, modules_of
+from lrtune.tuning import reuse
+from lrtune.tuning.engine import Bench, Emit
+from lrtune.tuning.local import Workbench, work_in_lanes, work_side_by_side
+from lrtune.tuning.sampler import ask
 
 if TYPE_CHECKING:
-    from lrtune.search.cluster import Cluster
+    from lrtune.tuning.cluster import Cluster
 
 
 class LocalSite:
@@ -126,7 +126,7 @@ class RaySite:
         settings: TrainSettings,
         places: Places,
     ):
-        from lrtune.search.cluster import share
+        from lrtune.tuning.cluster import share
 
         self._engine, self._cluster = engine, cluster
         self.places = replace(
@@ -166,8 +166,8 @@ class RaySite:
 
     def work(self, store: StudyStore, emit: Emit) -> Done:
         """See `LocalSite`."""
-        from lrtune.search.sweep import Sweep
-        from lrtune.search.tune import sweep_cluster
+        from lrtune.tuning.sweep import Sweep
+        from lrtune.tuning.tune import sweep_cluster
 
         if done := outcome(store.state()):
             return done
@@ -243,7 +243,7 @@ def open_site(
         yield LocalSite(engine, Trainer(task, settings), source, recipe, places)
         return
     try:
-        from lrtune.search import cluster
+        from lrtune.tuning import cluster
     except ImportError:
         raise InputError("the Ray engine needs Ray Tune: pip install 'lrtune[ray]'.") from None
     address = engine.address or os.environ.get("RAY_ADDRESS") or "local"
@@ -286,7 +286,7 @@ def _tidying(emit: Emit, config: StudyConfig, places: Places) -> Emit:
 
     def emit_and_tidy(event: Event) -> None:
         if isinstance(event, RunEnded) and (event.record.run.kind, event.record.state) == (
-            "search",
+            "full",
             "completed",
         ):
             checkpoints.drop(event.record.measurements[-1].prefix)

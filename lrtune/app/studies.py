@@ -13,27 +13,27 @@ from lrtune.core.engines import Engine
 from lrtune.core.errors import InputError, LrtuneError, StoreError
 from lrtune.core.events import Event, Note, SweepStarted
 from lrtune.core.recipe import Recipe
+from lrtune.core.run import BASELINE
 from lrtune.core.space import parse_space
 from lrtune.core.study import RangeCurve, StudyConfig, StudyState
-from lrtune.core.trial import BASELINE
 from lrtune.decide.bounds import range_result
 from lrtune.decide.plan import outcome
 from lrtune.decide.race import Entrant, baseline_of, entrants, fresh_seeds
 from lrtune.decide.recommend import Recommendation, recommend
 from lrtune.decide.rungs import automatic_rungs
 from lrtune.decide.trials import trials_of
-from lrtune.report.document import Report
-from lrtune.report.files import write_report
-from lrtune.report.live import LiveDisplay
-from lrtune.report.result import SearchResult
-from lrtune.report.terminal import print_recommendation
+from lrtune.reporting.document import Report
+from lrtune.reporting.files import write_report
+from lrtune.reporting.live import LiveDisplay
+from lrtune.reporting.result import SearchResult
+from lrtune.reporting.terminal import print_recommendation
 from lrtune.schedules import build_schedule
-from lrtune.search.engine import Emit
-from lrtune.search.sampler import fitted_space, importances, moved
 from lrtune.store.database import StudyStore
 from lrtune.training.randomness import preserved_random_states
 from lrtune.training.range_test import for_optimizer
 from lrtune.training.task import Task, TaskSource
+from lrtune.tuning.engine import Emit
+from lrtune.tuning.sampler import fitted_space, importances, moved
 
 
 def train_study(

@@ -6,7 +6,7 @@ Everything in an event is already on disk.
 from dataclasses import dataclass
 
 from lrtune.core.recipe import OptimizerName
-from lrtune.core.trial import Measurement, Run, RunRecord
+from lrtune.core.run import Measurement, Run, RunRecord
 
 
 @dataclass(frozen=True)

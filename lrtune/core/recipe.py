@@ -30,7 +30,7 @@ class Constant:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class StepDecay:
     """Times `factor` every `every_epochs`, counted from the start of training (`torch.optim.lr_scheduler.StepLR`)."""
 
     name: Literal["step"] = "step"
@@ -109,7 +109,7 @@ class Plateau:
 
 Decay = (
     Constant
-    | Step
+    | StepDecay
     | MultiStep
     | Cosine
     | Linear

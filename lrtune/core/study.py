@@ -10,8 +10,8 @@ from typing import Any, Literal, get_args
 
 from lrtune.core.errors import InputError, check
 from lrtune.core.recipe import NamedRecipe, Recipe
+from lrtune.core.run import RunRecord
 from lrtune.core.space import Interval
-from lrtune.core.trial import RunRecord
 
 BudgetUnit = Literal["trials", "epochs", "runs", "seconds"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from lrtune.core.recipe import Recipe
+from lrtune.core.run import Run
 from lrtune.core.study import StudyState
-from lrtune.core.trial import Run
 from lrtune.decide.race import baseline_runs, runs_of_race
 from lrtune.decide.rungs import first_run, promotion
 from lrtune.decide.trials import trials_of

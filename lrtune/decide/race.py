@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 
 from lrtune.core.recipe import Recipe
+from lrtune.core.run import BASELINE, Run, RunRecord
 from lrtune.core.study import StudyConfig, StudyState
-from lrtune.core.trial import BASELINE, Run, RunRecord
 from lrtune.decide.ranking import Ranking, rank
 from lrtune.decide.trials import best_first, trials_of
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from statistics import fmean, median, stdev
 
 from lrtune.core.recipe import Recipe, decay_parameters
+from lrtune.core.run import BASELINE, RunRecord
 from lrtune.core.study import StudyState
-from lrtune.core.trial import BASELINE, RunRecord
 from lrtune.decide.convergence import Convergence, convergence_epoch, settling_epoch
 from lrtune.decide.noise import Difference
 from lrtune.decide.plan import outcome
@@ -72,7 +72,7 @@ class Contender:
         return stdev(self.top1s) if len(self.top1s) > 1 else math.nan
 
     @property
-    def flattery(self) -> float:
+    def optimism(self) -> float:
         """How far the search's Top-1 lies above the confirmed mean, points: the winner's curse; nan where not known."""
         return self.search_top1 - self.mean
 

@@ -20,8 +20,8 @@ from scipy import stats
 
 from lrtune.core.errors import InputError
 from lrtune.core.recipe import Recipe
+from lrtune.core.run import Run
 from lrtune.core.study import PrunerName, Rung, StudyConfig, StudyState
-from lrtune.core.trial import Run
 from lrtune.decide.trials import Trial, ladder_of, trials_of
 
 LADDERS: tuple[PrunerName, ...] = ("fair", "halving", "hyperband")
@@ -204,7 +204,7 @@ def _run_at(
     """The run that a trial does at a level: that of a rung, or above them the full one."""
     epochs = state.config.epochs
     full = Run(
-        id=f"trial-{number:04d}", kind="search", trial=number, recipe=recipe, recipe_epochs=epochs,
+        id=f"trial-{number:04d}", kind="full", trial=number, recipe=recipe, recipe_epochs=epochs,
         horizon_epochs=epochs, stop_epochs=epochs, seed=state.config.seed,
     )  # fmt: skip
     if level == len(ladder):

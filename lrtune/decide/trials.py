@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 
 from lrtune.core.recipe import Recipe
+from lrtune.core.run import Measurement, Run, RunRecord
 from lrtune.core.study import Rung, StudyConfig, StudyState
-from lrtune.core.trial import Measurement, Run, RunRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Trial:
     @property
     def finished(self) -> bool:
         """Whether it was trained in full."""
-        return self.runs[-1].run.kind == "search" and self.runs[-1].state == "completed"
+        return self.runs[-1].run.kind == "full" and self.runs[-1].state == "completed"
 
     @property
     def top1(self) -> float:

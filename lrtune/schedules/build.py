@@ -17,7 +17,7 @@ from lrtune.core.recipe import (
     Plateau,
     Polynomial,
     Recipe,
-    Step,
+    StepDecay,
 )
 from lrtune.schedules import plateau
 from lrtune.schedules.compose import Multiplier, join, stretch, warmup
@@ -151,7 +151,7 @@ class Schedule:
                 return lambda t: self._observed(t + self.warmup_steps)
             case Constant():
                 shape = constant()
-            case Step(every_epochs=every, factor=factor):
+            case StepDecay(every_epochs=every, factor=factor):
                 count = math.ceil(self.epochs / every)
                 shape = staircase(
                     tuple(self._fraction(n * every) for n in range(1, count + 1)), factor
@@ -208,7 +208,7 @@ def _problems(schedule: Schedule) -> list[str]:
         problems.append(
             f"`warmup_epochs < epochs` must hold, but got warmup_epochs={warmup_epochs:g}, epochs={epochs} ({steps})."
         )
-    if isinstance(decay, Step) and decay.every_epochs < 1 / steps_per_epoch:
+    if isinstance(decay, StepDecay) and decay.every_epochs < 1 / steps_per_epoch:
         rule = (
             f"`every_epochs` must be at least one optimizer step, 1/{steps_per_epoch} of an epoch"
         )

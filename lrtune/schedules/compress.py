@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from lrtune.core.recipe import MultiStep, Plateau, Recipe, Step
-from lrtune.core.trial import Run
+from lrtune.core.recipe import MultiStep, Plateau, Recipe, StepDecay
+from lrtune.core.run import Run
 from lrtune.schedules.build import Schedule, build_schedule, fit_schedule
 
 
@@ -30,13 +30,13 @@ def compress(recipe: Recipe, epochs: int, to_epochs: int) -> Recipe:
     whole one from 1 up; a cooldown likewise from 0 up.
 
     Example:
-        >>> compress(Recipe(warmup_epochs=3, decay=Step(every_epochs=9)), 27, 9)
-        Recipe(..., warmup_epochs=1.0, decay=Step(every_epochs=3.0))
+        >>> compress(Recipe(warmup_epochs=3, decay=StepDecay(every_epochs=9)), 27, 9)
+        Recipe(..., warmup_epochs=1.0, decay=StepDecay(every_epochs=3.0))
     """
     scale = to_epochs / epochs
     decay = recipe.decay
     match decay:
-        case Step():
+        case StepDecay():
             decay = replace(decay, every_epochs=decay.every_epochs * scale)
         case MultiStep():
             decay = replace(

@@ -21,8 +21,8 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from lrtune.core.errors import InputError, StoreError, first_line, shown
 from lrtune.core.recipe import Recipe
+from lrtune.core.run import Measurement, Run, RunRecord, RunState
 from lrtune.core.study import RangeResult, StudyConfig, StudyState
-from lrtune.core.trial import Measurement, Run, RunRecord, RunState
 from lrtune.store.encoding import (
     compared,
     config_from_json,

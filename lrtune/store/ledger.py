@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
+from lrtune.core.run import Measurement, Run, RunRecord, RunState
 from lrtune.core.study import StudyState
-from lrtune.core.trial import Measurement, Run, RunRecord, RunState
 from lrtune.store.database import StudyStore
 
 

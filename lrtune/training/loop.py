@@ -24,8 +24,8 @@ from torch.utils import serialization
 
 from lrtune.core.errors import LrtuneError, StoreError, TaskError, TrialError, first_line, place_of
 from lrtune.core.recipe import Constant, Recipe
+from lrtune.core.run import Measurement, Run
 from lrtune.core.study import TrainSettings
-from lrtune.core.trial import Measurement, Run
 from lrtune.schedules.build import Schedule
 from lrtune.schedules.compress import schedule_of
 from lrtune.training.averaging import AveragedWeights

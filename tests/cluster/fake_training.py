@@ -12,14 +12,14 @@ import psutil
 
 from lrtune.core.engines import Ray
 from lrtune.core.errors import TaskError, TrialError
-from lrtune.search.cluster import connect
-from lrtune.search.engine import Bench
-from lrtune.search.sampler import ask
-from lrtune.search.sweep import Sweep
-from lrtune.search.tune import sweep_cluster
 from lrtune.store.ledger import Ledger
 from lrtune.store.workers import this_worker
-from tests.search.fake_objective import measurement
+from lrtune.tuning.cluster import connect
+from lrtune.tuning.engine import Bench
+from lrtune.tuning.sampler import ask
+from lrtune.tuning.sweep import Sweep
+from lrtune.tuning.tune import sweep_cluster
+from tests.tuning.fake_objective import measurement
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,14 @@ pytest.importorskip("ray")
 
 from lrtune.core.events import EpochEnded, Note, RunEnded
 from lrtune.core.study import Budget
-from lrtune.search import reuse
-from lrtune.search.local import work
 from lrtune.store.checkpoints import CheckpointStore
 from lrtune.store.database import StudyDatabase
+from lrtune.tuning import reuse
+from lrtune.tuning.local import work
 from lrtune.worker import States
 from tests.cluster.fake_training import Training, node_of, processes_of, records_of, sweep, url_of
-from tests.search.fake_objective import EPOCHS, make_bench, make_config, open_store
-from tests.search.fake_training import MiniTrainer, ground_of
+from tests.tuning.fake_objective import EPOCHS, make_bench, make_config, open_store
+from tests.tuning.fake_training import MiniTrainer, ground_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -246,7 +246,7 @@ def test_checkpoints_that_are_away_for_ten_seconds(three_nodes, store, tmp_path)
 DRIVER = """
 import sys
 from tests.cluster.fake_training import Training, sweep
-from tests.search.fake_objective import open_store
+from tests.tuning.fake_objective import open_store
 from tests.cluster.fake_training import url_of
 from tests.cluster.test_faults import small
 from pathlib import Path

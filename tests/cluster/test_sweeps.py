@@ -17,13 +17,13 @@ from lrtune.core.errors import InputError, TaskError
 from lrtune.core.events import EpochEnded, RunEnded
 from lrtune.core.study import Budget
 from lrtune.decide.recommend import recommend
-from lrtune.search.cluster import connect
-from lrtune.search.local import work
 from lrtune.store.database import StudyDatabase
 from lrtune.training.batches import Images
+from lrtune.tuning.cluster import connect
+from lrtune.tuning.local import work
 from tests.cluster.fake_training import Training, node_of, processes_of, records_of, sweep, url_of
-from tests.search.fake_objective import EPOCHS, make_bench, make_config, measurement, open_store
 from tests.studies import timeless
+from tests.tuning.fake_objective import EPOCHS, make_bench, make_config, measurement, open_store
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
 
@@ -310,5 +310,5 @@ def test_a_python_task_goes_to_the_workers_with_all_that_it_holds(three_nodes, h
         budget=2, epochs=2, num_seeds=1, num_confirmed=1, quiet=True,
         engine=lrtune.Ray(address=three_nodes.address, cpus_per_trial=0.5),
     )  # fmt: skip
-    assert {record.run.kind for record in result.state.records} == {"baseline", "search", "confirm"}
+    assert {record.run.kind for record in result.state.records} == {"baseline", "full", "confirm"}
     assert "3 nodes: 3 x 1 CPU" in result.state.config.environment["Cluster"]

@@ -19,7 +19,7 @@ from lrtune.core.recipe import (
     Plateau,
     Polynomial,
     Recipe,
-    Step,
+    StepDecay,
     decay_from_dict,
     default_recipe,
     describe_decay,
@@ -28,7 +28,7 @@ from lrtune.core.recipe import (
 # decay, what people read of it
 EVERY_DECAY = [
     (Constant(), "constant"),
-    (Step(every_epochs=2.5, factor=0.2), "step(every_epochs=2.5, factor=0.2)"),
+    (StepDecay(every_epochs=2.5, factor=0.2), "step(every_epochs=2.5, factor=0.2)"),
     (
         MultiStep(milestones_epochs=(3, 5.5), factor=0.3),
         "multistep(milestones_epochs=[3, 5.5], factor=0.3)",
@@ -136,9 +136,9 @@ RULES = [
     ),
     ({"nesterov": "maybe"}, "`nesterov` must be true or false, but got 'maybe'."),
     ({"weight_decay": -1e-4}, "`0 <= weight_decay` must hold, but got -0.0001."),
-    ({"decay": Step(every_epochs=0)}, "`0 < every_epochs` must hold, but got 0."),
-    ({"decay": Step(every_epochs=1, factor=0)}, "`0 < factor < 1` must hold, but got 0."),
-    ({"decay": Step(every_epochs=1, factor=1)}, "`0 < factor < 1` must hold, but got 1."),
+    ({"decay": StepDecay(every_epochs=0)}, "`0 < every_epochs` must hold, but got 0."),
+    ({"decay": StepDecay(every_epochs=1, factor=0)}, "`0 < factor < 1` must hold, but got 0."),
+    ({"decay": StepDecay(every_epochs=1, factor=1)}, "`0 < factor < 1` must hold, but got 1."),
     (
         {"decay": MultiStep(milestones_epochs=(1,), factor=1)},
         "`0 < factor < 1` must hold, but got 1.",
@@ -228,8 +228,8 @@ def test_a_decay_is_more_than_its_name():
 
 NUMBERS = ["peak_lr", "warmup_epochs", "final_frac", "momentum", "weight_decay"]
 DECAY_NUMBERS = [
-    (Step, {"every_epochs": 1.0}, "every_epochs"),
-    (Step, {"every_epochs": 1.0}, "factor"),
+    (StepDecay, {"every_epochs": 1.0}, "every_epochs"),
+    (StepDecay, {"every_epochs": 1.0}, "factor"),
     (MultiStep, {"milestones_epochs": (1.0,)}, "factor"),
     (Polynomial, {}, "power"),
     (Exponential, {}, "end_frac"),

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lrtune.core.errors import InputError
+from lrtune.core.run import RunRecord
 from lrtune.core.study import Budget, Rung, StudyState, TrainSettings
-from lrtune.core.trial import RunRecord
 from tests.studies import config_of, measurement, record, state_of
 
 # what people write, amount, unit, how it is written back
@@ -209,7 +209,7 @@ def test_spent():
     assert state.spent("trials") == 4  # whatever came of them; only those of the search
     assert state.spent("epochs") == state.epochs_trained == 14
     assert state.spent("runs") == 14 / 4
-    assert [r.run.trial for r in state.of_kind("search")] == [0, 1, 2, 3]
+    assert [r.run.trial for r in state.of_kind("full")] == [0, 1, 2, 3]
 
 
 def test_a_trial_of_several_runs_is_one_trial():

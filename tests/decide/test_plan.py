@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrtune.core.recipe import Recipe
+from lrtune.core.run import Run, RunRecord
 from lrtune.core.study import Budget, Rung, StudyState
-from lrtune.core.trial import Run, RunRecord
 from lrtune.decide.plan import MAX_DIVERGED, MAX_FAILURES, Done, Wait, next_run, outcome
 from lrtune.decide.race import fresh_seeds
 from lrtune.decide.trials import best_first, trials_of
@@ -77,7 +77,7 @@ def study(budget, *, jobs=1, kill_share=0.0, early_end_share=0.0, rng=None, **co
                     assert all(
                         r.state != "running"
                         for r in state.records
-                        if r.run.kind in ("rung", "search")
+                        if r.run.kind in ("rung", "full")
                     )
                 state = replace(
                     state, records=(*state.records, RunRecord(run=step, state="running"))
@@ -124,7 +124,7 @@ def test_the_order_of_a_study():
         *("trial-0003-confirm-0", "trial-0003-confirm-1", "trial-0003-confirm-2"),  # 0.15
     ]
     assert [r.run.seed for r in state.of_kind("baseline")] == [1, 2, 3]
-    assert [r.run.seed for r in state.of_kind("search")] == [0] * 5
+    assert [r.run.seed for r in state.of_kind("full")] == [0] * 5
     assert [r.run.seed for r in state.of_kind("confirm")] == [1, 2, 3] * 2
     assert {r.run.trial for r in state.of_kind("baseline")} == {-1}
     assert all(r.run.horizon_epochs == 4 for r in state.records)
@@ -174,7 +174,7 @@ def test_a_space_in_which_everything_was_tried_ends_the_search(tried, goes_on):
         for i, letter in enumerate(tried)
     )
     step = next_run(baseline_done(*trials, budget=Budget(1000, "epochs")), ask)
-    assert step.kind == ("search" if goes_on else "confirm")
+    assert step.kind == ("full" if goes_on else "confirm")
 
 
 def test_fresh_seeds_are_none_of_the_search():
@@ -196,7 +196,7 @@ def test_a_duplicate_is_confirmed_once_and_the_baseline_not_again():
     state, _ = study("17", num_confirmed=20)
     confirmed = Counter(r.run.recipe for r in state.of_kind("confirm"))
     assert confirmed == {Recipe(peak_lr=0.05 * i): 3 for i in range(1, 8)}
-    assert BASELINE in {r.run.recipe for r in state.of_kind("search")}
+    assert BASELINE in {r.run.recipe for r in state.of_kind("full")}
     # of two trials of the same recipe and the same Top-1, the first stands for both
     assert {r.run.trial for r in state.of_kind("confirm")} == set(range(1, 8))
 
@@ -302,9 +302,9 @@ def test_of_a_budget_of_time_as_many_runs_begin_side_by_side_as_there_is_time_fo
 
 def test_a_third_of_the_budget_is_kept_for_the_confirmation():
     state, _ = study("24runs")
-    assert Counter(r.run.kind for r in state.records) == {"baseline": 3, "search": 13, "confirm": 8}
+    assert Counter(r.run.kind for r in state.records) == {"baseline": 3, "full": 13, "confirm": 8}
     state, _ = study("60runs")  # more than nine runs are not needed
-    assert Counter(r.run.kind for r in state.records) == {"baseline": 3, "search": 48, "confirm": 9}
+    assert Counter(r.run.kind for r in state.records) == {"baseline": 3, "full": 48, "confirm": 9}
 
 
 # 12 epochs for the baseline, 4 for the run that is being trained, 4 for the next, and what is kept
@@ -342,9 +342,9 @@ def test_a_study_that_was_killed_ends_as_an_unbroken_one(budget, rungs, kill, rn
 def test_side_by_side_every_trial_is_trained_once(jobs, early, kill, rng):
     state, started = study("12", jobs=jobs, early_end_share=early, kill_share=kill, rng=rng)
     assert len(started) == len(set(started)) == len(state.records)
-    assert [r.run.id for r in state.of_kind("search")] == [f"trial-{i:04d}" for i in range(12)]
+    assert [r.run.id for r in state.of_kind("full")] == [f"trial-{i:04d}" for i in range(12)]
     assert kinds(state, started) == sorted(
-        kinds(state, started), key=["baseline", "search", "confirm"].index
+        kinds(state, started), key=["baseline", "full", "confirm"].index
     )
     assert all(r.state != "running" for r in state.records)
 
@@ -478,7 +478,7 @@ def test_a_study_in_which_everything_has_diverged_waits_for_the_runs_that_are_le
     )
 
 
-@pytest.mark.parametrize("kind", ["baseline", "search", "confirm"])
+@pytest.mark.parametrize("kind", ["baseline", "full", "confirm"])
 def test_an_orphan_goes_first_whatever_it_is(kind):
     orphan = record([50], kind, trial=0, seed=1, state="running", orphaned=True)
     for others in ([], [record([], trial=i, state="failed") for i in (5, 6, 7)]):

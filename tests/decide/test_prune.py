@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from lrtune.core.recipe import Cosine, Linear, Recipe
+from lrtune.core.run import GO_ON, PruneDecision
 from lrtune.core.study import PrunerName, Rung, TrainSettings
-from lrtune.core.trial import GO_ON, PruneDecision
 from lrtune.decide.prune import PRUNERS, never, prune
 from lrtune.decide.prune.hopeless import hopeless
 from lrtune.decide.prune.median import median_rule
@@ -19,7 +19,7 @@ NAN = math.nan
 
 
 def curve(
-    top1s, *, trial=99, kind="search", warmup=0.0, decay=None, state="running", steps_per_epoch=100, **others
+    top1s, *, trial=99, kind="full", warmup=0.0, decay=None, state="running", steps_per_epoch=100, **others
 ):  # fmt: skip
     """A run of eight epochs that has got so far."""
     recipe = Recipe(warmup_epochs=warmup, decay=decay or Cosine())

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from lrtune.core.recipe import NamedRecipe, Recipe
+from lrtune.core.run import RunRecord
 from lrtune.core.study import Budget
-from lrtune.core.trial import RunRecord
 from lrtune.decide.plan import Done, next_run, outcome
 from lrtune.decide.race import entrants, fresh_seeds, runs_of_race, standings, still_open
 from tests.studies import BASELINE, config_of, measurement, record, state_of
@@ -79,7 +79,7 @@ def test_one_that_diverged_is_out():
 def test_a_round_begins_when_the_one_before_is_over():
     state = study(noisy({-1: 80, 2: 80, 1: 80}))
     third = [r for r in state.records if r.run.kind in ("baseline", "confirm") and r.run.seed == 3]
-    rest = tuple(r for r in state.records if r.run.kind == "search" or r.run.seed < 3)
+    rest = tuple(r for r in state.records if r.run.kind == "full" or r.run.seed < 3)
     assert [run.id for run in runs_of_race(replace(state, records=rest))][-3:] == [
         r.run.id for r in third
     ]
@@ -92,7 +92,7 @@ def test_a_round_begins_when_the_one_before_is_over():
 def test_a_round_waits_for_the_baseline_too():
     """Of a comparison the baseline may still be at work when all others have ended."""
     state = study(noisy({-1: 80, 2: 80, 1: 80}))
-    rest = tuple(r for r in state.records if r.run.kind == "search" or r.run.seed < 3)
+    rest = tuple(r for r in state.records if r.run.kind == "full" or r.run.seed < 3)
     under_way = tuple(replace(r, state="running") if r.run.id == "baseline-1" else r for r in rest)
     assert max(run.seed for run in runs_of_race(replace(state, records=rest))) == 3
     assert max(run.seed for run in runs_of_race(replace(state, records=under_way))) == 2
@@ -102,7 +102,7 @@ def test_a_round_is_decided_by_the_seeds_before_it():
     """Half of a round changes nothing of who runs in it."""
     state = study(noisy({-1: 80, 2: 80, 1: 80}))
     ids = [run.id for run in runs_of_race(state)]
-    for num in range(len(state.of_kind("search")), len(state.records)):
+    for num in range(len(state.of_kind("full")), len(state.records)):
         shown = [run.id for run in runs_of_race(replace(state, records=state.records[:num]))]
         assert shown == ids[: len(shown)]
     assert shown == ids

@@ -33,7 +33,7 @@ def trials(*finals):
 
 def finished_study(*records, **changes):
     """A study of as many trials as there are, which confirms one of them."""
-    num_trials = sum(r.run.kind == "search" for r in records)
+    num_trials = sum(r.run.kind == "full" for r in records)
     return state_of(
         *records, **{"budget": Budget(num_trials, "trials"), "num_confirmed": 1} | changes
     )

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from lrtune.core.errors import InputError
 from lrtune.core.recipe import Cosine, Recipe
+from lrtune.core.run import RunRecord
 from lrtune.core.study import Rung, StudyState
-from lrtune.core.trial import RunRecord
 from lrtune.decide.rungs import (
     REGARDLESS_EVERY,
     automatic_rungs,
@@ -270,11 +270,11 @@ RUNS = [
     ("c1,c3,9", "fair", 7, 0, ("trial-0007-rung-c1", "rung", 1, 1)),
     ("c1,c3,9", "fair", 7, 1, ("trial-0007-rung-c3", "rung", 3, 3)),
     ("c1,c3,9", "fair", 7, 2, ("trial-0007-rung-9", "rung", 27, 9)),
-    ("c1,c3,9", "fair", 7, 3, ("trial-0007", "search", 27, 27)),
+    ("c1,c3,9", "fair", 7, 3, ("trial-0007", "full", 27, 27)),
     ("1,3", "hyperband", 6, 0, ("trial-0006-rung-1", "rung", 27, 1)),
     ("1,3", "hyperband", 7, 0, ("trial-0007-rung-3", "rung", 27, 3)),
-    ("1,3", "hyperband", 7, 1, ("trial-0007", "search", 27, 27)),
-    ("1,3", "hyperband", 8, 0, ("trial-0008", "search", 27, 27)),
+    ("1,3", "hyperband", 7, 1, ("trial-0007", "full", 27, 27)),
+    ("1,3", "hyperband", 8, 0, ("trial-0008", "full", 27, 27)),
 ]
 
 

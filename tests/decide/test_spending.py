@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrtune.core.recipe import WSD, Constant, Cosine, Plateau, Recipe, Step
+from lrtune.core.recipe import WSD, Constant, Cosine, Plateau, Recipe, StepDecay
 from lrtune.core.study import Budget, Rung
 from lrtune.decide.spending import Spending, spending_of
-from tests.search.fake_training import MiniStates, MiniTrainer, search
 from tests.studies import config_of, record, state_of
+from tests.tuning.fake_training import MiniStates, MiniTrainer, search
 
 RUNGS = Rung.parse("c1,2")
 """Below four epochs."""
@@ -80,7 +80,7 @@ DECAYS = [
     Constant(),
     Cosine(),
     WSD(cooldown_frac=0.5),
-    Step(every_epochs=3),
+    StepDecay(every_epochs=3),
     Plateau(patience_epochs=0),
 ]
 
@@ -109,7 +109,7 @@ def test_what_was_asked_for_is_trained_reused_or_avoided(rungs, pruner, num_tria
             states.drop(key)
         keys = {(r.run.id, m.epoch): m.prefix for r in state.records for m in r.measurements}
         owners = {
-            r.run.id: r.run.trial if r.run.kind in ("rung", "search") else r.run.id
+            r.run.id: r.run.trial if r.run.kind in ("rung", "full") else r.run.id
             for r in state.records
         }
         first = {}  # who trained the epochs of each key

@@ -11,17 +11,17 @@ from lrtune.core.recipe import (
     Plateau,
     Polynomial,
     Recipe,
-    Step,
+    StepDecay,
 )
 from lrtune.core.study import TrainSettings
-from lrtune.report.export import Export, Target, export
+from lrtune.reporting.export import Export, Target, export
 from lrtune.schedules import build_schedule
 
 EPOCHS, STEPS_PER_EPOCH, PEAK_LR = 8, 5, 0.03
 DECAYS = [
     Constant(),
-    Step(every_epochs=3, factor=0.3),
-    Step(every_epochs=0.7),
+    StepDecay(every_epochs=3, factor=0.3),
+    StepDecay(every_epochs=0.7),
     MultiStep(milestones_epochs=(1, 4, 6.5)),
     MultiStep(milestones_epochs=(3, 6)),
     Cosine(),

@@ -13,7 +13,7 @@ from lrtune.core.recipe import (
     Linear,
     Polynomial,
     Recipe,
-    Step,
+    StepDecay,
 )
 from tests.peers.cases import (
     DECAYS,
@@ -107,7 +107,7 @@ def test_other_optimizers_are_refused(optimizer):
         (Linear(), "schedules.PolynomialDecay("),
         (Polynomial(), "schedules.PolynomialDecay("),
         (Exponential(), "schedules.ExponentialDecay("),
-        (Step(every_epochs=3), "class Schedule("),
+        (StepDecay(every_epochs=3), "class Schedule("),
     ],
 )
 def test_kerass_own_schedule_where_it_is_the_same(decay, built_in):

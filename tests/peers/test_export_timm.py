@@ -6,7 +6,16 @@ import shlex
 import pytest
 import torch
 
-from lrtune.core.recipe import WSD, Constant, Cosine, Linear, MultiStep, Polynomial, Recipe, Step
+from lrtune.core.recipe import (
+    WSD,
+    Constant,
+    Cosine,
+    Linear,
+    MultiStep,
+    Polynomial,
+    Recipe,
+    StepDecay,
+)
 from tests.peers.cases import (
     DECAYS,
     FINAL_FRACS,
@@ -136,10 +145,10 @@ def test_command_line_deviates_as_the_export_says(decay, warmup_epochs, final_fr
         (Recipe(decay=Linear(), final_frac=0.1), 0),
         (Recipe(decay=Polynomial(), final_frac=0.1), 0),
         (Recipe(decay=Constant(), final_frac=0.1), 0),
-        (Recipe(decay=Step(every_epochs=3)), 0),
+        (Recipe(decay=StepDecay(every_epochs=3)), 0),
         (Recipe(decay=WSD(cooldown_frac=0.25), final_frac=0.1), 0),
         (Recipe(decay=Cosine(), warmup_epochs=1), 1 / 5 - 1 / 25),
-        (Recipe(decay=Step(every_epochs=3), warmup_epochs=1), 1 / 5 - 1 / 25),
+        (Recipe(decay=StepDecay(every_epochs=3), warmup_epochs=1), 1 / 5 - 1 / 25),
         (Recipe(decay=MultiStep(milestones_epochs=(3, 6))), 0.9),
     ],
 )

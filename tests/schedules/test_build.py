@@ -18,7 +18,7 @@ from lrtune.core.recipe import (
     Plateau,
     Polynomial,
     Recipe,
-    Step,
+    StepDecay,
 )
 from lrtune.schedules import build_schedule
 
@@ -52,14 +52,14 @@ STEP_CONVENTION = [
     (WSD(cooldown_frac=1), 1, 0, [1 / 2, 1, 1, 1 / 2, 1 - 0.5**0.5, 1 - 0.75**0.5]),
     (HoldPower(hold_frac=0.5, power=2), 1, 0, [1 / 2, 1, 1, 1, 1, 1 / 4]),
     (HoldPower(hold_frac=0, power=1), 1, 0, [1 / 2, 1, 1, 3 / 4, 2 / 4, 1 / 4]),
-    (Step(every_epochs=1), 0, 0, [1, 1, 0.1, 0.1, 0.01, 0.01]),
-    (Step(every_epochs=1), 0, 0.1, [1, 1, 0.19, 0.19, 0.109, 0.109]),
-    (Step(every_epochs=0.5, factor=0.5), 0, 0, [1, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32]),
-    (Step(every_epochs=1), 0.5, 0, [1, 1, 0.1, 0.1, 0.01, 0.01]),
-    (Step(every_epochs=1), 1, 0, [1 / 2, 1, 0.1, 0.1, 0.01, 0.01]),
-    (Step(every_epochs=1), 2, 0, [1 / 4, 2 / 4, 3 / 4, 1, 0.01, 0.01]),
-    (Step(every_epochs=3), 0, 0, [1, 1, 1, 1, 1, 1]),
-    (Step(every_epochs=100), 0, 0, [1, 1, 1, 1, 1, 1]),
+    (StepDecay(every_epochs=1), 0, 0, [1, 1, 0.1, 0.1, 0.01, 0.01]),
+    (StepDecay(every_epochs=1), 0, 0.1, [1, 1, 0.19, 0.19, 0.109, 0.109]),
+    (StepDecay(every_epochs=0.5, factor=0.5), 0, 0, [1, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32]),
+    (StepDecay(every_epochs=1), 0.5, 0, [1, 1, 0.1, 0.1, 0.01, 0.01]),
+    (StepDecay(every_epochs=1), 1, 0, [1 / 2, 1, 0.1, 0.1, 0.01, 0.01]),
+    (StepDecay(every_epochs=1), 2, 0, [1 / 4, 2 / 4, 3 / 4, 1, 0.01, 0.01]),
+    (StepDecay(every_epochs=3), 0, 0, [1, 1, 1, 1, 1, 1]),
+    (StepDecay(every_epochs=100), 0, 0, [1, 1, 1, 1, 1, 1]),
     (MultiStep(milestones_epochs=(1.5, 2.5)), 1, 0, [1 / 2, 1, 1, 0.1, 0.1, 0.01]),
     (MultiStep(milestones_epochs=(0.5, 1, 2)), 1, 0, [1 / 2, 1, 0.01, 0.01, 0.001, 0.001]),
     (MultiStep(milestones_epochs=(2, 3, 90)), 0, 0, [1, 1, 1, 1, 0.1, 0.1]),
@@ -125,13 +125,13 @@ REFUSED = [
         ["`warmup_epochs < epochs` must hold", "warmup_epochs=7, epochs=5 (70 of 50 steps)"],
     ),
     (
-        recipe(Step(every_epochs=0.09)),
+        recipe(StepDecay(every_epochs=0.09)),
         5,
         10,
         ["`every_epochs` must be at least one optimizer step", "every_epochs=0.09."],
     ),
     (
-        recipe(Step(every_epochs=0.09), 6),
+        recipe(StepDecay(every_epochs=0.09), 6),
         5,
         10,
         ["`warmup_epochs < epochs`", "`every_epochs` must be at least"],
@@ -158,7 +158,7 @@ def test_what_cannot_be_is_refused_with_every_rule_it_breaks(
 def test_a_period_of_exactly_one_step_is_possible():
     # 1 / 49 * 49 < 1 in floating point.
     schedule = build_schedule(
-        recipe(Step(every_epochs=1 / 49, factor=0.5)), epochs=1, steps_per_epoch=49
+        recipe(StepDecay(every_epochs=1 / 49, factor=0.5)), epochs=1, steps_per_epoch=49
     )
     assert values(schedule) == [0.5**t for t in range(49)]
 
@@ -234,7 +234,7 @@ class TestPlateau:
         assert before == self.after([1])
 
 
-@pytest.mark.parametrize("decay", [Constant(), Step(every_epochs=1), Cosine(), WSD()])
+@pytest.mark.parametrize("decay", [Constant(), StepDecay(every_epochs=1), Cosine(), WSD()])
 def test_an_open_loop_schedule_observes_nothing(decay):
     schedule = build_schedule(recipe(decay), epochs=3, steps_per_epoch=2)
     assert schedule.observe(val_loss=math.nan, top1=0.0) is schedule

@@ -18,7 +18,7 @@ from lrtune.core.recipe import (
     Plateau,
     Polynomial,
     Recipe,
-    Step,
+    StepDecay,
 )
 from lrtune.schedules import build_schedule
 from lrtune.schedules.compress import compress, schedule_of
@@ -37,7 +37,7 @@ def recipes(draw, epochs):
         Constant(), Cosine(), Linear(), WSD(cooldown_frac=draw(st.floats(0.01, 1))),
         Polynomial(power=draw(st.floats(0.5, 3))), Exponential(end_frac=draw(st.floats(1e-3, 1))),
         HoldPower(hold_frac=draw(st.floats(0, 0.9)), power=draw(st.floats(0.5, 3))),
-        Step(every_epochs=epochs * draw(st.floats(0.125, 1.2)), factor=draw(FACTORS)),
+        StepDecay(every_epochs=epochs * draw(st.floats(0.125, 1.2)), factor=draw(FACTORS)),
         MultiStep(milestones_epochs=tuple(epochs * share for share in milestones), factor=draw(FACTORS)),
     ]  # fmt: skip
     return Recipe(
@@ -91,9 +91,9 @@ WRITTEN_OUT = [
     ),  # a third of a step
     (Recipe(decay=Linear(), warmup_epochs=3, final_frac=0.2), [1 / 2, 1, 1, 0.8, 0.6, 0.4]),
     (Recipe(decay=WSD(cooldown_frac=0.5)), [1, 1, 1, 1, 1 - (1 / 3) ** 0.5, 1 - (2 / 3) ** 0.5]),
-    (Recipe(decay=Step(every_epochs=3)), [1, 1, 0.1, 0.1, 0.01, 0.01]),
+    (Recipe(decay=StepDecay(every_epochs=3)), [1, 1, 0.1, 0.1, 0.01, 0.01]),
     (
-        Recipe(decay=Step(every_epochs=1, factor=0.5)),
+        Recipe(decay=StepDecay(every_epochs=1, factor=0.5)),
         [1, 1 / 4, 1 / 8, 1 / 32, 1 / 64, 1 / 256],
     ),  # to the nearest step
     (Recipe(decay=MultiStep(milestones_epochs=(6.0, 7.5))), [1, 1, 1, 1, 0.1, 0.01]),
@@ -168,7 +168,7 @@ def test_a_run_that_stops_early_has_the_schedule_of_the_full_one():
             r"`warmup_epochs < epochs` must hold, but got warmup_epochs=27, epochs=27",
         ),
         (
-            Recipe(decay=Step(every_epochs=0.01)),
+            Recipe(decay=StepDecay(every_epochs=0.01)),
             r"`every_epochs` must be at least one optimizer step",
         ),
     ],
@@ -191,6 +191,6 @@ def check_usable(recipe, epochs, to_epochs, steps_per_epoch):
     assert all(0 <= schedule(step) <= 1 for step in range(schedule.total_steps))
 
 
-@pytest.mark.parametrize("decay", [Step(every_epochs=9), MultiStep(milestones_epochs=(26.5,))])
+@pytest.mark.parametrize("decay", [StepDecay(every_epochs=9), MultiStep(milestones_epochs=(26.5,))])
 def test_also_where_the_warmup_leaves_it_no_step(decay):
     check_usable(Recipe(warmup_epochs=26, decay=decay), 27, 1, steps_per_epoch=1)

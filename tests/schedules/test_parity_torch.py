@@ -17,7 +17,7 @@ from lrtune.core.recipe import (
     Plateau,
     Polynomial,
     Recipe,
-    Step,
+    StepDecay,
 )
 from lrtune.schedules import build_schedule
 from lrtune.schedules.plateau import observe, start
@@ -95,7 +95,7 @@ def test_warmup_and_then_a_decay(decay, final_frac, torch_decay, warmup_steps):
 
 STAIRCASES = [
     pytest.param(
-        Step(every_epochs=2, factor=0.3),
+        StepDecay(every_epochs=2, factor=0.3),
         lambda o: lrs.StepLR(o, 2 * STEPS_PER_EPOCH, 0.3),
         id="StepLR",
     ),

@@ -18,7 +18,7 @@ from lrtune.core.recipe import (
     Plateau,
     Polynomial,
     Recipe,
-    Step,
+    StepDecay,
 )
 from lrtune.schedules import Schedule, build_schedule
 
@@ -31,7 +31,7 @@ MILESTONES = st.lists(st.floats(0.01, 15), min_size=1, max_size=4, unique=True).
 
 OPEN_LOOP = st.one_of(
     st.builds(Constant),
-    st.builds(Step, every_epochs=st.floats(1, 15), factor=FACTORS),
+    st.builds(StepDecay, every_epochs=st.floats(1, 15), factor=FACTORS),
     st.builds(MultiStep, milestones_epochs=MILESTONES, factor=FACTORS),
     st.builds(Cosine),
     st.builds(Linear),
@@ -136,7 +136,7 @@ def test_hold_power_contains_linear_polynomial_and_constant(schedule, power):
 @given(schedules(), st.floats(1, 15), FACTORS)
 def test_step_is_multistep_at_regular_milestones(schedule, every_epochs, factor):
     milestones = tuple(n * every_epochs for n in range(1, 16))
-    assert with_decay(schedule, Step(every_epochs=every_epochs, factor=factor)) == with_decay(
+    assert with_decay(schedule, StepDecay(every_epochs=every_epochs, factor=factor)) == with_decay(
         schedule, MultiStep(milestones_epochs=milestones, factor=factor)
     )
 

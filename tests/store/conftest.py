@@ -3,8 +3,8 @@
 import pytest
 
 from lrtune.core.recipe import Plateau, Recipe
+from lrtune.core.run import Measurement, Run
 from lrtune.core.study import StudyConfig
-from lrtune.core.trial import Measurement, Run
 from lrtune.store.database import StudyDatabase
 
 
@@ -25,7 +25,7 @@ def make_config():
 def make_run():
     def make(run_id="trial-0000", **changes):
         values = {
-            "id": run_id, "kind": "search", "trial": 0, "recipe": Recipe(decay=Plateau(patience_epochs=2)),
+            "id": run_id, "kind": "full", "trial": 0, "recipe": Recipe(decay=Plateau(patience_epochs=2)),
             "recipe_epochs": 4, "horizon_epochs": 4, "stop_epochs": 4, "seed": 0,
         }  # fmt: skip
         return Run(**values | changes)

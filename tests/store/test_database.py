@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lrtune.core.errors import InputError, StoreError
-from lrtune.core.recipe import DECAYS, MultiStep, Plateau, Recipe, Step
+from lrtune.core.recipe import DECAYS, MultiStep, Plateau, Recipe, StepDecay
+from lrtune.core.run import Measurement
 from lrtune.core.space import Interval
 from lrtune.core.study import Budget, RangeCurve, RangeResult, Rung, StudyConfig, TrainSettings
-from lrtune.core.trial import Measurement
 from lrtune.store import database as database_module
 from lrtune.store.database import StudyDatabase, shown
 from lrtune.store.encoding import config_from_json, config_to_json
@@ -31,7 +31,7 @@ CLAIM = """
 import sys, time
 from pathlib import Path
 from lrtune.core.recipe import Recipe
-from lrtune.core.trial import Run
+from lrtune.core.run import Run
 from lrtune.store.database import StudyDatabase
 from lrtune.store.workers import this_worker
 
@@ -42,7 +42,7 @@ while not go.exists():
     pass
 for i in range(num_runs):
     epochs = {"recipe_epochs": 4, "horizon_epochs": 4, "stop_epochs": 4}
-    run = Run(id=f"trial-{i:04d}", kind="search", trial=i, recipe=Recipe(), seed=0, **epochs)
+    run = Run(id=f"trial-{i:04d}", kind="full", trial=i, recipe=Recipe(), seed=0, **epochs)
     if store.claim(run, this_worker()):
         print(run.id)
 """
@@ -128,7 +128,7 @@ def test_range_tests_come_back_equal_and_the_first_ones_stay(store):
 
 @pytest.mark.parametrize("decay", DECAYS.values(), ids=DECAYS.keys())
 def test_a_run_comes_back_equal(store, make_run, decay):
-    needed = {Step: {"every_epochs": 1.5}, MultiStep: {"milestones_epochs": (1.0, 2.5)}}.get(
+    needed = {StepDecay: {"every_epochs": 1.5}, MultiStep: {"milestones_epochs": (1.0, 2.5)}}.get(
         decay, {}
     )
     recipe = Recipe(

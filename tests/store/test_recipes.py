@@ -6,7 +6,7 @@ import pytest
 
 import lrtune
 from lrtune.core.errors import InputError
-from lrtune.core.recipe import OPTIMIZERS, Constant, Cosine, Published, Recipe, Step
+from lrtune.core.recipe import OPTIMIZERS, Constant, Cosine, Published, Recipe, StepDecay
 from lrtune.schedules import build_schedule
 from lrtune.store.recipes import ORDER, describe_recipe, read_recipe, recipe_names
 
@@ -46,9 +46,9 @@ def test_what_was_published_is_quoted(name):
 
 def test_lengths_are_scaled_to_the_run():
     assert read_recipe("sgd-step", 90).recipe == Recipe(
-        peak_lr=0.1, nesterov=False, weight_decay=1e-4, decay=Step(every_epochs=30, factor=0.1)
+        peak_lr=0.1, nesterov=False, weight_decay=1e-4, decay=StepDecay(every_epochs=30, factor=0.1)
     )
-    assert read_recipe("sgd-step", 12).recipe.decay == Step(every_epochs=4, factor=0.1)
+    assert read_recipe("sgd-step", 12).recipe.decay == StepDecay(every_epochs=4, factor=0.1)
     assert read_recipe("adamw-cosine", 18).recipe.warmup_epochs == 1
 
 

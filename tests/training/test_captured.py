@@ -18,7 +18,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from lrtune.core.errors import TaskError
-from lrtune.core.recipe import Constant, Cosine, Recipe, Step, default_recipe
+from lrtune.core.recipe import Constant, Cosine, Recipe, StepDecay, default_recipe
 from lrtune.core.study import TrainSettings
 from lrtune.training.captured import CapturedLane
 from lrtune.training.lanes import EagerLane
@@ -140,7 +140,7 @@ def test_a_captured_lane_trains_what_an_eager_one_trains(
 @pytest.mark.parametrize("optimizer", CAPTURABLE)
 def test_a_run_goes_on_from_a_state_on_either_lane(trainers_of, identical, optimizer):
     captured, eager = trainers_of()
-    run = full_run(replace(default_recipe(optimizer), decay=Step(every_epochs=2)), 4)
+    run = full_run(replace(default_recipe(optimizer), decay=StepDecay(every_epochs=2)), 4)
     measurements, states = train(eager, run)
     train(captured, full_run(default_recipe(optimizer), 1, seed=9))  # another run was there before
     for trainer, other in ((captured, eager), (eager, captured)):

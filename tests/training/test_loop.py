@@ -27,7 +27,7 @@ from lrtune.core.recipe import (
     Plateau,
     Polynomial,
     Recipe,
-    Step,
+    StepDecay,
     default_recipe,
 )
 from lrtune.core.study import TrainSettings
@@ -42,7 +42,7 @@ NEVER_BETTER = Plateau(
     patience_epochs=0, factor=0.5, monitor="top1", threshold=1000, threshold_mode="abs"
 )
 ALL_DECAYS = [
-    Constant(), Step(every_epochs=1.5), MultiStep(milestones_epochs=(1.0, 2.2)), Cosine(), Linear(), Polynomial(),
+    Constant(), StepDecay(every_epochs=1.5), MultiStep(milestones_epochs=(1.0, 2.2)), Cosine(), Linear(), Polynomial(),
     Exponential(), WSD(), HoldPower(), NEVER_BETTER,
 ]  # fmt: skip
 
@@ -182,7 +182,7 @@ WRITTEN_OUT = [
     (Recipe(peak_lr=0.6, decay=Linear()), [0.6, 0.5, 0.4, 0.3, 0.2, 0.1]),
     (Recipe(peak_lr=0.6, warmup_epochs=1, decay=Linear()), [0.2, 0.4, 0.6, 0.6, 0.4, 0.2]),
     (Recipe(peak_lr=0.6, warmup_epochs=1, decay=Constant()), [0.2, 0.4, 0.6, 0.6, 0.6, 0.6]),
-    (Recipe(peak_lr=0.6, decay=Step(every_epochs=1)), [0.6, 0.6, 0.6, 0.06, 0.06, 0.06]),
+    (Recipe(peak_lr=0.6, decay=StepDecay(every_epochs=1)), [0.6, 0.6, 0.6, 0.06, 0.06, 0.06]),
     (Recipe(peak_lr=0.6, decay=NEVER_BETTER), [0.6] * 6 + [0.3] * 3 + [0.15] * 3),
     (
         Recipe(peak_lr=0.6, warmup_epochs=2, decay=NEVER_BETTER),

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from lrtune.core.recipe import OPTIMIZERS, WSD, Constant, Cosine, Plateau, Step, default_recipe
+from lrtune.core.recipe import OPTIMIZERS, WSD, Constant, Cosine, Plateau, StepDecay, default_recipe
 from lrtune.core.study import TrainSettings
-from lrtune.search import reuse
 from lrtune.training.loop import Trainer, state_from_bytes, state_to_bytes
 from lrtune.training.task import Task
+from lrtune.tuning import reuse
 from tests.studies import full_run, timeless
 
 EPOCHS = 6
@@ -131,7 +131,7 @@ def compressed_first(optimizer):
         horizon_epochs=2,
         stop_epochs=2,
     )
-    return [short, full_run(replace(recipe, decay=Step(every_epochs=3)), EPOCHS)]
+    return [short, full_run(replace(recipe, decay=StepDecay(every_epochs=3)), EPOCHS)]
 
 
 # the runs, and of the last one the epochs that are taken over

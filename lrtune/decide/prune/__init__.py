@@ -8,8 +8,8 @@ engine, whatever the rule. What goes up from rung to rung is not decided here bu
 
 from collections.abc import Callable
 
+from lrtune.core.run import GO_ON, PruneDecision, RunRecord
 from lrtune.core.study import PrunerName, StudyState
-from lrtune.core.trial import GO_ON, PruneDecision, RunRecord
 from lrtune.decide.prune.hopeless import hopeless
 from lrtune.decide.prune.median import median_rule
 from lrtune.decide.prune.patient import patient

@@ -6,8 +6,8 @@ where, in its second half, it makes several times the errors of every good run *
 of decay* at the same epoch.
 """
 
+from lrtune.core.run import GO_ON, PruneDecision, Run, RunRecord
 from lrtune.core.study import StudyState
-from lrtune.core.trial import GO_ON, PruneDecision, Run, RunRecord
 from lrtune.decide.noise import counting_error
 from lrtune.decide.trials import warmup_epochs_of
 

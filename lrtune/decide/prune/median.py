@@ -3,8 +3,8 @@
 import math
 from statistics import median
 
+from lrtune.core.run import GO_ON, PruneDecision, RunRecord
 from lrtune.core.study import StudyState
-from lrtune.core.trial import GO_ON, PruneDecision, RunRecord
 from lrtune.decide.trials import signal_of, warmup_epochs_of
 
 MIN_PEERS = 5
@@ -17,7 +17,7 @@ def median_rule(record: RunRecord, state: StudyState) -> PruneDecision:
     Not during its warmup. NaN counts as 0.
     """
     epoch = record.epochs
-    finished = [r for r in state.of_kind("search") if r.state == "completed"]
+    finished = [r for r in state.of_kind("full") if r.state == "completed"]
     if len(finished) < MIN_PEERS or epoch <= warmup_epochs_of(record.run):
         return GO_ON
 

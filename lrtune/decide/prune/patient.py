@@ -1,7 +1,7 @@
 """Patience: no progress for so long, no hope (`optuna.pruners.PatientPruner` around no other pruner)."""
 
+from lrtune.core.run import GO_ON, PruneDecision, RunRecord
 from lrtune.core.study import StudyState
-from lrtune.core.trial import GO_ON, PruneDecision, RunRecord
 from lrtune.decide.trials import signal_of, warmup_epochs_of
 
 PATIENCE = 0.3

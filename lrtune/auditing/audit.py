@@ -1,0 +1,291 @@
+"""`audit`: the learning rates that a scheduler will give, and what is wrong with them."""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from textwrap import fill
+from typing import Any
+
+import numpy as np
+import torch
+
+from lrtune.auditing.schedulers import (
+    Meant,
+    advance,
+    base_lrs_of,
+    copies_of,
+    facts_of,
+    is_plateau,
+    lrs_of,
+    meant_lrs,
+    method_of,
+    wants_position,
+)
+from lrtune.core.errors import Problems
+from lrtune.decide.faults import Called, Finding, Pace, Stepped, Trace, find_faults
+from lrtune.decide.faults.trace import Array
+
+WIDTH = 80
+BARS = "▁▂▃▄▅▆▇█"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Audit:
+    """Which learning rates a run has, and what is wrong with them; `print` it."""
+
+    title: str
+    """What was looked at, in one line."""
+    lrs: Array = field(repr=False)
+    """LR used for each optimizer step, shape (groups, steps)."""
+    findings: tuple[Finding, ...]
+    lead: int = 0
+    """The parameter group that stands for all: the one with the highest base LR."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found."""
+        return not self.findings
+
+    def __str__(self) -> str:
+        lines = [self.title]
+        for finding in self.findings:
+            lines += ["", f"{finding.severity.upper()}: {finding.name}"]
+            lines += [_paragraph(finding.what), _paragraph(f"Fix: {finding.fix}")]
+            lines += _drawing(finding.ran, finding.meant)
+        if self.ok:
+            lines += [
+                *_drawing(self.lrs[self.lead], None),
+                "",
+                "Nothing is wrong with it, as far as can be seen.",
+            ]
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "title": self.title,
+            "lrs": self.lrs.tolist(),
+            "findings": [
+                {
+                    "name": finding.name,
+                    "severity": finding.severity,
+                    "what": finding.what,
+                    "fix": finding.fix,
+                    "ran": finding.ran.tolist(),
+                    "meant": None if finding.meant is None else finding.meant.tolist(),
+                }
+                for finding in self.findings
+            ],
+        }
+
+
+def audit(
+    optimizer: torch.optim.Optimizer,
+    scheduler: Any,
+    *,
+    steps_per_epoch: int,
+    epochs: int,
+    advanced: Pace = "step",
+    meant: Meant | None = None,
+    warmup_steps: int | None = None,
+    metric: Sequence[float] | Callable[[int], float] | None = None,
+) -> Audit:
+    """The learning rates of a run that is still to come, and what is wrong with them.
+
+    It takes copies of optimizer and scheduler through the run, without a model or data. The
+    originals stay as they are.
+
+    Args: optimizer: as the training would begin with it. scheduler: of torch or timm, or any with a
+        `step()` that writes to the optimizer. steps_per_epoch: optimizer steps; micro-batches of an
+        accumulation are not steps. epochs: length of the run. advanced: whether it is called after
+        each optimizer step or after each epoch. meant: the schedule that was meant: a recipe, its
+        schedule, or a function from the step to the multiplier. warmup_steps: calls of the
+        scheduler that its warmup was meant to take. metric: of a plateau: what it is given after
+        each call's epoch or step, as numbers or as a function of how
+            often it was called before.
+
+    Raises:
+        InputError: a length is below 1, something is missing, or the scheduler cannot be copied.
+
+    Example:
+        >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+        >>> scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=30)
+        >>> [f.name for f in audit(optimizer, scheduler, steps_per_epoch=100, epochs=30).findings]
+        ['counted-in-epochs']
+    """
+    check(
+        optimizer,
+        scheduler,
+        steps_per_epoch=steps_per_epoch,
+        epochs=epochs,
+        warmup_steps=warmup_steps,
+    )
+    problems = Problems()
+    if advanced not in ("step", "epoch"):
+        problems.append(f"`advanced` must be step or epoch, but got {advanced!r}.")
+    if is_plateau(scheduler) and metric is None:
+        problems.append(
+            f"`metric` must be given for a plateau, but got none for {type(scheduler).__name__}. "
+            "`lrtune.watch` sees it in your own loop."
+        )
+    num_calls = epochs * steps_per_epoch if advanced == "step" else epochs
+    if isinstance(metric, Sequence) and len(metric) < num_calls:
+        problems.append(
+            f"`metric` must have {num_calls} numbers, one a call, but got {len(metric)}."
+        )
+    problems.raise_any()
+
+    metric_of = metric.__getitem__ if isinstance(metric, Sequence) else metric
+    copied_optimizer, copied = copies_of(optimizer, scheduler)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, of an order that a copy cannot show
+        events = tuple(
+            _rehearsal(copied_optimizer, copied, steps_per_epoch, epochs, advanced, metric_of)
+        )
+    return judge(
+        optimizer,
+        copies_of(optimizer, scheduler),
+        events=events,
+        start_lrs=lrs_of(optimizer),
+        base_lrs=base_lrs_of(optimizer),
+        steps_per_epoch=steps_per_epoch,
+        epochs=epochs,
+        meant=meant,
+        warmup_steps=warmup_steps,
+    )
+
+
+def _rehearsal(
+    optimizer: torch.optim.Optimizer,
+    scheduler: Any,
+    steps_per_epoch: int,
+    epochs: int,
+    advanced: Pace,
+    metric_of: Callable[[int], float] | None,
+) -> Iterator[Stepped | Called]:
+    """A run without training, up to where the scheduler refuses to go on."""
+    moves = not wants_position(scheduler) or (method_of(scheduler) == "step") == (
+        advanced == "epoch"
+    )
+    num_calls = 0
+    for step in range(epochs * steps_per_epoch):
+        lrs = lrs_of(optimizer)
+        yield Stepped(lrs)
+        if not moves or (advanced == "epoch" and (step + 1) % steps_per_epoch):
+            continue
+        metric = metric_of(num_calls) if metric_of is not None and is_plateau(scheduler) else None
+        num_calls += 1
+        try:
+            advance(scheduler, num_calls, metric)
+            after = lrs_of(optimizer)
+        except Exception:
+            return
+        yield Called(lrs, after, metric=metric)
+
+
+def judge(
+    optimizer: torch.optim.Optimizer,
+    copies: tuple[torch.optim.Optimizer, Any] | None,
+    *,
+    events: tuple[Stepped | Called, ...],
+    start_lrs: tuple[float, ...],
+    base_lrs: tuple[float, ...],
+    steps_per_epoch: int | None,
+    epochs: int | None,
+    meant: Meant | None,
+    warmup_steps: int | None,
+) -> Audit:
+    """What the events come to.
+
+    Args: optimizer: for its name. copies: optimizer and scheduler as they were before the first
+        event; `None`: no scheduler was shown. events: at least one optimizer step. start_lrs: LR of
+        each parameter group before the first event. base_lrs: LR of each parameter group before any
+        schedule. steps_per_epoch: optimizer steps, where known. epochs: length of the run, where
+        known. meant: the schedule that was meant. warmup_steps: calls of the scheduler that its
+        warmup was meant to take.
+    """
+    lead = int(np.argmax(base_lrs))
+    num_steps = sum(isinstance(event, Stepped) for event in events)
+    total_steps = epochs * steps_per_epoch if epochs and steps_per_epoch else num_steps
+    trace = Trace(
+        events=events,
+        start_lrs=start_lrs,
+        base_lrs=base_lrs,
+        scheduler=facts_of(*copies, lead=lead, total_steps=total_steps) if copies else None,
+        steps_per_epoch=steps_per_epoch,
+        epochs=epochs,
+        warmup_steps=warmup_steps,
+        meant=None
+        if meant is None
+        else meant_lrs(meant, base_lrs[lead], epochs=epochs, steps_per_epoch=steps_per_epoch),
+    )
+    words = [f"{trace.num_steps:,} optimizer steps", type(optimizer).__name__]
+    if trace.scheduler is not None:
+        pace = (
+            f" called once {'a step' if trace.pace == 'step' else 'an epoch'}" if trace.pace else ""
+        )
+        words.append(trace.scheduler.name + pace)
+    return Audit(title=", ".join(words), lrs=trace.lrs, findings=find_faults(trace), lead=lead)
+
+
+def check(
+    optimizer: torch.optim.Optimizer,
+    scheduler: Any,
+    *,
+    steps_per_epoch: int | None,
+    epochs: int | None,
+    warmup_steps: int | None,
+) -> None:
+    """Raises `InputError` with every rule that is broken.
+
+    `None` is a length that is not known, or no scheduler.
+    """
+    problems = Problems()
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        problems.append(f"`optimizer` must be one of torch's, but got {type(optimizer).__name__}.")
+    if scheduler is not None and not callable(getattr(scheduler, "step", None)):
+        problems.append(
+            f"`scheduler` must have a method step(), but got {type(scheduler).__name__}."
+        )
+    for name, value, least in (
+        ("steps_per_epoch", steps_per_epoch, 1),
+        ("epochs", epochs, 1),
+        ("warmup_steps", warmup_steps, 0),
+    ):
+        if value is not None and not (isinstance(value, int) and value >= least):
+            problems.append(f"`{name}` must be a whole number from {least}, but got {value!r}.")
+    if (steps_per_epoch is None) != (epochs is None):
+        got = f"steps_per_epoch={steps_per_epoch}, epochs={epochs}"
+        problems.append(f"`steps_per_epoch` and `epochs` must be given together, but got {got}.")
+    problems.raise_any()
+
+
+def _drawing(ran: Array, meant: Array | None) -> list[str]:
+    """One line a curve, on one scale; `?` where the LR is no number."""
+    curves = {"as it ran": ran} if meant is None else {"as it ran": ran, "as meant": meant}
+    top = max(_highest(curve) for curve in curves.values())
+    return [
+        f"  {name:9}  {_bars(curve, top)}  {_in_words(curve)}" for name, curve in curves.items()
+    ]
+
+
+def _bars(curve: Array, top: float, width: int = 40) -> str:
+    shown = curve[np.linspace(0, len(curve) - 1, min(width, len(curve))).round().astype(int)]
+    heights = np.clip(shown / top if top > 0 else 0 * shown, 0, 1) * (len(BARS) - 1)
+    return "".join(BARS[round(height)] if np.isfinite(height) else "?" for height in heights)
+
+
+def _highest(curve: Array) -> float:
+    return float(curve.max(where=np.isfinite(curve), initial=curve[0]))
+
+
+def _in_words(curve: Array) -> str:
+    """`0.1 → 0.3 → 0`: first, highest and last LR."""
+    first, peak, last = (f"{lr:.3g}" for lr in (curve[0], _highest(curve), curve[-1]))
+    return " → ".join(
+        [first] + [peak] * (peak not in (first, last)) + [last] * (last != first or peak != first)
+    )
+
+
+def _paragraph(text: str) -> str:
+    return fill(text, WIDTH, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)

@@ -1,0 +1,110 @@
+"""What a study has spent, what it has spared, and on what."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from lrtune.core.run import RunKind
+from lrtune.core.study import StudyState
+from lrtune.decide.spending import Spending, spending_of
+from lrtune.reporting import wording
+from lrtune.reporting.trials import finished_trials
+
+PURPOSES: dict[RunKind, str] = {
+    "baseline": "baseline",
+    "rung": "search, on rungs",
+    "full": "search, in full",
+    "confirm": "confirmation",
+}
+
+
+class CostRow(NamedTuple):
+    """What one kind of run cost, in words."""
+
+    purpose: str
+    num_runs: int
+    trained: str
+    """Epochs."""
+    reused: str
+    """Epochs."""
+    time: str
+    """Of training, summed over the runs; what ran side by side counts twice."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What the study has spent so far, and what it has not."""
+
+    spending: Spending
+    epochs_again: int
+    """Trained a second time; counted in `spending.trained`."""
+    seconds: float
+    """Time in which at least one run was training."""
+    num_trials: int
+    num_finished: int
+    """Trials that were trained in full."""
+    retries: int = 0
+    """Times that a run lost its worker and went on with another."""
+    num_runs: Mapping[str, int]
+    """State to number of runs, of every kind of run."""
+
+    def __str__(self) -> str:
+        """One sentence."""
+        if not self.num_runs:
+            return "Nothing has been trained yet."
+        spent = self.spending
+        again = (
+            f" ({self.epochs_again:,} of them a second time, their checkpoint gone)"
+            if self.epochs_again
+            else ""
+        )
+        avoided = f"{spent.avoided:,} avoided"
+        if spent.avoided < 0:  # a few trials on rungs can cost more than training each in full
+            avoided = f"none avoided, {-spent.avoided:,} added on rungs"
+        (state, amount), *others = self.num_runs.items()
+        runs = [
+            f"{wording.count(amount, 'run')} {state}",
+            *(f"{amount:,} {state}" for state, amount in others),
+        ]
+        said = [
+            f"{wording.count(spent.asked, 'epoch')} asked for: {spent.trained:,} trained in "
+            f"{wording.duration(self.seconds)}{again}, {spent.reused:,} reused, {avoided}"
+        ]
+        if self.num_trials:
+            said.append(
+                f"{wording.count(self.num_trials, 'trial')}, {self.num_finished:,} of them in full"
+            )
+        said.append(", ".join(runs))
+        if self.retries:
+            said.append(
+                f"a run lost its worker {wording.count(self.retries, 'time')}, and went on with another"
+            )
+        return f"{'; '.join(said)}."
+
+
+def cost_of(state: StudyState) -> Cost:
+    """The sum of it."""
+    states = ("completed", "pruned", "diverged", "failed", "running")
+    numbers = {name: sum(record.state == name for record in state.records) for name in states}
+    return Cost(
+        spending=spending_of(state),
+        epochs_again=sum(m.again_epochs for record in state.records for m in record.measurements),
+        seconds=state.busy_seconds,
+        num_trials=int(state.spent("trials")),
+        num_finished=len(finished_trials(state)),
+        retries=sum(record.retries for record in state.records),
+        num_runs={name: number for name, number in numbers.items() if number},
+    )
+
+
+def cost_rows(state: StudyState) -> tuple[CostRow, ...]:
+    """By what the runs were for; empty where all were for one thing, and in a comparison, where all are alike."""
+    rows = []
+    for kind, purpose in PURPOSES.items():
+        records = state.of_kind(kind)
+        if records:
+            trained = f"{sum(record.epochs_trained for record in records):,}"
+            reused = f"{sum(record.epochs_reused for record in records):,}"
+            seconds = sum(record.seconds for record in records)
+            rows.append(CostRow(purpose, len(records), trained, reused, wording.duration(seconds)))
+    return tuple(rows) if len(rows) > 1 and not state.config.is_comparison else ()

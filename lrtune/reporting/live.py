@@ -1,0 +1,246 @@
+"""What is going on, while it goes on: a live display in a terminal, plain lines anywhere else."""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from threading import RLock
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from lrtune.core.events import EpochEnded, Event, Note, RunEnded, RunStarted, SweepStarted
+from lrtune.core.run import BASELINE, Run, RunRecord
+from lrtune.core.study import StudyState
+from lrtune.decide.trials import signal_of
+from lrtune.reporting import wording
+from lrtune.reporting.progress import Progress, unit_of
+
+REFRESHES_PER_S = 4
+NUM_COLUMNS_FOR_MOST, NUM_COLUMNS_FOR_ALL = 80, 110
+"""Of a terminal that has room for most of what there is to say of a run, and for all of it."""
+SLOW_EPOCH_S = 10.0
+"""Where no display moves, epochs that take longer than this get a line each, to show that something
+goes on."""
+
+
+class LiveDisplay:
+    """Shows events; call it with each of them, from any thread, between `with` and its end.
+
+    Args:
+        state: the study, and what was recorded of it before; a resumed one goes on from there.
+        console: where to; by custom on stderr, so that results alone go to stdout.
+        device: what it trains on, in words.
+        quiet: show nothing.
+
+    Example:
+        >>> with LiveDisplay(state, Console(stderr=True), device="cpu, fp32") as show:
+        ...     show(Note("the range test begins"))
+    """
+
+    def __init__(self, state: StudyState, console: Console, *, device: str, quiet: bool = False):
+        self._device = device
+        self._progress = Progress.of(state)
+        self._done_before = self._progress.spent(0.0)[0]
+        self._console = console
+        self._quiet = quiet
+        self._lock = RLock()  # the display's own thread reads while others report
+        self._began = time.monotonic()
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        self._began = time.monotonic()
+        if not self._quiet and self._console.is_terminal:
+            self._live = Live(
+                get_renderable=self._render,
+                console=self._console,
+                refresh_per_second=REFRESHES_PER_S,
+                transient=True,  # what remains is the recommendation
+            )
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def __call__(self, event: Event) -> None:
+        """Takes an event, from any thread, and shows it."""
+        with self._lock:
+            self._progress.take(event)
+            if self._live is None and not self._quiet:
+                for line in self._lines(event):
+                    self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _lines(self, event: Event) -> Iterator[str]:
+        """The plain lines that an event is worth."""
+        match event:
+            case SweepStarted():
+                yield f"range test of {self._progress.sweep}"
+            case RunStarted(run=run, epochs_done=epochs_done) if epochs_done:
+                name = self._name(run)
+                yield f"{name} goes on after epoch {epochs_done} of {run.stop_epochs}: {run.recipe.label}"
+            case EpochEnded(run=run, measurement=m) if m.seconds > SLOW_EPOCH_S and not m.reused:
+                losses = f"train loss {wording.number(m.train_loss, 3)}, Top-1 {wording.number(m.top1)} %"
+                name = self._name(run)
+                yield f"{name} epoch {m.epoch} of {run.stop_epochs}: LR {wording.lr(m.lr_last)}, {losses}"
+            case RunEnded(record=record):
+                why = f" ({record.reason})" if record.reason else ""
+                done = f"{record.epochs} of {record.run.stop_epochs} epochs"
+                name, top1 = self._name(record.run), self._top1(record)
+                if record.epochs_reused:
+                    done += f", {record.epochs_reused} of them reused"
+                yield f"{name} {record.state}{why}: {done}, {top1}, {record.run.recipe.label}"
+            case Note(text=text):
+                yield text
+
+    def _name(self, run: Run) -> str:
+        return wording.run_name(self._progress.config, run)
+
+    def _top1(self, record: RunRecord) -> str:
+        """Top-1, and of an unfinished schedule what it is judged by."""
+        said = f"Top-1 {wording.number(record.top1)} %"
+        config, run = self._progress.config, record.run
+        if (
+            run.stop_epochs < run.horizon_epochs
+            and config.signal == "averaged"
+            and record.measurements
+        ):
+            said += f" ({wording.number(signal_of(config, record.measurements[-1]))} % averaged)"
+        return said
+
+    def _render(self) -> Group:
+        with self._lock:
+            wide, narrow = (
+                self._console.width >= NUM_COLUMNS_FOR_ALL,
+                self._console.width < NUM_COLUMNS_FOR_MOST,
+            )
+            parts: list[RenderableType] = [self._header(), self._overall(wide, narrow)]
+            if self._progress.running:
+                parts.append(self._runs(wide, narrow))
+            if best := self._best():
+                parts.append(best)
+            parts += [
+                Text(note, style="dim", overflow="ellipsis", no_wrap=True)
+                for note in self._progress.notes
+            ]
+            return Group(*parts)
+
+    def _header(self) -> Text:
+        config = self._progress.config
+        words = f" · {wording.task(config.task)} · {self._device}"
+        return Text.assemble(
+            (config.name, "bold"), (words, "dim"), no_wrap=True, overflow="ellipsis"
+        )
+
+    def _overall(self, wide: bool, narrow: bool) -> Table:
+        elapsed_s = time.monotonic() - self._began
+        done, total = self._progress.spent(elapsed_s)
+        elapsed = [Text(f"{wording.duration(elapsed_s)} elapsed")]
+        row: Sequence[RenderableType] = (
+            Text(self._progress.phase, style="bold"),
+            ProgressBar(total=total, completed=min(done, total), width=30 if wide else 16),
+            Text(self._counted(done, total)),
+            *elapsed * (not narrow),
+            Text(f"ETA {wording.duration(self._eta_s(done, total, elapsed_s))}"),
+        )
+        return _grid([row], gives_way=1)
+
+    def _counted(self, done: float, total: float) -> str:
+        """How far it is.
+
+        Of a plan, what can be counted of the phase, as promotions are not known beforehand.
+        """
+        progress, config = self._progress, self._progress.config
+        if progress.phase == "range test":  # no part of a budget
+            return progress.sweep
+        match unit_of(config):
+            case "seconds":
+                return f"{wording.duration(done)} of {wording.duration(total)}"
+            case "epochs":
+                return f"{done:.0f} of {total:.0f} epochs"
+            case "runs":
+                return f"{math.floor(done)} of {total:g} runs"
+            case "trials" if progress.phase == "search":
+                return f"trial {progress.num_trials} of {config.budget.amount:g}"
+            case "trials":
+                return f"{progress.num_ended_of_phase} of {progress.num_expected_of_phase} runs"
+
+    def _eta_s(self, done: float, total: float, elapsed_s: float) -> float:
+        """By the pace of this session; nan before a run has ended in it."""
+        if unit_of(self._progress.config) == "seconds":
+            return max(0.0, total - done)
+        here = done - self._done_before
+        if not self._progress.num_ended_here or here <= 0:
+            return math.nan
+        return max(0.0, total - done) * elapsed_s / here
+
+    def _runs(self, wide: bool, narrow: bool) -> Table:
+        """One line a run, which tells as much as there is room for; its recipe has what is left of it."""
+        num_measured = 5 if wide else 1 if narrow else 4
+        rows = []
+        for one in self._progress.running.values():
+            run, m = one.run, one.last
+            bar: list[RenderableType] = [
+                ProgressBar(total=run.stop_epochs, completed=one.epochs, width=12)
+            ]
+            measured = ("",) * 5
+            if m is not None:
+                measured = (
+                    f"{wording.number(m.top1)} %",
+                    f"LR {wording.lr(m.lr_last)}",
+                    f"loss {wording.number(m.train_loss, 3)}",
+                    f"{wording.duration((run.stop_epochs - one.epochs) * m.seconds)} left",
+                    f"{m.images_per_s:,.0f} img/s",
+                )
+            label = Text(run.recipe.label, style="dim", overflow="ellipsis", no_wrap=True)
+            epochs = Text(f"{one.epochs}/{run.stop_epochs}")
+            rows.append(
+                [
+                    Text(self._name(run)),
+                    *bar * wide,
+                    epochs,
+                    *map(Text, measured[:num_measured]),
+                    label,
+                ]
+            )
+        return _grid(rows, gives_way=len(rows[0]) - 1, gap=2 if wide else 1)
+
+    def _best(self) -> Text | None:
+        best, baseline = self._progress.best, self._progress.baseline_top1s
+        said = []
+        if best is not None:
+            name = self._name(best.runs[best.level - 1].run)
+            said.append(f"best so far {best.score:.2f} % ({name}: {best.recipe.label})")
+        if baseline:
+            said.append(
+                f"{wording.recipe_name(self._progress.config, BASELINE)} {wording.mean_and_spread(baseline)} %"
+            )
+        return (
+            Text("; ".join(said), style="green", overflow="ellipsis", no_wrap=True)
+            if said
+            else None
+        )
+
+
+def _grid(rows: Sequence[Sequence[RenderableType]], *, gives_way: int, gap: int = 2) -> Table:
+    """Rows of cells.
+
+    The column `gives_way` is cut where a line is too short, and the others only where it is gone.
+    """
+    table = Table.grid(padding=(0, gap, 0, 0))
+    for column in range(len(rows[0])):
+        table.add_column(no_wrap=column != gives_way)
+    for row in rows:
+        table.add_row(*row)
+    return table

@@ -1,0 +1,48 @@
+"""The report as Markdown, with its plots beside it."""
+
+import re
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+from lrtune.reporting.document import Document
+
+if TYPE_CHECKING:
+    from lrtune.reporting.sheet import Plot
+
+
+def render_markdown(document: Document, plots: "Sequence[Plot]") -> str:
+    """The document; plots are linked as `plots/<name>.png`.
+
+    Every text is escaped, code alone goes in as it is.
+    """
+    images = {plot.name: plot for plot in plots}
+    verbatim = {
+        "code": Markup(document.code),  # noqa: S704  (in a block of code)
+        "command": Markup(document.report.state.config.command),  # noqa: S704
+    }
+    text = _template().render(doc=document, plots=images, **verbatim)
+    # One empty line between blocks, whatever the template left out; code keeps its own.
+    return re.sub(r"(```.*?```)|\n{3,}", lambda found: found[1] or "\n\n", text, flags=re.DOTALL)
+
+
+def escape(text: object) -> Markup:
+    """Text that Markdown shows as it is, in a table cell too."""
+    one_line = " ".join(str(text).split())
+    return Markup(re.sub(r"[\\`*<>|~$&]|(?<!\w)_|_(?!\w)|\](?=[(\[])", r"\\\g<0>", one_line))  # noqa: S704  (this is the escaping)
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("lrtune.reporting"),
+        autoescape=True,  # leaves alone what `finalize` has escaped
+        finalize=lambda value: value if isinstance(value, Markup) else escape(value),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.md.j2")

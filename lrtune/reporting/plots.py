@@ -1,0 +1,354 @@
+"""The plots of a report."""
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from statistics import median
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+
+from lrtune.core.study import RangeResult
+from lrtune.reporting import wording
+from lrtune.reporting.curves import Curve
+from lrtune.reporting.document import Document
+from lrtune.reporting.parallel import Line, Parallel
+from lrtune.reporting.sheet import GRID, INK, MUTED, SERIES, Plot, Sheet
+from lrtune.reporting.trials import Point
+
+# A decay has the same colour in every report; the common ones have those that are told apart best.
+DECAY_COLOURS = {
+    "cosine": SERIES[0],
+    "linear": SERIES[1],
+    "wsd": SERIES[2],
+    "hold-power": SERIES[3],
+    "plateau": SERIES[4],
+    "step": SERIES[5],
+    "constant": SERIES[6],
+    "polynomial": SERIES[7],
+    "multistep": SERIES[8],
+    "exponential": SERIES[9],
+}
+DASHED = (0, (4, 2))
+NUM_BANDS = 5
+"""Bands from the worst seed to the best; more of them would hide each other."""
+BEST_SHARE, MAX_BEST = 4, 10
+"""One trial in so many stands out among all, and no more than so many of them."""
+
+
+def draw(document: Document) -> tuple[Plot, ...]:
+    """All plots that the study has something for, in the order of the report."""
+    return tuple(_plots(document))
+
+
+def draw_range_test(result: RangeResult) -> Plot:
+    """The sweeps of one range test, and what was found in them."""
+    return _range_plot((result,))
+
+
+def _plots(doc: Document) -> Iterator[Plot]:
+    if doc.lr_curves:
+        title = (
+            "Learning rates of the schedules" if doc.compares else "Learning rate of the schedule"
+        )
+        yield Plot("lr_curve", title, _lr_description(doc), partial(_lr_sheet, doc))
+    if doc.learning_curves:
+        ends = "; ".join(f"{c.label} ends at {c.ys[-1]:.2f} %" for c in doc.learning_curves)
+        yield Plot(
+            "learning_curves",
+            "Validation Top-1 by epoch",
+            f"{ends}.",
+            partial(_learning_sheet, doc),
+        )
+    results = doc.report.state.range_results
+    if any(curve.losses for result in results for curve in result.curves):
+        yield _range_plot(results)
+    if doc.importances:
+        shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in doc.importances)
+        yield Plot(
+            "importance",
+            "Importance of the parameters",
+            f"{shares}.",
+            partial(_importance_sheet, doc),
+        )
+    if any(math.isfinite(point.top1) for point in doc.points):
+        trials = wording.count(sum(not point.level for point in doc.points), "full run")
+        rungs = sum(point.level > 0 for point in doc.points)
+        trials += (
+            f", and {wording.count(rungs, 'trial')} with no more than a rung's score"
+            if rungs
+            else ""
+        )
+        marks = "hollow where left or unfinished, a cross where diverged"
+        said = f"{trials}, coloured by decay; {marks}."
+        yield Plot("trials", "Peak learning rate against Top-1", said, partial(_trials_sheet, doc))
+    if doc.parallel is not None:
+        axes = "; ".join(axis.label for axis in doc.parallel.axes)
+        best = next(line.said for line in doc.parallel.lines if line.place == 1)
+        said = f"{wording.count(len(doc.parallel.lines), 'trial')} by {axes}. The best is {best}."
+        yield Plot("parallel", "What was tried", said, partial(_parallel_sheet, doc.parallel))
+
+
+def _lr_description(doc: Document) -> str:
+    if doc.compares:
+        return (
+            "; ".join(f"{c.label} with a peak of {wording.lr(max(c.ys))}" for c in doc.lr_curves)
+            + "."
+        )
+    best = doc.lr_curves[0]
+    return f"From {wording.lr(best.ys[0])} up to {wording.lr(max(best.ys))}, ending at {wording.lr(best.ys[-1])}."
+
+
+def _looks(curves: Sequence[Curve], reference: str) -> list[dict[str, Any]]:
+    """A colour for each, the same in both plots; the dashes of the reference keep it visible where two coincide."""
+    others = [curve.label for curve in curves if curve.label != reference]
+    looks = {
+        label: {
+            "color": SERIES[i % len(SERIES)],
+            "linestyle": "-" if i < NUM_BANDS else (0, (6, 1.2, 1.2, 1.2)),
+        }
+        for i, label in enumerate(others)
+    }
+    return [looks.get(curve.label, {"color": MUTED, "linestyle": DASHED}) for curve in curves]
+
+
+def _lr_sheet(doc: Document, width: float) -> Sheet:
+    """LR by epoch; in a comparison as a share of each recipe's own peak, since optimizers differ in their scale."""
+    sheet = Sheet(width, 1.6 if width < 5 else 2.3)
+    [axes] = sheet.panels
+    alone = len(doc.lr_curves) == 1
+    looks = _looks(doc.lr_curves, "" if alone else doc.reference)
+    for i, (curve, look) in enumerate(zip(doc.lr_curves, looks, strict=True)):
+        unit = max(curve.ys) / 100 if doc.compares else 1.0
+        # Steps, since the LR is constant for a step; the first curve lies on top.
+        [line] = axes.plot(
+            curve.xs, [y / unit for y in curve.ys], drawstyle="steps-post", zorder=3 - i / 10,
+            linewidth=1.4 if i else 1.8, **look,
+        )  # fmt: skip
+        sheet.enter(line, curve.label)
+        for x, y in zip(curve.xs, curve.ys, strict=True):
+            if x.is_integer():
+                said = f"{curve.label}: LR {wording.lr(y)} after {wording.count(x, 'epoch')}"
+                sheet.say_at(axes, x, y / unit, said, colour=look["color"])
+    axes.set(
+        xlabel="epoch",
+        ylabel="LR, % of its peak" if doc.compares else "learning rate",
+        ylim=(0, None),
+    )
+    axes.set_xlim(0, doc.report.state.config.epochs)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    if not alone:
+        sheet.legend()
+    return sheet
+
+
+def _learning_sheet(doc: Document, width: float) -> Sheet:
+    sheet = Sheet(width, 2.6 if width < 5 else 3.0)
+    [axes] = sheet.panels
+    looks = _looks(doc.learning_curves, doc.reference)
+    for curve, look in zip(doc.learning_curves, looks, strict=True):
+        [line] = axes.plot(curve.xs, curve.ys, marker="o", markersize=2.5, **look)
+        sheet.enter(line, curve.label)
+        if len(doc.learning_curves) <= NUM_BANDS:
+            axes.fill_between(
+                curve.xs, curve.lows, curve.highs, color=look["color"], alpha=0.15, linewidth=0
+            )
+    found = doc.report.recommendation
+    if found is not None and math.isfinite(found.target):
+        axes.axhline(found.target, color=INK, linewidth=0.7, linestyle=(0, (1, 2)))
+        axes.annotate(
+            f"target {found.target:.2f} %", (0, found.target), xycoords=("axes fraction", "data"),
+            xytext=(3, 3), textcoords="offset points", fontsize=7.5, annotation_clip=True,
+        )  # fmt: skip
+    lowest = _interesting_from(doc.learning_curves)
+    axes.set(xlabel="epoch", ylabel="validation Top-1, %")
+    axes.set_xlim(0.5, doc.report.state.config.epochs + 0.5)
+    axes.set_ylim(lowest, None)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    for curve, look in zip(doc.learning_curves, looks, strict=True):
+        for x, y, low, high in zip(curve.xs, curve.ys, curve.lows, curve.highs, strict=True):
+            if lowest is None or y >= lowest:
+                text = f"{curve.label}, epoch {x:.0f}: {y:.2f} % [{low:.2f}, {high:.2f}]"
+                sheet.say_at(axes, x, y, text, colour=look["color"])
+    sheet.legend()
+    return sheet
+
+
+def _interesting_from(curves: tuple[Curve, ...]) -> float | None:
+    """Lower end of the axis: the first sixth of the training would otherwise squeeze the differences that matter.
+
+    Epochs that diverged (nan) do not count; `None` where there are no others.
+    """
+    lows = [
+        low for curve in curves for low in curve.lows[len(curve.ys) // 6 :] if math.isfinite(low)
+    ]
+    if not lows:
+        return None
+    top = max(high for curve in curves for high in curve.highs if math.isfinite(high))
+    return min(lows) - 0.05 * (top - min(lows)) - 0.1
+
+
+def _range_plot(results: tuple[RangeResult, ...]) -> Plot:
+    said = " ".join(map(wording.range_result, results))
+    return Plot("range_test", "Learning-rate range test", said, partial(_range_sheet, results))
+
+
+def _range_sheet(results: tuple[RangeResult, ...], width: float) -> Sheet:
+    sheet = Sheet(width, 0.5 + 2.1 * len(results), num_panels=len(results))
+    for axes, result in zip(sheet.panels, results, strict=True):
+        curves = [
+            curve for curve in result.curves if curve.losses
+        ]  # a first loss may have been infinite
+        for curve in curves:
+            [line] = axes.plot(curve.lrs, curve.losses, color=SERIES[0], linewidth=0.9, alpha=0.65)
+            sheet.say(
+                line,
+                f"sweep with seed {curve.seed}{', stopped by its loss' if curve.diverged else ''}",
+            )
+        name = wording.OPTIMIZER_NAMES.get(result.optimizer, result.optimizer)
+        if result.interval is None:
+            axes.set_title(f"{name}: no signal", loc="left", fontsize=8.5)
+        else:
+            low, high = result.interval.low, result.interval.high
+            band = axes.axvspan(low, high, color=SERIES[2], alpha=0.13, linewidth=0)
+            axes.axvline(result.interval.suggestion, color=SERIES[2], linewidth=1)
+            said = f"{wording.lr(low)} to {wording.lr(high)}, beginning with {wording.lr(result.interval.suggestion)}"
+            sheet.say(band, f"peak LR from {said}")
+            axes.set_title(f"{name}: {said}", loc="left", fontsize=8.5)
+        axes.set(xscale="log", xlabel="learning rate", ylabel="training loss")
+        if curves:
+            first = median(curve.losses[0] for curve in curves)
+            lowest = min(min(curve.losses) for curve in curves)
+            axes.set_ylim(
+                lowest - 0.1 * abs(first - lowest),
+                first + max(0.6 * (first - lowest), 0.1 * abs(first)),
+            )
+        _plain_log(axes)
+    return sheet
+
+
+def _importance_sheet(doc: Document, width: float) -> Sheet:
+    names, shares = zip(*reversed(doc.importances), strict=True)
+    sheet = Sheet(width, 0.55 + 0.24 * len(names))
+    [axes] = sheet.panels
+    bars = axes.barh(names, [100 * share for share in shares], color=SERIES[0], height=0.62)
+    for y, (bar, name, share) in enumerate(zip(bars, names, shares, strict=True)):
+        sheet.say(bar, f"{name}: {100 * share:.1f} %")
+        axes.annotate(
+            f"{100 * share:.0f} %",
+            (100 * share, y),
+            (4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )
+    axes.set(xlabel="share of the variation of Top-1, %", xlim=(0, 108 * max(*shares, 0.01)))
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    return sheet
+
+
+def _trials_sheet(doc: Document, width: float) -> Sheet:
+    """Full runs and, below them, since their scores are not comparable, those that ended on a rung."""
+    points = [point for point in doc.points if math.isfinite(point.top1)]
+    groups = {
+        "Top-1 of the full run, %": [point for point in points if not point.level],
+        "score on its rung, %": [point for point in points if point.level],
+    }
+    shown = {label: group for label, group in groups.items() if group}
+    sheet = Sheet(width, 2.8 if len(shown) == 1 else 4.4, num_panels=len(shown))
+    for decay in (
+        decay for decay in DECAY_COLOURS if any(point.decay == decay for point in points)
+    ):
+        [mark] = sheet.panels[0].plot([], [], "o", color=DECAY_COLOURS[decay], markersize=4)
+        sheet.enter(mark, decay)
+    for axes, (label, group) in zip(sheet.panels, shown.items(), strict=True):
+        axes.sharex(sheet.panels[-1])
+        _trials_panel(sheet, axes, group)
+        axes.set(xscale="log", ylabel=label)
+        axes.tick_params(labelbottom=axes is sheet.panels[-1])
+        _plain_log(axes)
+    sheet.panels[-1].set_xlabel("peak learning rate")
+    sheet.legend()
+    return sheet
+
+
+def _trials_panel(sheet: Sheet, axes: Axes, points: list[Point]) -> None:
+    ended = [point.top1 for point in points if point.state in ("completed", "left")]
+    floor = _floor(ended or [point.top1 for point in points])
+    for point in points:
+        # What lies far below goes to the lower edge, or it would squeeze the rest.
+        marker = "x" if point.state == "diverged" else "v" if point.top1 < floor else "o"
+        left = point.state == "left"
+        colour, height = DECAY_COLOURS[point.decay], max(point.top1, floor)
+        axes.plot(
+            point.peak_lr, height, marker, color=colour, clip_on=False,
+            fillstyle="full" if point.state == "completed" else "none",
+            markersize=min(2 + 1.2 * point.level, 7) if left else 4.5, markeredgewidth=0.8 if left else 1,
+        )  # fmt: skip
+        said = f"trial {point.trial}, {point.state}: {point.top1:.2f} %; {point.recipe}"
+        sheet.say_at(axes, point.peak_lr, height, said, colour=colour)
+    best = max(point.top1 for point in points)
+    axes.set_ylim(floor, best + max(0.05 * (best - floor), 0.1))
+
+
+def _floor(top1s: list[float]) -> float:
+    """Lower end of the axis: three times as far below the best as the lower quartile is, or just below the worst."""
+    best, quarter = max(top1s), sorted(top1s)[len(top1s) // 4]
+    lowest = max(min(top1s), best - 3 * (best - quarter))
+    return lowest - max(0.05 * (best - lowest), 0.1)
+
+
+def _parallel_sheet(parallel: Parallel, width: float) -> Sheet:
+    """One axis below the other, so that names and values are read without turning the head; the place comes last."""
+    num_axes = len(parallel.axes)
+    sheet = Sheet(width, 0.35 + 0.5 * num_axes)
+    [axes] = sheet.panels
+    num_best = min(MAX_BEST, max(1, sum(line.place > 0 for line in parallel.lines) // BEST_SHARE))
+    heights = [-float(i) for i in range(num_axes)]
+    for line in sorted(parallel.lines, key=_stacking):
+        stands_out = 0 < line.place <= num_best
+        [drawn] = axes.plot(
+            line.positions, heights, color=DECAY_COLOURS[line.decay] if stands_out else MUTED,
+            linewidth=2.2 if line.place == 1 else 1.2 if stands_out else 0.6, alpha=1 if stands_out else 0.45,
+            linestyle="-" if line.place else (0, (2, 2)), zorder=3 if stands_out else 2,
+        )  # fmt: skip
+        sheet.say(drawn, line.said)
+    for axis, y in zip(parallel.axes, heights, strict=True):
+        axes.axhline(y, color=GRID, linewidth=1.2, zorder=1)
+        crowded = sum(len(text) for _, text in axis.ticks) > width * 8
+        for i, (x, text) in enumerate(axis.ticks):
+            axes.plot([x], [y], "|", color=MUTED, markersize=5, markeredgewidth=0.6)
+            above = crowded and i % 2
+            axes.annotate(
+                text, (x, y), (0, 4 if above else -4), textcoords="offset points", fontsize=7, zorder=5,
+                ha="left" if x == 0 else "right" if x == 1 else "center", va="bottom" if above else "top",
+            )  # fmt: skip
+    shown = {line.decay for line in parallel.lines if 0 < line.place <= num_best}
+    for decay in (decay for decay in DECAY_COLOURS if decay in shown):
+        [drawn] = axes.plot([], [], "-", color=DECAY_COLOURS[decay])
+        sheet.enter(drawn, decay)
+    axes.set_yticks(heights, [axis.label for axis in parallel.axes])
+    axes.set(xlim=(-0.01, 1.01), ylim=(heights[-1] - 0.45, 0.35))
+    axes.grid(visible=False)
+    axes.tick_params(axis="both", length=0, labelbottom=False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    sheet.legend()
+    return sheet
+
+
+def _stacking(line: Line) -> float:
+    """The best is drawn last, and so on top; what was stopped comes first."""
+    return -line.place if line.place else -math.inf
+
+
+def _plain_log(axes: Axes) -> None:
+    """`0.01` and `1e-05` as tick labels; powers in superscript cannot stay text in an SVG."""
+    low, high = axes.get_xlim()
+    if high / low < 100:  # few powers of ten, or none
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))

@@ -1,0 +1,219 @@
+"""How far a study is, as its events come in, and how far it has to go."""
+
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from lrtune.core.events import EpochEnded, Event, Note, RunEnded, RunStarted, SweepStarted
+from lrtune.core.run import Measurement, Run, RunKind, RunRecord
+from lrtune.core.study import BudgetUnit, StudyConfig, StudyState
+from lrtune.decide.race import fresh_seeds
+from lrtune.decide.rungs import factor_at
+from lrtune.decide.trials import Trial, best_first, ladder_of, trials_of
+from lrtune.reporting import wording
+from lrtune.reporting.trials import finished_trials
+
+NUM_NOTES = 4
+
+_PHASES = {"baseline": "baseline", "rung": "search", "full": "search", "confirm": "confirmation"}
+
+
+def _phase_of(config: StudyConfig, run: Run) -> str:
+    """Where a study is that trains `run`; seeds beyond its first are what the baseline gets in the confirmation."""
+    if config.is_comparison:
+        return "comparison"
+    more = run.kind == "baseline" and run.seed not in fresh_seeds(config)
+    return "confirmation" if more else _PHASES[run.kind]
+
+
+@dataclass(frozen=True)
+class Running:
+    """A run that is under way."""
+
+    run: Run
+    epochs: int
+    """Finished."""
+    last: Measurement | None = None
+    """Of this session."""
+
+
+Kind = tuple[RunKind, int, int]
+"""Runs that are alike: what they are for, their horizon, and where they stop."""
+
+
+def _kind(run: Run) -> Kind:
+    return run.kind, run.horizon_epochs, run.stop_epochs
+
+
+def unit_of(config: StudyConfig) -> BudgetUnit:
+    """What a study is measured in: its budget, or its plan; a comparison has no other than that."""
+    return "trials" if config.is_comparison else config.budget.unit
+
+
+def expected_runs(config: StudyConfig) -> Mapping[Kind, int]:
+    """How many runs of each kind a study with a budget in trials comes to, at least.
+
+    Of each rung its share goes up. Those that go up regardless are not foreseen, and recipes that
+    are confirmed may be fewer than was asked for, or need more seeds than the first: so it is a
+    plan, and not a promise. A comparison is one too, of its recipes.
+    """
+    full = config.epochs
+    num_confirmed = len(config.recipes) - 1 if config.is_comparison else config.num_confirmed
+    expected: Counter[Kind] = Counter({
+        ("baseline", full, full): config.num_seeds, ("confirm", full, full): num_confirmed * config.num_seeds,
+    })  # fmt: skip
+    if config.is_comparison:
+        return expected
+    ladders = Counter(ladder_of(config, number) for number in range(int(config.budget.amount)))
+    for ladder, num_trials in ladders.items():
+        for level, rung in enumerate(ladder, start=1):
+            expected["rung", rung.epochs if rung.compressed else full, rung.epochs] += num_trials
+            num_trials = max(1, num_trials // factor_at(config, ladder, level))
+        expected["full", full, full] += num_trials
+    return expected
+
+
+@dataclass
+class Progress:
+    """What the events so far come to. It changes, and whoever shows it guards it with a lock."""
+
+    config: StudyConfig
+    records: dict[str, RunRecord]
+    """Runs that are over."""
+    epochs_trained: int
+    busy_s: float
+    expected: Mapping[Kind, int]
+    """See `expected_runs`; empty where the budget is not in trials."""
+    phase: str = "range test"
+    sweep: str = ""
+    """Which one of the range test, in words."""
+    running: dict[str, Running] = field(default_factory=dict)
+    notes: deque[str] = field(default_factory=lambda: deque(maxlen=NUM_NOTES))
+    num_ended_here: int = 0
+    """Runs that ended in this session."""
+    best: Trial | None = None
+    """The best that was trained in full, or else the best on the highest rung."""
+
+    @staticmethod
+    def of(state: StudyState) -> "Progress":
+        """Where a study stands when it is begun or taken up again."""
+        first = "comparison" if state.config.is_comparison else "range test"
+        over = {record.run.id: record for record in state.records if record.state != "running"}
+        progress = Progress(
+            config=state.config,
+            records=over,
+            epochs_trained=state.epochs_trained,
+            busy_s=state.busy_seconds,
+            expected=expected_runs(state.config) if unit_of(state.config) == "trials" else {},
+            phase=_phase_of(state.config, state.records[-1].run) if state.records else first,
+        )
+        progress._find_best()
+        return progress
+
+    def take(self, event: Event) -> None:
+        """Counts an event in."""
+        match event:
+            case RunStarted(run=run, epochs_done=epochs_done):
+                self.running[run.id] = Running(run, epochs_done)
+                self.phase = _phase_of(self.config, run)
+            case EpochEnded(run=run, measurement=measurement):
+                self.running[run.id] = Running(run, measurement.epoch, measurement)
+                self.epochs_trained += (not measurement.reused) + measurement.again_epochs
+            case RunEnded(record=record):
+                self.running.pop(record.run.id, None)
+                self.records[record.run.id] = record
+                self.num_ended_here += 1
+                self._find_best()
+                if record.reason:
+                    self.notes.append(
+                        f"{wording.run_name(self.config, record.run)} {record.state}: {record.reason}"
+                    )
+            case SweepStarted(optimizer=optimizer, number=number, num_sweeps=num_sweeps):
+                self.sweep = f"{optimizer}, sweep {number} of {num_sweeps}"
+            case Note(text=text):
+                self.notes.append(text)
+
+    def _find_best(self) -> None:
+        state = StudyState(config=self.config, records=tuple(self.records.values()))
+        self.best = next(iter(finished_trials(state) or best_first(trials_of(state))), None)
+
+    @property
+    def num_trials(self) -> int:
+        """Trials begun."""
+        runs = (
+            *(record.run for record in self.records.values()),
+            *(one.run for one in self.running.values()),
+        )
+        return len({run.trial for run in runs if run.is_of_search})
+
+    @property
+    def num_ended_of_phase(self) -> int:
+        """Runs of the present phase that are over."""
+        return sum(
+            _phase_of(self.config, record.run) == self.phase for record in self.records.values()
+        )
+
+    @property
+    def num_expected_of_phase(self) -> str:
+        """How many it comes to: `9`, or `9–17` where the race may ask for more seeds, of the baseline too."""
+        config = self.config
+        if self.phase == "baseline":
+            return str(config.num_seeds)
+        recipes = len(config.recipes) or config.num_confirmed
+        least = recipes * config.num_seeds
+        racing = recipes + (self.phase == "confirmation")
+        most = least + racing * max(0, config.max_seeds - config.num_seeds)
+        return f"{least}–{most}" if most > least else str(least)
+
+    @property
+    def baseline_top1s(self) -> list[float]:
+        """Final Top-1 of the baseline's runs."""
+        return [
+            r.top1
+            for r in self.records.values()
+            if r.run.kind == "baseline" and r.state == "completed"
+        ]
+
+    def spent(self, elapsed_s: float) -> tuple[float, float]:
+        """How much of the study is done, and all of it, in the unit of its budget; where that is trials, in epochs.
+
+        Args:
+            elapsed_s: of this session.
+        """
+        budget, config = self.config.budget, self.config
+        match unit_of(config):
+            case "trials":
+                return self._epochs_of_plan()
+            case "epochs":
+                return self.epochs_trained, budget.amount
+            case "runs":
+                return self.epochs_trained / config.epochs, budget.amount
+            case "seconds":
+                return self.busy_s + elapsed_s, budget.amount
+
+    def _epochs_of_plan(self) -> tuple[float, float]:
+        """Epochs that are behind, and all of those that are expected; neither ever takes a step back.
+
+        A run that is over counts in full, whatever it cost, and no more runs of the search than
+        were expected. Once something is confirmed, runs of the search that did not come will not
+        come any more. Seeds that the race adds are expected from when they begin.
+        """
+        done: Counter[Kind] = Counter()
+        begun: Counter[Kind] = Counter()
+        for record in self.records.values():
+            begun[_kind(record.run)] += 1
+            done[_kind(record.run)] += record.run.stop_epochs
+        for one in self.running.values():
+            begun[_kind(one.run)] += 1
+            done[_kind(one.run)] += one.epochs
+        plan = {
+            kind: expected if _PHASES[kind[0]] == "search" else max(expected, begun[kind])
+            for kind, expected in self.expected.items()
+        }
+        all_begun = self.num_trials >= self.config.budget.amount
+        behind = 0
+        for kind, expected in plan.items():
+            epochs = expected * kind[2]
+            over = all_begun and self.phase == "confirmation" and _PHASES[kind[0]] == "search"
+            behind += epochs if over else min(done[kind], epochs)
+        return behind, sum(expected * kind[2] for kind, expected in plan.items())

@@ -1,0 +1,123 @@
+"""Recommendations and studies in a terminal, or in the file that its output goes to."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lrtune.core.study import StudyState
+from lrtune.decide.plan import outcome
+from lrtune.decide.recommend import recommend
+from lrtune.reporting.document import Document, Report, compose
+from lrtune.reporting.wording import UNKNOWN, mean_and_spread
+
+NUM_COLUMNS_FOR_ALL = 110
+NARROW = ("top1", "difference", "probability_best", "convergence", "test_top1")
+"""Fields of the contenders that 80 columns have room for."""
+
+
+def print_recommendation(report: Report, console: Console, folder: Path | None = None) -> None:
+    """Prints the schedule, how it compares, how sure that is, what it cost, and where the report is.
+
+    Args:
+        report: whatever stage its study is at.
+        console: where to; 80 columns are enough.
+        folder: of the written report; `None`: it was not written.
+    """
+    document = compose(report)
+    console.print()
+    console.print(Text(f"{report.state.config.name} · {document.task}", style="dim"))
+    console.print(Text(document.headline, style="bold"))
+    if document.compares and document.schedule:
+        console.print(Text(f"In the lead: {document.contenders[0].name}. {document.schedule}"))
+    if document.verdict:
+        console.print(Text(document.verdict))
+    if document.contenders:
+        if not document.contenders[0].num_seeds:
+            top1 = document.facts[0]
+            console.print(Text(f"{top1.label}: {top1.value} ({top1.note})"))
+        console.print()
+        wide = console.width >= NUM_COLUMNS_FOR_ALL
+        console.print(_table(document, wide=wide))
+        console.print()
+        for row in document.contenders:
+            console.print(Text(f"{row.name}: {row.recipe}"))
+        console.print()
+        best = "in the lead" if document.compares else "recommended"
+        ties = any("tie" in row.marks for row in document.contenders)
+        legend = f"> {best}   = a tie with it   " * ties
+        said = f"{legend}Top-1 in percent; best: probability that nothing here is better"
+        console.print(Text(said, style="dim"))
+        seeds = [row.num_seeds for row in document.contenders]
+        if len(set(seeds)) > 1 and not wide:
+            console.print(Text(f"Seeds, from the top: {', '.join(map(str, seeds))}.", style="dim"))
+        console.print(Text(document.target, style="dim"))
+        if document.optimism:
+            console.print(Text(document.optimism, style="dim"))
+    console.print(Text(str(document.cost), style="dim"))
+    if document.rungs:
+        console.print()
+        console.print(_rung_table(document))
+        console.print()
+    if folder is not None:
+        console.print(Text(f"Report: {folder / 'report.html'}"), soft_wrap=True)
+
+
+def print_studies(states: Sequence[StudyState], console: Console | None = None) -> None:
+    """Prints one line a study: how far it is, and the best of it so far.
+
+    Args:
+        states: the studies.
+        console: where to; `None`: to stdout.
+    """
+    console = console or Console()
+    table = _plain_table()
+    table.add_column("Study", overflow="fold")  # whole, to be copied
+    for heading in ("Runs", "Epochs", "Best Top-1, %", "State"):
+        table.add_column(heading, justify="left" if heading == "State" else "right", no_wrap=True)
+    for state in states:
+        found = recommend(state)
+        top1 = (
+            UNKNOWN
+            if found is None
+            else mean_and_spread(found.best.top1s or (found.best.search_top1,))
+        )
+        running = any(record.state == "running" and not record.orphaned for record in state.records)
+        if ended := outcome(state):
+            stage = "given up" if ended.failed else "done"
+        else:
+            stage = "running" if running else "stopped"
+        cells = (state.config.name, str(len(state.records)), str(state.epochs_trained), top1, stage)
+        table.add_row(*map(Text, cells))
+    console.print(table if states else Text("There are no studies yet."))
+
+
+def _table(document: Document, *, wide: bool) -> Table:
+    """The contenders side by side. A narrow one has the columns of `NARROW`."""
+    columns = [column for column in document.columns if wide or column.field in NARROW]
+    table = _plain_table(gap=2 if wide else 1)
+    table.add_column("", overflow="fold")
+    for column in columns:
+        table.add_column(
+            column.heading, justify="right", overflow="fold"
+        )  # of a short line nothing is lost
+    for row in document.contenders:
+        mark = ">" if row.recommended else "=" if "tie" in row.marks else " "
+        cells = [f"{mark} {row.name}", *(str(getattr(row, column.field)) for column in columns)]
+        table.add_row(*map(Text, cells), style="bold" if row.recommended else "")
+    return table
+
+
+def _rung_table(document: Document) -> Table:
+    rungs, table = document.tables["rungs"], _plain_table()
+    for heading, side in zip(rungs.headings, rungs.alignment, strict=True):
+        table.add_column(heading, justify="left" if side == "l" else "right")
+    for row in rungs.rows:
+        table.add_row(*(Text(str(cell)) for cell in row), style="dim")
+    return table
+
+
+def _plain_table(gap: int = 2) -> Table:
+    return Table(box=None, padding=(0, gap, 0, 0), header_style="dim", pad_edge=False)

@@ -1,0 +1,455 @@
+"""Optuna as a function: the recipe of trial number n, given the study as recorded.
+
+The study that Optuna sees is rebuilt in memory from the records for each question, and its sampler
+is seeded by (study seed, trial number). So there is no second store to keep in step with ours, no
+trial that stays RUNNING after a kill, and a search that was interrupted and resumed asks exactly
+what an unbroken one would have asked.
+"""
+
+import copy
+import hashlib
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, cast
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from lrtune.core.errors import StoreError, first_line
+from lrtune.core.recipe import OptimizerName, Recipe, decay_from_dict, default_recipe
+from lrtune.core.space import Choice, Parameter, Range, Space, Value, parse_space
+from lrtune.core.study import StudyState
+from lrtune.decide.trials import Trial, best_first, ladder_of, trials_of
+from lrtune.tuning.grid import cheapest_nearby, nearest_on_grid, on_grid
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+MAX_SEEN = 250
+"""Trials that the sampler is shown: half of them the latest, the others the best. TPE tells at most
+the best 25 from the rest (`default_gamma`), which are the same 25 so, and each question costs what
+it copies."""
+EXPLORED_EVERY = 3
+"""One in so many trials is taken as suggested, whatever it costs: the cheapest would never leave
+what is trained."""
+WORST = -100.0
+"""Value of a trial that diverged or was pruned."""
+NUM_CANDIDATES = 16
+"""Suggestions for one trial, where the cheapest of them is taken, or the first that was not tried
+yet."""
+NUM_REPEATED = 2
+"""Suggestions in a row that were tried before, after which chance looks for one that was not: the
+sampler is sure of itself by then, and asking it takes long."""
+MIN_TRIALS_FOR_IMPORTANCES = 8
+"""Finished trials; of one or two, PED-ANOVA gives every parameter the same share, whatever they
+did."""
+
+Branch = dict[str, tuple[str, Parameter]]
+"""Parameter name, as Optuna sees it -> (key of the recipe or of its decay, what it may be)."""
+
+
+def ask(state: StudyState, number: int) -> Recipe:
+    """The recipe of trial `number`: known good ones first, then Optuna's."""
+    space = fitted_space(state)
+    known = known_good(state, space)
+    if number < len(known):
+        return known[number]
+    study = _in_memory(state, space, number)
+
+    def suggest() -> Recipe:
+        return on_grid(_suggest(study.ask(), space, state.config.baseline), space)
+
+    if (
+        state.config.sampler == "qmc"
+    ):  # its sequence is walked from the start; the others have no position
+        for _ in range(number - len(known)):
+            suggest()
+    tried = {trial.recipe for trial in trials_of(state)}
+    compressed = any(
+        rung.compressed for rung in ladder_of(state.config, number)
+    )  # hardly an epoch could be shared
+    if not compressed and number % EXPLORED_EVERY != 0:
+        return cheapest_nearby(
+            [suggest() for _ in range(NUM_CANDIDATES)], state, space, exclude=tried
+        )
+    for count in range(1, NUM_CANDIDATES + 1):
+        recipe = suggest()
+        if recipe not in tried:
+            break
+        if count == NUM_REPEATED:
+            study.sampler = optuna.samplers.RandomSampler(
+                seed=_seed(f"{state.config.seed} repeated {number}")
+            )
+    return recipe
+
+
+def fitted_space(state: StudyState) -> Space:
+    """The study's space, in epochs, with the bounds that its range tests found."""
+    intervals = {
+        result.optimizer: result.interval for result in state.range_results if result.interval
+    }
+    config = state.config
+    space = parse_space(config.space_toml, config.space_name, optimizer=config.baseline.optimizer)
+    return space.fit(config.epochs, intervals)
+
+
+def known_good(state: StudyState, space: Space) -> list[Recipe]:
+    """Recipes that are hard to beat, moved into the space: the user's own, and three that the literature favours.
+
+    The baseline and those that are to be tried, as far as the space has their optimizer and decay.
+    Linear warmup of 5 % and a cosine; linear to zero (arXiv 2310.07831); WSD with a 1-sqrt cooldown
+    of 20 % (arXiv 2405.18392).
+    """
+    baseline, epochs = state.config.baseline, state.config.epochs
+    optimizers, decays = space.choices("optimizer"), space.choices("decay")
+    own = [
+        moved(recipe, space, baseline)
+        for recipe in (baseline, *state.config.tried)
+        if recipe.optimizer in optimizers and recipe.decay.name in decays
+    ]
+    wanted: list[tuple[str, dict[str, Any]]] = []
+    suggestions = {
+        r.optimizer: nearest_on_grid(r.interval.suggestion)
+        for r in state.range_results
+        if r.interval
+    }
+    for optimizer in optimizers:
+        first = {"peak_lr": suggestions[optimizer]} if optimizer in suggestions else {}
+        wanted += [
+            (
+                optimizer,
+                first | {"decay": "cosine", "warmup_epochs": 0.05 * epochs, "final_frac": 0.0},
+            ),
+            (
+                optimizer,
+                first | {"decay": "linear", "warmup_epochs": 0.05 * epochs, "final_frac": 0.0},
+            ),
+            (
+                optimizer,
+                first | {"decay": "wsd", "wsd.cooldown_frac": 0.2, "warmup_epochs": 0.05 * epochs},
+            ),
+        ]
+    recipes = (
+        _build(space, optimizer, str(values["decay"]), values, baseline)
+        for optimizer, values in wanted
+        if values["decay"] in decays
+    )
+    return list(dict.fromkeys([*own, *recipes]))
+
+
+def moved(recipe: Recipe, space: Space, baseline: Recipe) -> Recipe:
+    """The recipe of the space that is nearest to one whose optimizer and decay it has.
+
+    What the space leaves open is as in all its recipes: see `_build`.
+    """
+    decay = {f"{recipe.decay.name}.{key}": value for key, value in _plain(recipe.decay).items()}
+    return _build(space, recipe.optimizer, recipe.decay.name, _plain(recipe) | decay, baseline)
+
+
+def importances(state: StudyState) -> dict[str, float]:
+    """Each parameter's share in the Top-1 of finished trials (PED-ANOVA, arXiv 2304.10255); empty for too few."""
+    trials = trials_of(state)
+    if sum(trial.finished for trial in trials) < MIN_TRIALS_FOR_IMPORTANCES:
+        return {}
+    space = fitted_space(state)
+    study = optuna.create_study(direction="maximize")
+    study.add_trials([_frozen(trial, space) for trial in trials if trial.finished])
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = optuna.importance.get_param_importances(study)
+    except (ValueError, RuntimeError, ZeroDivisionError):  # all of the same value, say
+        return {}
+    return {name: share for name, share in found.items() if share == share}
+
+
+def mirror(state: StudyState, url: str) -> None:
+    """Copies ended trials that are not there yet into an Optuna study of the same name, for Optuna's own tools.
+
+    Raises:
+        StoreError: the database cannot be used.
+    """
+    space = fitted_space(state)
+    try:
+        study = optuna.create_study(
+            study_name=state.config.name, storage=url, direction="maximize", load_if_exists=True
+        )
+        there = {trial.user_attrs.get("lrtune_trial") for trial in study.get_trials(deepcopy=False)}
+        for trial in trials_of(state):
+            if not trial.running and f"{trial.number}/{trial.level}" not in there:
+                study.add_trial(_frozen(trial, space))
+    except Exception as error:  # Optuna raises SQLAlchemy's errors, its own and built-in ones
+        raise StoreError(f"Optuna cannot use this database: {first_line(error)}") from error
+
+
+def delete_mirror(name: str, url: str) -> None:
+    """Deletes such a copy, where there is one.
+
+    Raises:
+        StoreError: Optuna cannot use the database.
+    """
+    try:
+        storage = optuna.storages.RDBStorage(url, skip_table_creation=True)
+        optuna.delete_study(study_name=name, storage=storage)
+    except (KeyError, optuna.exceptions.StorageInternalError):  # no such study, no tables
+        return
+    except Exception as error:
+        raise StoreError(f"Optuna cannot use this database: {first_line(error)}") from error
+
+
+def _in_memory(state: StudyState, space: Space, number: int) -> optuna.Study:
+    """The trials with what is known of them: to the sampler a trial is as good as the rung it reached, then its score.
+
+    So what was learnt on short runs is a prior, and what was learnt on longer ones overrules it. A
+    trial that waits for promotion is a result like any other; as RUNNING, the constant liar would
+    be repelled by it.
+    """
+    study = optuna.create_study(direction="maximize", sampler=_sampler(state, number))
+    trials = trials_of(state)
+    best, known = best_first(trials), {trial.number for trial in trials[-MAX_SEEN // 2 :]}
+    known |= {trial.number for trial in best[: MAX_SEEN - len(known)]}
+    kinds: dict[tuple[str, str], _Kind] = {}
+    for trial in trials:
+        if trial.number in known:
+            kind = (trial.recipe.optimizer, trial.recipe.decay.name)
+            if kind not in kinds:
+                kinds[kind] = _kind(space, *kind)
+            study.add_trial(_seen(trial, kinds[kind]))
+    return study
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What trials of one optimizer and one decay are made of, as Optuna sees it."""
+
+    keys: Mapping[str, str]
+    distributions: dict[str, BaseDistribution]
+
+    def params(self, recipe: Recipe) -> dict[str, Any]:
+        """A recipe's values."""
+        return {name: _to_optuna(_value_of(recipe, name, key)) for name, key in self.keys.items()}
+
+
+def _kind(space: Space, optimizer: str, decay: str) -> _Kind:
+    branch = _branch(space, optimizer, decay)
+    return _Kind(
+        keys={name: key for name, (key, _) in branch.items()},
+        distributions={name: _distribution(parameter) for name, (_, parameter) in branch.items()},
+    )
+
+
+class _Seen(FrozenTrial):
+    """A trial that is over.
+
+    A study copies what is added to it deeply, which took most of the time of an answer.
+    """
+
+    def __deepcopy__(self, memo: object) -> "_Seen":
+        return copy.copy(self)
+
+
+def _seen(trial: Trial, kind: _Kind) -> FrozenTrial:
+    """A trial as the sampler sees it: `score / 100` less the rungs that are left; one without a score is the worst."""
+    state, value = TrialState.COMPLETE, WORST
+    if trial.runs[-1].state == "failed":
+        state = TrialState.FAIL
+    elif not trial.level:
+        state = TrialState.RUNNING
+    elif trial.alive:
+        value = trial.level - len(trial.ladder) + trial.score / 100
+    now = datetime.now()
+    return _Seen(
+        number=-1, trial_id=-1, state=state, value=value if state is TrialState.COMPLETE else None, datetime_start=now,
+        datetime_complete=now if state.is_finished() else None, params=kind.params(trial.recipe),
+        distributions=kind.distributions, user_attrs={}, system_attrs={}, intermediate_values={},
+    )  # fmt: skip
+
+
+def _sampler(state: StudyState, number: int) -> optuna.samplers.BaseSampler:
+    name = state.config.sampler
+    # QMC takes its position from the study, so its scrambling must stay the same throughout.
+    words = f"{state.config.seed} {name}" + ("" if name == "qmc" else f" {number}")
+    seed = _seed(words)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        match name:
+            case "tpe":
+                return optuna.samplers.TPESampler(
+                    seed=seed, multivariate=True, group=True, constant_liar=True
+                )
+            case "gp":
+                return optuna.samplers.GPSampler(seed=seed)
+            case "random":
+                return optuna.samplers.RandomSampler(seed=seed)
+            case "qmc":
+                return optuna.samplers.QMCSampler(
+                    seed=seed, scramble=True, warn_independent_sampling=False
+                )
+
+
+def _seed(words: str) -> int:
+    return int.from_bytes(hashlib.sha256(words.encode()).digest()[:4], "big")
+
+
+def _frozen(trial: Trial, space: Space) -> FrozenTrial:
+    """A trial as Optuna's own tools see it: a Top-1 where there is one, and else a pruned trial.
+
+    Its parameters are read back from the recipe, so they are stored once.
+    """
+    kind = _kind(space, trial.recipe.optimizer, trial.recipe.decay.name)
+    state = TrialState.COMPLETE if trial.finished else TrialState.PRUNED
+    last = trial.runs[-1]
+    if last.state == "failed":
+        state = TrialState.FAIL
+    return create_trial(
+        state=state,
+        value=trial.top1 if state is TrialState.COMPLETE else None,
+        params=kind.params(trial.recipe),
+        distributions=kind.distributions,
+        intermediate_values={last.epochs: last.top1}
+        if state is TrialState.PRUNED and last.top1 == last.top1
+        else {},
+        user_attrs={
+            "lrtune_trial": f"{trial.number}/{trial.level}",
+            "recipe": trial.recipe.label,
+            "epochs": last.epochs,
+            "reason": last.reason,
+        },
+    )
+
+
+def _suggest(trial: optuna.Trial, space: Space, baseline: Recipe) -> Recipe:
+    """Asks Optuna for each parameter of the branch that it chose."""
+    optimizer, decay = (
+        str(_asked(trial, kind, space.parameters[kind]))
+        if len(space.choices(kind)) > 1
+        else space.choices(kind)[0]
+        for kind in ("optimizer", "decay")
+    )
+    branch = _branch(space, optimizer, decay)
+    values = {name: _asked(trial, name, parameter) for name, (_, parameter) in branch.items()}
+    return _build(space, optimizer, decay, values, baseline)
+
+
+def _asked(trial: optuna.Trial, name: str, parameter: Parameter) -> Value:
+    match parameter:
+        case Choice(choices=choices):
+            word = trial.suggest_categorical(name, [_to_optuna(choice) for choice in choices])
+            return next(choice for choice in choices if _to_optuna(choice) == word)
+        case Range(low=low, high=high, step=step) if _whole(parameter):
+            return trial.suggest_int(name, int(low), int(high), step=int(step or 1))
+        case Range(low=low, high=high, log=log, step=step):
+            return trial.suggest_float(name, low, high, log=log, step=step)
+    raise AssertionError(f"{parameter!r} does not vary")
+
+
+def _branch(space: Space, optimizer: str, decay: str) -> Branch:
+    """The parameters that vary once optimizer and decay are chosen, those two included."""
+    branch: Branch = {}
+    for kind in ("optimizer", "decay"):
+        if len(space.choices(kind)) > 1:
+            branch[kind] = (kind, space.parameters[kind])
+    own = space.optimizers.get(optimizer, {})
+    several = len(space.choices("optimizer")) > 1
+    for key in dict.fromkeys((*space.parameters, *own)):
+        if key not in ("optimizer", "decay"):
+            name = f"{optimizer}.{key}" if key in own and several else key
+            branch[name] = (key, own.get(key, space.parameters.get(key)))
+    for key, parameter in space.decays.get(decay, {}).items():
+        branch[f"{decay}.{key}"] = (key, parameter)
+    return {name: entry for name, entry in branch.items() if isinstance(entry[1], Choice | Range)}
+
+
+def _build(
+    space: Space, optimizer: str, decay: str, values: Mapping[str, Any], baseline: Recipe
+) -> Recipe:
+    """A recipe of the space: what varies from `values`, moved onto the grid; what is fixed from the space.
+
+    `values` are looked up by full name (`adamw.peak_lr`, `step.factor`) and then by key. Settings
+    of the optimizer that the space leaves open are the baseline's where that has the same one, and
+    else customary.
+    """
+    defaults = (
+        baseline
+        if baseline.optimizer == optimizer
+        else default_recipe(cast(OptimizerName, optimizer))
+    )
+    own = space.optimizers.get(optimizer, {})
+    fields: dict[str, Any] = {
+        "momentum": defaults.momentum, "nesterov": defaults.nesterov, "weight_decay": defaults.weight_decay,
+    }  # fmt: skip
+    for key in dict.fromkeys((*space.parameters, *own)):
+        if key not in ("optimizer", "decay"):
+            found = values.get(f"{optimizer}.{key}", values.get(key))
+            fields[key] = _in_space(own.get(key, space.parameters.get(key)), found)
+    parts: dict[str, Any] = {"name": decay}
+    for key, parameter in space.decays.get(decay, {}).items():
+        parts[key] = _in_space(parameter, values.get(f"{decay}.{key}"))
+    return Recipe.from_dict(
+        fields | {"optimizer": optimizer, "decay": _plain(decay_from_dict(parts))}
+    )
+
+
+def _in_space(parameter: Parameter | None, value: Any) -> Any:
+    """The value of the parameter that is nearest to `value`; its middle where there is no value to be near to."""
+    match parameter:
+        case Choice():
+            return value if value in parameter.choices else parameter.choices[0]
+        case Range():
+            if value is None:
+                value = (
+                    (parameter.low * parameter.high) ** 0.5
+                    if parameter.log
+                    else (parameter.low + parameter.high) / 2
+                )
+            value = min(max(value, parameter.low), parameter.high)
+            if parameter.step is not None:
+                steps = round((value - parameter.low) / parameter.step)
+                value = parameter.low + steps * parameter.step
+                value = min(value, parameter.high)
+            return int(value) if _whole(parameter) else float(value)
+        case _:
+            return parameter
+
+
+def _distribution(parameter: Parameter) -> BaseDistribution:
+    match parameter:
+        case Choice():
+            return CategoricalDistribution([_to_optuna(choice) for choice in parameter.choices])
+        case Range() if _whole(parameter):
+            return IntDistribution(
+                int(parameter.low), int(parameter.high), step=int(parameter.step or 1)
+            )
+        case Range():
+            return FloatDistribution(
+                parameter.low, parameter.high, log=parameter.log, step=parameter.step
+            )
+    raise AssertionError(f"{parameter!r} does not vary")
+
+
+def _whole(parameter: Range) -> bool:
+    return parameter.step is not None and all(
+        isinstance(v, int) for v in (parameter.low, parameter.high, parameter.step)
+    )
+
+
+def _value_of(recipe: Recipe, name: str, key: str) -> Any:
+    if name == "decay":
+        return recipe.decay.name
+    return getattr(recipe.decay if name.startswith(f"{recipe.decay.name}.") else recipe, key)
+
+
+def _to_optuna(value: Any) -> Any:
+    """A list of milestones is a category of Optuna's by its text."""
+    return ", ".join(f"{v:g}" for v in value) if isinstance(value, tuple) else value
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}

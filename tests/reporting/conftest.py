@@ -1,0 +1,397 @@
+"""A made-up small study, at any stage."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from lrtune.core.recipe import (
+    WSD,
+    Constant,
+    Cosine,
+    HoldPower,
+    Linear,
+    NamedRecipe,
+    Plateau,
+    Published,
+    Recipe,
+    StepDecay,
+)
+from lrtune.core.run import Measurement, Run, RunRecord
+from lrtune.core.space import Interval
+from lrtune.core.study import Budget, RangeCurve, RangeResult, Rung, StudyConfig, StudyState
+from lrtune.decide.recommend import recommend
+from lrtune.reporting.document import Report
+from lrtune.schedules.compress import schedule_of
+
+EPOCHS, STEPS_PER_EPOCH = 12, 20
+BASELINE = Recipe(peak_lr=0.1, decay=StepDecay(every_epochs=4))
+RECIPES = [  # with the Top-1 that each comes to
+    (Recipe(peak_lr=0.213, warmup_epochs=1, decay=Cosine()), 91.2),
+    (Recipe(peak_lr=0.35, warmup_epochs=0.6, decay=Linear()), 91.9),
+    (Recipe(peak_lr=0.28, warmup_epochs=1, decay=WSD(cooldown_frac=0.3), weight_decay=5e-4), 91.7),
+    (Recipe(peak_lr=0.02, decay=Constant()), 86.4),
+    (Recipe(peak_lr=0.05, warmup_epochs=0.5, decay=Plateau(patience_epochs=1)), 90.1),
+    (Recipe(peak_lr=0.41, decay=HoldPower(hold_frac=0.3, power=1.5), final_frac=0.01), 91.4),
+    (Recipe(peak_lr=0.9, decay=Cosine()), 88.0),
+    (Recipe(peak_lr=0.15, decay=Linear()), 91.1),
+]
+START = 1_700_000_000.0
+
+
+def measurements(
+    run: Run, top1: float, *, epochs: int, start: float, reused: int = 0
+) -> tuple[Measurement, ...]:
+    """A saturating curve that wiggles with the seed; its first `reused` epochs are taken over."""
+    schedule, recipe, seed = schedule_of(run, STEPS_PER_EPOCH), run.recipe, run.seed
+    found = []
+    for epoch in range(1, epochs + 1):
+        reached = top1 - 30 * math.exp(-epoch / 2.2) + 0.25 * math.sin(7 * seed + 1.7 * epoch)
+        val_loss = 3.2 - reached / 31
+        first = (epoch - 1) * STEPS_PER_EPOCH
+        found.append(
+            Measurement(
+                epoch=epoch,
+                step=epoch * STEPS_PER_EPOCH,
+                lr_first=recipe.peak_lr * schedule(first),
+                lr_last=recipe.peak_lr * schedule(first + STEPS_PER_EPOCH - 1),
+                train_loss=val_loss * 0.9,
+                val_loss=val_loss,
+                top1=round(reached, 2),
+                averaged_val_loss=val_loss - 0.01,
+                averaged_top1=round(reached + 0.4, 2),
+                seconds=2.5,
+                images_per_s=1040.0 + epoch,
+                ended_at=start + 2.5 * epoch,
+                prefix=f"{recipe.label} {run.horizon_epochs} {seed} {epoch}",
+                reused=epoch <= reused,
+            )
+        )
+        schedule = schedule.observe(val_loss=val_loss, top1=reached)
+    return tuple(found)
+
+
+def record(
+    run_id, kind, trial, recipe, seed, top1, *, epochs=None, state="completed", reason="", test_top1=None, rung=None,
+    reused=0,
+):  # fmt: skip
+    stop = rung.epochs if rung else EPOCHS
+    run = Run(
+        id=run_id, kind=kind, trial=trial, recipe=recipe, recipe_epochs=EPOCHS, stop_epochs=stop, seed=seed,
+        horizon_epochs=stop if rung and rung.compressed else EPOCHS,
+    )  # fmt: skip
+    start = START + 40 * trial + 1000 * seed + 500 * (rung is not None)
+    measured = measurements(
+        run, top1, epochs=stop if epochs is None else epochs, start=start, reused=reused
+    )
+    if state == "diverged":
+        measured = (
+            *measured[:-1],
+            replace(measured[-1], train_loss=math.nan, val_loss=math.nan, top1=10.0),
+        )
+    return RunRecord(
+        run=run, state=state, reason=reason, measurements=measured, test_top1=test_top1
+    )
+
+
+def baseline_records(test_top1=None):
+    return tuple(
+        record(
+            f"baseline-{i}", "baseline", -1, BASELINE, 1 + i, 89.6 + 0.1 * i, test_top1=test_top1
+        )
+        for i in range(3)
+    )
+
+
+def search_records():
+    finished = [
+        record(f"trial-{i:04d}", "full", i, recipe, 0, top1)
+        for i, (recipe, top1) in enumerate(RECIPES)
+    ]
+    slow = Recipe(peak_lr=0.004, decay=Cosine())
+    wild = Recipe(peak_lr=2.4, decay=Constant())
+    why = "Top-1 68.2 after 4 epochs, 2.1 points below every finished trial there | <b>95 %</b> sure not to come back"
+    stopped = [
+        record("trial-0008", "full", 8, slow, 0, 75.0, epochs=4, state="pruned", reason=why),
+        record(
+            "trial-0009",
+            "full",
+            9,
+            wild,
+            0,
+            40.0,
+            epochs=2,
+            state="diverged",
+            reason="the loss of epoch 2 is not finite",
+        ),
+        record(
+            "trial-0010", "full", 10, wild, 0, 0, epochs=0, state="failed", reason="out of memory"
+        ),
+    ]
+    return (*finished, *stopped)
+
+
+def confirmation_records(trials=(1, 2, 5), test_top1=None):
+    return tuple(
+        record(
+            f"trial-{trial:04d}-confirm-{i}", "confirm", trial, RECIPES[trial][0], 1 + i, RECIPES[trial][1] - 0.2 * i,
+            test_top1=test_top1 if trial == trials[0] else None,
+        )
+        for trial in trials
+        for i in range(3)
+    )  # fmt: skip
+
+
+COMPARED = (  # with the Top-1 that each comes to
+    (
+        NamedRecipe(
+            name="sgd-step",
+            recipe=BASELINE,
+            published=Published(on="ImageNet | 8 GPUs", top1=76.1, convergence_epoch=90),
+        ),
+        89.6,
+    ),
+    (
+        NamedRecipe(
+            name="adamw-<cosine>", recipe=Recipe(optimizer="adamw", peak_lr=1e-3, warmup_epochs=1)
+        ),
+        91.3,
+    ),
+    (NamedRecipe(name="sgd-linear", recipe=Recipe(peak_lr=0.2, decay=Linear())), 91.1),
+    (
+        NamedRecipe(
+            name="prodigy", recipe=Recipe(optimizer="prodigy", peak_lr=1.0, decay=Constant())
+        ),
+        85.0,
+    ),
+    (
+        NamedRecipe(
+            name="sgd-plateau", recipe=Recipe(peak_lr=0.05, decay=Plateau(patience_epochs=1))
+        ),
+        88.1,
+    ),
+)
+
+
+def compared_records(num_recipes=5, *, more_seeds=True):
+    """Three seeds each; five of the two that lead, where more were asked for."""
+    return tuple(
+        record(
+            f"trial-{i:04d}-confirm-{j}" if i else f"baseline-{j}", "confirm" if i else "baseline", i or -1,
+            named.recipe, 1 + j, top1 + 0.2 * (j % 3) * (-1) ** i,
+        )
+        for i, (named, top1) in enumerate(COMPARED[:num_recipes])
+        for j in range(5 if more_seeds and i in (1, 2) else 3)
+    )  # fmt: skip
+
+
+RUNGS = Rung.parse("c2,4")
+
+
+def climbing_records():
+    """Twelve trials on two rungs: trial 10 goes up regardless of its score, 5 likewise from the second rung."""
+    recipes = [recipe for recipe, _ in RECIPES]
+    recipes += [replace(recipe, peak_lr=recipe.peak_lr / 3) for recipe in recipes[:4]]
+    first_scores = [86.0, 88.5, 88.0, 71.0, 82.0, 87.5, 80.0, 85.0, 78.0, 84.0, 74.0, 0.0]
+    second_scores = {0: 90.0, 1: 91.0, 2: 90.5, 5: 89.5, 10: 80.0}
+
+    def run(trial, top1, rung=None, **changes):
+        name = f"trial-{trial:04d}"
+        if rung is None:
+            return record(name, "full", trial, recipes[trial], 0, top1, **changes)
+        return record(
+            f"{name}-rung-{rung}", "rung", trial, recipes[trial], 0, top1, rung=rung, **changes
+        )
+
+    # What the curve lacks after two epochs and four is put on top, so that these are about the
+    # scores.
+    first = [run(trial, score + 12, RUNGS[0]) for trial, score in enumerate(first_scores[:-1])]
+    wild = run(11, 40.0, RUNGS[0], state="diverged", reason="the loss of epoch 2 is not finite")
+    second = [run(trial, score + 4.9, RUNGS[1]) for trial, score in second_scores.items()]
+    second[2] = run(
+        2, second_scores[2] + 4.9, RUNGS[1], reused=3
+    )  # of a trunk that another recipe trained
+    full = [run(1, 91.9, reused=4), run(5, 91.4, reused=4)]
+    lost = full[1].measurements
+    again = (*lost[:4], replace(lost[4], again_epochs=4), *lost[5:])  # its checkpoint was gone
+    return (*first, wild, *second, full[0], replace(full[1], measurements=again))
+
+
+def range_result(optimizer="sgd", *, signal=True):
+    lrs = tuple(10 ** (-5 + 6 * i / 80) for i in range(81))
+    curves = tuple(
+        RangeCurve(
+            seed=seed,
+            lrs=lrs,
+            losses=tuple(
+                2.3
+                - (1.2 / (1 + (0.03 / x) ** 1.5) - 0.05 * x**2) * signal
+                + 0.02 * math.sin(9 * i + seed)
+                for i, x in enumerate(lrs)
+            ),
+            diverged=signal,
+        )
+        for seed in range(3)
+    )
+    return RangeResult(
+        optimizer=optimizer,
+        curves=curves,
+        interval=Interval(low=0.012, high=0.94, suggestion=0.21) if signal else None,
+        rule="from the steepest descent to the lowest loss",
+        reason="" if signal else "The loss fell by less than its noise at every learning rate.",
+    )
+
+
+@pytest.fixture
+def config():
+    return StudyConfig(
+        name="digits-<first>",
+        task={"data": "digits", "model": "small-cnn"},
+        space_name="default",
+        space_toml="",
+        epochs=EPOCHS,
+        steps_per_epoch=STEPS_PER_EPOCH,
+        num_validation=2000,
+        num_classes=10,
+        budget=Budget(11, "trials"),
+        pruner="hopeless",
+        baseline=BASELINE,
+        environment={"Python": "3.11.7", "PyTorch": "2.15.0", "CPU": "2 cores"},
+        command="lrtune search --data digits --budget 11 --study 'digits-<first>'",
+    )
+
+
+def report_of(state, importances=None):
+    shares = {"peak_lr": 0.61, "decay": 0.22, "warmup_epochs": 0.12, "weight_decay": 0.05}
+    return Report(
+        state=state,
+        recommendation=recommend(state),
+        importances=shares if importances is None else importances,
+    )
+
+
+@pytest.fixture
+def done(config):
+    """Finished, confirmed and tested."""
+    records = baseline_records(89.1) + search_records() + confirmation_records(test_top1=91.3)
+    return report_of(StudyState(config=config, range_results=(range_result(),), records=records))
+
+
+@pytest.fixture
+def climbing_config(config):
+    return replace(config, pruner="fair", rungs=RUNGS, budget=Budget(12, "trials"))
+
+
+@pytest.fixture
+def climbed(climbing_config):
+    """A finished study on rungs."""
+    records = baseline_records() + climbing_records() + confirmation_records(trials=(1, 2, 5))
+    return report_of(
+        StudyState(config=climbing_config, range_results=(range_result(),), records=records)
+    )
+
+
+@pytest.fixture
+def comparison_config(config):
+    recipes = tuple(named for named, _ in COMPARED)
+    return replace(
+        config, name="comparison", recipes=recipes, space_name="", pruner="none", max_seeds=5,
+        command="lrtune compare --data digits",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def comparison(comparison_config):
+    """A finished comparison."""
+    state = StudyState(config=comparison_config, records=compared_records())
+    return report_of(state, {})
+
+
+def stages(config):
+    """Every stage that a study can be at, by name."""
+    plateau = replace(config, num_confirmed=1)
+    best_plateau = tuple(r for r in search_records() if r.run.recipe.decay.name == "plateau")
+    everything = baseline_records() + search_records()
+    climbing = replace(config, pruner="fair", rungs=RUNGS, budget=Budget(12, "trials"))
+    lowest = climbing_records()[:3]
+    worse = record("trial-0000", "full", 0, RECIPES[3][0], 0, 86)
+    worse_again = (
+        replace(
+            worse, run=replace(worse.run, id=f"trial-0000-confirm-{i}", kind="confirm", seed=i + 1)
+        )
+        for i in range(3)
+    )
+    comparison = replace(
+        config, recipes=tuple(named for named, _ in COMPARED), pruner="none", max_seeds=5
+    )
+    lost = record(
+        "trial-0001-confirm-0",
+        "confirm",
+        1,
+        COMPARED[1][0].recipe,
+        1,
+        40,
+        epochs=2,
+        state="diverged",
+    )
+    states = {
+        "nothing": StudyState(config=config),
+        "range test": StudyState(config=config, range_results=(range_result(),)),
+        "no signal": StudyState(
+            config=config, range_results=(range_result(signal=False), range_result("adamw"))
+        ),
+        "baseline": StudyState(config=config, records=baseline_records()),
+        "diverged baseline": StudyState(
+            config=config,
+            records=(
+                record("baseline-0", "baseline", -1, BASELINE, 1, 20, epochs=1, state="diverged"),
+            ),
+        ),
+        "everything diverged": StudyState(
+            config=replace(config, num_seeds=1, budget=Budget(1, "trials")),
+            records=(
+                record("baseline-0", "baseline", -1, BASELINE, 1, 20, epochs=1, state="diverged"),
+                record("trial-0000", "full", 0, RECIPES[0][0], 0, 20, epochs=1, state="diverged"),
+            ),
+        ),
+        "unconfirmed": StudyState(config=config, records=everything),
+        "no baseline": StudyState(config=config, records=search_records()),
+        "half confirmed": StudyState(
+            config=config, records=everything + confirmation_records()[:1]
+        ),
+        "running": StudyState(
+            config=config,
+            records=(
+                *everything,
+                replace(confirmation_records()[0], state="running", measurements=()),
+            ),
+        ),
+        "plateau": StudyState(
+            config=plateau,
+            records=baseline_records() + best_plateau + confirmation_records(trials=(4,)),
+        ),
+        "on the lowest rung": StudyState(config=climbing, records=lowest),
+        "going up": StudyState(
+            config=climbing,
+            records=(
+                *baseline_records(),
+                *lowest,
+                replace(climbing_records()[13], state="running"),
+            ),
+        ),
+        "left on rungs": StudyState(
+            config=climbing, records=baseline_records() + climbing_records()[:17]
+        ),
+        "worse than the baseline": StudyState(
+            config=config, records=(*baseline_records(), worse, *worse_again)
+        ),
+        "comparison": StudyState(config=comparison),
+        "comparison of one so far": StudyState(config=comparison, records=compared_records(1)),
+        "comparison of three so far": StudyState(
+            config=comparison, records=compared_records(3, more_seeds=False)
+        ),
+        "comparison with a loss": StudyState(
+            config=comparison, records=(*compared_records(1), lost)
+        ),
+    }
+    return {name: report_of(state, {}) for name, state in states.items()}

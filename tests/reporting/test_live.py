@@ -1,0 +1,291 @@
+"""The live display: plain lines, a terminal, and nothing at all."""
+
+import io
+import math
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from lrtune.core.events import EpochEnded, Note, RunEnded, RunStarted, SweepStarted
+from lrtune.core.study import Budget, Rung, StudyState
+from lrtune.reporting.live import LiveDisplay
+from lrtune.reporting.progress import Progress, expected_runs
+from tests.reporting.conftest import (
+    baseline_records,
+    climbing_records,
+    compared_records,
+    confirmation_records,
+    search_records,
+)
+
+
+def events_of(record):
+    yield RunStarted(record.run, 0)
+    for measurement in record.measurements:
+        yield EpochEnded(record.run, measurement)
+    yield RunEnded(record)
+
+
+def shown(config, state, events, *, terminal=False, width=80, quiet=False):
+    """What was written, and for a terminal the last thing rendered."""
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=width, color_system=None)
+    with LiveDisplay(state, console, device="cpu, fp32", quiet=quiet) as show:
+        for event in events:
+            show(event)
+        rendered = Console(file=io.StringIO(), width=width)
+        rendered.print(show._render())
+    return console.file.getvalue(), rendered.file.getvalue()
+
+
+@pytest.fixture
+def empty(config):
+    return StudyState(config=config)
+
+
+def test_plain_lines_one_a_run_and_one_a_note(config, empty):
+    pruned = search_records()[8]
+    events = [
+        SweepStarted("sgd", 1, 3),
+        Note("sgd: 0.01 to 1"),
+        *events_of(baseline_records()[0]),
+        *events_of(pruned),
+    ]
+    text, _ = shown(config, empty, events)
+    assert text.splitlines() == [
+        "range test of sgd, sweep 1 of 3",
+        "sgd: 0.01 to 1",
+        "baseline-0 completed: 12 of 12 epochs, Top-1 89.66 %, sgd 0.1, step(every_epochs=4, factor=0.1)",
+        f"trial-0008 pruned ({pruned.reason}): 4 of 12 epochs, Top-1 70.25 %, sgd 0.004, cosine",
+    ]
+
+
+def test_slow_epochs_have_a_plain_line(config, empty):
+    record = baseline_records()[0]
+    slow = replace(record.measurements[0], seconds=11.0)
+    text, _ = shown(config, empty, [EpochEnded(record.run, slow)])
+    assert (
+        text
+        == f"baseline-0 epoch 1 of 12: LR 0.1, train loss {slow.train_loss:.3f}, Top-1 {slow.top1:.2f} %\n"
+    )
+
+
+def test_quiet_shows_nothing(config, empty):
+    events = list(events_of(baseline_records()[0]))
+    assert shown(config, empty, events, quiet=True)[0] == ""
+    assert shown(config, empty, events, quiet=True, terminal=True)[0] == ""
+
+
+def test_terminal_shows_the_running_and_the_best(config, empty):
+    baseline, best, pruned = baseline_records()[0], search_records()[0], search_records()[8]
+    running = list(events_of(search_records()[1]))[:4]
+    _, text = shown(
+        config,
+        empty,
+        [*events_of(baseline), *events_of(best), *events_of(pruned), *running],
+        width=120,
+    )
+    header, overall, run, best_line, note = text.splitlines()
+    assert header.startswith("digits-<first> · small-cnn on digits · cpu, fp32")
+    assert overall.startswith("search")
+    assert "trial 3 of 11" in overall
+    assert "ETA" in overall
+    assert all(word in run for word in ("trial-0001", "3/12", "LR ", "loss ", "img/s", "sgd 0.35"))
+    assert "best so far 91.32 % (trial-0000: sgd 0.213" in best_line
+    assert "baseline 89.66 %" in best_line
+    assert note.startswith("trial-0008 pruned: Top-1 68.2")
+
+
+@pytest.mark.parametrize(
+    ("width", "overall", "row"),
+    [
+        (
+            60,
+            r"confirmation [━╸╺ ]+ 0 of 9–17 runs  ETA .+s",
+            "trial-0002-confirm-0 10/12 91.16 % sgd 0.28, warmup 1 ep, w…",
+        ),
+        (
+            80,
+            r"confirmation [━╸╺ ]+ 0 of 9–17 runs  .+ elapsed  ETA .+s",
+            "trial-0002-confirm-0 10/12 91.16 % LR 0.108 loss 0.234 5.0 s left sgd 0.28, war…",
+        ),
+    ],
+)
+def test_a_short_line_says_less_and_cuts_the_recipe_alone(config, width, overall, row):
+    state = StudyState(config=replace(config, max_seeds=5), records=search_records())
+    events = [*events_of(baseline_records()[0]), *list(events_of(confirmation_records()[3]))[:11]]
+    _, text = shown(state.config, state, events, width=width)
+    lines = text.splitlines()
+    assert re.fullmatch(overall, lines[1].rstrip())
+    assert lines[2] == row
+
+
+@pytest.mark.parametrize("budget", ["50", "300ep", "4h"])
+def test_sweeps_of_the_range_test_are_counted(config, budget):
+    state = StudyState(config=replace(config, budget=Budget.parse(budget)))
+    _, text = shown(state.config, state, [SweepStarted("sgd", 1, 3), SweepStarted("sgd", 2, 3)])
+    assert re.fullmatch(r"range test +[━ ]+ sgd, sweep 2 of 3 .*", text.splitlines()[1])
+
+
+def test_resumed_study_goes_on_from_what_is_recorded(config):
+    begun = replace(
+        search_records()[1], state="running", measurements=search_records()[1].measurements[:5]
+    )
+    state = StudyState(config=config, records=(*baseline_records(), search_records()[0], begun))
+    _, text = shown(config, state, [RunStarted(begun.run, 5)])
+    assert "trial 2 of 11" in text
+    assert "5/12" in text
+    assert "best so far 91.32 %" in text
+    plain, _ = shown(config, state, [RunStarted(begun.run, 5)])
+    assert plain == "trial-0001 goes on after epoch 5 of 12: sgd 0.35, warmup 0.6 ep, linear\n"
+
+
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [("300ep", "24 of 300 epochs"), ("20runs", "2 of 20 runs"), ("4h", "of 4 h 00 min")],
+)
+def test_budgets_other_than_trials(config, budget, said):
+    config = replace(config, budget=Budget.parse(budget))
+    state = StudyState(config=config, records=baseline_records()[:1])
+    _, text = shown(config, state, events_of(baseline_records()[1]), width=120)
+    assert said in text
+
+
+@pytest.mark.parametrize(
+    ("run_id", "said"),
+    [
+        ("trial-0000-rung-c2", "trial-0000 on rung c2 completed: 2 of 2 epochs, Top-1 85.85 %"),
+        (
+            "trial-0002-rung-4",
+            "trial-0002 on rung 4 completed: 4 of 4 epochs, 3 of them reused, Top-1 90.65 % (91.05 % averaged)",
+        ),
+        ("trial-0001", "trial-0001 completed: 12 of 12 epochs, 4 of them reused, Top-1 92.02 %"),
+        (
+            "trial-0011-rung-c2",
+            "trial-0011 on rung c2 diverged (the loss of epoch 2 is not finite): 2 of 2 epochs, Top-1 10.00 %",
+        ),
+    ],
+)
+def test_rungs_and_reused_epochs_in_plain_lines(climbing_config, run_id, said):
+    ended = next(record for record in climbing_records() if record.run.id == run_id)
+    text, _ = shown(climbing_config, StudyState(config=climbing_config), events_of(ended))
+    assert text == f"{said}, {ended.run.recipe.label}\n"
+
+
+def test_slow_epochs_that_are_reused_have_no_line(climbing_config):
+    ended = next(record for record in climbing_records() if record.run.id == "trial-0001")
+    events = [EpochEnded(ended.run, replace(m, seconds=11.0)) for m in ended.measurements[3:5]]
+    text, _ = shown(climbing_config, StudyState(config=climbing_config), events)
+    assert text.startswith("trial-0001 epoch 5 of 12")
+
+
+@pytest.mark.parametrize(
+    ("num_records", "best"),
+    [
+        (11, "best so far 88.35 % (trial-0001 on rung c2: sgd 0.35"),
+        (
+            13,
+            "best so far 90.55 % (trial-0000 on rung 4: sgd 0.213",
+        ),  # a lower one of another level comes after
+        (18, "best so far 92.02 % (trial-0001: sgd 0.35"),
+    ],
+)
+def test_best_is_the_best_of_the_highest_level(climbing_config, num_records, best):
+    state = StudyState(config=climbing_config, records=climbing_records()[:num_records])
+    _, text = shown(climbing_config, state, [], width=120)
+    assert best in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"rungs": ()},
+            {("full", 12, 12): 12},
+        ),
+        (
+            {"rungs": Rung.parse("c2,4")},
+            {("rung", 2, 2): 12, ("rung", 12, 4): 4, ("full", 12, 12): 1},
+        ),
+        (  # at least one goes up
+            {"rungs": Rung.parse("c2,4"), "budget": Budget(2, "trials")},
+            {("rung", 2, 2): 2, ("rung", 12, 4): 1, ("full", 12, 12): 1},
+        ),
+        (  # brackets from rung 2, from rung 4, and of full runs: 4 trials each
+            {"rungs": Rung.parse("2,4"), "pruner": "hyperband"},
+            {("rung", 12, 2): 4, ("rung", 12, 4): 1 + 4, ("full", 12, 12): 1 + 1 + 4},
+        ),
+    ],
+)
+def test_expected_runs(climbing_config, changes, expected):
+    rest = {("baseline", 12, 12): 3, ("confirm", 12, 12): 9}
+    assert expected_runs(replace(climbing_config, **changes)) == rest | expected
+
+
+def test_progress_never_takes_a_step_back(climbing_config, climbed):
+    progress, behind = Progress.of(StudyState(config=climbing_config)), [0.0]
+    for record in climbed.state.records:
+        for event in events_of(record):
+            progress.take(event)
+            done, total = progress.spent(0.0)
+            behind.append(done)
+            assert total == (3 + 9 + 1) * 12 + 12 * 2 + 4 * 4
+    assert behind == sorted(behind)
+    assert behind[-1] == total
+    assert progress.epochs_trained == climbed.state.epochs_trained
+
+
+def test_diverged_and_failed_runs_do_not_break_it(config, empty):
+    records = search_records()[9:]
+    assert math.isnan(records[0].measurements[-1].val_loss)
+    _, text = shown(
+        config, empty, [event for record in records for event in events_of(record)], width=100
+    )
+    assert "trial-0009 diverged: the loss of epoch 2 is not finite" in text
+    assert "trial-0010 failed: out of memory" in text
+
+
+def test_events_of_several_threads_and_a_real_terminal(config, empty):
+    console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    records = (*baseline_records(), *search_records())
+    with LiveDisplay(empty, console, device="cpu, fp32") as show, ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda record: [show(event) for event in events_of(record)], records))
+        assert len(show._progress.records) == len(records)
+        assert show._progress.epochs_trained == sum(record.epochs for record in records)
+        assert not show._progress.running
+
+
+def test_seeds_that_the_race_adds_are_part_of_the_confirmation(config):
+    config = replace(config, max_seeds=5)
+    confirmed, first = confirmation_records(), baseline_records()[0]
+    more = replace(first, run=replace(first.run, id="baseline-3", seed=4))
+    state = StudyState(config=config, records=(*baseline_records(), *search_records(), *confirmed))
+    progress = Progress.of(state)
+    before = progress.spent(0.0)
+    for event in events_of(more):
+        progress.take(event)
+    assert progress.phase == "confirmation"
+    assert progress.spent(0.0) == (before[0] + 12, before[1] + 12)
+    _, text = shown(config, state, events_of(more))
+    assert "10 of 9–17 runs" in text
+
+
+def test_progress_of_a_comparison(comparison_config):
+    records = compared_records()
+    state = StudyState(config=comparison_config, records=records[:2])
+    assert Progress.of(state).spent(0.0) == (2 * 12, 5 * 3 * 12)
+    plain, _ = shown(comparison_config, state, events_of(records[3]))
+    assert plain.startswith("adamw-<cosine>, seed 1 completed: 12 of 12 epochs")
+    _, text = shown(comparison_config, state, events_of(records[2]), width=120)
+    assert "comparison" in text
+    assert "3 of 15–25 runs" in text
+    assert "sgd-step 89.70 ± 0.04 %" in text
+
+
+@pytest.mark.parametrize("budget", ["15runs", "180ep", "4h"])
+def test_a_comparison_is_measured_by_its_plan(comparison_config, budget):
+    config = replace(comparison_config, budget=Budget.parse(budget))
+    state = StudyState(config=config, records=compared_records())
+    assert Progress.of(state).spent(0.0) == ((5 * 3 + 2 * 2) * 12,) * 2

@@ -1,0 +1,90 @@
+"""Terminal output, as plain text."""
+
+import io
+import os
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from lrtune.reporting.range_test import print_range_result
+from lrtune.reporting.terminal import print_recommendation, print_studies
+from tests.reporting.conftest import range_result, stages
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def printed(show, width):
+    console = Console(file=io.StringIO(), width=width)
+    show(console)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("study", "name", "width"),
+    [
+        ("done", "terminal-80", 80),
+        ("done", "terminal-120", 120),
+        ("climbed", "terminal-rungs-80", 80),
+        ("comparison", "terminal-comparison-80", 80),
+        ("comparison", "terminal-comparison-120", 120),
+    ],
+)
+def test_recommendation_is_the_golden_file(request, study, name, width):
+    report = request.getfixturevalue(study)
+    text = printed(
+        lambda console: print_recommendation(report, console, Path("reports/digits")), width
+    )
+    golden = GOLDEN / f"{name}.txt"
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.write_text(text)
+    assert text == golden.read_text()
+
+
+def test_every_stage_fits_into_80_columns(config):
+    for name, report in stages(config).items():
+        text = printed(lambda console, report=report: print_recommendation(report, console), 80)
+        assert "…" not in text, name
+        assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [
+        ("unconfirmed", "Top-1, %: 92.02 (one run of the search, not confirmed)"),
+        ("left on rungs", "Top-1, %: – (not trained in full yet: 91.55 at the rung of 4 epochs)"),
+    ],
+)
+def test_the_top1_of_what_is_not_confirmed_is_told(config, stage, said):
+    assert (
+        said
+        in printed(
+            lambda console: print_recommendation(stages(config)[stage], console), 80
+        ).splitlines()
+    )
+
+
+def test_a_line_that_is_too_short_loses_nothing(done):
+    assert "…" not in printed(lambda console: print_recommendation(done, console), 60)
+
+
+def test_studies(config, done):
+    states = [done.state, stages(config)["nothing"].state]
+    lines = printed(lambda console: print_studies(states, console), 100).splitlines()
+    assert lines[1].split() == ["digits-<first>", "23", "246", "91.60", "±", "0.36", "done"]
+    assert lines[2].split()[-2:] == ["–", "stopped"]
+    assert printed(lambda console: print_studies([], console), 80) == "There are no studies yet.\n"
+
+
+def test_range_test():
+    text = printed(
+        lambda console: print_range_result(range_result(), Path("out"), console=console), 120
+    )
+    assert text.startswith("SGD: peak LR from 0.012 to 0.94, beginning with 0.21, by 3 sweeps")
+    as_json = printed(
+        lambda console: print_range_result(
+            range_result(), Path("out"), as_json=True, console=console
+        ),
+        40,
+    )
+    assert '"suggestion": 0.21' in as_json

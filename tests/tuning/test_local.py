@@ -1,0 +1,607 @@
+"""The local engine, with a real database and made-up training: every end of a run, interruptions, several workers."""
+
+import math
+import multiprocessing
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import psutil
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lrtune.core.errors import InputError, LrtuneError, StoreError, TaskError, TrialError
+from lrtune.core.events import EpochEnded, Note, RunEnded, RunStarted
+from lrtune.core.recipe import WSD, Constant, Cosine, Recipe, StepDecay
+from lrtune.core.study import Budget, Rung
+from lrtune.decide.plan import outcome
+from lrtune.store.workers import this_worker
+from lrtune.tuning.local import work, work_in_lanes, work_on, work_side_by_side
+from tests.studies import full_run
+from tests.tuning.fake_objective import (
+    EPOCHS,
+    FailingWorker,
+    KilledWorker,
+    LoadingWorker,
+    Worker,
+    make_bench,
+    make_config,
+    measurement,
+    open_store,
+    train,
+)
+from tests.tuning.fake_training import MiniStates, MiniTrainer, search, train_with
+
+NUM_RUNS = 2 + 10 + 2 * 2
+"""Of `make_config`: baseline, trials, confirmations."""
+
+
+@pytest.fixture
+def url(tmp_path):
+    return f"sqlite:///{tmp_path / 'lrtune.db'}"
+
+
+def runs_of(store, state=None):
+    return [record for record in store.state().records if state in (None, record.state)]
+
+
+def by_id(store):
+    return {record.run.id: record for record in store.state().records}
+
+
+def in_words(store):
+    """Everything recorded, nan to be compared as well."""
+    return [repr(record) for record in store.state().records]
+
+
+# --- an unbroken study
+
+
+def test_a_study_from_beginning_to_end(url):
+    store = open_store(url, make_config())
+    events = []
+    done = work(make_bench(store, emit=events.append))
+    assert not done.failed
+    records = store.state().records
+    assert Counter(record.run.kind for record in records) == {
+        "baseline": 2,
+        "full": 10,
+        "confirm": 4,
+    }
+    for record in records:
+        assert record.measurements == tuple(
+            measurement(record.run, e) for e in range(1, record.epochs + 1)
+        )
+        assert record.state in ("completed", "pruned", "diverged")
+        assert record.epochs == EPOCHS or record.reason
+    kinds = Counter(type(event) for event in events)
+    assert kinds == {
+        RunStarted: NUM_RUNS,
+        EpochEnded: sum(r.epochs for r in records),
+        RunEnded: NUM_RUNS,
+    }
+    assert [e.record for e in events if isinstance(e, RunEnded)] == list(records)
+    assert work(make_bench(store, emit=events.append)) == done  # again: nothing is left to do
+    assert len(events) == sum(kinds.values())
+
+
+def test_everything_is_recorded_before_it_is_shown(url):
+    store = open_store(url, make_config(budget=Budget(2, "trials")))
+
+    def check(event):
+        match event:
+            case EpochEnded(run=run, measurement=m):
+                assert by_id(store)[run.id].measurements[m.epoch - 1] == m
+            case RunEnded(record=record):
+                assert by_id(store)[record.run.id].state == record.state != "running"
+
+    work(make_bench(store, emit=check))
+    assert by_id(store)
+
+
+@pytest.mark.parametrize(
+    ("budget", "most_epochs"),
+    [
+        (Budget(200, "epochs"), 200),
+        (Budget(15, "runs"), 15 * EPOCHS),
+        (Budget(150, "seconds"), 150),
+    ],
+)
+def test_a_budget_of_epochs_runs_or_time_is_not_exceeded(url, budget, most_epochs):
+    store = open_store(url, make_config(budget=budget, num_confirmed=1))
+    work(make_bench(store))
+    state = store.state()
+    assert most_epochs - EPOCHS < state.epochs_trained <= most_epochs or budget.unit == "seconds"
+    assert state.spent(budget.unit) <= budget.amount
+    assert state.of_kind("full")
+
+
+# --- interruptions
+
+
+class Interrupted:
+    """Raises `KeyboardInterrupt` at every nth new epoch or event, as Ctrl-C would."""
+
+    def __init__(self, every):
+        self.every, self.calls, self.interruptions = every, 0, 0
+
+    def strike(self):
+        self.calls += 1
+        if self.calls % self.every == 0:
+            self.interruptions += 1
+            raise KeyboardInterrupt
+
+    def train(self, run, study):
+        known = next(record.epochs for record in study.records if record.run == run)
+        for measured in train(run, study):
+            if measured.epoch > known:
+                self.strike()
+            yield measured
+
+    def emit(self, event):
+        self.strike()
+
+
+@pytest.mark.parametrize(
+    ("where", "every", "seed"), [("train", 3, 0), ("train", 20, 1), ("emit", 4, 2), ("emit", 17, 3)]
+)
+def test_an_interrupted_study_is_the_unbroken_one(tmp_path, where, every, seed):
+    unbroken = open_store(f"sqlite:///{tmp_path / 'unbroken.db'}", make_config(seed=seed))
+    work(make_bench(unbroken))
+
+    url = f"sqlite:///{tmp_path / 'broken.db'}"
+    strike = Interrupted(every)
+    for _ in range(1000):
+        store = open_store(url, make_config(seed=seed))
+        try:
+            work(make_bench(store, **{where: getattr(strike, where)}))
+            break
+        except KeyboardInterrupt:
+            assert all(
+                record.orphaned for record in runs_of(store, "running")
+            )  # given back at once
+    assert strike.interruptions >= NUM_RUNS // 2
+    assert in_words(open_store(url, make_config())) == in_words(unbroken)
+
+
+def test_the_training_is_given_what_was_measured_and_no_epoch_is_recorded_again(url):
+    store = open_store(url, make_config())
+    asked = []
+
+    def watched(run, study):
+        known = next(record.epochs for record in study.records if record.run == run)
+        asked.append((run.id, known))
+        for measured in train(run, study):
+            if (run.id, measured.epoch, known) == ("baseline-0", 6, 0):
+                raise KeyboardInterrupt
+            yield measured
+
+    with pytest.raises(KeyboardInterrupt):
+        work(make_bench(store, train=watched))
+    events = []
+    work(make_bench(store, train=watched, emit=events.append))
+    assert asked[:3] == [("baseline-0", 0), ("baseline-0", 5), ("baseline-1", 0)]
+    assert events[0] == RunStarted(by_id(store)["baseline-0"].run, epochs_done=5)
+    shown = [
+        e.measurement.epoch
+        for e in events
+        if isinstance(e, EpochEnded) and e.run.id == "baseline-0"
+    ]
+    assert shown == list(range(6, EPOCHS + 1))
+
+
+class Kills(MiniStates):
+    """Strikes by chance: before and after a state is saved, and at each event, which is after it was recorded."""
+
+    def __init__(self, share, seed):
+        super().__init__()
+        self.share, self.rng = share, Random(seed)
+        self.at = Counter()
+
+    def strike(self, moment):
+        if self.rng.random() < self.share:
+            self.at[moment] += 1
+            raise KeyboardInterrupt
+
+    def save(self, key, state, epochs):
+        self.strike("before the save")
+        super().save(key, state, epochs)
+        self.strike("before the record")
+
+    def emit(self, event):
+        self.strike(type(event).__name__)
+
+
+WITH_RUNGS = {"rungs": Rung.parse("c1,4"), "budget": Budget(14, "trials"), "reduction_factor": 2}
+
+
+def untimed(store):
+    """Everything recorded, but for the times."""
+    return [
+        repr(
+            replace(
+                r, measurements=tuple(replace(m, seconds=0, ended_at=0) for m in r.measurements)
+            )
+        )
+        for r in store.state().records
+    ]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_search_with_rungs_and_reuse_that_is_killed_at_any_moment_is_the_unbroken_one(
+    tmp_path, seed
+):
+    config = make_config(seed=seed, **WITH_RUNGS)
+    unbroken = open_store(f"sqlite:///{tmp_path / 'unbroken.db'}", config)
+    work(make_bench(unbroken, train=train_with(MiniTrainer(steps_per_epoch=10), MiniStates())))
+
+    url, kills, num_trained = f"sqlite:///{tmp_path / 'broken.db'}", Kills(0.1, seed), 0
+    for _ in range(1000):
+        store, trainer = open_store(url, config), MiniTrainer(steps_per_epoch=10)
+        try:
+            work(make_bench(store, train=train_with(trainer, kills), emit=kills.emit))
+            break
+        except KeyboardInterrupt:
+            assert all(record.orphaned for record in runs_of(store, "running"))
+        finally:
+            num_trained += len(trainer.trained)
+    moments = {"before the save", "before the record", "EpochEnded", "RunStarted", "RunEnded"}
+    assert kills.at.keys() == moments
+    assert untimed(store) == untimed(unbroken)
+    state = store.state()
+    assert (
+        num_trained == state.epochs_trained + kills.at["before the save"]
+    )  # what was not saved is trained again
+    assert Counter(r.run.kind for r in state.records).keys() == {
+        "baseline",
+        "rung",
+        "full",
+        "confirm",
+    }
+    assert any(m.reused for r in state.records for m in r.measurements)
+    assert not runs_of(store, "running")
+
+
+@settings(max_examples=25)
+@given(
+    amount=st.integers(60, 400),
+    rungs=st.sampled_from(["c1,c4", "c2,4", "1,4", "4"]),
+    pruner=st.sampled_from(["fair", "halving", "hyperband"]),
+    seed=st.integers(0, 5),
+)
+@pytest.mark.parametrize("unit", ["epochs", "seconds"])
+def test_with_rungs_and_reuse_no_budget_is_exceeded(unit, amount, rungs, pruner, seed):
+    """At no moment."""
+    budget = Budget(amount, unit)
+    config = make_config(
+        budget=budget, rungs=Rung.parse(rungs), pruner=pruner, seed=seed, num_confirmed=1
+    )
+    trainer = MiniTrainer(steps_per_epoch=10)
+    for state in search(config, any_recipe, trainer, MiniStates()):
+        assert state.spent(unit) <= budget.amount + 1e-9
+        assert state.epochs_trained == len(trainer.trained)
+    assert outcome(state)
+
+
+def any_recipe(state, number):
+    """Of few peak LRs, so that trunks are shared, and one of them so high that it diverges."""
+    rng = Random(f"{state.config.seed} {number}")
+    decay = rng.choice(
+        [
+            Constant(),
+            Cosine(),
+            WSD(cooldown_frac=rng.choice([0.25, 0.5])),
+            StepDecay(every_epochs=4),
+        ]
+    )
+    return Recipe(
+        peak_lr=rng.choice([0.03, 0.1, 0.3, 2.9]), decay=decay, final_frac=rng.choice([0.0, 0.01])
+    )
+
+
+@pytest.mark.parametrize(
+    ("epochs", "peak_lr", "state"),
+    [(EPOCHS, 0.1, "completed"), (3, 2.9, "diverged"), (10, 1e-3, "pruned")],
+)
+def test_a_run_that_was_killed_before_its_end_was_recorded_is_not_trained_again(
+    url, epochs, peak_lr, state
+):
+    store = open_store(url, make_config())
+    run = full_run(Recipe(peak_lr=peak_lr), EPOCHS)
+    store.claim(run, this_worker())
+    for epoch in range(1, epochs + 1):
+        store.record(run, measurement(run, epoch))
+
+    def never(run, study):
+        raise AssertionError("there is nothing to train")
+        yield
+
+    work_on(run, make_bench(store, train=never))
+    assert by_id(store)["trial-0000"].state == state
+
+
+# --- the ends of a run
+
+
+def only(run_id, misbehave):
+    """Training in which one run misbehaves."""
+
+    def train_or_not(run, study):
+        yield from misbehave(run, study) if run.id == run_id else train(run, study)
+
+    return train_or_not
+
+
+def out_of_memory(run, study):
+    yield measurement(run, 1)
+    raise TrialError("out of memory on cuda: try a smaller --batch-size")
+
+
+def broken_loss(run, study):
+    raise TaskError("the task's loss failed")
+    yield
+
+
+def impossible(run, study):
+    raise InputError("`lr_scale` must be the same in all groups for prodigy")
+    yield
+
+
+def stops_early(run, study):
+    yield measurement(run, 1)
+
+
+def not_finite(run, study):
+    for epoch in (1, 2):
+        loss = 1.0 if epoch == 1 else math.inf
+        yield replace(measurement(run, epoch), train_loss=loss)
+    raise AssertionError("a diverged run is drawn from no more")
+
+
+def at_chance(run, study):
+    for epoch in range(1, EPOCHS + 1):
+        yield replace(measurement(run, epoch), top1=10.2, averaged_top1=10.2)
+
+
+# how the run misbehaves, what is recorded of it
+ENDS = {
+    "out of memory": (
+        out_of_memory,
+        "failed",
+        1,
+        "out of memory on cuda: try a smaller --batch-size",
+    ),
+    "task": (broken_loss, "failed", 0, "the task's loss failed"),
+    "impossible": (
+        impossible,
+        "failed",
+        0,
+        "`lr_scale` must be the same in all groups for prodigy",
+    ),
+    "short": (stops_early, "failed", 1, "the training ended before its last epoch"),
+    "diverged": (not_finite, "diverged", 2, "the loss was not finite in epoch 2, at an LR of 0.02"),
+    "hopeless": (
+        at_chance,
+        "pruned",
+        10,
+        "Top-1 10.20 is not told from chance (10.0 ± 0.9) at epoch 10",
+    ),
+}
+
+
+@pytest.mark.parametrize(("misbehave", "state", "epochs", "reason"), ENDS.values(), ids=ENDS.keys())
+def test_how_a_run_ends_is_recorded_with_its_reason_and_the_study_goes_on(
+    url, misbehave, state, epochs, reason
+):
+    store = open_store(url, make_config())
+    events = []
+    done = work(make_bench(store, train=only("trial-0000", misbehave), emit=events.append))
+    record = by_id(store)["trial-0000"]
+    assert (record.state, record.epochs, record.reason) == (state, epochs, reason)
+    assert not done.failed
+    assert len(store.state().of_kind("full")) == 10
+    (told,) = (
+        e.record for e in events if isinstance(e, RunEnded) and e.record.run.id == "trial-0000"
+    )
+    assert repr(told) == repr(record)
+
+
+def test_the_baseline_is_never_pruned(url):
+    store = open_store(url, make_config(budget=Budget(1, "trials")))
+    work(make_bench(store, train=only("baseline-0", at_chance)))
+    assert (by_id(store)["baseline-0"].state, by_id(store)["baseline-0"].epochs) == (
+        "completed",
+        EPOCHS,
+    )
+
+
+# pruner, words in the reason of each run that it ends, where it ends any
+PRUNER_WORDS = [("fair", "chance"), ("hopeless", "chance"), ("median", "is below the median"),
+                ("patient", "no Top-1 above"), ("halving", ""), ("hyperband", ""), ("none", "")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("pruner", "words"), PRUNER_WORDS)
+def test_the_pruner_that_was_asked_for_decides(url, pruner, words):
+    store = open_store(
+        url, make_config(pruner=pruner, sampler="random", budget=Budget(20, "trials"))
+    )
+    work(make_bench(store, train=only("trial-0019", at_chance)))
+    reasons = [record.reason for record in runs_of(store, "pruned")]
+    assert bool(reasons) == bool(words)
+    assert all(words in reason for reason in reasons)
+
+
+def test_three_failures_in_a_row_end_the_study(url):
+    store = open_store(url, make_config())
+
+    def fails(run, study):
+        raise TrialError("out of memory")
+        yield
+
+    done = work(make_bench(store, train=fails))
+    assert done.failed
+    assert "3 runs in a row failed, the last one with: out of memory" in done.reason
+    assert len(runs_of(store, "failed")) == len(runs_of(store)) == 3
+
+
+def test_a_task_that_fails_before_any_epoch_is_the_users_business(url):
+    store = open_store(url, make_config())
+    with pytest.raises(TaskError, match="the task's loss failed"):
+        work(make_bench(store, train=broken_loss))
+    (record,) = store.state().records
+    assert (record.state, record.orphaned, record.epochs) == (
+        "running",
+        True,
+        0,
+    )  # it is tried again once it is mended
+    work(make_bench(store))
+    assert by_id(store)["baseline-0"].state == "completed"
+
+
+# --- several workers, in processes of their own
+
+
+def test_two_processes_train_every_run_once(url):
+    store = open_store(url, make_config(budget=Budget(12, "trials")))
+    events = []
+    done = work_side_by_side(Worker(url), 2, events.append)
+    assert not done.failed
+    state = store.state()
+    assert sorted(record.run.trial for record in state.of_kind("full")) == list(range(12))
+    assert len(state.of_kind("baseline")) == 2
+    assert len(state.of_kind("confirm")) == 4
+    assert {record.state for record in state.records} <= {"completed", "pruned", "diverged"}
+    trained = Counter((e.run.id, e.measurement.epoch) for e in events if isinstance(e, EpochEnded))
+    assert set(trained.values()) == {1}
+    assert len(trained) == state.epochs_trained
+
+
+def test_a_worker_can_start_the_processes_of_a_loader(url):
+    open_store(url, make_config())
+    work_side_by_side(LoadingWorker(url, multiprocessing.get_start_method()), 2, lambda event: None)
+
+
+def lanes_on(url, *, train=train):
+    """Opens the workbench of a lane, as a worker of its own."""
+
+    def open_lane(lane, emit):
+        store = open_store(url, make_config(budget=Budget(12, "trials")))
+        return replace(make_bench(store, train=train, emit=emit), worker=this_worker(lane))
+
+    return open_lane
+
+
+@pytest.mark.parametrize("num_lanes", [1, 2, 4])
+def test_lanes_train_every_run_once(url, num_lanes):
+    store = open_store(url, make_config(budget=Budget(12, "trials")))
+    events, threads = [], set()
+
+    def slowly(run, study):
+        threads.add(threading.current_thread())
+        for measured in train(run, study):
+            time.sleep(
+                0.001
+            )  # or the first lane would have done everything before the others begin
+            yield measured
+
+    done = work_in_lanes(lanes_on(url, train=slowly), num_lanes, events.append)
+    assert not done.failed
+    assert len(threads) == num_lanes
+    state = store.state()
+    assert sorted(record.run.trial for record in state.of_kind("full")) == list(range(12))
+    assert not runs_of(store, "running")
+    trained = Counter((e.run.id, e.measurement.epoch) for e in events if isinstance(e, EpochEnded))
+    assert set(trained.values()) == {1}
+    assert len(trained) == state.epochs_trained
+
+
+@pytest.mark.parametrize("interrupt", [StoreError("the disk is full"), KeyboardInterrupt()])
+def test_what_ends_one_lane_ends_all_and_every_run_is_given_back(url, interrupt):
+    store = open_store(url, make_config(budget=Budget(12, "trials")))
+
+    def strike(event):
+        if isinstance(event, EpochEnded) and event.measurement.epoch == 3:
+            raise interrupt
+
+    with pytest.raises(type(interrupt)):
+        work_in_lanes(lanes_on(url), 3, strike)
+    assert all(record.orphaned for record in runs_of(store, "running"))
+    done = work_in_lanes(lanes_on(url), 3, lambda event: None)
+    assert not done.failed
+    assert not runs_of(store, "running")
+
+
+def test_a_killed_worker_leaves_its_run_to_the_others(url, tmp_path):
+    store = open_store(url, make_config())
+    events = []
+    worker = KilledWorker(url=url, run_id="trial-0001", memory=tmp_path / "killed")
+    done = work_side_by_side(worker, 2, events.append)
+    assert not done.failed
+    assert (tmp_path / "killed").exists()
+    record = by_id(store)["trial-0001"]
+    assert record.measurements == tuple(
+        measurement(record.run, epoch) for epoch in range(1, record.epochs + 1)
+    )
+    assert record.epochs >= 3
+    assert len(store.state().of_kind("full")) == 10
+    assert not runs_of(store, "running")
+    assert [e.text for e in events if isinstance(e, Note)] == [
+        "a worker process died with exit code -9; the others take over its run"
+    ]
+
+
+def test_when_all_workers_die_it_is_said_and_what_they_recorded_stays(url):
+    store = open_store(url, make_config())
+    with pytest.raises(
+        LrtuneError, match=r"all worker processes died \(exit codes -9, -9\).*lrtune resume"
+    ):
+        work_side_by_side(KilledWorker(url=url, run_id="any", memory=None), 2, lambda event: None)
+    assert {(record.epochs, record.orphaned) for record in store.state().records} == {(2, True)}
+    work(make_bench(store))
+    assert len(runs_of(store)) == NUM_RUNS
+    assert not runs_of(store, "running")
+
+
+def test_what_cannot_be_sent_to_a_process_is_said(url):
+    with pytest.raises(
+        TaskError, match=r"cannot be sent to another process: .*lambda.*; use a task file"
+    ):
+        work_side_by_side(lambda emit: None, 2, lambda event: None)
+
+
+def test_what_a_worker_raises_is_raised_to_its_user(url):
+    open_store(url, make_config())
+    with pytest.raises(TaskError, match="the task's model could not be built"):
+        work_side_by_side(FailingWorker(url), 2, lambda event: None)
+
+
+@pytest.mark.slow
+def test_workers_do_not_outlive_the_process_that_started_them(url, tmp_path):
+    open_store(url, make_config())
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path; from tests.tuning.fake_objective import StuckWorker\n"
+        "from lrtune.tuning.local import work_side_by_side\n"
+        "if __name__ == '__main__':\n"
+        "    work_side_by_side(StuckWorker(url=sys.argv[2], folder=Path(sys.argv[3])), 2, print)\n"
+    )
+    (tmp_path / "program.py").write_text(program)
+    (tmp_path / "alive").mkdir()
+    words = [tmp_path / "program.py", Path(__file__).parents[2], url, tmp_path / "alive"]
+    parent = subprocess.Popen([sys.executable, *map(str, words)], stdout=subprocess.DEVNULL)
+    while len(list((tmp_path / "alive").iterdir())) < 2:
+        assert parent.poll() is None
+        time.sleep(0.05)
+    workers = [psutil.Process(int(path.name)) for path in (tmp_path / "alive").iterdir()]
+    parent.kill()
+    parent.wait()
+    _, left = psutil.wait_procs(workers, timeout=30)
+    for worker in left:
+        worker.kill()
+    assert left == []
