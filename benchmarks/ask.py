@@ -1,4 +1,4 @@
-"""What asking for the next recipe costs, and reading and writing the study, by the number of trials.
+"""Measures what one turn of the engine costs as a study grows.
 
     python benchmarks/ask.py --json benchmarks/results/ask.json
 
@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lrtune.core.objective import Objective
 from lrtune.core.recipe import default_recipe
 from lrtune.core.run import BASELINE, Measurement, Run
 from lrtune.core.study import Rung, StudyConfig, StudyState, TrainSettings
@@ -24,7 +25,7 @@ from lrtune.decide.plan import next_run
 from lrtune.decide.rungs import first_run, promotion
 from lrtune.store.database import StudyDatabase, StudyStore
 from lrtune.store.spaces import read_space
-from lrtune.training.environment import describe_environment
+from lrtune.training.native.devices import describe_environment
 from lrtune.tuning.sampler import ask
 
 EPOCHS = 27
@@ -64,8 +65,10 @@ def _measure(num_trials: int) -> dict[str, list[float]]:
     with tempfile.TemporaryDirectory() as folder:
         name, toml = read_space("default")
         config = StudyConfig(
-            name="made-up", task={}, space_name=name, space_toml=toml, epochs=EPOCHS, steps_per_epoch=62,
-            num_validation=4000, num_classes=10, rungs=Rung.parse("c1,c3,9"), baseline=default_recipe("sgd"),
+            name="made-up", task={}, space_name=name, space_toml=toml, epochs=EPOCHS,
+            steps_per_epoch=62, num_validation=4000,
+            objective=Objective(num_counted=4000, guessing=10.0), rungs=Rung.parse("c1,c3,9"),
+            baseline=default_recipe("sgd"),
         )  # fmt: skip
         store = StudyDatabase(f"sqlite:///{folder}/lrtune.db").open(config)
         state = _fill(store, num_trials)
@@ -85,11 +88,14 @@ def _measure(num_trials: int) -> dict[str, list[float]]:
 
 
 def _fill(store: StudyStore, num_trials: int) -> StudyState:
-    """Trials of the sampler's first recipes over and over, with scores that follow from the peak LR and the decay."""
+    """Records trials of the sampler's first recipes, over and over.
+
+    Their scores follow from the peak LR and the decay.
+    """
     for seed in range(3):
         run = Run(
-            id=f"baseline-{seed}", kind="baseline", trial=BASELINE, recipe=store.config.baseline, recipe_epochs=EPOCHS,
-            horizon_epochs=EPOCHS, stop_epochs=EPOCHS, seed=seed + 1,
+            id=f"baseline-{seed}", kind="baseline", trial=BASELINE, recipe=store.config.baseline,
+            recipe_epochs=EPOCHS, horizon_epochs=EPOCHS, stop_epochs=EPOCHS, seed=seed + 1,
         )  # fmt: skip
         _record(store, run)
     state = store.state()
@@ -114,8 +120,9 @@ def _record(store: StudyStore, run: Run) -> None:
 
 def _measured(epoch: int, top1: float) -> Measurement:
     return Measurement(
-        epoch=epoch, step=epoch, lr_first=0.1, lr_last=0.1, train_loss=1.0, val_loss=1.0, top1=top1,
-        averaged_top1=top1, seconds=1.0, images_per_s=1.0, ended_at=time.time(),
+        epoch=epoch, step=epoch, lr_first=0.1, lr_last=0.1,
+        metrics={"train_loss": 1.0, "val_loss": 1.0, "top1": top1, "averaged_top1": top1},
+        seconds=1.0, examples_per_s=1.0, ended_at=time.time(),
     )  # fmt: skip
 
 

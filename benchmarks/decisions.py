@@ -1,4 +1,6 @@
-"""A simulated sweep: how many decisions a second one process makes for many slots, and what it keeps in memory.
+"""A simulated study: how many decisions a second one process makes for many slots.
+
+It also tells what that process keeps in memory.
 
     python benchmarks/decisions.py --json benchmarks/results/decisions.json
 
@@ -20,27 +22,28 @@ from random import Random
 
 import psutil
 
+from lrtune.core.objective import Objective
 from lrtune.core.recipe import default_recipe
 from lrtune.core.run import Assignment, Measurement, Run
 from lrtune.core.space import Interval
 from lrtune.core.study import Budget, RangeResult, StudyConfig, TrainSettings
+from lrtune.core.training import Facts
 from lrtune.decide.plan import Done, Wait
 from lrtune.decide.rungs import automatic_rungs
 from lrtune.store.database import StudyDatabase
 from lrtune.store.ledger import Ledger
 from lrtune.store.spaces import read_space
 from lrtune.store.workers import this_worker
-from lrtune.training.environment import describe_environment
-from lrtune.tuning import reuse
-from lrtune.tuning.engine import Bench
+from lrtune.training.native.devices import describe_environment
+from lrtune.tuning.cluster_runs import ClusterRuns
+from lrtune.tuning.engine import Worker
 from lrtune.tuning.sampler import ask
-from lrtune.tuning.sweep import Sweep
 
 EPOCHS, STEPS_PER_EPOCH = 27, 62
 
 
 def main() -> None:
-    """Simulates a sweep, and says how fast it went at each stage."""
+    """Simulates a study, and says how fast it went at each stage."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -73,12 +76,14 @@ def main() -> None:
 
 
 def simulate(num_trials: int, num_slots: int, num_stages: int) -> Iterator[dict[str, float]]:
-    """Runs the sweep; after every tenth of its trials, say, what that stage took."""
+    """Runs the study, and yields what each stage of its trials took."""
     with tempfile.TemporaryDirectory() as folder:
         name, toml = read_space("default")
         config = StudyConfig(
-            name="made-up", task={}, space_name=name, space_toml=toml, epochs=EPOCHS, steps_per_epoch=STEPS_PER_EPOCH,
-            num_validation=4000, num_classes=10, baseline=default_recipe("sgd"), budget=Budget(num_trials, "trials"),
+            name="made-up", task={}, space_name=name, space_toml=toml, epochs=EPOCHS,
+            steps_per_epoch=STEPS_PER_EPOCH, num_validation=4000,
+            objective=Objective(num_counted=4000, guessing=10.0), baseline=default_recipe("sgd"),
+            budget=Budget(num_trials, "trials"),
             rungs=automatic_rungs("fair", EPOCHS, STEPS_PER_EPOCH),
         )  # fmt: skip
         store = StudyDatabase(f"sqlite:///{folder}/lrtune.db").open(config)
@@ -86,20 +91,28 @@ def simulate(num_trials: int, num_slots: int, num_stages: int) -> Iterator[dict[
         store.record_ranges(
             (RangeResult(optimizer="sgd", curves=(), interval=interval, rule="made up"),)
         )
-        bench = Bench(store=Ledger(store), worker=this_worker(), ask=ask, emit=lambda event: None)
-        sweep = Sweep(bench, ground=lambda run: reuse.ground_of(run, {}), max_retries=3)
-        yield from _stages(sweep, num_trials, num_slots, num_stages)
+        worker = Worker(
+            name=this_worker(), store=Ledger(store), ask=ask, emit=lambda event: None, states=None
+        )
+        facts = Facts(
+            steps_per_epoch=STEPS_PER_EPOCH,
+            epochs=EPOCHS,
+            metrics=("top1",),
+            objective=config.objective,
+        )
+        runs = ClusterRuns(worker, facts=facts, identify=lambda recipe: {}, max_retries=3)
+        yield from _stages(runs, num_trials, num_slots, num_stages)
 
 
 def _stages(
-    sweep: Sweep, num_trials: int, num_slots: int, num_stages: int
+    runs: ClusterRuns, num_trials: int, num_slots: int, num_stages: int
 ) -> Iterator[dict[str, float]]:
     rng, process = Random(0), psutil.Process()
     slots: list[tuple[str, Iterator[Measurement]]] = []
     asked, answered, stage = list[float](), list[float](), 1
     while True:
         start = time.perf_counter()
-        step = sweep.next() if len(slots) < num_slots else Wait()
+        step = runs.next() if len(slots) < num_slots else Wait()
         if not isinstance(step, Wait) or not slots:
             asked.append(time.perf_counter() - start)
         if isinstance(step, Assignment):
@@ -109,7 +122,7 @@ def _stages(
             run_id, coming = slots[index]
             measurement = next(coming)
             start = time.perf_counter()
-            goes_on = sweep.take(run_id, measurement)
+            goes_on = runs.record(run_id, measurement)
             answered.append(time.perf_counter() - start)
             if not goes_on:
                 slots[index] = slots[-1]
@@ -152,9 +165,13 @@ def _measurement(run: Run, epoch: int, key: str) -> Measurement:
     )
     top1 = 10 + (final - 10) * (epoch / run.horizon_epochs) ** 0.3
     return Measurement(
-        epoch=epoch, step=STEPS_PER_EPOCH * epoch, lr_first=run.recipe.peak_lr, lr_last=run.recipe.peak_lr,
-        train_loss=1.0, val_loss=1.0, top1=top1, averaged_val_loss=1.0, averaged_top1=(top1 + final) / 2, seconds=1.0,
-        images_per_s=1.0, ended_at=time.time(), prefix=key,
+        epoch=epoch, step=STEPS_PER_EPOCH * epoch, lr_first=run.recipe.peak_lr,
+        lr_last=run.recipe.peak_lr,
+        metrics={
+            "train_loss": 1.0, "val_loss": 1.0, "top1": top1, "averaged_val_loss": 1.0,
+            "averaged_top1": (top1 + final) / 2,
+        },
+        seconds=1.0, examples_per_s=1.0, ended_at=time.time(), prefix=key,
     )  # fmt: skip
 
 

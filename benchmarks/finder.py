@@ -1,15 +1,15 @@
-"""Accuracy that a range finder's suggestion loses against a brute-force grid of LRs: ours, and three libraries' own.
+"""Accuracy that a range finder's suggestion loses against a brute-force grid of LRs.
 
     python benchmarks/finder.py --json benchmarks/results/finder.json
     python benchmarks/finder.py --record FILE.jsonl.gz --json FILE.json
 
 The first judges what is on record beside the results; the second records anew, and goes on with
 what the file lacks (an hour on one core): for each task and optimizer a training at every LR of the
-grid, with several seeds, and the raw losses of sweeps, with many. Judging takes minutes. Every
-finder reads the same losses by its own code (`finders/peers.py`): those of our sweep, and those of
-its own default sweep. The accuracy at a suggested LR is the grid's mean, interpolated in log LR;
-beyond the grid's ends it is that at the end. Whoever gets no answer is taken to train at the
-optimizer's customary LR.
+grid, with several seeds, and the raw losses of sweeps, with many. Judging takes minutes. Ours and
+those of three libraries are judged. Every finder reads the same losses by its own code
+(`finders/peers.py`): those of our sweep, and those of its own default sweep. The accuracy at a
+suggested LR is the grid's mean, interpolated in log LR; beyond the grid's ends it is that at the
+end. Whoever gets no answer is taken to train at the optimizer's customary LR.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from finders.record import CASES, Job, Outcome, jobs, record, sweeps
 
 from lrtune.core.recipe import default_recipe
 from lrtune.core.study import RangeCurve
-from lrtune.training.environment import describe_environment
+from lrtune.training.native.devices import describe_environment
 
 RECORD = Path(__file__).parent / "results" / "finder.jsonl.gz"
 NUM_SAMPLES = 3
@@ -54,7 +54,8 @@ def main() -> None:
         parser.error("`1 <= finder-seeds`, `1 <= peer-seeds` and `2 <= grid-seeds` must hold.")
     if missing := [package for package in PEERS if not find_spec(package.replace("-", "_"))]:
         parser.error(
-            f"the peers must be installed (pip install lrtune[peers]), but there is no {', '.join(missing)}."
+            "the peers must be installed (pip install lrtune[peers]), but there is no "
+            f"{', '.join(missing)}."
         )
 
     wanted = list(
@@ -83,12 +84,12 @@ def render(result: Mapping[str, Any]) -> str:
     lines = [f"{key}: {value}" for key, value in result["environment"].items()]
     rules = pd.DataFrame(result["rules"])
     for cell in result["cells"]:
-        lines += ["", "{case}, {optimizer}: {best:.2f} +- {error:.2f} at LR {best_lr:.3g}, n = {seeds}; "
-                  "the grid of {lrs} LRs took {steps} steps, {seconds:.0f} s".format(**cell)]  # fmt: skip
+        best = "{best:.2f} +- {error:.2f} at LR {best_lr:.3g}, n = {seeds}"
+        took = "the grid of {lrs} LRs took {steps} steps, {seconds:.0f} s"
+        lines += ["", f"{{case}}, {{optimizer}}: {best}; {took}".format(**cell)]
         lines.append(
-            "the best LR is in {inside:.0%} of our intervals; the best LR within loses {within:.2f}".format(
-                **cell
-            )
+            "the best LR is in {inside:.0%} of our intervals; "
+            "the best LR within loses {within:.2f}".format(**cell)
         )
         mine = rules[(rules.case == cell["case"]) & (rules.optimizer == cell["optimizer"])]
         lines.append(mine.drop(columns=CELL).to_string(index=False, float_format="{:.3g}".format))
@@ -124,14 +125,22 @@ def _cell(
         (answers.case == case) & (answers.optimizer == optimizer) & (answers.rule == OURS)
     ].dropna()
     return {
-        "case": case, "optimizer": optimizer, "best": grid.means.max(), "best_lr": grid.best_lr, "error": grid.error,
-        "seeds": grid.top1s.shape[1], "lrs": len(grid.lrs), "steps": sum(outcome.num_steps for outcome in trained),
+        "case": case, "optimizer": optimizer, "best": grid.means.max(), "best_lr": grid.best_lr,
+        "error": grid.error, "seeds": grid.top1s.shape[1], "lrs": len(grid.lrs),
+        "steps": sum(outcome.num_steps for outcome in trained),
         "seconds": sum(outcome.seconds for outcome in trained),
         "inside": ((ours.low <= grid.best_lr) & (grid.best_lr <= ours.high)).mean(),
-        "within": float(np.median([grid.lost_within(*bounds) for bounds in zip(ours.low, ours.high, strict=True)])),
-        "grid": {f"{lr:.6g}": top1s for lr, top1s in zip(grid.lrs, grid.top1s.round(3).tolist(), strict=True)},
+        "within": float(np.median([
+            grid.lost_within(*bounds) for bounds in zip(ours.low, ours.high, strict=True)
+        ])),
+        "grid": {
+            f"{lr:.6g}": top1s
+            for lr, top1s in zip(grid.lrs, grid.top1s.round(3).tolist(), strict=True)
+        },
         "sweep": list(astuple(sweeps(optimizer)["ours"])),
-        "curves": [_kept(our_curve(replay_of(job, mine[job]), job.seed)) for job in swept[:NUM_SAMPLES]],
+        "curves": [
+            _kept(our_curve(replay_of(job, mine[job]), job.seed)) for job in swept[:NUM_SAMPLES]
+        ],
     }  # fmt: skip
 
 

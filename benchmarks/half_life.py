@@ -1,10 +1,10 @@
-"""Which half-life the averaged weights should have: rank correlation with the final Top-1, by half-life and progress.
+"""Measures which half-life of the averaged weights foretells the final Top-1 best.
 
-    python benchmarks/half_life.py --recipes 48 --json benchmarks/results/half_life.json
+    python -m benchmarks.half_life --recipes 48 --json benchmarks/results/half_life.json
 
 Trains recipes of the bank for a third of their horizon, with an average of each half-life beside
 the raw weights, and compares the Top-1 of each average with what the bank has for the same recipe
-at its end. Kendall's tau, by optimizer.
+at its end. Reports Kendall's tau by optimizer, half-life and epoch.
 """
 
 import argparse
@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from bank.recipes import EPOCHS, SETTINGS, bank_task, recipes
 from scipy.stats import kendalltau
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from benchmarks.bank.recipes import EPOCHS, SETTINGS, bank_task, recipes
+from benchmarks.loops.runs import train
+from lrtune.core.objective import TOP1
 from lrtune.core.run import Run
-from lrtune.training.averaging import AveragedWeights
-from lrtune.training.environment import describe_environment
-from lrtune.training.loop import Trainer
+from lrtune.training.native.averaging import AveragedWeights
+from lrtune.training.native.devices import describe_environment
+from lrtune.training.native.loop import NativeTraining
 
 BANK = Path(__file__).parent / "bank" / "curves.csv"
 HALF_LIVES_EPOCHS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
@@ -70,18 +72,19 @@ def _train(number: int) -> list[dict[str, Any]]:
         models.append(task.model())
         return models[-1]
 
-    trainer = Trainer(replace(task, model=model), replace(SETTINGS, ema_half_life_epochs=0.0))
+    settings = replace(SETTINGS, ema_half_life_epochs=0.0)
+    training = NativeTraining(replace(task, model=model), settings)
     recipe = recipes()[number]
     run = Run(
-        id="", kind="full", trial=number, recipe=recipe, recipe_epochs=EPOCHS, horizon_epochs=EPOCHS,
-        stop_epochs=max(LOOKS), seed=0,
+        id="", kind="full", trial=number, recipe=recipe, recipe_epochs=EPOCHS,
+        horizon_epochs=EPOCHS, stop_epochs=max(LOOKS), seed=0,
     )  # fmt: skip
 
     def after_step(*_: object) -> None:
         if not averages:
             averages.update(
                 {
-                    h: AveragedWeights(models[-1], h * trainer.steps_per_epoch)
+                    h: AveragedWeights(models[-1], h * training.task.steps_per_epoch)
                     for h in HALF_LIVES_EPOCHS
                 }
             )
@@ -91,12 +94,14 @@ def _train(number: int) -> list[dict[str, Any]]:
 
     hook = register_optimizer_step_post_hook(after_step)
     rows = []
-    for m in trainer.train(run):
+    evaluation, validation = training.task.evaluation, training.task.validation
+    for m in train(training, run):
         if m.epoch in LOOKS and not m.diverged:
             averaged = {
-                h: trainer.evaluate(a.refresh(), trainer.validation)[1] for h, a in averages.items()
+                h: evaluation(average.refresh(), validation)[TOP1]
+                for h, average in averages.items()
             }
-            tops = {0.0: m.top1} | averaged
+            tops = {0.0: m.metrics[TOP1]} | averaged
             about = {"recipe": number, "optimizer": recipe.optimizer, "epoch": m.epoch}
             rows += [
                 about | {"half_life": half_life, "top1": top1} for half_life, top1 in tops.items()

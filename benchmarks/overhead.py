@@ -49,8 +49,8 @@ def measure(names: NamedTask, trials: int, epochs: int) -> Mapping[str, Any]:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         result = app.search(
-            names, budget=trials, epochs=epochs, num_seeds=1, num_confirmed=1, home=Path(folder, "home"),
-            out=Path(folder, "reports"), on_event=clock,
+            names, budget=trials, epochs=epochs, num_seeds=1, num_confirmed=1,
+            home=Path(folder, "home"), out=Path(folder, "reports"), on_event=clock,
         )  # fmt: skip
     whole = time.perf_counter() - start
     span = clock.last_end - clock.first_start

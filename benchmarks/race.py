@@ -1,12 +1,12 @@
-"""Real races, not replayed: lrtune against Optuna's defaults and Ray Tune's ASHA, with the same training loop.
+"""Real races, not replayed: lrtune against Optuna's defaults and Ray Tune's ASHA.
 
     pip install '.[ray]' && python benchmarks/race.py --seeds 5 --json benchmarks/results/race.json
 
-All search the same space for the same task (the bank's, 9 epochs a full run) for the same number of
-epochs, one trial at a time. When what a search would recommend changes, the epochs and seconds
-spent are noted. In the end every recipe that was ever recommended is retrained in full with seeds
-that no search has seen, and its mean Top-1 is its quality. A search has arrived when its
-recommendation is within 0.3 points of the best quality known.
+All train by the same loop, and search the same space for the same task (the bank's, 9 epochs a full
+run) for the same number of epochs, one trial at a time. When what a search would recommend changes,
+the epochs and seconds spent are noted. In the end every recipe that was ever recommended is
+retrained in full with seeds that no search has seen, and its mean Top-1 is its quality. A search
+has arrived when its recommendation is within 0.3 points of the best quality known.
 """
 
 import argparse
@@ -24,14 +24,15 @@ from typing import Any
 
 import optuna
 from bank.recipes import SETTINGS, bank_task
+from loops.runs import train
 
 from lrtune import app
 from lrtune.core.recipe import Recipe, decay_from_dict, default_recipe
 from lrtune.core.run import Measurement, Run
 from lrtune.core.study import StudyState
 from lrtune.decide.trials import best_first, trials_of
-from lrtune.training.environment import describe_environment
-from lrtune.training.loop import Trainer
+from lrtune.training.native.devices import describe_environment
+from lrtune.training.native.loop import NativeTraining
 
 EPOCHS = 9
 CLOSE = 0.3
@@ -85,24 +86,29 @@ def main() -> None:
         quality = dict(zip(recommended, pool.map(_quality, recommended, chunksize=1), strict=True))
     best = max(quality, key=lambda recipe: quality[recipe])
     print(
-        f"\nbest of {len(quality)} recipes retrained with {len(FRESH_SEEDS)} fresh seeds: {best.label}, ",
+        f"\nbest of {len(quality)} recipes retrained with {len(FRESH_SEEDS)} fresh seeds: "
+        f"{best.label}, ",
         end="",
     )
     print(f"{quality[best]:.2f} %\nuntil within {CLOSE} points, median [each seed]:")
     result: dict[str, Any] = {
-        "benchmark": "race", "environment": environment, "budget": arguments.budget, "epochs": EPOCHS, "racers": {},
+        "benchmark": "race", "environment": environment, "budget": arguments.budget,
+        "epochs": EPOCHS, "racers": {},
     }  # fmt: skip
     for name, passed in races.items():
         arrivals = [_arrival(race, quality, quality[best] - CLOSE) for race in passed]
         epochs, seconds = ([arrival[i] for arrival in arrivals] for i in (0, 1))
         final = [quality[best] - quality[race[-1][2]] for race in passed]
         print(
-            f"{name:16} epochs {_cell(epochs)}, seconds {_cell(seconds)}, regret at the end {_cell(final, 2)}"
+            f"{name:16} epochs {_cell(epochs)}, seconds {_cell(seconds)}, "
+            f"regret at the end {_cell(final, 2)}"
         )
         result["racers"][name] = {
             "epochs": [_plain(x) for x in epochs], "seconds": [_plain(x) for x in seconds],
             "final_regret": final,
-            "passed": [[(e, round(s, 1), r.label, quality[r]) for e, s, r in race] for race in passed],
+            "passed": [
+                [(e, round(s, 1), r.label, quality[r]) for e, s, r in race] for race in passed
+            ],
         }  # fmt: skip
     if arguments.json:
         arguments.json.write_text(
@@ -111,13 +117,17 @@ def main() -> None:
 
 
 def by_lrtune(seed: int, budget_epochs: int) -> list[Passed]:
-    """`lrtune.search` as it comes, its baseline's run included; without the confirmation, which the others lack."""
+    """`lrtune.search` as it comes, its baseline's run included.
+
+    It goes without the confirmation, which the others lack.
+    """
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "space.toml").write_text(SPACE)
         start = time.time()
         state = app.search(
-            bank_task(), space=Path(folder, "space.toml"), budget=f"{budget_epochs}ep", epochs=EPOCHS, seed=seed,
-            num_seeds=1, num_confirmed=0, settings={"batch_size": SETTINGS.batch_size, "threads": SETTINGS.threads},
+            bank_task(), space=Path(folder, "space.toml"), budget=f"{budget_epochs}ep",
+            epochs=EPOCHS, seed=seed, num_seeds=1, num_confirmed=0,
+            settings={"batch_size": SETTINGS.batch_size, "threads": SETTINGS.threads},
             home=Path(folder, "home"), out=Path(folder, "reports"), quiet=True,
         ).state  # fmt: skip
     ended = sorted(
@@ -139,22 +149,21 @@ def by_lrtune(seed: int, budget_epochs: int) -> list[Passed]:
 def by_optuna(seed: int, budget_epochs: int) -> list[Passed]:
     """`optuna.create_study()` and `optimize`, every epoch reported: TPE and the median rule."""
     start, passed, spent = time.time(), list[Passed](), 0
-    trainer = _trainer()
-    best = _Best()
+    training, best = _training(), _Best()
 
     def objective(trial: optuna.Trial) -> float:
         nonlocal spent
         recipe = _recipe(trial)
-        for m in trainer.train(_run(recipe, seed)):
+        for m in train(training, _run(recipe, seed)):
             spent += 1
-            trial.report(0.0 if m.diverged else m.top1, m.epoch)
+            trial.report(_top1(m), m.epoch)
             if best.improved(recipe, m) or (spent == 1):
                 passed.append((spent, time.time() - start, best.recipe))
             if spent >= budget_epochs:
                 trial.study.stop()
             if spent >= budget_epochs or trial.should_prune():
                 raise optuna.TrialPruned
-        return m.top1 if not m.diverged else 0.0
+        return _top1(m)
 
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
     study.optimize(objective)
@@ -162,7 +171,10 @@ def by_optuna(seed: int, budget_epochs: int) -> list[Passed]:
 
 
 def by_ray(seed: int, budget_epochs: int) -> list[Passed]:
-    """Ray Tune with ASHA (grace period 1, reduction factor 3) over a random search, on a local cluster of its own."""
+    """Ray Tune with ASHA (grace period 1, reduction factor 3) over a random search.
+
+    It has a local cluster of its own.
+    """
     import ray
     from ray import tune
 
@@ -189,10 +201,14 @@ def by_ray(seed: int, budget_epochs: int) -> list[Passed]:
     with tempfile.TemporaryDirectory() as folder:
         tuner = tune.Tuner(
             _trainable,
-            param_space={"recipe": tune.sample_from(lambda _: _recipe_at_random().to_dict()), "seed": seed},
+            param_space={
+                "recipe": tune.sample_from(lambda _: _recipe_at_random().to_dict()), "seed": seed,
+            },
             tune_config=tune.TuneConfig(
-                metric="top1", mode="max", num_samples=-1, max_concurrent_trials=1, reuse_actors=True,
-                scheduler=tune.schedulers.ASHAScheduler(max_t=EPOCHS, grace_period=1, reduction_factor=3),
+                metric="top1", mode="max", num_samples=-1, max_concurrent_trials=1,
+                reuse_actors=True, scheduler=tune.schedulers.ASHAScheduler(
+                    max_t=EPOCHS, grace_period=1, reduction_factor=3
+                ),
             ),
             run_config=tune.RunConfig(storage_path=folder, verbose=0, stop=Spent()),
         )  # fmt: skip
@@ -206,8 +222,9 @@ def by_ray(seed: int, budget_epochs: int) -> list[Passed]:
     )
     for spent, row in enumerate(rows[:budget_epochs], start=1):
         m = Measurement(
-            epoch=int(row["epoch"]), step=0, lr_first=0, lr_last=0, train_loss=row["loss"], val_loss=row["loss"],
-            top1=row["top1"], seconds=0, images_per_s=0, ended_at=0,
+            epoch=int(row["epoch"]), step=0, lr_first=0, lr_last=0, seconds=0, examples_per_s=0,
+            metrics={"train_loss": row["loss"], "val_loss": row["loss"], "top1": row["top1"]},
+            ended_at=0,
         )  # fmt: skip
         if best.improved(Recipe.from_dict(json.loads(row["label"])), m) or spent == 1:
             passed.append((spent, row["ended_at"] - start, best.recipe))
@@ -217,24 +234,26 @@ def by_ray(seed: int, budget_epochs: int) -> list[Passed]:
 def _trainable(config: dict[str, Any]) -> None:
     from ray import tune
 
-    trainer = _trainer()
-    for m in trainer.train(_run(Recipe.from_dict(config["recipe"]), config["seed"])):
-        loss = m.val_loss if math.isfinite(m.val_loss) else 1e9
+    for m in train(_training(), _run(Recipe.from_dict(config["recipe"]), config["seed"])):
+        loss = m.metrics["val_loss"]
         tune.report({
-            "top1": 0.0 if m.diverged else m.top1, "loss": loss, "epoch": m.epoch, "ended_at": m.ended_at,
-            "label": json.dumps(config["recipe"]),
+            "top1": _top1(m), "loss": loss if math.isfinite(loss) else 1e9, "epoch": m.epoch,
+            "ended_at": m.ended_at, "label": json.dumps(config["recipe"]),
         })  # fmt: skip
 
 
 class _Best:
-    """What a search on the raw score would recommend: the best finished run; before any, the best of all so far."""
+    """What a search on the raw score would recommend.
+
+    That is the best finished run; before any, the best of all so far.
+    """
 
     def __init__(self) -> None:
         self.recipe = Recipe()
         self._key = (False, -math.inf)
 
     def improved(self, recipe: Recipe, m: Measurement) -> bool:
-        key = (m.epoch == EPOCHS, -math.inf if m.diverged else m.top1)
+        key = (m.epoch == EPOCHS, -math.inf if m.diverged else m.metrics["top1"])
         if key <= self._key:
             return False
         changed = recipe != self.recipe
@@ -258,8 +277,8 @@ def _recipe(trial: optuna.Trial) -> Recipe:
 def _recipe_at_random() -> Recipe:
     peak_lr = math.exp(random.uniform(math.log(0.003), math.log(3.0)))
     return _build(
-        peak_lr, random.randint(0, 2), random.choice(DECAYS), random.choice((0.2, 0.4, 0.6)), random.randint(3, 6),
-        random.randint(1, 3),
+        peak_lr, random.randint(0, 2), random.choice(DECAYS), random.choice((0.2, 0.4, 0.6)),
+        random.randint(3, 6), random.randint(1, 3),
     )  # fmt: skip
 
 
@@ -277,35 +296,44 @@ def _build(
     )  # fmt: skip
 
 
-def _trainer() -> Trainer:
-    return Trainer(bank_task(), replace(SETTINGS, ema_half_life_epochs=0.0))
+def _training() -> NativeTraining:
+    return NativeTraining(bank_task(), replace(SETTINGS, ema_half_life_epochs=0.0))
 
 
 def _run(recipe: Recipe, seed: int) -> Run:
     return Run(
-        id="", kind="full", trial=0, recipe=recipe, recipe_epochs=EPOCHS, horizon_epochs=EPOCHS, stop_epochs=EPOCHS,
-        seed=seed,
+        id="", kind="full", trial=0, recipe=recipe, recipe_epochs=EPOCHS, horizon_epochs=EPOCHS,
+        stop_epochs=EPOCHS, seed=seed,
     )  # fmt: skip
 
 
 def _quality(recipe: Recipe) -> float:
     """Mean final Top-1 over fresh seeds; a run that diverges counts 0."""
-    trainer = _trainer()
-    finals = [list(trainer.train(_run(recipe, seed)))[-1] for seed in FRESH_SEEDS]
-    return statistics.fmean(0.0 if m.diverged else m.top1 for m in finals)
+    training = _training()
+    finals = [list(train(training, _run(recipe, seed)))[-1] for seed in FRESH_SEEDS]
+    return statistics.fmean(map(_top1, finals))
+
+
+def _top1(m: Measurement) -> float:
+    """Top-1 after an epoch; 0 of one that diverged."""
+    return 0.0 if m.diverged else m.metrics["top1"]
 
 
 def _arrival(
     race: list[Passed], quality: dict[Recipe, float], wanted: float
 ) -> tuple[float, float]:
-    """Epochs and seconds until the recommendation is good enough for the first time; infinite where it never is."""
+    """Epochs and seconds until the recommendation is good enough for the first time.
+
+    Infinite where it never is.
+    """
     return next(
         ((float(e), s) for e, s, recipe in race if quality[recipe] >= wanted), (math.inf, math.inf)
     )
 
 
 def _cell(values: list[float], digits: int = 0) -> str:
-    return f"{statistics.median(values):.{digits}f} [{', '.join(f'{value:.{digits}f}' for value in sorted(values))}]"
+    each = ", ".join(f"{value:.{digits}f}" for value in sorted(values))
+    return f"{statistics.median(values):.{digits}f} [{each}]"
 
 
 def _plain(value: float) -> float | None:

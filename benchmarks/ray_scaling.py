@@ -1,11 +1,11 @@
-"""How the Ray engine scales with its slots, beside plain Ray Tune, and a real search beside the local engine.
+"""How the Ray engine scales with its slots, beside plain Ray Tune and the local engine.
 
     python benchmarks/ray_scaling.py --json benchmarks/results/ray-scaling-cpu.json
 
 First, trials that sleep through their epochs, so that what is measured is the scheduling and not
 the cores. Three loops take turns in each round on one local cluster:
 
-- lrtune: `sweep_cluster` with a study in SQLite, the `default` space and TPE, without pruning,
+- lrtune: `train_on_cluster` with a study in SQLite, the `default` space and TPE, without pruning,
   where its sampler takes longest, since it weighs 16 suggestions for a trial;
 - Ray Tune as its documentation shows it: a function that calls `tune.report` after each epoch,
   under `OptunaSearch` and `ASHAScheduler`, a process for each trial;
@@ -15,14 +15,13 @@ All train each trial to its end, so that the work is equal: ASHA's grace period 
 Ray Tune keeps its loggers, and prints nothing.
 
 *Once started* is from when as many processes as there are slots had each begun an epoch until the
-last trial began its
-first: before, processes start; after, slots are empty for want of trials. Efficiency is the time
-    slept in there over
-slots x seconds; an epoch counts what it was asked to sleep, however late it woke. The overhead of a
-trial is the rest, over the trials that were slept through. `whole` is from the call to its return,
-the start of the processes included. How short the trials are decides the efficiency; the overhead
-of a trial depends on it less. A process for each trial takes so long to start that two trials a
-slot and a single round show it, and that loop gets no more.
+last trial began its first: before, processes start; after, slots are empty for want of trials.
+Efficiency is the time slept in there over slots x seconds; an epoch counts what it was asked to
+sleep, however late it woke. The overhead of a trial is the rest, over the trials that were slept
+through. `whole` is from the call to its return, the start of the processes included. How short the
+trials are decides the efficiency; the overhead of a trial depends on it less. A process for each
+trial takes so long to start that two trials a slot and a single round show it, and that loop gets
+no more.
 
 Then a real search of digits and an MLP on the CPU, with one thread a trial, by the local engine and
 by Ray: from the first measured epoch's start to the end of the last. Its trials take well under a
@@ -39,34 +38,40 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 
 import lrtune
-from lrtune.core.engines import Ray
-from lrtune.core.recipe import default_recipe
+from lrtune.core.engines import Local, Ray
+from lrtune.core.objective import Metrics, Objective
+from lrtune.core.recipe import Recipe, default_recipe
 from lrtune.core.run import Measurement, Run
 from lrtune.core.space import Interval
-from lrtune.core.study import Budget, RangeResult, StudyConfig, TrainSettings
+from lrtune.core.study import Budget, RangeCurve, RangeResult, StudyConfig, TrainSettings
+from lrtune.core.training import (
+    Devices,
+    Environment,
+    Facts,
+    Multiplier,
+    Save,
+    Start,
+    State,
+)
 from lrtune.store.database import StudyDatabase
 from lrtune.store.spaces import read_space
 from lrtune.store.workers import this_worker
-from lrtune.training.environment import describe_environment
+from lrtune.training.native.devices import describe_environment
 from lrtune.training.task import NamedTask
-from lrtune.tuning.engine import Bench
+from lrtune.tuning.engine import Worker
 from lrtune.tuning.sampler import ask
 
-if (
-    TYPE_CHECKING
-):  # Ray is imported where it is used: the local engine's processes import this file too
-    from lrtune.core.run import Assignment
-
+STEPS_PER_EPOCH = 100
 SETTINGS = TrainSettings(threads=1, device="cpu")
 REAL_SLOTS = (1, 2)
 REAL_EPOCHS = 10
@@ -96,15 +101,17 @@ class Work:
 
 def by_lrtune(work: Work) -> list[Epoch]:
     """A sweep of a study in a new database."""
+    # Ray is imported where it is used: the local engine's processes import this file too.
     from lrtune.tuning.cluster import Cluster
-    from lrtune.tuning.sweep import Sweep
-    from lrtune.tuning.tune import sweep_cluster
+    from lrtune.tuning.cluster_runs import ClusterRuns
+    from lrtune.tuning.tune import train_on_cluster
 
     name, toml = read_space("default")
     config = StudyConfig(
-        name="asleep", task={}, space_name=name, space_toml=toml, epochs=work.epochs, steps_per_epoch=100,
-        num_validation=1000, num_classes=10, baseline=default_recipe("sgd"), pruner="none", num_seeds=1,
-        num_confirmed=0, budget=Budget(work.trials - 1, "trials"),
+        name="asleep", task={}, space_name=name, space_toml=toml, epochs=work.epochs,
+        steps_per_epoch=STEPS_PER_EPOCH, num_validation=1000,
+        objective=Objective(num_counted=1000, guessing=10.0), baseline=default_recipe("sgd"),
+        pruner="none", num_seeds=1, num_confirmed=0, budget=Budget(work.trials - 1, "trials"),
     )  # fmt: skip
     interval = Interval(low=1e-3, high=3.0, suggestion=0.05)
     with tempfile.TemporaryDirectory() as folder:
@@ -112,48 +119,92 @@ def by_lrtune(work: Work) -> list[Epoch]:
         store.record_ranges(
             (RangeResult(optimizer="sgd", curves=(), interval=interval, rule="made up"),)
         )
-        bench = Bench(store=store, worker=this_worker(), ask=ask, emit=lambda event: None)
-        sweep = Sweep(bench, ground=_ground, max_retries=0)
-        cluster = Cluster(request={"CPU": 1.0, "GPU": 0.0})
-        sweep_cluster(
-            sweep,
-            Sleep(work.epoch_s),
-            cluster,
-            Ray(max_concurrent=work.slots, max_retries=0),
-            bench.emit,
+        worker = Worker(
+            name=this_worker(), store=store, ask=ask, emit=lambda event: None, states=None
+        )
+        training = Sleep(work.epoch_s, work.epochs)
+        runs = ClusterRuns(worker, facts=training.facts, identify=training.identity, max_retries=0)
+        train_on_cluster(
+            runs,
+            training.open,
+            worker.states,
+            cluster=Cluster(request={"CPU": 1.0, "GPU": 0.0}),
+            options=Ray(max_concurrent=work.slots, max_retries=0),
+            emit=worker.emit,
         )
         records = store.state().records
     return [
-        Epoch(trial=r.run.id, process=m.step, start=m.ended_at - m.seconds, end=m.ended_at - m.seconds + work.epoch_s)
+        Epoch(
+            trial=r.run.id, process=int(m.examples_per_s), start=m.ended_at - m.seconds,
+            end=m.ended_at - m.seconds + work.epoch_s,
+        )
         for r in records for m in r.measurements
     ]  # fmt: skip
 
 
-def _ground(run: Run) -> str:
-    return run.id
-
-
 @dataclass(frozen=True)
 class Sleep:
-    """Opens a training that sleeps through its epochs; a measurement's `step` is the process that slept."""
+    """A training that sleeps through its epochs; see `lrtune.core.training.Training`.
+
+    A measurement's `examples_per_s` is the process that slept. It neither resumes nor repeats a
+    run, so that each run of a study is slept through in full.
+    """
 
     epoch_s: float
+    epochs: int
 
-    def __call__(self) -> Callable[["Assignment"], Iterator[Measurement]]:
-        """See `lrtune.tuning.trainable.OpenTraining`."""
-        return self.train
+    @property
+    def facts(self) -> Facts:
+        """What it states."""
+        return Facts(
+            steps_per_epoch=STEPS_PER_EPOCH, epochs=self.epochs, objective=Objective(),
+            metrics=("train_loss", "val_loss", "top1"), abilities=frozenset(), num_validation=1000,
+        )  # fmt: skip
 
-    def train(self, assignment: "Assignment") -> Iterator[Measurement]:
+    def open(self, devices: Devices) -> "Sleep":
+        """See `lrtune.core.training.OpenTraining`."""
+        return self
+
+    def environment(self, recipe: Recipe) -> Environment:
+        """Nothing that moves its numbers."""
+        return {}
+
+    def identity(self, recipe: Recipe) -> Mapping[str, Any]:
+        """Nothing besides recipe, seed and LRs."""
+        return {}
+
+    def lanes(self, recipe: Recipe, wanted: str | int) -> tuple[int, str]:
+        """One."""
+        return 1, ""
+
+    def train(
+        self,
+        run: Run,
+        multiplier: Multiplier,
+        *,
+        start: Start = Start(),  # noqa: B008  # frozen
+        save: Save | None = None,
+    ) -> Iterator[Measurement]:
         """Scores each epoch by the distance of the peak LR from 0.3."""
-        run = assignment.run
         for epoch in range(1, run.stop_epochs + 1):
-            start = time.time()
+            began = time.time()
             time.sleep(self.epoch_s)
             now, lr = time.time(), run.recipe.peak_lr
+            metrics = {
+                "train_loss": 1.0, "val_loss": 1.0, "top1": _score(lr), "averaged_top1": _score(lr),
+            }  # fmt: skip
             yield Measurement(
-                epoch=epoch, step=os.getpid(), lr_first=lr, lr_last=lr, train_loss=1.0, val_loss=1.0,
-                top1=_score(lr), averaged_top1=_score(lr), seconds=now - start, images_per_s=1.0, ended_at=now,
+                epoch=epoch, step=STEPS_PER_EPOCH * epoch, lr_first=lr, lr_last=lr, metrics=metrics,
+                seconds=now - began, examples_per_s=float(os.getpid()), ended_at=now,
             )  # fmt: skip
+
+    def sweep(self, recipe: Recipe, **sweep: Any) -> RangeCurve:
+        """It cannot."""
+        raise NotImplementedError
+
+    def test(self, state: State) -> Metrics:
+        """It cannot."""
+        raise NotImplementedError
 
 
 def by_ray_tune(work: Work, *, reuse_actors: bool) -> list[Epoch]:
@@ -174,7 +225,8 @@ def by_ray_tune(work: Work, *, reuse_actors: bool) -> list[Epoch]:
             tune_config=tune.TuneConfig(
                 metric="top1", mode="max", search_alg=OptunaSearch(),
                 scheduler=ASHAScheduler(max_t=work.epochs, grace_period=work.epochs),
-                num_samples=work.trials, max_concurrent_trials=work.slots, reuse_actors=reuse_actors,
+                num_samples=work.trials, max_concurrent_trials=work.slots,
+                reuse_actors=reuse_actors,
             ),
             run_config=tune.RunConfig(storage_path=folder, verbose=0),
         )  # fmt: skip
@@ -185,7 +237,9 @@ def by_ray_tune(work: Work, *, reuse_actors: bool) -> list[Epoch]:
             )
         frames = [result.metrics_dataframe for result in results]
     return [
-        Epoch(trial=row.trial_id, process=row.process, start=row.start, end=row.start + work.epoch_s)
+        Epoch(
+            trial=row.trial_id, process=row.process, start=row.start, end=row.start + work.epoch_s
+        )
         for frame in frames for row in frame.itertuples()
     ]  # fmt: skip
 
@@ -230,7 +284,10 @@ def measure_asleep(loop: str, slots: int, given: argparse.Namespace) -> dict[str
 
 
 def once_started(epochs: Sequence[Epoch], work: Work) -> dict[str, float]:
-    """Efficiency, overhead and pace while every slot has a process and there are trials for all; nan if never."""
+    """Efficiency, overhead and pace while every slot is taken; nan if never.
+
+    That is while every slot has a process, and there are trials for all.
+    """
     start = nth_first([(e.process, e.start) for e in epochs], work.slots)
     end = nth_first([(e.trial, e.start) for e in epochs], work.trials)
     slept_s = sum(max(0.0, min(e.end, end) - max(e.start, start)) for e in epochs)
@@ -244,8 +301,8 @@ def once_started(epochs: Sequence[Epoch], work: Work) -> dict[str, float]:
     trials = slept_s / (work.epochs * work.epoch_s)
     slot_s = work.slots * (end - start)
     return {
-        "window_s": end - start, "efficiency": slept_s / slot_s, "overhead_s": (slot_s - slept_s) / trials,
-        "per_minute": 60 * trials / (end - start),
+        "window_s": end - start, "efficiency": slept_s / slot_s,
+        "overhead_s": (slot_s - slept_s) / trials, "per_minute": 60 * trials / (end - start),
     }  # fmt: skip
 
 
@@ -259,15 +316,14 @@ def nth_first(starts: Sequence[tuple[int | str, float]], n: int) -> float:
 
 def measure_real(engine: str, slots: int, given: argparse.Namespace) -> dict[str, float]:
     """One real search, timed."""
-    where: dict[str, Any] = (
-        {"jobs": slots} if engine == "local" else {"engine": Ray(max_concurrent=slots)}
-    )
+    where = Local(jobs=slots) if engine == "local" else Ray(max_concurrent=slots)
     called = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         state = lrtune.search(
-            NamedTask(data="digits", model="mlp"), budget=given.real_trials - 1, epochs=REAL_EPOCHS, pruner="none",
-            num_seeds=1, num_confirmed=0, settings={"threads": SETTINGS.threads, "device": SETTINGS.device},
-            home=Path(folder, "home"), out=Path(folder, "reports"), quiet=True, **where,
+            NamedTask(data="digits", model="mlp"), budget=given.real_trials - 1,
+            epochs=REAL_EPOCHS, pruner="none", num_seeds=1, num_confirmed=0,
+            settings={"threads": SETTINGS.threads, "device": SETTINGS.device},
+            home=Path(folder, "home"), out=Path(folder, "reports"), quiet=True, engine=where,
         ).state  # fmt: skip
     whole_s = time.perf_counter() - called
     trained = [m for record in state.records for m in record.measurements if not m.reused]
@@ -305,8 +361,9 @@ def main() -> None:
         if given.json:
             options = {key: value for key, value in vars(given).items() if key != "json"}
             result = {
-                "benchmark": "ray_scaling", "environment": environment, "given": options, "asleep": as_json(asleep),
-                "real": as_json(real), "targets": [{"text": t, "met": met} for t, met in verdicts(asleep)],
+                "benchmark": "ray_scaling", "environment": environment, "given": options,
+                "asleep": as_json(asleep), "real": as_json(real),
+                "targets": [{"text": t, "met": met} for t, met in verdicts(asleep)],
             }  # fmt: skip
             given.json.parent.mkdir(parents=True, exist_ok=True)
             given.json.write_text(json.dumps(result, indent=1) + "\n")
@@ -343,8 +400,8 @@ def start_cluster(num_cpus: int) -> None:
         path for path in sys.path if path
     )  # the workers find what we find
     ray.init(
-        address="local", num_cpus=num_cpus, num_gpus=0, include_dashboard=False, log_to_driver=False,
-        logging_level=logging.ERROR,
+        address="local", num_cpus=num_cpus, num_gpus=0, include_dashboard=False,
+        log_to_driver=False, logging_level=logging.ERROR,
     )  # fmt: skip
 
 
@@ -407,8 +464,9 @@ def print_real(rows: Rows, given: argparse.Namespace) -> None:
         print(f"\ndigits, mlp: {given.real_trials} trials of {REAL_EPOCHS} epochs, nothing pruned")
         print("median [min, max] of n rounds\n")
         print_table(rows, (
-            ("trials/h", "per_hour", ".0f"), ("first to last, s", "seconds", ".2f"), ("epoch, ms", "epoch_ms", ".1f"),
-            ("overhead, s/trial", "overhead_s", ".3f"), ("whole, s", "whole_s", ".1f"),
+            ("trials/h", "per_hour", ".0f"), ("first to last, s", "seconds", ".2f"),
+            ("epoch, ms", "epoch_ms", ".1f"), ("overhead, s/trial", "overhead_s", ".3f"),
+            ("whole, s", "whole_s", ".1f"),
         ))  # fmt: skip
 
 

@@ -35,7 +35,7 @@ from replay.peers import NEED_RAY, PEERS, SIZED
 from replay.plots import draw
 from replay.pools import Pool, bank_pools, recorded_pools
 
-from lrtune.training.environment import describe_environment
+from lrtune.training.native.devices import describe_environment
 
 BANK = Path(__file__).parent / "bank" / "curves.csv"
 MARKS = (5, 10, 20, 50)
@@ -119,7 +119,8 @@ def _print_head(pool: Pool, marks: list[int], seeds: int) -> None:
         else ""
     )
     print(
-        f"\n{pool.name}: {len(pool.configurations)} configurations, a full run of {pool.horizon_epochs} epochs{best}"
+        f"\n{pool.name}: {len(pool.configurations)} configurations, a full run of "
+        f"{pool.horizon_epochs} epochs{best}"
     )
     print(f"median [quartiles] of n = {seeds} seeds")
     columns = [f"regret at {mark}" for mark in marks]
@@ -146,8 +147,8 @@ def _cell(values: np.ndarray, form: str) -> str:
 def _as_json(pool: Pool, strategies: dict[str, Regrets], marks: list[int]) -> dict[str, Any]:
     """Quartiles, and the value of each seed; never is null."""
     described: dict[str, Any] = {
-        "configurations": len(pool.configurations), "horizon_epochs": pool.horizon_epochs, "best": pool.best,
-        "regret_of": pool.regret_of, "close": CLOSE, "strategies": {},
+        "configurations": len(pool.configurations), "horizon_epochs": pool.horizon_epochs,
+        "best": pool.best, "regret_of": pool.regret_of, "close": CLOSE, "strategies": {},
     }  # fmt: skip
     for name, regrets in strategies.items():
         figures = {f"regret_at_{mark}": regrets.at(mark) for mark in marks}

@@ -1,4 +1,4 @@
-"""What an early look says of the end: rank correlations of every signal with the final Top-1, from the bank.
+"""Measures how well an early look at a run foretells its final Top-1, from the bank.
 
     python benchmarks/signals.py --json benchmarks/results/signals.json
 
@@ -18,7 +18,7 @@ import pandas as pd
 from bank.recipes import EPOCHS, HORIZONS, SETTINGS, recipes
 from scipy.stats import kendalltau
 
-from lrtune.training.environment import describe_environment
+from lrtune.training.native.devices import describe_environment
 
 BANK = Path(__file__).parent / "bank" / "curves.csv"
 LOOKS = (1, 3, 9, 18, 24)
@@ -53,14 +53,15 @@ def main() -> None:
             if len(chosen) < 3:
                 continue
             print(
-                f"\n{optimizer}, {name}: n = {len(chosen)} recipes, median final Top-1 {final[chosen].median():.2f}"
+                f"\n{optimizer}, {name}: n = {len(chosen)} recipes, median final Top-1 "
+                f"{final[chosen].median():.2f}"
             )
             for signal, values in _signals(of_optimizer, full, again):
                 tau, low, high = _tau(values.reindex(chosen).dropna(), final)
                 print(f"  {signal:34} {tau:5.2f} [{low:5.2f}, {high:5.2f}]")
                 result["taus"].append(
-                    {"optimizer": optimizer, "recipes": name, "n": len(chosen), "signal": signal, "tau": tau,
-                     "interval": [low, high]}
+                    {"optimizer": optimizer, "recipes": name, "n": len(chosen), "signal": signal,
+                     "tau": tau, "interval": [low, high]}
                 )  # fmt: skip
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")

@@ -1,7 +1,7 @@
-"""Images per second and trials per hour of our loop and of others, side by side, with the floor below all of them.
+"""Images per second and trials per hour of our loop and of others, above a common floor.
 
-    python benchmarks/throughput.py --rounds 5 --json benchmarks/results/throughput-cpu.json python
-    benchmarks/throughput.py --device cuda --cases small-cnn resnet50-224 --json throughput-gpu.json
+    python benchmarks/throughput.py --rounds 5 --json benchmarks/results/throughput-cpu.json
+    python benchmarks/throughput.py --device cuda --cases small-cnn --json throughput-gpu.json
 
 Every loop trains the same model on the same images with the same batch size, in a process of its
 own; they take turns in each round, so that noise of the machine meets all of them. The loops:
@@ -47,8 +47,7 @@ from loops.results import CaseResult, Floor, LoopResult, judge, render, to_json
 
 from lrtune.core.recipe import default_recipe
 from lrtune.core.study import TrainSettings
-from lrtune.training.environment import describe_environment
-from lrtune.training.precision import cpu_has_bf16
+from lrtune.training.native.devices import cpu_has_bf16, describe_environment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +77,12 @@ def entries(workload: Workload, workers: list[int]) -> list[Entry]:
             else f"{number} workers"
         )
         for name, group, how in (
-            ("reference", "reference", {"tuned": False}), ("channels_last, fused", "tuned", {"tuned": True}),
-            *((("channels_last, fused, bf16", "tuned, bf16", {"tuned": True, "bf16": True}),) if has_bf16 else ()),
+            ("reference", "reference", {"tuned": False}),
+            ("channels_last, fused", "tuned", {"tuned": True}),
+            *(
+                [("channels_last, fused, bf16", "tuned, bf16", {"tuned": True, "bf16": True})]
+                if has_bf16 else []
+            ),
         ):  # fmt: skip
             make = partial(Reference, workload, num_workers=number, **how)
             found.append(Entry(name=f"{name}, {fed}", group=group, make=make, trials=trials))
@@ -136,7 +139,10 @@ def entries(workload: Workload, workers: list[int]) -> list[Entry]:
 
 
 class Field:
-    """The loops of one case while they are measured: each in its process, until it fails or is done."""
+    """The loops of one case while they are measured.
+
+    Each is in its process, until it fails or is done.
+    """
 
     def __init__(self, entries: list[Entry]):
         self.entries = {entry.name: entry for entry in entries}
@@ -199,7 +205,10 @@ def measure_trials(
     epochs: int,
     after_round: Callable[[], None],
 ) -> None:
-    """Whole trials of each loop in each round, after one to warm up; of a group only the best by the epoch."""
+    """Whole trials of each loop in each round, after one to warm up.
+
+    Of a group only the best by the epoch takes part.
+    """
     fastest = {
         loop.group: best.name
         for loop in result.loops
@@ -224,7 +233,10 @@ def measure_trials(
 
 
 def count_step(workload: Workload, ceilings: dict[str, float]) -> dict[str, float]:
-    """Counts a case's step in a process of its own; where `ceilings` are empty, measures them into it."""
+    """Counts a case's step in a process of its own.
+
+    Where `ceilings` are empty, it measures them into it.
+    """
     counter = LoopProcess(partial(StepCounter, workload))
     try:
         if not ceilings:
@@ -238,9 +250,9 @@ def describe(workload: Workload, num_trials: int, epochs: int) -> dict[str, Any]
     """What is trained, in the words of the output."""
     case, data = workload.case, workload.data
     about: dict[str, Any] = {
-        "model": case.model, "data": data.source, "synthetic": data.synthetic, "image size": case.image_size,
-        "batch": case.batch_size, "images": workload.num_images, "validation images": workload.num_validation,
-        "side by side": workload.lanes,
+        "model": case.model, "data": data.source, "synthetic": data.synthetic,
+        "image size": case.image_size, "batch": case.batch_size, "images": workload.num_images,
+        "validation images": workload.num_validation, "side by side": workload.lanes,
     }  # fmt: skip
     return about | (
         {"trials a round": num_trials, "epochs a trial": epochs} if case.whole_trials else {}
@@ -264,7 +276,8 @@ def main() -> None:
         if arguments.json:
             head = {
                 "benchmark": "throughput", "environment": environment, "device": device,
-                "rounds": arguments.rounds, "trial_rounds": arguments.trial_rounds, "ceilings": ceilings,
+                "rounds": arguments.rounds, "trial_rounds": arguments.trial_rounds,
+                "ceilings": ceilings,
             }  # fmt: skip
             arguments.json.parent.mkdir(parents=True, exist_ok=True)
             arguments.json.write_text(
@@ -308,7 +321,8 @@ def workload_of(name: str, arguments: argparse.Namespace) -> Workload:
     """The case with the sizes that were asked for, or its own."""
     case, on_gpu = CASES[name], arguments.device == "cuda"
     return Workload(
-        case=case, device=arguments.device, data_dir=arguments.data_dir, num_validation=arguments.val_size,
+        case=case, device=arguments.device, data_dir=arguments.data_dir,
+        num_validation=arguments.val_size,
         num_images=arguments.train_size or (case.gpu_images if on_gpu else case.cpu_images),
         lanes=arguments.lanes or (case.lanes if on_gpu else os.cpu_count() or 1),
     )  # fmt: skip

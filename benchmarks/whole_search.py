@@ -1,4 +1,4 @@
-"""A whole search against the loop that it replaces: seconds until the recommendation is close to the best.
+"""A whole search against the loop that it replaces: seconds until it recommends a good recipe.
 
     python benchmarks/whole_search.py --seeds 2 --json benchmarks/results/whole-search-cpu.json
 
@@ -20,24 +20,25 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
 import torch
 from loops.reference import PilImages, reference_transforms
+from loops.runs import train
 from torch.utils.data import DataLoader
 
 from lrtune import app
 from lrtune.core.recipe import Recipe, decay_from_dict
-from lrtune.core.run import Run
+from lrtune.core.run import Measurement, Run
 from lrtune.core.study import StudyState
+from lrtune.core.training import State
 from lrtune.decide.recommend import recommend
 from lrtune.schedules import build_schedule
-from lrtune.training.environment import describe_environment
-from lrtune.training.learner import State
-from lrtune.training.loop import Trainer
-from lrtune.training.precision import cpu_has_bf16
+from lrtune.training.native.devices import cpu_has_bf16, describe_environment
+from lrtune.training.native.loop import NativeTraining
 from lrtune.training.task import NamedTask, Task, load_task
 
 CLOSE = 0.3
@@ -104,16 +105,21 @@ def main() -> None:
         for name, search in kinds.items():
             searches[name].append(search(seed))
             last = searches[name][-1][-1]
-            print(f"seed {seed}: {name} ends after {last.seconds:.0f} s and {last.epochs} epochs with "
-                  f"{last.recipe.label}", flush=True)  # fmt: skip
+            print(
+                f"seed {seed}: {name} ends after {last.seconds:.0f} s and {last.epochs} epochs "
+                f"with {last.recipe.label}",
+                flush=True,
+            )
     recipes = {
         passed.recipe for found in searches.values() for history in found for passed in history
     }
-    trainer = Trainer(task, task.settings)
-    quality = {recipe: quality_of(recipe, trainer, given.epochs) for recipe in recipes}
+    training = NativeTraining(task, task.settings)
+    quality = {recipe: quality_of(recipe, training, given.epochs) for recipe in recipes}
     best = max(quality, key=lambda recipe: quality[recipe])
-    print(f"\nbest of {len(quality)} recipes, {len(FRESH_SEEDS)} fresh seeds: {best.label}, {quality[best]:.2f} % of "
-          "the test images")  # fmt: skip
+    print(
+        f"\nbest of {len(quality)} recipes, {len(FRESH_SEEDS)} fresh seeds: {best.label}, "
+        f"{quality[best]:.2f} % of the test images"
+    )
 
     result: dict[str, Any] = {
         "benchmark": "whole_search", "environment": environment,
@@ -126,12 +132,18 @@ def main() -> None:
         ends[name] = [history[-1].seconds for history in found]
         arrivals[name] = [arrival(history, quality, quality[best] - CLOSE) for history in found]
         regrets = [quality[best] - quality[history[-1].recipe] for history in found]
-        print(f"{name}: arrives after {_cells(arrivals[name])} s, ends after {_cells(ends[name])} s, regret at the end "
-              f"{_cells(regrets, 2)}")  # fmt: skip
+        print(
+            f"{name}: arrives after {_cells(arrivals[name])} s, ends after {_cells(ends[name])} s, "
+            f"regret at the end {_cells(regrets, 2)}"
+        )
         result["searches"][name] = {
-            "arrivals_s": [x if math.isfinite(x) else None for x in arrivals[name]], "ends_s": ends[name],
+            "arrivals_s": [x if math.isfinite(x) else None for x in arrivals[name]],
+            "ends_s": ends[name],
             "epochs": [history[-1].epochs for history in found], "final_regret": regrets,
-            "passed": [[(round(p.seconds, 1), p.epochs, p.recipe.label, quality[p.recipe]) for p in h] for h in found],
+            "passed": [
+                [(round(p.seconds, 1), p.epochs, p.recipe.label, quality[p.recipe]) for p in h]
+                for h in found
+            ],
         }  # fmt: skip
     for name in list(kinds)[1:]:
         for what, of in (("arriving", arrivals), ("the whole search", ends)):
@@ -185,7 +197,10 @@ def seen_at(state: StudyState, now: float) -> StudyState:
 
 
 def by_optuna(task: Task, trials: int, epochs: int, seed: int, num_workers: int) -> list[Passed]:
-    """`optuna.create_study()` and `optimize`: TPE and the median rule; it recommends its best finished trial."""
+    """`optuna.create_study()` and `optimize`: TPE and the median rule.
+
+    It recommends its best finished trial.
+    """
     history: list[Passed] = []
     num_epochs = 0
     start = time.time()
@@ -226,8 +241,10 @@ def suggest(trial: optuna.Trial) -> Recipe:
         case "plateau":
             own = {"patience_epochs": trial.suggest_int("patience_epochs", 1, 3), "factor": 0.2}
     return Recipe(
-        optimizer="sgd", weight_decay=5e-4, peak_lr=trial.suggest_float("peak_lr", 0.003, 3.0, log=True),
-        warmup_epochs=trial.suggest_int("warmup_epochs", 0, 3), decay=decay_from_dict({"name": decay} | own),
+        optimizer="sgd", weight_decay=5e-4,
+        peak_lr=trial.suggest_float("peak_lr", 0.003, 3.0, log=True),
+        warmup_epochs=trial.suggest_int("warmup_epochs", 0, 3),
+        decay=decay_from_dict({"name": decay} | own),
     )  # fmt: skip
 
 
@@ -237,8 +254,8 @@ Loaders = tuple[DataLoader[Any], ...]
 def _loader(task: Task, *, train: bool, num_workers: int) -> DataLoader[Any]:
     images: Any = task.train if train else task.validation
     return DataLoader(
-        PilImages(images, reference_transforms(images, train=train)), batch_size=BATCH_SIZE, shuffle=train,
-        drop_last=train, num_workers=num_workers, persistent_workers=num_workers > 0,
+        PilImages(images, reference_transforms(images, train=train)), batch_size=BATCH_SIZE,
+        shuffle=train, drop_last=train, num_workers=num_workers, persistent_workers=num_workers > 0,
     )  # fmt: skip
 
 
@@ -281,10 +298,10 @@ def reference_run(
         num_images = len(validation.dataset)  # type: ignore[arg-type]
         top1 = 100 * correct / num_images
         yield top1 if math.isfinite(total) else 0.0
-        schedule = schedule.observe(val_loss=total / num_images, top1=top1)
+        schedule = schedule.observe({"val_loss": total / num_images, "top1": top1})
 
 
-def quality_of(recipe: Recipe, trainer: Trainer, epochs: int) -> float:
+def quality_of(recipe: Recipe, training: NativeTraining, epochs: int) -> float:
     """Mean Top-1 on the test images over fresh seeds; a run that diverges counts 0."""
     finals = []
     for seed in FRESH_SEEDS:
@@ -293,9 +310,14 @@ def quality_of(recipe: Recipe, trainer: Trainer, epochs: int) -> float:
             stop_epochs=epochs, seed=seed,
         )  # fmt: skip
         final: dict[str, State] = {}
-        *_, last = trainer.train(run, save=lambda _, state, final=final: final.update(state=state))
-        finals.append(0.0 if last.diverged else trainer.test_top1(final["state"]))
+        save = partial(_keep, final)
+        *_, last = train(training, run, save=save)
+        finals.append(0.0 if last.diverged else training.test(final["state"])["top1"])
     return statistics.fmean(finals)
+
+
+def _keep(final: dict[str, State], _: Measurement, state: State) -> None:
+    final["state"] = state
 
 
 def arrival(history: list[Passed], quality: dict[Recipe, float], wanted: float) -> float:
@@ -310,7 +332,8 @@ def arrival(history: list[Passed], quality: dict[Recipe, float], wanted: float) 
 
 
 def _cells(values: list[float], digits: int = 0) -> str:
-    return f"{statistics.median(values):.{digits}f} [{', '.join(f'{value:.{digits}f}' for value in values)}]"
+    each = ", ".join(f"{value:.{digits}f}" for value in values)
+    return f"{statistics.median(values):.{digits}f} [{each}]"
 
 
 if __name__ == "__main__":

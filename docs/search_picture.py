@@ -1,4 +1,7 @@
-"""Draws search.svg, the picture of search.md, from real schedules: `python docs/search_picture.py`."""
+"""Draws search.svg, the picture in search.md, from real schedules.
+
+Run it with `python docs/search_picture.py`.
+"""
 
 from pathlib import Path
 
@@ -17,7 +20,7 @@ BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#8a8a8a"
 
 
 def main() -> None:
-    """Left: one recipe on its rungs. Right: three recipes that share a trunk."""
+    """Draws one recipe on its rungs (left), and three recipes that share a trunk (right)."""
     matplotlib.rcParams.update({"font.size": 9, "svg.hashsalt": "lrtune", "svg.fonttype": "none"})
     figure, (rungs, prefixes) = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
     _draw_rungs(rungs)
@@ -75,7 +78,7 @@ def _draw_prefixes(axes: Axes) -> None:
 def _curve(
     axes: Axes, recipe: Recipe, epochs: int, start: int, stop: int, color: str, label: str
 ) -> None:
-    """The part of a schedule from epoch `start` to epoch `stop`."""
+    """Draws the part of a schedule from epoch `start` to epoch `stop`."""
     schedule = build_schedule(recipe, epochs=epochs, steps_per_epoch=STEPS)
     steps = range(start * STEPS, stop * STEPS)
     axes.plot(

@@ -17,7 +17,7 @@ def build_model() -> nn.Module:
 
 
 def task() -> lrtune.Task:
-    """What `lrtune search --task` looks for: a Task, or a function of this name that returns one."""
+    """`lrtune search --task` looks for a Task, or for a function of this name that returns one."""
     pixels, labels = load_digits(return_X_y=True)
     data = TensorDataset(torch.tensor(pixels / 16, dtype=torch.float32), torch.tensor(labels))
     shuffled = torch.randperm(len(data), generator=torch.Generator().manual_seed(0)).tolist()

@@ -13,36 +13,40 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lrtune.app import compare, export, find_lr, load, resume, search
+    from lrtune.app import apply, compare, export, find_lr, load, report, resume, search
     from lrtune.app.commands import studies
     from lrtune.auditing.audit import Audit, audit
     from lrtune.auditing.lightning import AuditCallback
     from lrtune.auditing.watch import watch
     from lrtune.core.engines import Local, Ray
     from lrtune.core.errors import DataError, InputError, LrtuneError, StoreError, TaskError
+    from lrtune.core.objective import Objective
     from lrtune.core.recipe import NamedRecipe, Recipe
     from lrtune.core.study import TrainSettings
     from lrtune.reporting.result import SearchResult
     from lrtune.schedules import build_schedule
-    from lrtune.training.range_test import range_test
+    from lrtune.training.native.range_test import range_test
     from lrtune.training.task import NamedTask, Task, TaskFile
 
 _HOMES = {
-    "Audit": "auditing.audit", "AuditCallback": "auditing.lightning", "audit": "auditing.audit", "watch": "auditing.watch",
-    "compare": "app", "export": "app", "find_lr": "app", "load": "app", "resume": "app", "search": "app",
-    "studies": "app",
+    "Audit": "auditing.audit", "audit": "auditing.audit",
+    "AuditCallback": "auditing.lightning", "watch": "auditing.watch",
+    "apply": "app", "compare": "app", "export": "app", "find_lr": "app",
+    "load": "app", "report": "app", "resume": "app", "search": "app", "studies": "app",
     "Local": "core.engines", "Ray": "core.engines",
     "DataError": "core.errors", "InputError": "core.errors", "LrtuneError": "core.errors",
     "StoreError": "core.errors", "TaskError": "core.errors",
-    "NamedRecipe": "core.recipe", "Recipe": "core.recipe", "TrainSettings": "core.study", "build_schedule": "schedules",
-    "SearchResult": "reporting.result", "range_test": "training.range_test",
+    "Objective": "core.objective", "NamedRecipe": "core.recipe", "Recipe": "core.recipe",
+    "TrainSettings": "core.study", "build_schedule": "schedules",
+    "SearchResult": "reporting.result", "range_test": "training.native.range_test",
     "NamedTask": "training.task", "Task": "training.task", "TaskFile": "training.task",
 }  # fmt: skip
 
 __all__ = [
-    "Audit", "AuditCallback", "DataError", "InputError", "Local", "LrtuneError", "NamedRecipe", "NamedTask", "Ray", "Recipe",
-    "SearchResult", "StoreError", "Task", "TaskError", "TaskFile", "TrainSettings", "audit", "build_schedule",
-    "compare", "export", "find_lr", "load", "range_test", "resume", "search", "studies", "watch",
+    "Audit", "AuditCallback", "DataError", "InputError", "Local", "LrtuneError", "NamedRecipe",
+    "NamedTask", "Objective", "Ray", "Recipe", "SearchResult", "StoreError", "Task", "TaskError",
+    "TaskFile", "TrainSettings", "apply", "audit", "build_schedule", "compare", "export", "find_lr",
+    "load", "range_test", "report", "resume", "search", "studies", "watch",
 ]  # fmt: skip
 
 

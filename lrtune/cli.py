@@ -1,9 +1,9 @@
-"""The command line: turns flags into calls of `app`, prints what they come to, and exits with a code.
+"""The command line: turns flags into calls of `app`, and prints their results.
 
-0: done. 1: `find` saw no signal. 2: bad input, or something that cannot be used; one message, no
-    traceback. 130:
-interrupted. Progress goes to standard error, results to standard output. `app`, and with it torch,
-is imported only when a command runs.
+The exit code is 0 when the command is done, 1 when `find` saw no signal, 2 after bad input or with
+something that cannot be used (one message, no traceback), and 130 after an interrupt. Progress goes
+to standard error, results to standard output. `app`, and with it torch, is imported only when a
+command runs.
 """
 
 import re
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 from click.core import ParameterSource
 
-from lrtune.core.engines import Engine, EngineName, Local, Ray
+from lrtune.core.engines import EngineName, EngineOptions, Local, Ray
 from lrtune.core.errors import InputError, LrtuneError, StoreError, shown
 from lrtune.core.recipe import OPTIMIZERS, OptimizerName, default_recipe
 from lrtune.core.study import (
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
 
 class Option(click.Option):
-    """An option whose bad value is noted, so that all those of a command line are shown together."""
+    """An option that notes a bad value, so that all those of a command line are shown together."""
 
     def process_value(self, ctx: click.Context, value: Any) -> Any:
-        """As click's, but goes on after a bad value."""
+        """Does the same as click's method, but goes on after a bad value."""
         try:
             return super().process_value(ctx, value)
         except click.UsageError as error:
@@ -49,17 +49,17 @@ class Option(click.Option):
 
 
 class Command(click.Command):
-    """A command that raises once for all the bad values of its command line, in the words of the command line."""
+    """A command that raises one error for all bad values, and names the flags that were typed."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As click's; then raises `InputError` for what the options noted."""
+        """Parses like click's method, then raises `InputError` for what the options noted."""
         rest = super().parse_args(ctx, args)
         if "problems" in ctx.meta:
             raise InputError(ctx.meta["problems"])
         return rest
 
     def invoke(self, ctx: click.Context) -> Any:
-        """As click's; then names what was typed in an `InputError`: `--seeds` for `num_seeds`."""
+        """Invokes like click's method, but an `InputError` says `--seeds` for `num_seeds`."""
         try:
             return super().invoke(ctx)
         except InputError as error:
@@ -80,7 +80,7 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def flags_of(command: click.Command) -> dict[str, str]:
-    """What each parameter of a command is typed as: `--seeds` for `num_seeds`."""
+    """Returns the flag of each parameter of a command: `--seeds` for `num_seeds`."""
     return {str(parameter.name): parameter.opts[0] for parameter in command.params}
 
 
@@ -88,7 +88,7 @@ option = partial(click.option, cls=Option)
 
 
 def options(*added: Decorator) -> Decorator:
-    """Several options as one decorator, in the order in which help shows them."""
+    """Combines several options into one decorator, in the order in which help shows them."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         for add in reversed(added):
@@ -105,23 +105,28 @@ task_options = options(
                  help="Net: small-cnn, mlp, or any classification model of torchvision."),
     option("--task", "task_file", type=click.Path(path_type=Path), metavar="FILE",
                  help="Python file that defines `task`, instead of --data and --model."),
-    option("--data-dir", metavar="DIR", help="Where images are looked for first, and downloaded to."),
+    option("--data-dir", metavar="DIR",
+           help="Where images are looked for first, and downloaded to."),
     option("--train-size", type=int, metavar="N", help="Train on N images only."),
     option("--val-size", type=int, metavar="N", help="Validate on N images."),
     option("--image-size", type=int, metavar="PX", help="Scale images to PX x PX."),
-    option("--batch-size", type=int, metavar="N", help="Images in an optimizer step."),
+    option("--batch-size", type=int, metavar="N", help="Examples in an optimizer step."),
     option("--accumulate", type=int, metavar="N", help="Micro-batches that make up a step."),
     option("--precision", type=click.Choice(get_args(Precision)),
            help="Arithmetic; auto: AMP on a GPU, fp32 on a CPU; bf16: faster on a CPU with AMX."),
     option("--clip-norm", type=float, metavar="X", help="Clip the gradient's norm to X."),
-    option("--label-smoothing", type=float, metavar="X", help="Smooth the labels of the loss; 0: not at all."),
+    option("--label-smoothing", type=float, metavar="X",
+           help="Smooth the labels of the loss; 0: not at all."),
     option("--augment/--no-augment", default=None, help="Crop and flip training images at random."),
-    option("--cutout", type=int, metavar="PX", help="Cut a square out of each training image; 0: none."),
-    option("--compile/--no-compile", default=None, help="torch.compile the model: slow to start, then faster."),
+    option("--cutout", type=int, metavar="PX",
+           help="Cut a square out of each training image; 0: none."),
+    option("--compile/--no-compile", default=None,
+           help="torch.compile the model: slow to start, then faster."),
     option("--data-on-device", type=click.Choice(get_args(DataOnDevice)),
            help="Keep the images on the device; auto: where they fit."),
     option("--ema-half-life", "ema_half_life_epochs", type=float, metavar="EPOCHS",
-           help="Half-life of the averaged weights that are measured beside the raw ones; 0: none."),
+           help="Half-life of the averaged weights that are measured beside the raw ones; "
+           "0: none."),
     option("--device", metavar="NAME", help="What to train on: auto, cpu, cuda, cuda:1, ..."),
 )  # fmt: skip
 place_options = options(
@@ -142,19 +147,34 @@ quiet_option = option("--quiet", is_flag=True, help="Show no progress.")
 engine_options = options(
     option("--engine", default="local", show_default=True, type=click.Choice(get_args(EngineName)),
            help="Where trials run: on this machine, or on a Ray cluster."),
-    option("--jobs", type=int, metavar="N", help="local: trials side by side, each in a process.  [default: 1]"),
-    option("--lanes", metavar="N", help="local: trials side by side on one GPU.  [default: auto]"),
-    option("--address", metavar="ADDR", help="ray: auto or host:port of a cluster.  [default: a new one, here]"),
-    option("--cpus-per-trial", type=float, metavar="X", help="ray: CPU cores of a trial.  [default: 1]"),
-    option("--gpus-per-trial", type=float, metavar="X", help="ray: GPUs of a trial, 0.5 say.  [default: 1 if any]"),
-    option("--max-concurrent", type=int, metavar="N", help="ray: trials side by side.  [default: what fits]"),
-    option("--reuse-actors/--no-reuse-actors", default=None, help="ray: one process for many trials.  [default: yes]"),
+    option("--jobs", type=int, metavar="N",
+           help="local: worker processes, each with trials of its own.  "
+           "[default: one a GPU, or 1]"),
+    option("--gpus", metavar="LIST", help="local: the GPUs to use, such as 0,2.  [default: all]"),
+    option("--lanes", metavar="N",
+           help="local: trials side by side in each process, on its GPU.  [default: auto]"),
+    option("--address", metavar="ADDR",
+           help="ray: auto or host:port of a cluster.  [default: a new one, here]"),
+    option("--cpus-per-trial", type=float, metavar="X",
+           help="ray: CPU cores of a trial.  [default: 1]"),
+    option("--gpus-per-trial", type=float, metavar="X",
+           help="ray: GPUs of a trial, 0.5 say.  [default: 1 if any]"),
+    option("--max-concurrent", type=int, metavar="N",
+           help="ray: trials side by side.  [default: what fits]"),
+    option("--reuse-actors/--no-reuse-actors", default=None,
+           help="ray: one process for many trials.  [default: yes]"),
     option("--trial-timeout", "trial_timeout_s", type=float, metavar="S",
            help="ray: seconds without an epoch, after which a trial goes on elsewhere."),
-    option("--max-retries", type=int, metavar="N", help="ray: times that a trial may lose its worker.  [default: 3]"),
-    option("--storage-path", metavar="PATH|URL", help="ray: shared place of checkpoints.  [default: in --home]"),
+    option("--max-retries", type=int, metavar="N",
+           help="ray: times that a trial may lose its worker.  [default: 3]"),
+    option("--storage-path", metavar="PATH|URL",
+           help="ray: shared place of checkpoints.  [default: in --home]"),
 )  # fmt: skip
 
+metric_option = option(
+    "--metric", metavar="NAME[:max|:min]",
+    help="The metric that decides: top1, val_loss, f1:max, ...  [default: the task's]",
+)  # fmt: skip
 search_options = options(
     option("--space", default="default", show_default=True, metavar="NAME|FILE",
            help="What may vary: see `lrtune spaces`."),
@@ -163,21 +183,26 @@ search_options = options(
     option("--epochs", type=int, metavar="N", help="Epochs of a full run.  [default: the task's]"),
     option("--optimizer", type=click.Choice(OPTIMIZERS),
            help="Optimizer to search with; its customary recipe is the baseline."),
-    option("--baseline", metavar="NAME|FILE", help="The recipe you use today: see `lrtune recipes`."),
+    option("--baseline", metavar="NAME|FILE",
+           help="The recipe you use today: see `lrtune recipes`."),
     option("--try", "tries", multiple=True, metavar="NAME|FILE",
            help="A recipe to try first, moved into the space. May be given again."),
-    option("--target", type=float, metavar="TOP1",
-           help="Top-1, percent, at which a run has converged.  [default: the baseline's]"),
+    metric_option,
+    option("--target", type=float, metavar="VALUE",
+           help="Value of the metric at which a run has converged.  [default: the baseline's]"),
     option("--sampler", default="tpe", show_default=True, type=click.Choice(get_args(SamplerName)),
-           help="What suggests recipes; tpe and gp learn from the trials so far, random and qmc do not."),
+           help="What suggests recipes; tpe and gp learn from the trials so far, "
+           "random and qmc do not."),
     option("--pruner", default="fair", show_default=True, type=click.Choice(get_args(PrunerName)),
-           help="What ends weak trials early; fair: short looks at each, after which the best go on."),
+           help="What ends weak trials early; fair: short looks at each, "
+           "after which the best go on."),
     option("--rungs", default="auto", show_default=True, metavar="R",
-           help="Looks before a full run; c1,c3,9: its schedule compressed to 1 epoch, to 3, then its first 9."),
+           help="Looks before a full run; c1,c3,9: its schedule compressed to 1 epoch, to 3, "
+           "then its first 9."),
     option("--reduction", "reduction_factor", default=3, show_default=True, metavar="N",
            help="Of N trials on a rung, promote one."),
     option("--signal", default="averaged", show_default=True, type=click.Choice(get_args(Signal)),
-           help="Judge unfinished runs by the Top-1 of averaged or raw weights."),
+           help="Judge unfinished runs by their averaged or their raw weights."),
     option("--seeds", "num_seeds", default=3, show_default=True, metavar="N",
            help="Runs of the baseline and of each confirmed recipe."),
     option("--max-seeds", type=int, metavar="N",
@@ -218,23 +243,34 @@ def search(
 
     if optimizer and baseline:
         raise InputError("`--optimizer` and `--baseline` both say what the baseline is: give one.")
-    known = default_recipe(optimizer) if optimizer else baseline
+    chosen_baseline = default_recipe(optimizer) if optimizer else baseline
     task, engine, settings = _task(flags), _engine(flags), _take(TrainSettings, flags)
     result = app.search(
-        task, engine=engine, settings=settings, baseline=known, command=_command(), **flags
+        task,
+        engine=engine,
+        settings=settings,
+        baseline=chosen_baseline,
+        command=_command(),
+        **flags,
     )
     _print(result, as_json=as_json)
 
 
-@lrtune.command()
+@lrtune.command(
+    help="Train recipes side by side, seed by seed: names of `lrtune recipes` or TOML files, "
+    "all of them by default.\n\nThe first is what the others are compared with."
+)
 @click.argument("recipes", nargs=-1, metavar="[RECIPE]...")
-@option("--include", multiple=True, metavar="STUDY[:RECIPE]",
-        help="A study whose recommended recipe takes part, or its simplest, say, or a trial's.")  # fmt: skip
+@option(
+    "--include", multiple=True, metavar="STUDY[:RECIPE]",
+    help="A study whose recommended recipe takes part, or its simplest, say, or a trial's.",
+)  # fmt: skip
 @task_options
 @option("--epochs", type=int, metavar="N", help="Epochs of a run.  [default: the task's]")
+@metric_option
 @option(
-    "--target", type=float, metavar="TOP1",
-    help="Top-1, percent, at which a run has converged.  [default: the first recipe's]",
+    "--target", type=float, metavar="VALUE",
+    help="Value of the metric at which a run has converged.  [default: the first recipe's]",
 )  # fmt: skip
 @option(
     "--seeds", "num_seeds", default=3, show_default=True, metavar="N", help="Runs of each recipe."
@@ -250,10 +286,7 @@ def search(
 @quiet_option
 @json_option
 def compare(recipes: tuple[str, ...], as_json: bool, **flags: Any) -> None:
-    """Train recipes side by side, seed by seed: names of `lrtune recipes` or TOML files, all of them by default.
-
-    The first is what the others are compared with.
-    """
+    """Trains recipes side by side, seed by seed."""
     from lrtune import app
 
     task, engine, settings = _task(flags), _engine(flags), _take(TrainSettings, flags)
@@ -341,20 +374,27 @@ def report(study: str, as_json: bool, **places: str) -> None:
     _print(app.report(study, **places), as_json=as_json)
 
 
-@lrtune.command()
+@lrtune.command(
+    help="Print a recipe of a study, the recommended one, as code, arguments or data, "
+    "to paste where you train."
+)
 @click.argument("study")
-@option("--to", default="torch", show_default=True, type=click.Choice(get_args(Target)),
-        help="Framework that it goes to; toml: a file for --baseline, --try and compare.")  # fmt: skip
-@option("--recipe", default="best", show_default=True, metavar="WORD|NUMBER",
-        help="best, simplest (that may well be the best), baseline, or the number of a trial.")  # fmt: skip
+@option(
+    "--to", default="torch", show_default=True, type=click.Choice(get_args(Target)),
+    help="Framework that it goes to; toml: a file for --baseline, --try and compare.",
+)  # fmt: skip
+@option(
+    "--recipe", default="best", show_default=True, metavar="WORD|NUMBER",
+    help="best, simplest (that may well be the best), baseline, or the number of a trial.",
+)  # fmt: skip
 @place_options
 def export(study: str, to: Target, recipe: str, **places: str) -> None:
-    """Print a recipe of a study, the recommended one, as code, arguments or data, to paste where you train."""
+    """Prints a recipe of a study as code, arguments or data."""
     from lrtune import app
 
-    found = app.export(study, to=to, recipe=recipe, **places)
-    click.echo(found.note, err=True)
-    click.echo(found.text)
+    exported = app.export(study, to=to, recipe=recipe, **places)
+    click.echo(exported.note, err=True)
+    click.echo(exported.text)
 
 
 @lrtune.command("list")
@@ -440,7 +480,7 @@ def main() -> None:
 
 
 def _command() -> str:
-    """What was typed, for all to read."""
+    """Returns the command line that was typed, with the passwords in it hidden."""
     return f"lrtune {shlex.join(map(shown, sys.argv[1:]))}"
 
 
@@ -448,7 +488,7 @@ def _task(flags: dict[str, Any]) -> "NamedTask | TaskFile":
     """Takes the task out of the flags.
 
     Raises:
-        InputError: names beside a file.
+        InputError: the flags name both a file and parts of a task.
     """
     from lrtune.training.task import NamedTask, TaskFile
 
@@ -465,11 +505,11 @@ def _task(flags: dict[str, Any]) -> "NamedTask | TaskFile":
     return TaskFile(path=file)
 
 
-def _engine(flags: dict[str, Any]) -> Engine:
+def _engine(flags: dict[str, Any]) -> EngineOptions:
     """Takes the engine out of the flags.
 
     Raises:
-        InputError: flags of another engine, or numbers that cannot be.
+        InputError: flags are of another engine, or a number breaks a rule.
     """
     name = flags.pop("engine")
     ours, other = (Local, Ray) if name == "local" else (Ray, Local)
@@ -481,7 +521,7 @@ def _engine(flags: dict[str, Any]) -> Engine:
 
 
 def _take(kind: type, flags: dict[str, Any]) -> dict[str, Any]:
-    """Takes out of the flags what `kind` has as fields, and returns those that have a value."""
+    """Removes the fields of `kind` from the flags, and returns those that have a value."""
     taken = {field.name: flags.pop(field.name, None) for field in fields(kind)}
     return {name: value for name, value in taken.items() if value is not None}
 

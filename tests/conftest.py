@@ -1,4 +1,4 @@
-"""The command line as a function, a small study that it has finished, and how long an example of a law may take."""
+"""Fixtures for all tests: the command line as a function, and a small finished study."""
 
 import os
 
@@ -39,7 +39,10 @@ class Outcome:
 
 
 def pytest_configure(config):
-    """Only the tests that are for a GPU see one: the others expect the numbers of a CPU, and come several at once."""
+    """Hides the GPUs from all tests that are not for one.
+
+    They expect the numbers of a CPU, and several run at once.
+    """
     if config.getoption("markexpr") != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     for name in (
@@ -79,11 +82,19 @@ def call(monkeypatch, capsys):
 
 @pytest.fixture
 def command():
-    """`command("search", "--budget", "3")`: the words that start it in a process of its own, `first` going before."""
+    """Returns the words that start `lrtune` in a process of its own.
+
+    `command("search", "--budget", "3")` starts `lrtune search --budget 3`, after the code in
+    `first`.
+    """
 
     def words_of(*words, first=""):
-        program = f"{first}\nimport os, sys; os.environ['OMP_NUM_THREADS'] = '1'; sys.argv[0] = 'lrtune'\n"
-        return [sys.executable, "-c", program + "from lrtune.cli import main; main()", *words]
+        program = (
+            f"{first}\n"
+            "import os, sys; os.environ['OMP_NUM_THREADS'] = '1'; sys.argv[0] = 'lrtune'\n"
+            "from lrtune.cli import main; main()"
+        )
+        return [sys.executable, "-c", program, *words]
 
     return words_of
 

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+from lrtune.core.objective import Objective
 from lrtune.core.recipe import Cosine, Recipe, StepDecay
 from lrtune.core.run import Measurement, Run, RunRecord
 from lrtune.core.study import StudyConfig, StudyState
@@ -20,7 +21,7 @@ def config_of(**changes):
         "epochs": 4,
         "steps_per_epoch": 10,
         "num_validation": 1000,
-        "num_classes": 10,
+        "objective": Objective(num_counted=1000, guessing=10.0),
         "baseline": BASELINE,
     }
     return StudyConfig(**values | changes)
@@ -36,19 +37,22 @@ def full_run(recipe, epochs, **changes):
 
 
 def measurement(epoch, top1, *, averaged=None, loss=1.0, seconds=1.0, ended_at=None, **others):
-    """By default a run that began at 0, trains an epoch a second, and whose averaged weights are as good as the raw."""
+    """An epoch of a run that began at 0 and trains one epoch a second.
+
+    The averaged weights are as good as the raw ones by default; `"none"`: there are none.
+    """
+    metrics = {"train_loss": loss, "val_loss": loss, "top1": top1}
+    if averaged != "none":
+        metrics["averaged_val_loss"] = loss
+        metrics["averaged_top1"] = top1 if averaged is None else averaged
     return Measurement(
         epoch=epoch,
         step=10 * epoch,
         lr_first=0.1,
         lr_last=0.1,
-        train_loss=loss,
-        val_loss=loss,
-        top1=top1,
-        averaged_val_loss=loss,
-        averaged_top1=top1 if averaged is None else averaged,
+        metrics=metrics,
         seconds=seconds,
-        images_per_s=1000.0,
+        examples_per_s=1000.0,
         ended_at=epoch * seconds if ended_at is None else ended_at,
         **others,
     )
@@ -56,7 +60,7 @@ def measurement(epoch, top1, *, averaged=None, loss=1.0, seconds=1.0, ended_at=N
 
 UNTIMED = {
     "seconds": 0.0,
-    "images_per_s": 0.0,
+    "examples_per_s": 0.0,
     "ended_at": 0.0,
     "memory_mib": 0.0,
     "gpu_memory_mib": 0.0,
@@ -64,13 +68,13 @@ UNTIMED = {
 
 
 def timeless(measurements, **others):
-    """What must be the same each time a run is trained: nothing of the clock or of the process, and not `others`."""
+    """What must be the same each time a run is trained: all but the clock, memory and `others`."""
     return [replace(m, **UNTIMED | others) for m in measurements]
 
 
 def record(
-    top1s, kind="full", *, trial=0, seed=0, recipe=None, state="completed", horizon_epochs=4, rung=None,
-    averaged=None, **others,
+    top1s, kind="full", *, trial=0, seed=0, recipe=None, state="completed", horizon_epochs=4,
+    rung=None, averaged=None, **others,
 ):  # fmt: skip
     """A run with these Top-1s, one an epoch; a diverged one's last loss is NaN.
 
@@ -83,7 +87,7 @@ def record(
         state: how it ended.
         horizon_epochs: of a full run, for which the recipe is meant.
         rung: that the run is for, where it is no full one.
-        averaged: Top-1s of the averaged weights, where they differ.
+        averaged: Top-1s of the averaged weights, where they differ; `"none"`: there are none.
         others: fields of the record.
     """
     name = "baseline" if kind == "baseline" else f"trial-{trial:04d}"

@@ -21,10 +21,15 @@ def test_imports_obey_the_rooms(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "library", ["click", "optuna", "optuna_dashboard", "pandas", "psutil", "sklearn", "sqlalchemy"]
+    "library", ["click", "optuna", "optuna_dashboard", "pandas", "psutil", "sklearn"]
 )
 def test_a_library_is_imported_in_one_file(library):
     assert len([path.name for path in modules() if library in imported(path)]) == 1
+
+
+def test_sqlalchemy_is_imported_where_the_database_is():
+    users = {path.name for path in modules() if "sqlalchemy" in imported(path)}
+    assert users == {"database.py", "migration.py"}
 
 
 def test_matplotlib_is_imported_where_plots_are_made():

@@ -41,46 +41,88 @@ DIARY = {"diary.db": "Dear diary! " * 99}
 BAD = {
     # names
     "model": ("search --model resnet19", {}, ["`model` must be", "got 'resnet19'", "resnet18"]),
-    "data set": ("search --data imagenet", {}, ["`data` must be one of digits, mnist", "got 'imagenet'"]),
-    "optimizer": ("search --optimizer lion", {}, ["--optimizer", "'lion' is not one of 'sgd', 'adagrad'"]),
+    "data set": (
+        "search --data imagenet", {}, ["`data` must be one of digits, mnist", "got 'imagenet'"],
+    ),
+    "optimizer": (
+        "search --optimizer lion", {}, ["--optimizer", "'lion' is not one of 'sgd', 'adagrad'"],
+    ),
     "sampler": ("search --sampler cmaes", {}, ["--sampler", "'cmaes' is not one of 'tpe', 'gp'"]),
     "pruner": ("search --pruner asha", {}, ["--pruner", "'asha' is not one of 'fair', 'halving'"]),
-    "signal": ("search --signal smoothed", {}, ["--signal", "'smoothed' is not one of 'averaged', 'raw'"]),
+    "signal": (
+        "search --signal smoothed", {}, ["--signal", "'smoothed' is not one of 'averaged', 'raw'"],
+    ),
     "precision": ("search --precision fp8", {}, ["--precision", "'fp8' is not one of"]),
     "device": ("search --device abacus", {}, ["abacus"]),
-    "space": ("search --space wide", {}, ["`space` must be a TOML file or one of default, fine-tuning", "got 'wide'"]),
+    "space": (
+        "search --space wide", {},
+        ["`space` must be a TOML file or one of default, fine-tuning", "got 'wide'"],
+    ),
     "option": ("search --learning-rate 1", {}, ["No such option", "--learning-rate"]),
     "command": ("seek", {}, ["No such command", "seek"]),
     "argument": ("resume", {}, ["Missing argument", "STUDY"]),
     # numbers
     "budget of 0": ("search --budget 0", {}, ["`0 < budget` must hold, but got '0'"]),
-    "negative budget": ("search --budget -3", {}, ["`budget` must look like 50, 300ep", "got '-3'"]),
-    "budget of words": ("search --budget banana", {}, ["`budget` must look like 50, 300ep", "got 'banana'"]),
+    "negative budget": (
+        "search --budget -3", {}, ["`budget` must look like 50, 300ep", "got '-3'"],
+    ),
+    "budget of words": (
+        "search --budget banana", {}, ["`budget` must look like 50, 300ep", "got 'banana'"],
+    ),
     "half a trial": ("search --budget 2.5", {}, ["`budget` in trials must be whole", "got '2.5'"]),
-    "budget below baseline": ("search --budget 3runs", {}, ["`budget` must cover the baseline's 3 runs", "got 3runs"]),
+    "budget below baseline": (
+        "search --budget 3runs", {}, ["`budget` must cover the baseline's 3 runs", "got 3runs"],
+    ),
     "epochs": ("search --epochs 0", {}, ["`1 <= epochs` must hold, but got 0"]),
     "seeds": ("search --seeds 0", {}, ["`1 <= --seeds` must hold, but got 0"]),
     "confirmations": ("search --confirm -1", {}, ["`0 <= --confirm` must hold, but got -1"]),
-    "jobs": ("search --jobs 0", {}, ["`1 <= jobs` must hold, but got 0"]),
-    "lanes": ("search --lanes 0", {}, ["`lanes` must be auto or a whole number from 1, but got '0'"]),
-    "lanes of several processes": ("search --lanes 2 --jobs 2", {}, ["`jobs` must be 1 with them, but got 2"]),
-    "lanes without a GPU": ("search --lanes 2 --device cpu", {}, ["can hold, but got 2, and there is no GPU"]),
-    "flags of the cluster": ("search --trial-timeout 9", {}, ["`--trial-timeout` does not go with `--engine local`"]),
-    "flags of this machine": ("search --engine ray --jobs 2", {}, ["`--jobs` does not go with `--engine ray`"]),
-    "time without an epoch": ("search --engine ray --trial-timeout -1", {}, ["`0 <= --trial-timeout` must hold"]),
+    "jobs": ("search --jobs=-1", {}, ["`0 <= jobs` must hold, but got -1"]),
+    "lanes": (
+        "search --lanes 0", {}, ["`lanes` must be auto or a whole number from 1, but got '0'"],
+    ),
+    "lanes without a GPU": (
+        "search --lanes 2 --device cpu", {}, ["can hold, but got 2, and there is no GPU"],
+    ),
+    "flags of the cluster": (
+        "search --trial-timeout 9", {}, ["`--trial-timeout` does not go with `--engine local`"],
+    ),
+    "flags of this machine": (
+        "search --engine ray --jobs 2", {}, ["`--jobs` does not go with `--engine ray`"],
+    ),
+    "time without an epoch": (
+        "search --engine ray --trial-timeout -1", {}, ["`0 <= --trial-timeout` must hold"],
+    ),
     "hole": ("search --cutout -1", {}, ["`0 <= cutout` must hold, but got -1"]),
-    "placement": ("search --data-on-device perhaps", {}, ["--data-on-device", "'perhaps' is not one of"]),
-    "target": ("search --target 150", {}, ["`1 < target <= 100` must hold, in percent, but got 150"]),
-    "target as a fraction": ("compare --target 0.97", {}, ["in percent, but got 0.97: did you mean 97?"]),
+    "placement": (
+        "search --data-on-device perhaps", {}, ["--data-on-device", "'perhaps' is not one of"],
+    ),
+    "target": (
+        "search --target 150", {}, ["`1 < target <= 100` must hold, in percent, but got 150"],
+    ),
+    "target as a fraction": (
+        "compare --target 0.97", {}, ["in percent, but got 0.97: did you mean 97?"],
+    ),
     "no number": ("search --epochs many", {}, ["--epochs", "'many' is not a valid integer"]),
     "batch size": ("search --batch-size 0", {}, ["`1 <= --batch-size` must hold, but got 0"]),
-    "accumulation": ("search --batch-size 10 --accumulate 3", {}, ["`--batch-size` must be a multiple of `accum"]),
+    "accumulation": (
+        "search --batch-size 10 --accumulate 3", {},
+        ["`--batch-size` must be a multiple of `accum"],
+    ),
     "clipping": ("search --clip-norm 0", {}, ["`0 < --clip-norm` must hold, but got 0.0"]),
-    "smoothing": ("search --label-smoothing 1", {}, ["`0 <= --label-smoothing < 1` must hold, but got 1.0"]),
-    "train size": ("search --train-size 99999", {}, [r"`1 <= --train-size <= 1197` must hold for digits", "got 99999"]),
-    "validation size": ("search --val-size 0", {}, [r"`1 <= --val-size <= \d+` must hold for digits", "got 0"]),
+    "smoothing": (
+        "search --label-smoothing 1", {}, ["`0 <= --label-smoothing < 1` must hold, but got 1.0"],
+    ),
+    "train size": (
+        "search --train-size 99999", {},
+        [r"`1 <= --train-size <= 1197` must hold for digits", "got 99999"],
+    ),
+    "validation size": (
+        "search --val-size 0", {}, [r"`1 <= --val-size <= \d+` must hold for digits", "got 0"],
+    ),
     "image size": ("search --image-size 0", {}, ["`1 <= --image-size` must hold, but got 0"]),
-    "image too small": ("search --model densenet121 --image-size 1", {}, ["'densenet121' cannot take 1x1 images"]),
+    "image too small": (
+        "search --model densenet121 --image-size 1", {}, ["'densenet121' cannot take 1x1 images"],
+    ),
     "steps of a sweep": ("find --steps 1", {}, ["--steps", "got 1"]),
     "ends of a sweep": ("find --low 1 --high 0.1", {}, ["low", "high", "1.0", "0.1"]),
     "seeds of a sweep": ("find --seeds 0", {}, ["`1 <= --seeds` must hold, but got 0"]),
@@ -89,86 +131,163 @@ BAD = {
     "falling rungs": ("search --rungs 3,1", {}, ["`rungs` must look like c1,c3,9", "got '3,1'"]),
     "rungs that are too long": (
         "search --epochs 4 --rungs c2,4,9", {},
-        ["shorter than the full run of 4 epochs, but got 4", "shorter than the full run of 4 epochs, but got 9"],
+        [
+            "shorter than the full run of 4 epochs, but got 4",
+            "shorter than the full run of 4 epochs, but got 9",
+        ],
     ),
     "rungs without a ladder": (
-        "search --pruner median --rungs c1", {}, ["`rungs` go with `pruner` fair, halving, hyperband, but got median"],
+        "search --pruner median --rungs c1", {},
+        ["`rungs` go with `pruner` fair, halving, hyperband, but got median"],
     ),
     "reduction of 1": ("search --reduction 1", {}, ["`2 <= --reduction` must hold, but got 1"]),
-    "half-life": ("search --ema-half-life -1", {}, ["`0 <= --ema-half-life` must hold, but got -1"]),
+    "half-life": (
+        "search --ema-half-life -1", {}, ["`0 <= --ema-half-life` must hold, but got -1"],
+    ),
     # files of spaces
-    "impossible range": ("search --space x.toml", space(1.0, 0.1), ["x.toml", "peak_lr", "`low <= high` must hold"]),
-    "unknown key": ("search --space x.toml", space(more="peek = 1"), ["x.toml", "peek", "unknown key"]),
-    "unknown decay": ("search --space x.toml", space(more='decay = "kosine"'), ["decay", "got 'kosine'"]),
-    "unknown optimizer": ("search --space x.toml", space(more='optimizer = "lion"'), ["optimizer", "got 'lion'"]),
+    "impossible range": (
+        "search --space x.toml", space(1.0, 0.1), ["x.toml", "peak_lr", "`low <= high` must hold"],
+    ),
+    "unknown key": (
+        "search --space x.toml", space(more="peek = 1"), ["x.toml", "peek", "unknown key"],
+    ),
+    "unknown decay": (
+        "search --space x.toml", space(more='decay = "kosine"'), ["decay", "got 'kosine'"],
+    ),
+    "unknown optimizer": (
+        "search --space x.toml", space(more='optimizer = "lion"'), ["optimizer", "got 'lion'"],
+    ),
     "patience without plateau": (
-        "search --space x.toml", space(more='decay = "cosine"\n[decay.plateau]\npatience_epochs = 2'),
+        "search --space x.toml",
+        space(more='decay = "cosine"\n[decay.plateau]\npatience_epochs = 2'),
         [r"x.toml: \[decay.plateau\]", "not among the choices"],
     ),
     "patience of another decay": (
-        "search --space x.toml", space(more='decay = "cosine"\n[decay.cosine]\npatience_epochs = 2'),
+        "search --space x.toml",
+        space(more='decay = "cosine"\n[decay.cosine]\npatience_epochs = 2'),
         ["patience_epochs", "unknown key"],
     ),
-    "patience of a recipe": ("search --space x.toml", space(more="patience_epochs = 2"), ["patience", "unknown key"]),
+    "patience of a recipe": (
+        "search --space x.toml", space(more="patience_epochs = 2"), ["patience", "unknown key"],
+    ),
     "warmup longer than training": (
         "search --epochs 4 --space x.toml", space(more="warmup_epochs = { low = 0, high = 6 }"),
-        [r"x.toml: \[parameters\] warmup_epochs: `warmup_epochs < epochs` must hold, but got warmup_epochs=6"],
+        [
+            r"x.toml: \[parameters\] warmup_epochs: `warmup_epochs < epochs` must hold, "
+            "but got warmup_epochs=6",
+        ],
     ),
     "no TOML": ("search --space x.toml", {"x.toml": "[parameters"}, ["x.toml: is no TOML"]),
     "no LR": ("search --space x.toml", {"x.toml": "[parameters]\n"}, ["peak_lr", "is missing"]),
     # files of baselines
     "baseline's warmup": (
         "search --epochs 4 --baseline mine.toml", baseline("warmup_epochs = 5.0"),
-        [r"mine.toml: `warmup_epochs < epochs` must hold, but got warmup_epochs=5 with 4 epochs\.$"],
+        [
+            r"mine.toml: `warmup_epochs < epochs` must hold, "
+            r"but got warmup_epochs=5 with 4 epochs\.$",
+        ],
     ),
-    "baseline's decay": ("search --baseline mine.toml", baseline('decay = "kosine"'), ["mine.toml", "got 'kosine'"]),
-    "baseline's key": ("search --baseline mine.toml", baseline("lr = 0.1"), ["mine.toml", "unknown key 'lr'"]),
-    "baseline's LR": ("search --baseline mine.toml", baseline("peak_lr = -1.0"), ["mine.toml", "`0 < peak_lr` must"]),
-    "baseline's type": ("search --baseline mine.toml", baseline('peak_lr = "high"'), ["mine.toml: `peak_lr` must be"]),
+    "baseline's decay": (
+        "search --baseline mine.toml", baseline('decay = "kosine"'), ["mine.toml", "got 'kosine'"],
+    ),
+    "baseline's key": (
+        "search --baseline mine.toml", baseline("lr = 0.1"), ["mine.toml", "unknown key 'lr'"],
+    ),
+    "baseline's LR": (
+        "search --baseline mine.toml", baseline("peak_lr = -1.0"),
+        ["mine.toml", "`0 < peak_lr` must"],
+    ),
+    "baseline's type": (
+        "search --baseline mine.toml", baseline('peak_lr = "high"'),
+        ["mine.toml: `peak_lr` must be"],
+    ),
     "baseline of a number": ("search --baseline mine.toml", baseline("decay = 3"), ["mine.toml"]),
-    "baseline missing": ("search --baseline mine.toml", {}, ["must be a TOML file or one of sgd-step", "'mine.toml'"]),
-    "baseline of words": ("search --baseline mine.toml", baseline("decay"), ["mine.toml: cannot be read as a recipe"]),
+    "baseline missing": (
+        "search --baseline mine.toml", {},
+        ["must be a TOML file or one of sgd-step", "'mine.toml'"],
+    ),
+    "baseline of words": (
+        "search --baseline mine.toml", baseline("decay"), ["mine.toml: cannot be read as a recipe"],
+    ),
     "baseline and space": (
-        "search --baseline mine.toml --epochs 4 --space x.toml", baseline("lr = 0.1") | space(more="warmup_epochs = 9"),
+        "search --baseline mine.toml --epochs 4 --space x.toml",
+        baseline("lr = 0.1") | space(more="warmup_epochs = 9"),
         ["mine.toml: unknown key 'lr'", "`warmup_epochs < epochs` must hold"],
     ),
-    "two baselines": ("search --baseline mine.toml --optimizer sgd", {}, ["`--optimizer` and `--baseline`.*give one"]),
+    "two baselines": (
+        "search --baseline mine.toml --optimizer sgd", {},
+        ["`--optimizer` and `--baseline`.*give one"],
+    ),
     # comparisons
-    "no such recipe": ("compare sgd-stop adamw", {}, ["a recipe must be a TOML file or one of sgd-step", "'sgd-stop'"]),
+    "no such recipe": (
+        "compare sgd-stop adamw", {},
+        ["a recipe must be a TOML file or one of sgd-step", "'sgd-stop'"],
+    ),
     "recipes together": (
-        "compare a.toml b.toml", {"a.toml": "lr = 1\nepochs = 0", "b.toml": "peak_lr = -1\n[published]\nx = 1"},
-        ["a.toml: .*unknown key 'lr'", "a.toml: `epochs` must be", "b.toml: `0 < peak_lr`", "b.toml: `published` must"],
+        "compare a.toml b.toml",
+        {"a.toml": "lr = 1\nepochs = 0", "b.toml": "peak_lr = -1\n[published]\nx = 1"},
+        [
+            "a.toml: .*unknown key 'lr'", "a.toml: `epochs` must be", "b.toml: `0 < peak_lr`",
+            "b.toml: unknown key 'published'",
+        ],
     ),
     "one recipe": ("compare adamw", {}, ["a comparison needs two recipes at least, but got adamw"]),
-    "a recipe twice": ("compare adamw adamw", {}, ["must have different names, but got adamw, adamw"]),
+    "a recipe twice": (
+        "compare adamw adamw", {}, ["must have different names, but got adamw, adamw"],
+    ),
     "seeds of a comparison": ("compare --seeds 0", {}, ["`1 <= --seeds` must hold, but got 0"]),
-    "most seeds": ("compare --seeds 3 --max-seeds 2", {}, ["`--seeds <= --max-seeds` must hold", "--max-seeds=2"]),
-    "most seeds of a search": ("search --seeds 3 --max-seeds 2", {}, ["`--seeds <= --max-seeds` must hold"]),
+    "most seeds": (
+        "compare --seeds 3 --max-seeds 2", {},
+        ["`--seeds <= --max-seeds` must hold", "--max-seeds=2"],
+    ),
+    "most seeds of a search": (
+        "search --seeds 3 --max-seeds 2", {}, ["`--seeds <= --max-seeds` must hold"],
+    ),
     "warmup of a comparison": (
-        "compare --epochs 4 a.toml adamw", {"a.toml": "warmup_epochs = 4.0"}, ["a.toml: `warmup_epochs < epochs` must"],
+        "compare --epochs 4 a.toml adamw", {"a.toml": "warmup_epochs = 4.0"},
+        ["a.toml: `warmup_epochs < epochs` must"],
     ),
     "included study missing": ("compare adamw --include x", {}, ["there are no studies"]),
     "framework": ("export x --to jax", {}, ["--to", "'jax' is not one of 'torch', 'lightning'"]),
     "nothing to export": ("export x", {}, ["there are no studies"]),
     # tasks
     "task missing": ("search --task my_task.py", {}, ["there is no file my_task.py"]),
-    "file without a task": ("search --task my_task.py", task("x = 1"), ["must define `task`", "has no `task`"]),
-    "task of another kind": ("search --task my_task.py", task("task = 1"), ["must define `task`", "is a int"]),
-    "task that raises": ("search --task my_task.py", task("\n1 / 0"), ["raised ZeroDivisionError", "line 2"]),
-    "task with a mistake": ("search --task my_task.py", task("def f(:"), ["my_task.py", "raised SyntaxError"]),
+    "file without a task": (
+        "search --task my_task.py", task("x = 1"), ["must define `task`", "has no `task`"],
+    ),
+    "task of another kind": (
+        "search --task my_task.py", task("task = 1"), ["must define `task`", "is a int"],
+    ),
+    "task that raises": (
+        "search --task my_task.py", task("\n1 / 0"), ["raised ZeroDivisionError", "line 2"],
+    ),
+    "task with a mistake": (
+        "search --task my_task.py", task("def f(:"), ["my_task.py", "raised SyntaxError"],
+    ),
     "task and names": (
-        "search --task my_task.py --data digits --val-size 9", task(""), ["does not go with `--data`, `--val-size`"],
+        "search --task my_task.py --data digits --val-size 9", task(""),
+        ["does not go with `--data`, `--val-size`"],
     ),
     "task for find": ("find --task my_task.py", task("x = 1"), ["must define `task`"]),
     "batch size of a loader": (
         "search --task my_task.py --batch-size 256 --augment", task(LOADER),
-        ["`--batch-size` must be 4, what the task's loader gives a step", "`augment` is for `Images` only"],
+        [
+            "`--batch-size` must be 4, what the task's loader gives a step",
+            "`augment` is for `Images` only",
+        ],
     ),
-    "batch size for find": ("find --task my_task.py --batch-size 256", task(LOADER), ["`--batch-size` must be 4"]),
+    "batch size for find": (
+        "find --task my_task.py --batch-size 256", task(LOADER), ["`--batch-size` must be 4"],
+    ),
     # data
-    "no data": ("search --data cifar10 --data-dir d", {"d/x": ""}, ["cifar10 was not found", "data_batch_1.bin", "/d"]),
+    "no data": (
+        "search --data cifar10 --data-dir d", {"d/x": ""},
+        ["cifar10 was not found", "data_batch_1.bin", "/d"],
+    ),
     "no folder": ("search --data folder:pictures", {}, ["pictures must be a folder of images"]),
-    "folder of nothing": ("search --data folder:d", {"d/x": ""}, ["d must hold a folder for each of 2 classes"]),
+    "folder of nothing": (
+        "search --data folder:d", {"d/x": ""}, ["d must hold a folder for each of 2 classes"],
+    ),
     "data for find": ("find --data cifar10", {}, ["cifar10 was not found", "data_batch_1.bin"]),
     # studies
     "slash": ("search --study a/b", {}, ["`study` must consist of letters, digits", "got 'a/b'"]),
@@ -204,7 +323,10 @@ BAD = {
 
 
 def contents(folder):
-    """Every file there, a database as what it holds; without what SQLite keeps beside an open one, and bytecode."""
+    """Every file in a folder, with a database as what it holds.
+
+    Bytecode is left out, and the files that SQLite keeps beside an open database.
+    """
     found = {}
     for path in folder.rglob("*"):
         if path.is_file() and not path.name.endswith(("-wal", "-shm", ".pyc")):
@@ -258,7 +380,7 @@ BAD_FOR_A_STUDY = {
     "deletion of another": ("delete small --yes", ["no study 'small'", "there are: tiny"]),
     "deletion without a terminal": ("delete tiny", ["no terminal to ask at", "`--yes`"]),
     "budget": ("resume tiny --budget banana", ["`budget` must look like", "got 'banana'"]),
-    "jobs": ("resume tiny --jobs 0", ["`1 <= jobs` must hold, but got 0"]),
+    "jobs": ("resume tiny --jobs=-1", ["`0 <= jobs` must hold, but got -1"]),
     "lanes": (
         "resume tiny --lanes none",
         ["`lanes` must be auto or a whole number from 1, but got 'none'"],

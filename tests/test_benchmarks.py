@@ -1,4 +1,4 @@
-"""The replay benchmark: what it counts, what it takes for the recommendation, and that peers keep their own rules."""
+"""The replay benchmark: its costs, its recommendation, and the rules of the peers."""
 
 import math
 from contextlib import suppress
@@ -20,7 +20,10 @@ NAN, INF = math.nan, math.inf
 
 
 def pool_of(full, **short):
-    """A pool of one ladder, from the scores of each configuration's epochs; `h1=...` are those of horizon 1."""
+    """A pool of one ladder, made from the scores of each configuration's epochs.
+
+    `h1=...` are the scores of horizon 1.
+    """
     scores = {len(full[0]): full} | {int(name[1:]): rows for name, rows in short.items()}
     curves = {
         h: np.stack([rows, np.array(rows) / 2, np.negative(rows)], axis=-1)
@@ -30,8 +33,8 @@ def pool_of(full, **short):
     places = tuple(range(len(full)))
     return Pool(
         name="tiny", parameters=(Parameter(name="place", kind="ladder", choices=places),),
-        configurations=[{"place": place} for place in places], curves=curves, repeats=True, regret_of="incumbent",
-        quality=quality, best=quality.max(),
+        configurations=[{"place": place} for place in places], curves=curves, repeats=True,
+        regret_of="incumbent", quality=quality, best=quality.max(),
     )  # fmt: skip
 
 

@@ -22,35 +22,40 @@ from lrtune.tuning.sampler import delete_mirror, mirror
 HEAVY = ("torch", "torchvision", "optuna", "matplotlib", "pandas", "sklearn", "scipy", "sqlalchemy")
 
 TASK = (
-    "--accumulate", "--augment", "--batch-size", "--clip-norm", "--compile", "--cutout", "--data", "--data-dir",
-    "--data-on-device", "--device", "--ema-half-life", "--image-size", "--label-smoothing", "--model", "--no-augment",
-    "--no-compile", "--precision", "--task", "--train-size", "--val-size",
+    "--accumulate", "--augment", "--batch-size", "--clip-norm", "--compile", "--cutout", "--data",
+    "--data-dir", "--data-on-device", "--device", "--ema-half-life", "--image-size",
+    "--label-smoothing", "--model", "--no-augment", "--no-compile", "--precision", "--task",
+    "--train-size", "--val-size",
 )  # fmt: skip
 PLACES = ("--home", "--storage")
 
 ENGINE = {
-    "--address", "--cpus-per-trial", "--engine", "--gpus-per-trial", "--jobs", "--lanes", "--max-concurrent",
-    "--max-retries", "--no-reuse-actors", "--reuse-actors", "--storage-path", "--trial-timeout",
+    "--address", "--cpus-per-trial", "--engine", "--gpus-per-trial", "--jobs", "--gpus", "--lanes",
+    "--max-concurrent", "--max-retries", "--no-reuse-actors", "--reuse-actors", "--storage-path",
+    "--trial-timeout",
 }  # fmt: skip
 
 # Every command, its arguments and its options: what users' scripts rely on.
 SURFACE = {
     "compare": {
-        "[RECIPE]...", *TASK, *PLACES, *ENGINE, "--epochs", "--include", "--json", "--max-seeds", "--out", "--quiet",
-        "--seed", "--seeds", "--study", "--target",
+        "[RECIPE]...", *TASK, *PLACES, *ENGINE, "--epochs", "--include", "--json", "--max-seeds",
+        "--out", "--quiet", "--seed", "--seeds", "--study", "--target", "--metric",
     },
     "dashboard": {"STUDY", *PLACES, "--host", "--port"},
     "delete": {"STUDY", *PLACES, "--storage-path", "--yes"},
     "export": {"STUDY", *PLACES, "--recipe", "--to"},
-    "find": {*TASK, "--high", "--json", "--low", "--optimizer", "--out", "--seed", "--seeds", "--steps"},
+    "find": {
+        *TASK, "--high", "--json", "--low", "--optimizer", "--out", "--seed", "--seeds", "--steps",
+    },
     "list": {*PLACES},
     "recipes": set(),
     "report": {"STUDY", *PLACES, "--json", "--out"},
     "resume": {"STUDY", *PLACES, *ENGINE, "--budget", "--json", "--out", "--quiet"},
     "search": {
-        *TASK, *PLACES, *ENGINE, "--baseline", "--budget", "--confirm", "--epochs", "--json", "--max-seeds",
-        "--optimizer", "--out", "--pruner", "--quiet", "--reduction", "--rungs", "--sampler", "--seed", "--seeds",
-        "--signal", "--space", "--study", "--target", "--try",
+        *TASK, *PLACES, *ENGINE, "--baseline", "--budget", "--confirm", "--epochs", "--json",
+        "--max-seeds", "--optimizer", "--out", "--pruner", "--quiet", "--reduction", "--rungs",
+        "--sampler", "--seed", "--seeds", "--signal", "--space", "--study", "--target", "--try",
+        "--metric",
     },
     "spaces": set(),
 }  # fmt: skip
@@ -78,9 +83,10 @@ CHOICES = {
 }
 
 DEFAULTS = {
-    "--data": "digits", "--model": "small-cnn", "--space": "default", "--budget": "50", "--sampler": "tpe",
-    "--pruner": "fair", "--rungs": "auto", "--reduction": 3, "--signal": "averaged", "--seeds": 3, "--confirm": 3,
-    "--seed": 0, "--engine": "local", "--home": ".lrtune", "--out": "reports", "--storage": "",
+    "--data": "digits", "--model": "small-cnn", "--space": "default", "--budget": "50",
+    "--sampler": "tpe", "--pruner": "fair", "--rungs": "auto", "--reduction": 3,
+    "--signal": "averaged", "--seeds": 3, "--confirm": 3, "--seed": 0, "--engine": "local",
+    "--home": ".lrtune", "--out": "reports", "--storage": "",
 }  # fmt: skip
 
 
@@ -425,8 +431,8 @@ def images(num, seed):
 
 def task():
     return lrtune.Task(
-        model=lambda: torch.nn.Linear(3, 2), train=images(64, 0), validation=images(64, 1), test=images(64, 2),
-        num_classes=2, epochs=2, name="blobs",
+        model=lambda: torch.nn.Linear(3, 2), train=images(64, 0), validation=images(64, 1),
+        test=images(64, 2), num_classes=2, epochs=2, name="blobs",
     )
 """
 

@@ -1,4 +1,4 @@
-"""What the documents show can be done: commands parse, TOML is read, and tables name everything there is."""
+"""The documents are right: commands parse, TOML is read, and tables list everything."""
 
 import re
 import shlex
@@ -46,13 +46,23 @@ def test_a_command_that_is_shown_is_one(line):
 
 
 def test_spaces_and_recipes_that_are_shown_can_be_read(tmp_path):
-    space, recipe = fenced("toml", SPACES)
-    parse_space(space, "shown.toml").fit(12, {})
+    *spaces, recipe = fenced("toml", SPACES)
+    for space in spaces:
+        parse_space(space, "shown.toml").fit(12, {})
     path = tmp_path / "shown.toml"
     path.write_text(recipe)
     assert read_recipe(path, 45).recipe.decay.every_epochs == 15
     for space in fenced("toml", (ROOT / "README.md").read_text()):
         parse_space(space, "README.md")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_prose_has_lines_of_at_most_100_characters(path):
+    prose = re.sub(r"^ *```.*?^ *```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    free = ("|", "!", "    ")  # tables, pictures and drawings are as wide as they must be
+    assert [
+        line for line in prose.splitlines() if len(line) > 100 and not line.startswith(free)
+    ] == []
 
 
 def test_every_optimizer_and_decay_is_named_with_its_keys():

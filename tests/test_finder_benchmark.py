@@ -1,4 +1,4 @@
-"""The finder benchmark: what a suggestion loses, and that every finder is run by its own code on what was recorded."""
+"""The finder benchmark: what a suggestion loses, and that every finder is run by its own code."""
 
 import math
 from dataclasses import replace
@@ -22,8 +22,8 @@ from benchmarks.finders.record import (
     sweeps,
 )
 from lrtune.core.recipe import default_recipe
-from lrtune.training.loop import Trainer
-from lrtune.training.range_test import MIN_POINTS, task_range_test
+from lrtune.training.native.loop import NativeTraining
+from lrtune.training.native.range_test import MIN_POINTS
 from lrtune.training.task import load_task
 
 DIGITS = "digits, mlp"
@@ -33,8 +33,8 @@ PEAKED = Grid(
 
 
 @pytest.fixture(scope="module")
-def trainer():
-    return Trainer(load_task(CASES[DIGITS].data), CASES[DIGITS].settings)
+def training():
+    return NativeTraining(load_task(CASES[DIGITS].data), CASES[DIGITS].settings)
 
 
 # --- what is lost ---
@@ -209,24 +209,24 @@ def test_recording_goes_on_with_what_is_missing(tmp_path):
     assert read(path) == both
 
 
-def test_a_job_is_done_the_same_again(trainer):
+def test_a_job_is_done_the_same_again(training):
     for job in (
         Job(case=DIGITS, optimizer="adamw", seed=1000, sweep="fastai"),
         Job(case=DIGITS, optimizer="adamw", seed=0, lr=0.25),
     ):
-        assert do(job, trainer).values == do(job, trainer).values
+        assert do(job, training).values == do(job, training).values
 
 
-def test_a_training_that_diverges_is_worth_as_much_as_chance(trainer):
-    assert do(Job(case=DIGITS, optimizer="sgd", seed=0, lr=10.0), trainer).values == (10.0,)
+def test_a_training_that_diverges_is_worth_as_much_as_chance(training):
+    assert do(Job(case=DIGITS, optimizer="sgd", seed=0, lr=10.0), training).values == (10.0,)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_our_sweep_replayed_is_our_sweep(trainer, optimizer):
+def test_our_sweep_replayed_is_our_sweep(training, optimizer):
     recipe = default_recipe(optimizer)
     lrs = sweeps(optimizer)["ours"].lrs
-    replay = Replay(lrs=lrs, losses=sweep_to_the_end(trainer, recipe, lrs, 7))
-    (real,) = task_range_test(trainer, recipe, seeds=[7]).curves
+    replay = Replay(lrs=lrs, losses=sweep_to_the_end(training, recipe, lrs, 7))
+    real = training.sweep(recipe, seed=7)
     assert our_curve(replay, 7) == real
     if optimizer == "sgd":  # whether adamw's breaks off is a matter of the last bit
         assert len(real.lrs) < len(replay.losses)
@@ -283,7 +283,7 @@ def test_a_peer_bears_a_sweep_that_ends_in_nan(package):
 @pytest.mark.peers
 @pytest.mark.parametrize("package", ["fastai", "lightning"])
 def test_a_peer_without_an_answer_has_none(package):
-    """Of fastai's rules one needs 16 points; Lightning needs two of finite loss behind the first ten."""
+    """One of fastai's rules needs 16 points; Lightning needs two finite losses after ten."""
     replay = replay_of(
         lambda lrs: np.where(np.arange(len(lrs)) < 8, 2.3, np.nan), num_steps=MIN_POINTS
     )

@@ -1,4 +1,7 @@
-"""`kill -9` at ten random moments of a search: nothing finished is lost or trained again, and the end is the same."""
+"""`kill -9` at ten random moments of a search.
+
+Nothing finished is lost or trained again, and the end is the same.
+"""
 
 import random
 import sqlite3
@@ -10,8 +13,8 @@ from contextlib import closing
 import pytest
 
 SEARCH = (
-    "search", "--model", "mlp", "--budget", "24", "--epochs", "10", "--seeds", "2", "--confirm", "2", "--seed", "4",
-    "--rungs", "c2,5", "--study", "killed", "--quiet",
+    "search", "--model", "mlp", "--budget", "24", "--epochs", "10", "--seeds", "2",
+    "--confirm", "2", "--seed", "4", "--rungs", "c2,5", "--study", "killed", "--quiet",
 )  # fmt: skip
 NUM_KILLS = 10
 
@@ -27,7 +30,7 @@ CheckpointStore.save = counted
 """A checkpoint is saved under its own key for each epoch that is trained, so this tells what was
 trained when."""
 
-UNTIMED = "study, run, epoch, step, lr_first, lr_last, train_loss, val_loss, top1, averaged_top1, prefix, reused"
+UNTIMED = "study, run, epoch, step, lr_first, lr_last, metrics, prefix, reused, again_epochs"
 
 
 def rows(folder, what):
@@ -56,7 +59,7 @@ def outcome(folder):
     lengths = "recipe_epochs, horizon_epochs, stop_epochs"
     runs = rows(
         folder,
-        f"id, kind, trial, recipe, {lengths}, seed, state, reason, test_top1 FROM lrtune_runs",
+        f"id, kind, trial, recipe, {lengths}, seed, state, reason, test FROM lrtune_runs",
     )
     return (
         runs,

@@ -1,4 +1,4 @@
-"""The throughput benchmark: what it counts as moved bytes, its ratios and verdicts, and that a loop may fail alone."""
+"""The throughput benchmark: the bytes it counts, its ratios and verdicts, and failing loops."""
 
 from functools import partial
 
@@ -21,8 +21,8 @@ from benchmarks.loops.results import (
     spread,
 )
 from lrtune.core.recipe import default_recipe
-from lrtune.training.models import build_model
-from lrtune.training.optimizers import build_optimizer
+from lrtune.training.native.models import build_model
+from lrtune.training.native.optimizers import build_optimizer
 
 TEN = torch.ones(10)  # 40 bytes
 MATRIX, OTHER, FIFTY = torch.ones(2, 3), torch.ones(3, 4), torch.ones(5, 10)  # 24, 48 and 200 bytes
@@ -104,7 +104,9 @@ RATIOS = {
     "to the best of several groups": (
         case_of(ours=([8], []), optuna=([2], []), ray=([4], [])), "ours", ["optuna", "ray"], [2],
     ),
-    "one group is missing": (case_of(ours=([8], []), ray=([4], [])), "ours", ["optuna", "ray"], [2]),
+    "one group is missing": (
+        case_of(ours=([8], []), ray=([4], [])), "ours", ["optuna", "ray"], [2],
+    ),
     "all are missing": (case_of(ours=([8], [])), "ours", ["optuna", "ray"], []),
     "ours is missing": (case_of(ray=([8], [])), "ours", ["ray"], []),
 }  # fmt: skip
@@ -119,22 +121,36 @@ def test_ratios(name):
 # device, case, and the values of the verdicts on the case's own targets, in the order of TARGETS
 VERDICTS = {
     "nothing measured": ("cpu", case_of(), [(None, None), (None, None)]),
-    "met": ("cpu", case_of(ours=([3, 4, 6], []), reference=([2, 2, 2], [])), [(2, True), (1.5, True)]),
-    "met at the limit": ("cpu", case_of(ours=([3, 3], []), reference=([2, 2], [])), [(1.5, True), (1.5, True)]),
-    "slower once": ("cpu", case_of(ours=([3, 4, 1], []), reference=([2, 2, 2], [])), [(1.5, True), (0.5, False)]),
+    "met": (
+        "cpu", case_of(ours=([3, 4, 6], []), reference=([2, 2, 2], [])), [(2, True), (1.5, True)],
+    ),
+    "met at the limit": (
+        "cpu", case_of(ours=([3, 3], []), reference=([2, 2], [])), [(1.5, True), (1.5, True)],
+    ),
+    "slower once": (
+        "cpu", case_of(ours=([3, 4, 1], []), reference=([2, 2, 2], [])),
+        [(1.5, True), (0.5, False)],
+    ),
     "without a floor": (
-        "cuda", case_of("resnet18-w64-b128", ours=([60], []), reference=([10], [])), [(6, True), (None, None)],
+        "cuda", case_of("resnet18-w64-b128", ours=([60], []), reference=([10], [])),
+        [(6, True), (None, None)],
     ),
     "far from the floor": (
         "cuda", case_of("resnet18-w64-b512", by_bytes=120, ours=([60], []), reference=([20], [])),
         [(3, False), (0.5, False)],
     ),
     "trials, by the better of two": (
-        "cuda", case_of(ours_side_by_side=([], [100]), optuna=([], [5]), ray=([], [8])), [(12.5, True)],
+        "cuda", case_of(ours_side_by_side=([], [100]), optuna=([], [5]), ray=([], [8])),
+        [(12.5, True)],
     ),
-    "trials, one lane does not count": ("cuda", case_of(ours=([], [100]), optuna=([], [5])), [(None, None)]),
+    "trials, one lane does not count": (
+        "cuda", case_of(ours=([], [100]), optuna=([], [5])), [(None, None)],
+    ),
     "resnet50": (
-        "cuda", case_of("resnet50-224", by_bytes=13, ours=([10], []), tuned=([10], []), reference=([99], [])),
+        "cuda",
+        case_of(
+            "resnet50-224", by_bytes=13, ours=([10], []), tuned=([10], []), reference=([99], [])
+        ),
         [(1, True), (10 / 13, True)],
     ),
 }  # fmt: skip
@@ -187,11 +203,18 @@ def test_a_failed_round_takes_the_others_along():
 
 def test_table():
     case = CaseResult(
-        name="tiny", about={"batch": 2, "synthetic": True}, step={"images": 2, "flops": 2e9, "bytes": 2**20},
+        name="tiny", about={"batch": 2, "synthetic": True},
+        step={"images": 2, "flops": 2e9, "bytes": 2**20},
         floor=Floor(by_arithmetic=1000, by_bytes=800),
         loops=[
-            LoopResult(name="theirs", group="reference", images_per_s=[100, 200], memory_mib={"process": 7.4}),
-            LoopResult(name="ours", group="ours", images_per_s=[300, 300], trials_per_hour=[7], note="eager"),
+            LoopResult(
+                name="theirs", group="reference", images_per_s=[100, 200],
+                memory_mib={"process": 7.4},
+            ),
+            LoopResult(
+                name="ours", group="ours", images_per_s=[300, 300], trials_per_hour=[7],
+                note="eager",
+            ),
             LoopResult(name="absent", group="ray", problem="ray is not installed"),
         ],
     )  # fmt: skip

@@ -1,6 +1,6 @@
 """Makes the bank: a table of real trainings, for judging search strategies without training again.
 
-    python benchmarks/bank/make.py --jobs 2
+    python -m benchmarks.bank.make --jobs 2
 
 Trains every recipe of `recipes.py` at each horizon, its schedule compressed; the best third of each
 optimizer in full with a second seed, and the best ninth of those with two more, since the best of
@@ -12,6 +12,7 @@ leaves the other parts for later.
 import argparse
 import csv
 import json
+import math
 import multiprocessing
 from collections.abc import Iterator
 from itertools import product
@@ -19,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from recipes import EPOCHS, HORIZONS, SETTINGS, bank_task, described, recipes
 
+from benchmarks.bank.recipes import EPOCHS, HORIZONS, SETTINGS, bank_task, described, recipes
+from benchmarks.loops.runs import train
 from lrtune.core.run import Run
-from lrtune.training.environment import describe_environment
-from lrtune.training.loop import Trainer
+from lrtune.training.native.devices import describe_environment
+from lrtune.training.native.loop import NativeTraining
 
 FOLDER = Path(__file__).parent
 CURVES = FOLDER / "curves.csv"
@@ -83,7 +85,10 @@ def more_seeds() -> Iterator[Job]:
 
 
 def _best(share: int, seeds: tuple[int, ...]) -> Iterator[Job]:
-    """Full runs of the best recipes of each optimizer, by the mean final Top-1 over the seeds before `seeds`."""
+    """Full runs of the best recipes of each optimizer.
+
+    The best are those with the highest mean final Top-1 over the seeds before `seeds`.
+    """
     there = _there()
     curves = pd.read_csv(CURVES)
     known = curves[(curves.seed < seeds[0]) & (curves.horizon == EPOCHS) & (curves.epoch == EPOCHS)]
@@ -117,19 +122,21 @@ def _shuffled(count: int) -> list[int]:
 
 
 def _open() -> None:
-    global trainer
-    trainer = Trainer(bank_task(), SETTINGS)
+    global training
+    training = NativeTraining(bank_task(), SETTINGS)
 
 
 def _train(job: Job) -> list[dict[str, Any]]:
     number, seed, horizon = job
     run = Run(
-        id="", kind="full", trial=number, recipe=recipes()[number], recipe_epochs=EPOCHS, horizon_epochs=horizon,
-        stop_epochs=horizon, seed=seed,
+        id="", kind="full", trial=number, recipe=recipes()[number], recipe_epochs=EPOCHS,
+        horizon_epochs=horizon, stop_epochs=horizon, seed=seed,
     )  # fmt: skip
     rows = []
-    for m in trainer.train(run):
-        values = {name: round(getattr(m, name), 4) for name in COLUMNS[len(KEY) + 1 :]}
+    for m in train(training, run):
+        measured = {**m.metrics, "seconds": m.seconds}
+        # An epoch that diverged in training is not evaluated, so it has no Top-1.
+        values = {name: round(measured.get(name, math.nan), 4) for name in COLUMNS[len(KEY) + 1 :]}
         rows.append(dict(zip(KEY, job, strict=True)) | {"epoch": m.epoch} | values)
     return rows
 

@@ -1,4 +1,7 @@
-"""What the bank holds: a full grid of recipes for one task, and the horizons that each was trained at."""
+"""The contents of the bank: a full grid of recipes for one task.
+
+Each recipe was trained at several horizons.
+"""
 
 from dataclasses import asdict, replace
 from itertools import product
@@ -33,6 +36,10 @@ DECAYS: tuple[Decay, ...] = (
     *(Plateau(patience_epochs=patience, factor=0.2) for patience in (1, 2, 4)),
 )  # fmt: skip
 SETTINGS = TrainSettings(batch_size=64, threads=1)
+TASK = (
+    "4,000 images of Fashion-MNIST at 14 x 14 pixels, validated on 4,000 others, and a CNN of "
+    "14,000 weights."
+)
 
 
 def recipes() -> list[Recipe]:
@@ -48,7 +55,7 @@ def recipes() -> list[Recipe]:
 
 
 def bank_task() -> Task:
-    """4,000 images of Fashion-MNIST at 14 x 14 pixels, validated on 4,000 others, and a CNN of 14,000 weights."""
+    """The task of every recipe in the bank, as `TASK` describes it."""
     task = load_task(NamedTask(data="fashion-mnist", train_size=4000, val_size=4000, image_size=14))
     return replace(task, model=_tiny_cnn)
 
@@ -56,7 +63,7 @@ def bank_task() -> Task:
 def described() -> dict[str, Any]:
     """The settings that go with the table."""
     return {
-        "task": bank_task.__doc__,
+        "task": TASK,
         "epochs": EPOCHS,
         "horizons": HORIZONS,
         "settings": asdict(SETTINGS),

@@ -1,4 +1,4 @@
-"""Accuracy lost: what training at a suggested LR gives less than training at the best LR of the grid."""
+"""What is lost of the accuracy at the grid's best LR by training at a suggested one."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ import pandas as pd
 from lrtune.core.recipe import OptimizerName, default_recipe
 from lrtune.core.study import RangeResult
 from lrtune.decide.bounds import range_result
-from lrtune.training.range_test import NUM_SEEDS
+from lrtune.training.native.range_test import NUM_SEEDS
 
 from .peers import PEERS, Finder, Replay, our_curve, quiet
 from .record import Job, Outcome, sweeps
@@ -45,12 +45,18 @@ class Grid:
 
     @property
     def error(self) -> float:
-        """Standard error of a mean near the best: pooled over the LRs that lose at most 3 points."""
+        """Standard error of a mean near the best.
+
+        It is pooled over the LRs that lose at most 3 points.
+        """
         close = self.means > self.means.max() - 3
         return float(np.sqrt(self.top1s[close].var(axis=1, ddof=1).mean() / self.top1s.shape[1]))
 
     def lost(self, lr: float) -> float:
-        """Points of Top-1 that the mean at `lr` is below the best; interpolated in log LR, past the ends as there."""
+        """Points of Top-1 that the mean at `lr` is below the best.
+
+        It is interpolated in log LR; past the ends it is that at the end.
+        """
         return float(self.means.max() - np.interp(np.log(lr), np.log(self.lrs), self.means))
 
     def lost_within(self, low: float, high: float) -> float:
@@ -82,7 +88,10 @@ def grids(outcomes: Mapping[Job, Outcome]) -> dict[tuple[str, OptimizerName], Gr
 
 
 def judge(outcomes: Mapping[Job, Outcome], peers: Mapping[str, Finder] = PEERS) -> pd.DataFrame:
-    """A row for each answer of each rule: its LR (NaN: none), what it loses, and the steps and seconds that it took."""
+    """A row for each answer of each rule.
+
+    It has the LR (NaN: none), what it loses, and the steps and seconds that it took.
+    """
     found = grids(outcomes)
     swept = {
         job: outcome
@@ -101,9 +110,10 @@ def summary(answers: pd.DataFrame) -> pd.DataFrame:
     """A row for each task, optimizer, rule and sweep, those that lose least first."""
     groups = answers.groupby([*CELL, "rule", "sweep"], sort=False)
     found = groups.agg(
-        n=("lost", "size"), lost=("lost", "median"), lost_p90=("lost", lambda lost: lost.quantile(0.9)),
-        unanswered=("lr", lambda lr: lr.isna().mean()), lr=("lr", "median"), steps=("steps", "median"),
-        seconds=("seconds", "median"),
+        n=("lost", "size"), lost=("lost", "median"),
+        lost_p90=("lost", lambda lost: lost.quantile(0.9)),
+        unanswered=("lr", lambda lr: lr.isna().mean()), lr=("lr", "median"),
+        steps=("steps", "median"), seconds=("seconds", "median"),
     )  # fmt: skip
     return found.reset_index().sort_values("lost", kind="stable")
 
@@ -111,9 +121,10 @@ def summary(answers: pd.DataFrame) -> pd.DataFrame:
 def verdicts(
     summarised: pd.DataFrame, found: Mapping[tuple[str, OptimizerName], Grid]
 ) -> pd.DataFrame:
-    """A row for each task and optimizer: what ours loses as in use, and the best there of all that theirs suggest.
+    """A row for each task and optimizer: what ours loses, and the best of theirs.
 
-    A tie is lost by less than two standard errors of a difference between two means of the grid.
+    Ours is the one in use; the best there is of all that theirs suggest. A tie is lost by less than
+    two standard errors of a difference between two means of the grid.
     """
     rows = []
     for cell, group in summarised.groupby(CELL, sort=False):
@@ -131,7 +142,7 @@ def verdicts(
 
 
 def overall(summarised: pd.DataFrame) -> pd.DataFrame:
-    """A row for each rule and sweep: mean and worst of its medians over all tasks and optimizers."""
+    """A row for each rule and sweep: mean and worst of its medians over all cells."""
     found = summarised.groupby(["rule", "sweep"]).agg(
         mean=("lost", "mean"),
         worst=("lost", "max"),
@@ -189,6 +200,7 @@ def _groups(own: list[Job], size: int) -> Iterator[list[Job]]:
 
 def _about(job: Job, rule: str, lr: float | None, num_steps: int, seconds: float) -> dict[str, Any]:
     return {
-        "case": job.case, "optimizer": job.optimizer, "rule": rule, "sweep": "ours" if job.sweep == "ours" else "own",
-        "seed": job.seed, "lr": lr, "steps": num_steps, "seconds": seconds,
+        "case": job.case, "optimizer": job.optimizer, "rule": rule,
+        "sweep": "ours" if job.sweep == "ours" else "own", "seed": job.seed, "lr": lr,
+        "steps": num_steps, "seconds": seconds,
     }  # fmt: skip

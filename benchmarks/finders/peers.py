@@ -1,8 +1,8 @@
-"""The finders of fastai, Lightning and torch-lr-finder, and ours, each run by its own code on a recorded sweep.
+"""The finders of fastai, Lightning and torch-lr-finder, and ours, on a recorded sweep.
 
-Each trains a model of one weight whose loss is the recorded one, so that where to stop, how to
-smooth, which points to skip and what to suggest are all its own. A finder that raises or returns
-`None` gives no answer.
+Each is run by its own code. It trains a model of one weight whose loss is the recorded one, so that
+where to stop, how to smooth, which points to skip and what to suggest are all its own. A finder
+that raises or returns `None` gives no answer.
 """
 
 import contextlib
@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lrtune.core.study import RangeCurve
-from lrtune.training.lanes import Taken
-from lrtune.training.range_test import sweep
+from lrtune.training.native.lanes.eager import Taken
+from lrtune.training.native.range_test import sweep
 
 Answers = Mapping[str, float | None]
 """By the rule's name: an LR, or no answer."""
@@ -28,7 +28,10 @@ Answers = Mapping[str, float | None]
 
 @dataclass(kw_only=True)
 class Replay:
-    """A recorded sweep, handed out loss by loss; past its last finite loss, as of weights that are gone, NaN."""
+    """A recorded sweep, handed out loss by loss.
+
+    Past its last finite loss it is NaN, as of weights that are gone.
+    """
 
     lrs: Sequence[float]
     losses: Sequence[float]
@@ -53,7 +56,10 @@ class Replay:
 
 
 def fastai(replay: Replay) -> Answers:
-    """`Learner.lr_find` with its four rules; it raises for all if one raises, so they get what it gives them later."""
+    """`Learner.lr_find` with its four rules.
+
+    It raises for all if one raises, so they get what it gives them later.
+    """
     from fastai.callback import schedule
     from fastai.data.core import DataLoaders
     from fastai.learner import Learner
@@ -102,8 +108,8 @@ def lightning(replay: Replay) -> Answers:
     )  # its second step is at twice the distance from its start
     with tempfile.TemporaryDirectory() as folder:
         trainer = pl.Trainer(
-            accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-            enable_model_summary=False, default_root_dir=folder,
+            accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
         )  # fmt: skip
         finder = pl.tuner.Tuner(trainer).lr_find(
             Module(),
@@ -134,7 +140,7 @@ def torch_lr_finder(replay: Replay) -> Answers:
 
 @dataclass(kw_only=True)
 class ReplayedLane:
-    """As much of `lrtune.training.lanes.Lane` as a sweep needs."""
+    """As much of `lrtune.training.native.lanes.eager.Lane` as a sweep needs."""
 
     replay: Replay
 

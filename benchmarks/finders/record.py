@@ -1,6 +1,7 @@
-"""What the finders are judged on: loss curves of LR sweeps, and the accuracy that each LR of a grid really trains to.
+"""What the finders are judged on.
 
-A record is one line of JSON in a compressed file. Recording goes on with whatever the file lacks.
+That is loss curves of LR sweeps, and the accuracy that each LR of a grid really trains to. A record
+is one line of JSON in a compressed file. Recording goes on with whatever the file lacks.
 """
 
 import gzip
@@ -16,8 +17,9 @@ import numpy as np
 from lrtune.core.recipe import OptimizerName, Recipe, default_recipe
 from lrtune.core.run import Run
 from lrtune.core.study import TrainSettings
-from lrtune.training.loop import Trainer
-from lrtune.training.range_test import NUM_STEPS, SWEEPS
+from lrtune.schedules.compress import schedule_of
+from lrtune.training.native.loop import NativeTraining
+from lrtune.training.native.range_test import NUM_STEPS, SWEEPS
 from lrtune.training.task import NamedTask, load_task
 
 OPTIMIZERS: tuple[OptimizerName, ...] = ("sgd", "adamw", "lamb")
@@ -68,7 +70,10 @@ class Sweep:
 
 
 def sweeps(optimizer: OptimizerName) -> dict[str, Sweep]:
-    """Ours, and the defaults of `fastai.Learner.lr_find` (torch-lr-finder has the same end) and Lightning's `Tuner`."""
+    """Ours, and the defaults of fastai's `Learner.lr_find` and of Lightning's `Tuner`.
+
+    torch-lr-finder's has the same end as fastai's.
+    """
     low, high = SWEEPS[optimizer]
     return {
         "ours": Sweep(low=low, high=high, num_steps=NUM_STEPS),
@@ -138,15 +143,19 @@ def read(path: Path) -> dict[Job, Outcome]:
 
 
 def record(path: Path, wanted: Iterable[Job]) -> dict[Job, Outcome]:
-    """Does the jobs that the file lacks, writes each at once, and returns all that the file then holds."""
+    """Does the jobs that the file lacks, and writes each at once.
+
+    Returns:
+        All that the file then holds.
+    """
     done = read(path)
     missing = [job for job in wanted if job not in done]
-    trainers: dict[str, Trainer] = {}
+    trainings: dict[str, NativeTraining] = {}
     for number, job in enumerate(missing, 1):
-        if job.case not in trainers:
+        if job.case not in trainings:
             case = CASES[job.case]
-            trainers[job.case] = Trainer(load_task(case.data), case.settings)
-        done[job] = do(job, trainers[job.case])
+            trainings[job.case] = NativeTraining(load_task(case.data), case.settings)
+        done[job] = do(job, trainings[job.case])
         with gzip.open(path, "at") as file:
             file.write(json.dumps({"job": asdict(job), "outcome": asdict(done[job])}) + "\n")
         print(
@@ -157,34 +166,38 @@ def record(path: Path, wanted: Iterable[Job]) -> dict[Job, Outcome]:
     return done
 
 
-def do(job: Job, trainer: Trainer) -> Outcome:
+def do(job: Job, training: NativeTraining) -> Outcome:
     """Sweeps or trains."""
     recipe = default_recipe(job.optimizer)
     start = time.perf_counter()
     if job.sweep:
-        losses = sweep_to_the_end(trainer, recipe, sweeps(job.optimizer)[job.sweep].lrs, job.seed)
+        losses = sweep_to_the_end(training, recipe, sweeps(job.optimizer)[job.sweep].lrs, job.seed)
         values, num_steps = [float(f"{loss:.4g}") for loss in losses], len(losses)
     else:
+        epochs = CASES[job.case].epochs
         run = Run(
             id="", kind="full", trial=0, recipe=replace(recipe, peak_lr=job.lr), seed=job.seed,
-            **dict.fromkeys(("recipe_epochs", "horizon_epochs", "stop_epochs"), CASES[job.case].epochs),
+            recipe_epochs=epochs, horizon_epochs=epochs, stop_epochs=epochs,
         )  # fmt: skip
-        measured = list(trainer.train(run))
-        chance = 100 / trainer.task.num_classes
-        values = [chance if measured[-1].diverged else round(measured[-1].top1, 3)]
-        num_steps = measured[-1].step
+        *_, last = training.train(run, schedule_of(run, training.task.steps_per_epoch))
+        chance = 100 / training.task.task.num_classes
+        values = [chance if last.diverged else round(last.metrics["top1"], 3)]
+        num_steps = last.step
     return Outcome(
         values=tuple(values), seconds=round(time.perf_counter() - start, 3), num_steps=num_steps
     )
 
 
-def sweep_to_the_end(trainer: Trainer, recipe: Recipe, lrs: list[float], seed: int) -> list[float]:
+def sweep_to_the_end(
+    training: NativeTraining, recipe: Recipe, lrs: list[float], seed: int
+) -> list[float]:
     """The raw loss at each LR as long as it is finite: where to stop is for each finder to say."""
     losses: list[float] = []
-    with trainer.lane(recipe, seed) as lane:
-        for epoch in range(math.ceil(len(lrs) / trainer.steps_per_epoch)):
+    steps_per_epoch = training.task.steps_per_epoch
+    with training.pool.lane(recipe, seed) as lane:
+        for epoch in range(math.ceil(len(lrs) / steps_per_epoch)):
             lane.begin_epoch(seed, epoch)
-            wanted = lrs[len(losses) :][: trainer.steps_per_epoch]
+            wanted = lrs[len(losses) :][:steps_per_epoch]
             losses += lane.steps([lr / recipe.peak_lr for lr in wanted]).losses
     return losses[
         : next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), len(losses))

@@ -1,1 +1,1 @@
-"""What `throughput.py` compares: training loops of others and ours, the floor below all of them, and the verdicts."""
+"""What `throughput.py` compares: loops of others and ours, their floor, and the verdicts."""

@@ -13,14 +13,14 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 from lrtune.core.errors import DataError
 from lrtune.core.study import Precision, TrainSettings
-from lrtune.training.batches import Images
-from lrtune.training.datasets import load_dataset
-from lrtune.training.models import build_model
+from lrtune.training.native.data.datasets import load_dataset
+from lrtune.training.native.data.images import Images
+from lrtune.training.native.models import build_model
 from lrtune.training.task import Task
 
 
 class NarrowResNet18(ResNet):
-    """torchvision's ResNet-18 with a stem for 32x32 images, and `width` channels where it has 64."""
+    """torchvision's ResNet-18 for 32x32 images, with `width` channels where it has 64."""
 
     def __init__(self, width: int, num_classes: int, channels: int):
         self._width = width
@@ -80,17 +80,20 @@ _IMAGENET = {
 }
 CASES: dict[str, Case] = {
     "small-cnn": Case(
-        model="small-cnn", data="fashion-mnist", image_size=28, channels=1, num_classes=10, batch_size=128,
-        cpu_images=10_000, gpu_images=10_240, lanes=8, whole_trials=True,
+        model="small-cnn", data="fashion-mnist", image_size=28, channels=1, num_classes=10,
+        batch_size=128, cpu_images=10_000, gpu_images=10_240, lanes=8, whole_trials=True,
     ),
     "resnet18-w16": Case(
-        model="resnet18-w16", batch_size=128, cpu_images=1280, gpu_images=10_240, lanes=8, whole_trials=True, **_CIFAR10
+        model="resnet18-w16", batch_size=128, cpu_images=1280, gpu_images=10_240, lanes=8,
+        whole_trials=True, **_CIFAR10,
     ),
     "resnet18-w64-b128": Case(
-        model="resnet18-w64", batch_size=128, cpu_images=256, gpu_images=20_480, lanes=4, whole_trials=False, **_CIFAR10
+        model="resnet18-w64", batch_size=128, cpu_images=256, gpu_images=20_480, lanes=4,
+        whole_trials=False, **_CIFAR10,
     ),
     "resnet18-w64-b512": Case(
-        model="resnet18-w64", batch_size=512, cpu_images=512, gpu_images=20_480, lanes=2, whole_trials=False, **_CIFAR10
+        model="resnet18-w64", batch_size=512, cpu_images=512, gpu_images=20_480, lanes=2,
+        whole_trials=False, **_CIFAR10,
     ),
     "resnet50-160": Case(
         image_size=160, cpu_images=128, gpu_images=5120, lanes=2, whole_trials=False, **_IMAGENET
@@ -119,7 +122,7 @@ class Workload:
 
     @property
     def data(self) -> "Data":
-        """The images; each process loads them once, and they are not sent along with the workload."""
+        """The images, which each process loads once; the workload is sent without them."""
         return load(self.case, self.num_images, self.num_validation, self.data_dir)
 
     @property
@@ -135,8 +138,8 @@ class Workload:
     def task(self) -> Task:
         """The case as our loop takes it."""
         return Task(
-            name=self.case.model, model=self.build_model, train=self.data.train, validation=self.data.validation,
-            num_classes=self.case.num_classes,
+            name=self.case.model, model=self.build_model, train=self.data.train,
+            validation=self.data.validation, num_classes=self.case.num_classes,
         )  # fmt: skip
 
     def settings(
@@ -145,8 +148,8 @@ class Workload:
         """The settings of our loop; averaged weights have their usual half-life."""
         usual = TrainSettings().ema_half_life_epochs
         return TrainSettings(
-            batch_size=self.case.batch_size, device=self.device, precision=precision, threads=threads,
-            ema_half_life_epochs=usual if averaged else 0.0,
+            batch_size=self.case.batch_size, device=self.device, precision=precision,
+            threads=threads, ema_half_life_epochs=usual if averaged else 0.0,
         )  # fmt: skip
 
 
@@ -162,7 +165,10 @@ class Data:
 
 @lru_cache(maxsize=1)
 def load(case: Case, num_images: int, num_validation: int, data_dir: Path | None) -> Data:
-    """The case's images; where they are not on this machine, or there are none, synthetic ones of the same shape."""
+    """The case's images, or synthetic ones of the same shape.
+
+    The latter where there are no others, or they are not on this machine.
+    """
     why = "no others are wanted"
     if case.data != "on the device":
         try:
@@ -185,7 +191,10 @@ def load(case: Case, num_images: int, num_validation: int, data_dir: Path | None
 
 
 def learning_rates(number: int) -> list[float]:
-    """Peak LRs from 0.005 to 0.05, evenly on a log scale: no trial diverges, and all cost the same."""
+    """Peak LRs from 0.005 to 0.05, evenly on a log scale.
+
+    No trial diverges at them, and all cost the same.
+    """
     return [0.005 * math.exp(math.log(10) * index / max(1, number - 1)) for index in range(number)]
 
 

@@ -1,4 +1,4 @@
-"""The floor under every loop: what one training step must compute and move, over what the device can.
+"""The floor under every loop: what a training step computes and moves, over what the device can.
 
 Arithmetic: the FLOPs of the convolutions and matrix products of forward and backward pass (torch's
 `FlopCounterMode`), over the FLOP/s of a large matrix product in the training precision. Bytes: what
@@ -20,8 +20,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from lrtune.core.recipe import default_recipe
-from lrtune.training.optimizers import build_optimizer
-from lrtune.training.precision import choose_arithmetic
+from lrtune.training.native.devices import choose_arithmetic
+from lrtune.training.native.optimizers import build_optimizer
 
 from .cases import Workload
 from .reference import synchronize
@@ -104,7 +104,10 @@ class StepCounter:
         }
 
     def ceilings(self) -> dict[str, float]:
-        """FLOP/s of a large matrix product in the training precision, and bytes/s of a large copy."""
+        """FLOP/s of a large matrix product, and bytes/s of a large copy.
+
+        The product is in the training precision.
+        """
         on_gpu = self.device.type == "cuda"
         size, num_bytes = (8192, 2**31) if on_gpu else (2048, 2**28)
         dtype = self.arithmetic.autocast_dtype or torch.float32

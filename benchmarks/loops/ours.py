@@ -12,22 +12,26 @@ import torch
 from lrtune.core.recipe import default_recipe
 from lrtune.core.run import Measurement, Run
 from lrtune.core.study import Precision
-from lrtune.training.loop import Trainer
+from lrtune.training.native.loop import NativeTraining
 
 from .cases import Workload, learning_rates
 from .processes import LoopProcess
 from .reference import synchronize
+from .runs import train
 
 FOR_EVER = 100_000
 """Epochs of a run that is asked for epochs as long as the benchmark goes on."""
 
 
 class Lanes:
-    """Runs side by side in this process, each iterated by a thread of its own; with one lane, by this one."""
+    """Runs side by side in this process.
+
+    Each is iterated by a thread of its own; with one lane, by this one.
+    """
 
     def __init__(
-        self, workload: Workload, *, num_lanes: int = 1, averaged: bool = False, precision: Precision = "auto",
-        threads: int = 0,
+        self, workload: Workload, *, num_lanes: int = 1, averaged: bool = False,
+        precision: Precision = "auto", threads: int = 0,
     ):  # fmt: skip
         self.workload, self.num_lanes = workload, num_lanes
         self.settings = workload.settings(averaged=averaged, precision=precision, threads=threads)
@@ -36,13 +40,13 @@ class Lanes:
         # A thread for each run, which starts it and goes on with it: streams belong to threads.
         self.threads = [ThreadPoolExecutor(1) for _ in range(num_lanes)] if num_lanes > 1 else []
         self.runs: list[Generator[Measurement]] = []
-        self.trainer: Trainer | None = None
+        self.training: NativeTraining | None = None
 
     def epoch(self) -> float:
         """Images a second of one epoch of training in every lane."""
         if not self.runs:
-            self.trainer = self._trainer()
-            self.runs = [self.trainer.train(run) for run in _runs(self.num_lanes, FOR_EVER)]
+            self.training = self._training()
+            self.runs = [train(self.training, run) for run in _runs(self.num_lanes, FOR_EVER)]
             self._check_that_lanes_are_captured()
         if self.threads:
             futures = [
@@ -52,7 +56,7 @@ class Lanes:
             measurements = [future.result() for future in futures]
         else:
             measurements = [next(self.runs[0])]
-        return side_by_side([_finite(m).images_per_s for m in measurements])
+        return side_by_side([_finite(m).examples_per_s for m in measurements])
 
     def _check_that_lanes_are_captured(self) -> None:
         """By the first of several, alone: an eager one would keep the others waiting for ever."""
@@ -70,12 +74,12 @@ class Lanes:
         runs = _runs(num_trials, epochs)
         synchronize(self.device)
         start = time.perf_counter()
-        trainer = self._trainer()
+        training = self._training()
         if self.threads:
             with ThreadPoolExecutor(self.num_lanes) as pool:
-                ends = list(pool.map(partial(_last, trainer), runs))
+                ends = list(pool.map(partial(_last, training), runs))
         else:
-            ends = [_last(trainer, run) for run in runs]
+            ends = [_last(training, run) for run in runs]
         synchronize(self.device)
         seconds = time.perf_counter() - start
         for end in ends:
@@ -84,7 +88,9 @@ class Lanes:
 
     def why_eager(self) -> str:
         """Why the epochs so far were no CUDA graphs; empty where they were."""
-        return self.trainer.why_eager(_runs(1, 1)[0].recipe) if self.trainer is not None else ""
+        if self.training is None:
+            return ""
+        return self.training.pool.why_eager(_runs(1, 1)[0].recipe)
 
     def close(self) -> None:
         """Ends the threads."""
@@ -92,14 +98,14 @@ class Lanes:
         for thread in self.threads:
             thread.shutdown()
 
-    def _trainer(self) -> Trainer:
-        return Trainer(self.task, self.settings)
+    def _training(self) -> NativeTraining:
+        return NativeTraining(self.task, self.settings)
 
     def _forget_runs(self) -> None:
         if self.threads and self.runs:
             for thread, run in zip(self.threads, self.runs, strict=True):
                 thread.submit(run.close).result()
-        self.runs, self.trainer = [], None
+        self.runs, self.training = [], None
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -129,7 +135,10 @@ class Jobs:
         return side_by_side([job.answer() for job in self.jobs])
 
     def trials(self, num_trials: int, epochs: int) -> float:
-        """Seconds that whole trials take; each process gets its share of them beforehand, as all take as long."""
+        """Seconds that whole trials take.
+
+        Each process gets its share of them beforehand, as all take as long.
+        """
         start = time.perf_counter()
         for index, job in enumerate(self.jobs):
             job.send("trials", len(range(index, num_trials, len(self.jobs))), epochs)
@@ -159,8 +168,8 @@ def _runs(number: int, epochs: int) -> list[Run]:
     ]  # fmt: skip
 
 
-def _last(trainer: Trainer, run: Run) -> Measurement:
-    return list(trainer.train(run))[-1]
+def _last(training: NativeTraining, run: Run) -> Measurement:
+    return list(train(training, run))[-1]
 
 
 def _finite(measurement: Measurement) -> Measurement:

@@ -1,4 +1,4 @@
-"""The loops of other tools, as their own documentation shows them: Optuna's example, Ray Tune, Lightning's Trainer.
+"""The loops of Optuna's example, Ray Tune and Lightning, as their documentation shows them.
 
 Optuna's example is `pytorch/pytorch_simple.py` of optuna-examples with the case's model: a
 `DataLoader` without workers, images only turned into tensors, `argmax` counted on the host for each
@@ -21,7 +21,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torchvision.transforms import v2
 
-from lrtune.training.batches import Images
+from lrtune.training.native.data.images import Images
 
 from .cases import Workload, learning_rates
 from .reference import pil_loader, reference_transforms, synchronize, time_study, train_loader
@@ -98,7 +98,8 @@ class RayTune:
         on_gpu = workload.device == "cuda"
         ray.init(
             address="local", num_cpus=max(num_jobs, os.cpu_count() or 1) if on_gpu else num_jobs,
-            num_gpus=1 if on_gpu else 0, include_dashboard=False, log_to_driver=False, logging_level="error",
+            num_gpus=1 if on_gpu else 0, include_dashboard=False, log_to_driver=False,
+            logging_level="error",
         )  # fmt: skip
         self.resources = {"cpu": 1, "gpu": 1 / num_jobs} if on_gpu else {"cpu": 1}
 
@@ -147,7 +148,10 @@ def _train(
 
 
 class Lightning:
-    """`Trainer.fit` with mixed precision, without logger, checkpoints and progress bar; whole trials under Optuna."""
+    """`Trainer.fit` with mixed precision; whole trials under Optuna.
+
+    It goes without logger, checkpoints and progress bar.
+    """
 
     def __init__(self, workload: Workload, *, num_workers: int):
         import lightning.pytorch  # here, since importing it sets its loggers' levels
@@ -165,7 +169,10 @@ class Lightning:
         self.module: Any = None
 
     def epoch(self) -> float:
-        """Images a second of one epoch of training: the second of each `fit`, as the first is for warming up."""
+        """Images a second of one epoch of training.
+
+        It is the second of each `fit`, as the first is for warming up.
+        """
         if self.module is None:
             self.module = _lightning_module(self.workload, lr=0.01)
         clock = _lightning_clock(self.device)
@@ -199,10 +206,10 @@ class Lightning:
         import lightning
 
         return lightning.Trainer(
-            max_epochs=epochs, accelerator="gpu" if self.device.type == "cuda" else "cpu", devices=1,
-            precision="16-mixed" if self.device.type == "cuda" else "32-true", benchmark=True, callbacks=callbacks,
-            logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-            num_sanity_val_steps=0,
+            max_epochs=epochs, accelerator="gpu" if self.device.type == "cuda" else "cpu",
+            devices=1, precision="16-mixed" if self.device.type == "cuda" else "32-true",
+            benchmark=True, callbacks=callbacks, logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
         )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import torch
 
-from lrtune.training import environment
+from lrtune.training.native import devices
 
 ANSWER_S = 300
 """After so long without an answer a loop counts as hung."""
@@ -36,8 +36,9 @@ class LoopProcess:
     def __init__(self, make: Make):
         """Starts the process, and does not wait for it.
 
-        Args: make: makes the loop; is sent to the process, so it is a class or function of a
-            module, or a `partial`.
+        Args:
+            make: makes the loop; is sent to the process, so it is a class or function of a module,
+                or a `partial`.
         """
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
@@ -105,9 +106,10 @@ class LoopProcess:
 
 
 def peak_memory_mib() -> dict[str, float]:
-    """Of this process and the children that it has now: the peak of each one's resident memory, and of a GPU's.
+    """The peak of resident memory, with and without children, and of a GPU's.
 
-    Pages that processes share count for each of them.
+    It is that of this process, and of each of the children that it has now. Pages that processes
+    share count for each of them.
     """
     memory = {"process": _peak_mib(os.getpid())}
     children = [_peak_mib(child.pid) for child in psutil.Process().children(recursive=True)]
@@ -160,7 +162,7 @@ def _reply(connection: Connection, call: Callable[[], Any]) -> bool:
 
 
 def _peak_mib(pid: int) -> float:
-    known = environment.peak_memory_mib(pid)
+    known = devices.peak_memory_mib(pid)
     if math.isfinite(known):
         return known
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 if pid == os.getpid() else 0.0

@@ -1,4 +1,4 @@
-"""The loop of torchvision's classification reference, as one would write it under Optuna: plain, and tuned.
+"""The loop of torchvision's classification reference under Optuna: plain, and tuned.
 
 It is `train_one_epoch` and `evaluate` of `references/classification/train.py`: a `DataLoader` over
 PIL images with transforms for each image, autocast and a gradient scaler on a GPU, loss and
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from lrtune.training.batches import Images
+from lrtune.training.native.data.images import Images
 
 from .cases import Workload
 
@@ -69,8 +69,9 @@ def pil_loader(
 ) -> Loader:
     """A `DataLoader` as in the reference."""
     return DataLoader(
-        PilImages(images, transform), batch_size=workload.case.batch_size, shuffle=train, drop_last=train,
-        num_workers=num_workers, pin_memory=workload.device == "cuda", persistent_workers=num_workers > 0,
+        PilImages(images, transform), batch_size=workload.case.batch_size, shuffle=train,
+        drop_last=train, num_workers=num_workers, pin_memory=workload.device == "cuda",
+        persistent_workers=num_workers > 0,
     )  # fmt: skip
 
 
@@ -85,7 +86,8 @@ class DeviceBatches:
         self._num_batches = workload.num_batches
         self._batches = [
             (
-                images.images[start : start + size].to(workload.device, memory_format=_format(channels_last))
+                images.images[start : start + size]
+                .to(workload.device, memory_format=_format(channels_last))
                 .float().div_(255).sub_(0.5).div_(0.29),
                 images.labels[start : start + size].to(workload.device),
             )
@@ -106,7 +108,8 @@ def train_loader(workload: Workload, *, channels_last: bool, num_workers: int) -
         return DeviceBatches(workload, channels_last=channels_last)
     images = workload.data.train
     return pil_loader(
-        workload, images, reference_transforms(images, train=True), train=True, num_workers=num_workers
+        workload, images, reference_transforms(images, train=True), train=True,
+        num_workers=num_workers,
     )  # fmt: skip
 
 
@@ -238,7 +241,10 @@ def time_study(
     *,
     num_jobs: int = 1,
 ) -> float:
-    """Seconds of `study.optimize`, with a pruner that never prunes, so that all loops do the same work."""
+    """Seconds of `study.optimize`.
+
+    Its pruner never prunes, so that all loops do the same work.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         direction="maximize",

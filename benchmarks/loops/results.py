@@ -1,4 +1,4 @@
-"""What was measured, as values; ratios, verdicts on the targets, and tables, all computed from them."""
+"""What was measured, as values, and the ratios, verdicts and tables computed from them."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -27,7 +27,10 @@ class LoopResult:
     note: str = ""
 
     def take(self, measure: Measure, value: float | None) -> None:
-        """Adds a round's value; without one the loop has failed, and those of earlier rounds go too."""
+        """Adds a round's value.
+
+        Without one the loop has failed, and those of earlier rounds go too.
+        """
         values: list[float] = getattr(self, measure)
         if value is None:
             values.clear()
@@ -37,14 +40,22 @@ class LoopResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Floor:
-    """Images per second that arithmetic alone, or the bytes of unfused operators alone, would allow."""
+    """Images per second that arithmetic alone, or bytes alone, would allow.
+
+    The bytes are those of unfused operators.
+    """
 
     by_arithmetic: float
     by_bytes: float
 
     @staticmethod
     def of(count: dict[str, float], ceilings: dict[str, float]) -> "Floor":
-        """From what a step of so many `images` takes (`flops`, `bytes`), and `flops_per_s` and `bytes_per_s`."""
+        """From what a step takes, and what the device can.
+
+        Args:
+            count: `flops` and `bytes` of a step of so many `images`.
+            ceilings: `flops_per_s` and `bytes_per_s`.
+        """
         return Floor(
             by_arithmetic=count["images"] * ceilings["flops_per_s"] / count["flops"],
             by_bytes=count["images"] * ceilings["bytes_per_s"] / count["bytes"],
@@ -64,12 +75,15 @@ class CaseResult:
     floor: Floor | None = None
 
     def best(self, group: str, measure: Measure) -> LoopResult | None:
-        """The loop of the group with the highest median; `None` where there is none that went through."""
+        """The loop of the group with the highest median; `None` where none went through."""
         through = [loop for loop in self.loops if loop.group == group and getattr(loop, measure)]
         return max(through, key=lambda loop: median(getattr(loop, measure)), default=None)
 
     def ratios(self, ours: str, theirs: Iterable[str], measure: Measure) -> list[float]:
-        """Of each round, the best of group `ours` over the best of the groups `theirs`; empty where one is missing."""
+        """Of each round, the best of `ours` over the best of the groups `theirs`.
+
+        Empty where one is missing.
+        """
         mine = self.best(ours, measure)
         others = [loop for group in theirs if (loop := self.best(group, measure))]
         if mine is None or not others:
@@ -145,24 +159,37 @@ _SHARE = "images/s, one lane to the floor by bytes"
 _TRIALS = "trials/h, side by side to the best of Optuna's example and Ray Tune"
 _RESNET18 = ("resnet18-w64-b128", "resnet18-w64-b512")
 TARGETS = (
-    *(Target(device="cuda", case=case, text=_RATIO, values=_to_reference, at_least=5) for case in _RESNET18),
-    *(Target(device="cuda", case=case, text=_SHARE, values=_of_floor, at_least=0.6) for case in _RESNET18),
+    *(
+        Target(device="cuda", case=case, text=_RATIO, values=_to_reference, at_least=5)
+        for case in _RESNET18
+    ),
+    *(
+        Target(device="cuda", case=case, text=_SHARE, values=_of_floor, at_least=0.6)
+        for case in _RESNET18
+    ),
     Target(device="cuda", case="small-cnn", text=_TRIALS, values=_trials, at_least=10),
     Target(
-        device="cuda", case="resnet50-224", text="images/s, one lane to the best tuned loop", values=_to_tuned,
-        at_least=1,
+        device="cuda", case="resnet50-224", text="images/s, one lane to the best tuned loop",
+        values=_to_tuned, at_least=1,
     ),
     Target(device="cuda", case="resnet50-224", text=_SHARE, values=_of_floor, at_least=1 / 1.3),
     Target(device="cpu", case="small-cnn", text=_RATIO, values=_to_reference, at_least=1.5),
-    Target(device="cpu", case="small-cnn", text=_NEVER, values=_to_reference, statistic=min, at_least=1),
-    Target(device="cpu", case="resnet18-w16", text=_NEVER, values=_to_reference, statistic=min, at_least=1),
+    *(
+        Target(
+            device="cpu", case=case, text=_NEVER, values=_to_reference, statistic=min, at_least=1
+        )
+        for case in ("small-cnn", "resnet18-w16")
+    ),
 )  # fmt: skip
 
 
 def judge(
     device: str, cases: Sequence[CaseResult], targets: Sequence[Target] = TARGETS
 ) -> list[Verdict]:
-    """A verdict on each target for this kind of device; of cases that are not there, "not measured"."""
+    """A verdict on each target for this kind of device.
+
+    Of cases that are not there it is "not measured".
+    """
     by_name = {case.name: case for case in cases}
     verdicts = []
     for target in targets:
@@ -173,7 +200,8 @@ def judge(
         verdicts.append(
             Verdict(
                 case=target.case, text=target.text, at_least=target.at_least,
-                value=target.statistic(values) if values else None, synthetic=bool(case.about.get("synthetic")),
+                value=target.statistic(values) if values else None,
+                synthetic=bool(case.about.get("synthetic")),
             )
         )  # fmt: skip
     return verdicts
@@ -194,7 +222,8 @@ def render(case: CaseResult) -> str:
     ]
     if case.floor:
         lines.append(
-            f"floor of a step: {case.step['flops'] / 1e9:,.2f} GFLOP = {case.floor.by_arithmetic:,.0f} images/s, "
+            f"floor of a step: {case.step['flops'] / 1e9:,.2f} GFLOP = "
+            f"{case.floor.by_arithmetic:,.0f} images/s, "
             f"{case.step['bytes'] / 2**20:,.1f} MiB unfused = {case.floor.by_bytes:,.0f} images/s"
         )
     lines += _table("images per second, training alone", case, "images_per_s")
@@ -210,7 +239,10 @@ def render(case: CaseResult) -> str:
 
 
 def _table(title: str, case: CaseResult, measure: Measure) -> list[str]:
-    """A line a loop, with its ratio to the reference, and of images per second the share of both floors."""
+    """A line a loop, with its ratio to the reference.
+
+    Of images per second also the share of both floors.
+    """
     reference = case.best("reference", measure)
     lines = []
     for loop in case.loops:
@@ -222,10 +254,9 @@ def _table(title: str, case: CaseResult, measure: Measure) -> list[str]:
             to_reference = [a / b for a, b in zip(values, getattr(reference, measure), strict=True)]
             cells.append(f"x {spread(to_reference, 2)}")
         if measure == "images_per_s" and case.floor:
-            middle = median(values)
-            cells.append(
-                f"floors {middle / case.floor.by_arithmetic:.1%}, {middle / case.floor.by_bytes:.1%}"
-            )
+            floors = case.floor.by_arithmetic, case.floor.by_bytes
+            shares = [f"{median(values) / floor:.1%}" for floor in floors]
+            cells.append(f"floors {', '.join(shares)}")
         lines.append("  ".join(cells))
     if not lines:
         return []

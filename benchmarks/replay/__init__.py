@@ -1,1 +1,4 @@
-"""Replaying a search on trainings that are on record: what it would have spent, and what it would have recommended."""
+"""Replays a search on trainings that are on record.
+
+A replay tells what the search would have spent, and what it would have recommended.
+"""

@@ -1,4 +1,7 @@
-"""The ledger: all training of a replayed search goes through it, so that it knows what was spent, and what is best."""
+"""The ledger, which all training of a replayed search goes through.
+
+So it knows what the search has spent, and what is best so far.
+"""
 
 import math
 from collections.abc import Callable, Mapping
@@ -30,7 +33,10 @@ class Trace:
 
 @dataclass(kw_only=True, eq=False)
 class Run:
-    """One training; started, it costs nothing yet, and resumed, it costs its further epochs only."""
+    """One training.
+
+    Starting it costs nothing yet. Resuming it costs only its further epochs.
+    """
 
     index: int
     horizon_epochs: int
@@ -95,7 +101,9 @@ class Ledger:
         self._best_finished: Run | None = None
 
     def nearest(self, values: Mapping[str, Value], *, again: bool) -> int:
-        """The pool's configuration nearest to `values`; unless `again`, of those that were not tried yet.
+        """The pool's configuration nearest to `values`.
+
+        Unless `again`, configurations that were tried already do not count.
 
         Raises:
             Over: all were tried.

@@ -1,4 +1,7 @@
-"""What a replay was worth: regret by epochs spent, and the epochs until it is small for the first time, or for good."""
+"""Measures what a replay was worth: its regret by epochs spent.
+
+Also counts the epochs until the regret is small for the first time, and until it stays small.
+"""
 
 import math
 from collections.abc import Sequence
@@ -27,7 +30,10 @@ class Regrets:
         return self.by_epochs[:, runs * self.horizon_epochs - 1]
 
     def epochs_until_close(self) -> np.ndarray:
-        """Of each seed: epochs spent when the regret is within `CLOSE` for the first time; inf: not in the budget."""
+        """Epochs that each seed spends until its regret is within `CLOSE` for the first time.
+
+        They are inf where the budget ends before.
+        """
         close = self.by_epochs <= CLOSE
         return np.where(close.any(axis=1), close.argmax(axis=1) + 1.0, math.inf)
 
@@ -66,5 +72,8 @@ def regret(pool: Pool, trace: Trace) -> np.ndarray:
 
 
 def quartiles(values: np.ndarray) -> np.ndarray:
-    """Over seeds: the least value that a quarter, a half, three quarters of them do not exceed; so inf may be among."""
+    """The least values that a quarter, a half and three quarters of the seeds do not exceed.
+
+    They are values that occur, not interpolated ones, so some may be inf.
+    """
     return np.quantile(values, QUARTILES, axis=0, method="inverted_cdf")

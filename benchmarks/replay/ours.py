@@ -1,4 +1,7 @@
-"""The search of lrtune itself on a pool: its plan, promotions and sampler, with the pool in place of the training."""
+"""Runs the search of lrtune itself on a pool.
+
+Plan, promotions and sampler are the real ones; the pool takes the place of the training.
+"""
 
 import hashlib
 import math
@@ -11,6 +14,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import TPESampler
 from optuna.trial import create_trial
 
+from lrtune.core.objective import Objective
 from lrtune.core.recipe import Plateau, Recipe, default_recipe
 from lrtune.core.run import BASELINE, Measurement, Run, RunRecord, RunState
 from lrtune.core.study import Budget, Rung, SamplerName, Signal, StudyConfig, StudyState
@@ -36,12 +40,13 @@ def ours(
     signal: Signal = "averaged",
     confirmed: int = 3,
 ) -> Strategy:
-    """The search of lrtune with these rungs; automatic ones are those that `lrtune search` would choose.
+    """The search of lrtune with these rungs.
 
-    It is made for the ledger's budget, of which it sets a part aside to retrain its best
-    `confirmed` recipes with three fresh seeds. The baseline is not trained, and known to be bad:
-    nobody else is given one. Where horizons cannot be compressed and no averages were recorded,
-    this is halving on the raw score, and nothing is confirmed.
+    `rungs="auto"` takes the rungs that `lrtune search` would choose. The search is made for the
+    ledger's budget, and sets a part of it aside to retrain its best `confirmed` recipes with three
+    fresh seeds. The baseline is not trained, and known to be bad: nobody else is given one. Where
+    horizons cannot be compressed and no averages were recorded, this is halving on the raw score,
+    and nothing is confirmed.
     """
 
     def search(ledger: Ledger, seed: int) -> None:
@@ -51,8 +56,9 @@ def ours(
         automatic = automatic_rungs(pruner, pool.horizon_epochs, STEPS_PER_EPOCH)
         config = StudyConfig(
             name=pool.name, task={}, space_name=pool.name, space_toml=_space(pool) if fair else "",
-            epochs=pool.horizon_epochs, steps_per_epoch=STEPS_PER_EPOCH, num_validation=4000, num_classes=10,
-            seed=seed, sampler=sampled_by, pruner=pruner, signal=signal if fair else "raw",
+            epochs=pool.horizon_epochs, steps_per_epoch=STEPS_PER_EPOCH, num_validation=4000,
+            objective=Objective(num_counted=4000, guessing=10.0), seed=seed,
+            sampler=sampled_by, pruner=pruner, signal=signal if fair else "raw",
             rungs=automatic if rungs == "auto" else Rung.parse(rungs),
             baseline=default_recipe(pool.recipes[0].optimizer) if fair else Recipe(),
             budget=Budget(ledger.budget_epochs, "epochs"), num_confirmed=confirmed if fair else 0,
@@ -71,7 +77,10 @@ def ours(
 
 
 def _train(run: Run, ledger: Ledger, state: StudyState) -> RunRecord:
-    """The run's record; what another run with the same recipe and horizon has trained costs nothing."""
+    """The run's record.
+
+    Epochs that another run with the same recipe and horizon has trained cost nothing.
+    """
     pool = ledger.pool
     index = _index(pool, run.recipe)
     training = ledger.start(index, horizon_epochs=run.horizon_epochs)
@@ -92,10 +101,10 @@ def _train(run: Run, ledger: Ledger, state: StudyState) -> RunRecord:
         for number, epoch in enumerate(training.epochs, 1)
     ]
     if run.kind == "confirm":
-        fresh = pool.fresh[index] or [measurements[-1].top1]
-        measurements[-1] = replace(
-            measurements[-1], top1=fresh[(run.seed - state.config.seed - 1) % len(fresh)]
-        )
+        fresh = pool.fresh[index] or [measurements[-1].metrics["top1"]]
+        top1 = fresh[(run.seed - state.config.seed - 1) % len(fresh)]
+        last = measurements[-1]
+        measurements[-1] = replace(last, metrics={**last.metrics, "top1": top1})
     ended: RunState = "diverged" if training.diverged else "completed"
     return RunRecord(run=run, state=ended, measurements=tuple(measurements))
 
@@ -103,8 +112,9 @@ def _train(run: Run, ledger: Ledger, state: StudyState) -> RunRecord:
 def _no_baseline(number: int, config: StudyConfig) -> RunRecord:
     """A run of the baseline that cost nothing and came to nothing."""
     run = Run(
-        id=f"baseline-{number}", kind="baseline", trial=BASELINE, recipe=config.baseline, recipe_epochs=config.epochs,
-        horizon_epochs=config.epochs, stop_epochs=config.epochs, seed=number,
+        id=f"baseline-{number}", kind="baseline", trial=BASELINE, recipe=config.baseline,
+        recipe_epochs=config.epochs, horizon_epochs=config.epochs, stop_epochs=config.epochs,
+        seed=number,
     )  # fmt: skip
     return RunRecord(
         run=run, state="diverged", measurements=(_measurement(1, 0.0, 0.0, math.nan, reused=True),)
@@ -115,13 +125,20 @@ def _measurement(
     epoch: int, top1: float, averaged_top1: float, val_loss: float, *, reused: bool
 ) -> Measurement:
     return Measurement(
-        epoch=epoch, step=epoch, lr_first=0.0, lr_last=0.0, train_loss=val_loss, val_loss=val_loss, top1=top1,
-        averaged_top1=averaged_top1, seconds=0.0, images_per_s=0.0, ended_at=0.0, reused=reused,
+        epoch=epoch, step=epoch, lr_first=0.0, lr_last=0.0,
+        metrics={
+            "train_loss": val_loss, "val_loss": val_loss, "top1": top1,
+            "averaged_top1": averaged_top1,
+        },
+        seconds=0.0, examples_per_s=0.0, ended_at=0.0, reused=reused,
     )  # fmt: skip
 
 
 def _ask_for_recipes(pool: Pool) -> Ask:
-    """The sampler of lrtune, whose recipes are moved to the nearest of the bank's, to new ones while there are any."""
+    """The sampler of lrtune, with each recipe replaced by the nearest one in the bank.
+
+    Recipes of the bank that were not tried yet come first.
+    """
 
     def ask(state: StudyState, number: int) -> Recipe:
         recipe = sampler.ask(state, number)
@@ -185,7 +202,8 @@ def _ask_for_places(ledger: Ledger) -> Ask:
         )
         study.add_trials([
             create_trial(
-                params=dict(pool.configurations[_index(pool, trial.recipe)]), distributions=distributions,
+                params=dict(pool.configurations[_index(pool, trial.recipe)]),
+                distributions=distributions,
                 value=trial.level + math.tanh(trial.score) / 2 if trial.alive else 0.0,
             )
             for trial in trials_of(state)

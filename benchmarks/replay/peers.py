@@ -46,7 +46,10 @@ def by_optuna(
 
 
 def _outcome(run: Run, trial: optuna.Trial) -> tuple[float | None, TrialState]:
-    """Trains as `study.optimize` would with an objective that reports every epoch and returns the last score."""
+    """Trains as `study.optimize` would train.
+
+    The objective reports every epoch and returns the last score.
+    """
     while not run.ended:
         run.train(len(run.epochs) + 1)
         trial.report(run.score, len(run.epochs))
@@ -56,7 +59,10 @@ def _outcome(run: Run, trial: optuna.Trial) -> tuple[float | None, TrialState]:
 
 
 def by_ray(sampler: Callable[[int], BaseSampler]) -> Strategy:
-    """Ray Tune's ASHA over its OptunaSearch, both asked as Ray's controller asks them, but without a cluster."""
+    """Ray Tune's ASHA over its OptunaSearch, without a cluster.
+
+    Both are asked as Ray's controller asks them.
+    """
 
     def search(ledger: Ledger, seed: int) -> None:
         from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
@@ -93,7 +99,10 @@ def by_ray(sampler: Callable[[int], BaseSampler]) -> Strategy:
 
 
 def halving(ledger: Ledger, seed: int) -> None:
-    """Successive halving from one epoch, resumed: brackets with one survivor each, and at last of all left behind."""
+    """Successive halving from one epoch on, with runs that are resumed.
+
+    Each bracket has one survivor. The last brackets take all runs that were left behind.
+    """
     rungs = _rungs(ledger.pool.horizon_epochs)
     new = at_random(ledger, seed)
     begun: list[Run] = []
@@ -108,7 +117,11 @@ def halving(ledger: Ledger, seed: int) -> None:
 
 
 def one_epoch_for_all(ledger: Ledger, seed: int) -> None:
-    """One epoch each for as many as leaves budget to finish the best three; the others follow if there is more."""
+    """Trains many configurations for one epoch each, then finishes the best ones.
+
+    There are as many as leave enough budget to finish the best three. The others follow if there is
+    more.
+    """
     horizon = ledger.pool.horizon_epochs
     size = max(NUM_FINISHED, ledger.budget_epochs - NUM_FINISHED * (horizon - 1))
     runs = list(islice(at_random(ledger, seed), size))

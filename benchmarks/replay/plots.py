@@ -19,7 +19,12 @@ NUM_POINTS = 150
 
 
 def draw(pools: Sequence[Pool], measured: Mapping[str, Mapping[str, Regrets]]) -> str:
-    """An SVG of medians, with the quartiles as bands; `measured` is pool -> strategy -> its regrets."""
+    """Draws an SVG of medians, with the quartiles as bands.
+
+    Args:
+        pools: a panel each.
+        measured: the regrets by pool and strategy.
+    """
     num_columns = min(len(pools), 3)
     num_rows = -(-len(pools) // num_columns)
     with rc_context(STYLE):

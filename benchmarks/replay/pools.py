@@ -1,4 +1,7 @@
-"""Pools: configurations whose trainings are on record, so that a search among them costs no training."""
+"""Pools of configurations whose trainings are on record.
+
+So a search among them costs no training.
+"""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -47,7 +50,11 @@ class Parameter:
         return self.needs is None or values.get(self.needs[0]) == self.needs[1]
 
     def position(self, value: Any) -> list[float]:
-        """Where `value` (None: it does not exist) lies from 0 to 1; unordered choices are corners of a cube."""
+        """Where `value` lies, from 0 to 1.
+
+        `None` stands for a parameter that does not exist. Unordered choices are the corners of a
+        cube.
+        """
         match self.kind:
             case "choice":
                 return [float(choice == value) for choice in self.choices]
@@ -63,7 +70,10 @@ class Parameter:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pool:
-    """Configurations, the space that they fill, and the curves of their runs (of seed 0: all that a searcher sees)."""
+    """Configurations, the space that they fill, and the curves of their runs.
+
+    The curves are those of seed 0, and all that a searcher sees.
+    """
 
     name: str
     parameters: tuple[Parameter, ...]
@@ -101,7 +111,10 @@ class Pool:
         return epochs[: diverged[0] + 1] if diverged else epochs
 
     def nearest(self, values: Mapping[str, Value], *, but: Iterable[int] = ()) -> int:
-        """The configuration nearest to `values`, each parameter taking the same room; none of those in `but`."""
+        """The configuration nearest to `values`, but none of those in `but`.
+
+        Each parameter has the same weight in the distance.
+        """
         distances = ((self._positions - self._position(values)) ** 2).sum(axis=1)
         distances[list(but)] = np.inf
         return int(distances.argmin())
@@ -119,7 +132,10 @@ class Pool:
 
 
 def bank_pools(table: Path, recipes: Sequence[Recipe]) -> Iterator[Pool]:
-    """One pool an optimizer; recipes that were not trained at every horizon (the table can grow) are left out."""
+    """One pool for each optimizer.
+
+    Recipes that were not trained at every horizon are left out, since the table can still grow.
+    """
     runs = dict(_runs(table))
     horizons = sorted({horizon for _, _, horizon in runs})
     for optimizer in dict.fromkeys(recipe.optimizer for recipe in recipes):
@@ -155,8 +171,9 @@ def recorded_pools(folder: Path) -> Iterator[Pool]:
         yield Pool(
             name=path.stem, parameters=tuple(map(_continuous, names, columns.T)),
             configurations=[dict(zip(names, row, strict=True)) for row in columns.tolist()],
-            curves={loss.shape[1]: np.stack([-loss, np.full_like(loss, np.nan), loss], axis=-1)}, repeats=False,
-            regret_of="best seen", quality=np.nan_to_num(-loss[:, -1], nan=-np.inf),
+            curves={loss.shape[1]: np.stack([-loss, np.full_like(loss, np.nan), loss], axis=-1)},
+            repeats=False, regret_of="best seen",
+            quality=np.nan_to_num(-loss[:, -1], nan=-np.inf),
             best=float(best_seen.max()), unit=float(best_seen.max() - np.median(best_seen)),
         )  # fmt: skip
 
@@ -213,10 +230,10 @@ def _grid(space: Sequence[Mapping[str, Value]]) -> tuple[Parameter, ...]:
 
 
 def _continuous(name: str, column: np.ndarray) -> Parameter:
-    """A parameter over the range of `column`, on the scale, linear or log, that has its median nearer the middle.
+    """A parameter over the range of `column`, on a linear or a log scale.
 
-    On the other scale, draws at random would meet rare configurations more often than those who
-    recorded them did.
+    It is the scale on which the column's median lies nearer the middle. On the other scale,
+    random draws would meet rare configurations more often than those who recorded them did.
     """
     linear = Parameter(name=name, kind="linear", low=float(column.min()), high=float(column.max()))
     scales = [linear, replace(linear, kind="log")] if linear.low > 0 else [linear]

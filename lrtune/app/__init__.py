@@ -1,5 +1,6 @@
 """The wiring: one function a command."""
 
+from lrtune.app.applying import apply
 from lrtune.app.commands import (
     dashboard,
     delete,
@@ -14,5 +15,6 @@ from lrtune.app.commands import (
 from lrtune.app.comparison import compare
 
 __all__ = [
-    "compare", "dashboard", "delete", "export", "find_lr", "load", "report", "resume", "search", "studies",
+    "apply", "compare", "dashboard", "delete", "export", "find_lr", "load", "report", "resume",
+    "search", "studies",
 ]  # fmt: skip

@@ -1,32 +1,45 @@
-"""What commands are given: the checks and defaults that several of them share."""
+"""Checks and defaults for the arguments that several commands share."""
 
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
-from numbers import Real
 from pathlib import Path
 from typing import Any, get_args
 
-from lrtune.core.engines import Engine, EngineName, Local, Ray
+import torch
+
+from lrtune.core.engines import EngineName, EngineOptions, Local, Ray
 from lrtune.core.errors import InputError, Problems
+from lrtune.core.objective import Objective
 from lrtune.core.study import StudyConfig
 from lrtune.store.encoding import digest
-from lrtune.training.task import NamedTask, Task, TaskFile, TaskSource, change_settings
+from lrtune.training.task import (
+    NamedTask,
+    Task,
+    TaskFile,
+    TaskSource,
+    change_settings,
+    load_task,
+)
 
 
 def default_name(task_name: str, config: StudyConfig) -> str:
-    """Readable, and the same for the same command: `digits-small-cnn-20ep-default-b416c0`."""
+    """Returns a readable study name that is the same for the same command.
+
+    For example `digits-small-cnn-20ep-default-b416c0`.
+    """
     what = "comparison" if config.is_comparison else Path(config.space_name).stem
     words = f"{task_name}-{config.epochs}ep-{what}"
     return f"{re.sub(r'[^A-Za-z0-9_.+]+', '-', words)[-100:].strip('-.')}-{digest(config)}"
 
 
 def task_source(task: TaskSource | str | Path) -> TaskSource:
-    """What is meant by a task: a path is that of a file.
+    """Returns the source of a task; a path is that of a Python file.
 
     Raises:
-        InputError: it is nothing of the kind.
+        InputError: the argument is no task and no path.
     """
     if isinstance(task, str | Path):
         return TaskFile(path=Path(task))
@@ -36,11 +49,62 @@ def task_source(task: TaskSource | str | Path) -> TaskSource:
     return task
 
 
+def open_task(
+    task: TaskSource | str | Path, metric: str | Objective | None
+) -> tuple[TaskSource, Task]:
+    """Returns a task and its source; a given metric replaces the task's own.
+
+    Raises:
+        InputError: there is no such task, or it does not measure this metric.
+    """
+    source = task_source(task)
+    loaded = load_task(source)
+    if metric is None:
+        return source, loaded
+    return source, replace(loaded, objective=_asked_for(metric, loaded))
+
+
+def _asked_for(metric: str | Objective, task: Task) -> Objective:
+    """The objective that is meant; the task's own tells the direction of its name."""
+    name = metric.metric if isinstance(metric, Objective) else metric.partition(":")[0].strip()
+    if name not in task.measured:
+        raise InputError(
+            f"`metric` must be one that the training measures ({', '.join(task.measured)}), but "
+            f"got {name!r}."
+        )
+    if isinstance(metric, Objective):
+        return metric
+    return task.decides if metric.strip() == task.decides.metric else Objective.parse(metric)
+
+
+def check_target(problems: Problems, target: float | None, objective: Objective | None) -> None:
+    """Notes what is wrong with the value that convergence is to be measured against.
+
+    Where it is not known what decides, nothing can be said of it.
+    """
+    if target is None or objective is None:
+        return
+    if problem := objective.target_problem(target):
+        problems.append(problem)
+
+
+def objective_of(
+    task: TaskSource | str | Path, metric: str | Objective | None, loaded: Task | None
+) -> Objective | None:
+    """What decides, if that is known of a task that may not have been loaded."""
+    if loaded is not None:
+        return loaded.decides
+    if metric is None:
+        return Objective() if isinstance(task, NamedTask) else None
+    with suppress(InputError):  # which was noted
+        return Objective.parse(metric) if isinstance(metric, str) else metric
+    return None
+
+
 def check_study(
     problems: Problems,
     *,
     epochs: int | None,
-    target: float | None,
     num_seeds: int,
     max_seeds: int | None,
     seed: int,
@@ -51,22 +115,16 @@ def check_study(
     check_whole(problems, 0, seed=seed, max_seeds=0 if max_seeds is None else max_seeds)
     if isinstance(num_seeds, int) and isinstance(max_seeds, int) and max_seeds < num_seeds:
         problems.append(
-            f"`num_seeds <= max_seeds` must hold, but got num_seeds={num_seeds}, max_seeds={max_seeds}."
+            "`num_seeds <= max_seeds` must hold, but got "
+            f"num_seeds={num_seeds}, max_seeds={max_seeds}."
         )
-    if target is not None and not (isinstance(target, Real) and 1 < target <= 100):
-        meant = (
-            f": did you mean {100 * target:g}?"
-            if isinstance(target, Real) and 0 < target <= 1
-            else "."
-        )
-        problems.append(f"`1 < target <= 100` must hold, in percent, but got {target!r}{meant}")
     if study is not None:
         with problems.gather():
             check_name(study)
 
 
 def check_whole(problems: Problems, least: int, **given: object) -> None:
-    """Notes which of the arguments are no whole numbers, or are below the least that they may be."""
+    """Notes the arguments that are not whole numbers, or are below `least`."""
     for name, value in given.items():
         if not isinstance(value, int) or isinstance(value, bool):
             problems.append(f"`{name}` must be a whole number, but got {value!r}.")
@@ -74,11 +132,11 @@ def check_whole(problems: Problems, least: int, **given: object) -> None:
             problems.append(f"`{least} <= {name}` must hold, but got {value}.")
 
 
-def engine_of(engine: EngineName | Engine) -> Engine:
-    """The engine that is meant.
+def engine_of(engine: EngineName | EngineOptions) -> EngineOptions:
+    """Returns the options of an engine; a name stands for its default options.
 
     Raises:
-        InputError: there is none such.
+        InputError: there is no such engine.
     """
     match engine:
         case Local() | Ray():
@@ -87,42 +145,71 @@ def engine_of(engine: EngineName | Engine) -> Engine:
             return Local()
         case "ray":
             return Ray()
-    known = ", ".join(get_args(EngineName))
-    raise InputError(f"`engine` must be one of {known}, or a Local or a Ray, but got {engine!r}.")
+    names = ", ".join(get_args(EngineName))
+    raise InputError(f"`engine` must be one of {names}, or a Local or a Ray, but got {engine!r}.")
 
 
-def with_settings(task: Task, changes: Mapping[str, Any] | None, engine: Engine) -> Task:
-    """The task with the settings that its runs have: its own, changed, and its engine's share of the threads.
+def with_settings(task: Task, changes: Mapping[str, Any] | None, engine: EngineOptions) -> Task:
+    """Returns the task with the settings that its runs have.
+
+    They are the task's own with the changes, and the number of threads that the engine leaves for
+    a run.
 
     Raises:
-        InputError: settings that cannot be, or do not go with the task.
+        InputError: a setting breaks a rule, or does not fit the task.
     """
-    return replace(
-        task, settings=change_settings(task, {"threads": threads_of(engine)} | dict(changes or {}))
-    )
+    settings = change_settings(task, dict(changes or {}))
+    if "threads" not in (changes or {}):
+        settings = replace(settings, threads=threads_of(engine, settings.device))
+    return replace(task, settings=settings)
 
 
-def threads_of(engine: Engine) -> int:
-    """CPU threads of a run: its share of the cores, and no more than `OMP_NUM_THREADS`."""
-    share = max(
-        1, num_cores() // engine.jobs if isinstance(engine, Local) else int(engine.cpus_per_trial)
-    )
+def threads_of(engine: EngineOptions, device: str) -> int:
+    """Returns the CPU threads of a run: its share of the cores, at most `OMP_NUM_THREADS`."""
+    if isinstance(engine, Local):
+        share = max(1, num_cores() // num_jobs(engine, device))
+    else:
+        share = max(1, int(engine.cpus_per_trial))
     limit = os.environ.get("OMP_NUM_THREADS", "")
     return min(share, int(limit)) if limit.isdecimal() and int(limit) else share
 
 
+def visible_gpus(device: str) -> tuple[str, ...]:
+    """Returns the GPUs that this process sees, as `CUDA_VISIBLE_DEVICES` names them.
+
+    Args:
+        device: from the settings. Empty if it is a CPU or one particular GPU.
+    """
+    if device not in ("auto", "cuda"):
+        return ()
+    count = torch.cuda.device_count()
+    if names := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return tuple(name.strip() for name in names.split(","))[:count]
+    return tuple(map(str, range(count)))
+
+
+def num_jobs(options: Local, device: str) -> int:
+    """Returns the number of worker processes of the local engine on this machine.
+
+    Raises:
+        InputError: a GPU was chosen that is not visible.
+    """
+    return options.num_jobs(options.chosen_gpus(visible_gpus(device)))
+
+
 def num_cores() -> int:
-    """CPU cores that this process may use."""
+    """Returns the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_name(name: str) -> None:
-    """A study's name is a folder's name too."""
+    """Raises `InputError` for a study's name that cannot be the name of a folder."""
     if (
         not all(c.isalnum() or c in "-_.+" for c in name)
         or name.startswith(".")
         or not 0 < len(name) <= 150
     ):
         raise InputError(
-            f"`study` must consist of letters, digits and -_.+, and not begin with a dot, but got {name!r}."
+            "`study` must consist of letters, digits and -_.+, and not begin with a dot, "
+            f"but got {name!r}."
         )

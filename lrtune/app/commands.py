@@ -1,21 +1,35 @@
-"""The commands but `compare`: what each of them does is decided here, how it is done in the rooms below."""
+"""The commands except `compare`.
+
+Each function checks its arguments and calls the packages that do the work.
+"""
 
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from lrtune.app.arguments import check_study, check_whole, engine_of, task_source, with_settings
+from lrtune.app.arguments import (
+    check_study,
+    check_target,
+    check_whole,
+    engine_of,
+    objective_of,
+    open_task,
+    with_settings,
+)
+from lrtune.app.engines import open_native
 from lrtune.app.places import Places
-from lrtune.app.studies import recipe_of, result_of, train_study, write_study_report
-from lrtune.core.engines import Engine, EngineName, Local
+from lrtune.app.results import recipe_of, result_of, write_study_report
+from lrtune.app.studies import Request, check_facts, check_space, fitted_rungs, train_study
+from lrtune.core.engines import EngineName, EngineOptions, Local
 from lrtune.core.errors import InputError, Problems, StoreError
 from lrtune.core.events import Note
+from lrtune.core.objective import Objective
 from lrtune.core.recipe import OPTIMIZERS, OptimizerName, Recipe, length_problems
-from lrtune.core.space import parse_space
+from lrtune.core.space import Space, parse_space
 from lrtune.core.study import (
     Budget,
     PrunerName,
@@ -26,30 +40,31 @@ from lrtune.core.study import (
     StudyConfig,
     StudyState,
 )
+from lrtune.core.training import Devices
+from lrtune.decide.bounds import range_result
 from lrtune.decide.recommend import recommend
 from lrtune.decide.rungs import check_rungs
 from lrtune.reporting.export import Export, Target
 from lrtune.reporting.export import export as export_recipe
 from lrtune.reporting.result import SearchResult, measurements_of
-from lrtune.store.database import missing_file
+from lrtune.store.database import check_rules, missing_file
 from lrtune.store.recipes import read_recipe
 from lrtune.store.spaces import read_space
-from lrtune.training.loop import Trainer
-from lrtune.training.randomness import preserved_random_states
-from lrtune.training.range_test import for_optimizer, task_range_test
+from lrtune.training.native.randomness import preserved_random_states
+from lrtune.training.native.range_test import for_optimizer
 from lrtune.training.task import (
     Task,
     TaskSource,
     change_settings,
     describe_source,
-    load_task,
     source_from,
 )
 from lrtune.tuning.engine import Emit
+from lrtune.tuning.engine import Engine as TrainingEngine
 from lrtune.tuning.sampler import delete_mirror, mirror
 
 FOLLOW_S = 5.0
-"""Between looks of the dashboard at its study."""
+"""Seconds between two updates of the dashboard's copy of a study."""
 
 
 def search(
@@ -60,12 +75,13 @@ def search(
     epochs: int | None = None,
     study: str | None = None,
     seed: int = 0,
-    engine: EngineName | Engine = "local",
+    engine: EngineName | EngineOptions = "local",
     sampler: SamplerName = "tpe",
     pruner: PrunerName = "fair",
     rungs: str = "auto",
     reduction_factor: int = 3,
     signal: Signal = "averaged",
+    metric: str | Objective | None = None,
     target: float | None = None,
     baseline: Recipe | str | Path | None = None,
     tries: Sequence[Recipe | str | Path] = (),
@@ -80,25 +96,30 @@ def search(
     on_event: Emit | None = None,
     command: str = "",
 ) -> SearchResult:
-    """Searches the space for the best schedule, or goes on with the study that the same arguments began.
+    """Searches a space for the best schedule.
 
-    Args: task: what is trained: a `Task`, the names of one, or the path of a file that defines it.
-        space: name of a space that comes with lrtune, or a TOML file. budget: `50` (trials),
-        `"300ep"` (epochs trained), `"20runs"` (full-length equivalents) or `"4h"`. epochs: of every
-        full run; by default the task's. study: its name; by default made from the task, the space
-        and the other arguments. seed: of everything random. engine: `local`, `ray`, or an
-        `lrtune.Local` or an `lrtune.Ray` that says more. sampler: `tpe`, `gp`, `random` or `qmc`.
+    A call with the same arguments goes on with the same study.
+
+    Args:
+        task: what is trained: a `Task`, the names of one, or the path of a file that defines it.
+        space: name of a space that comes with lrtune, or a TOML file.
+        budget: `50` (trials), `"300ep"` (epochs trained), `"20runs"` (full-length equivalents) or
+            `"4h"`.
+        epochs: of every full run; by default the task's.
+        study: its name; by default made from the task, the space and the other arguments.
+        seed: of everything random.
+        engine: `local`, `ray`, or an `lrtune.Local` or an `lrtune.Ray` that says more.
+        sampler: `tpe`, `gp`, `random` or `qmc`.
         pruner: `fair` (successive halving on fair signals), `halving`, `hyperband` (both on the
-        first epochs of the
-            full run), `hopeless`, `median`, `patient` or `none`.
-        rungs: the looks at a recipe before its full run, `c1,c3,9` say: the whole schedule
-            compressed to 1 epoch and to 3, and the first 9 epochs of the full run. `auto`: by the
-            pruner, the epochs and the size of the data.
-        reduction_factor: of this many trials on a rung one goes up; of more where the next run is
-            so much longer.
-        signal: what an unfinished run is judged by: the Top-1 of its `averaged` weights, or `raw`.
-        target: Top-1, percent, that convergence is measured against; by default the baseline's
-            median.
+            first epochs of the full run), `hopeless`, `median`, `patient` or `none`.
+        rungs: the looks at a recipe before its full run. `c1,c3,9` are the whole schedule
+            compressed to 1 epoch and to 3, and the first 9 epochs of the full run. `auto` chooses
+            them by the pruner, the epochs and the size of the data.
+        reduction_factor: one of this many trials on a rung is promoted, and one of more where the
+            next run is longer by more than this factor.
+        signal: what an unfinished run is judged by: its `averaged` weights, or the `raw` ones.
+        metric: what decides, `NAME`, `NAME:max` or `NAME:min`; by default the task's objective.
+        target: its value that convergence is measured against; by default the baseline's median.
         baseline: what the user has today, or where to read it: the name of a recipe that comes with
             lrtune, or a TOML file. By default the task's.
         tries: recipes that are tried first after the baseline's, moved into the space where they
@@ -113,8 +134,8 @@ def search(
         storage: SQLAlchemy URL of another database.
         quiet: no display.
         on_event: called with each event of `lrtune.core.events` as it happens, by one thread at a
-            time; an `EpochEnded` has a run and its measurement, to log them with W&B, MLflow or
-            TensorBoard, say.
+            time. An `EpochEnded` has a run and its measurement, for example to log them with W&B,
+            MLflow or TensorBoard.
         command: what to quote as the way to do it again.
 
     Raises:
@@ -128,93 +149,108 @@ def search(
     space_name, space_toml = str(space), ""
     with problems.gather():
         space_name, space_toml = read_space(space)
-    chosen: Engine = Local()
+    options: EngineOptions = Local()
     with problems.gather():
-        chosen = engine_of(engine)
+        options = engine_of(engine)
     check_study(
-        problems,
-        epochs=epochs,
-        target=target,
-        num_seeds=num_seeds,
-        max_seeds=max_seeds,
-        seed=seed,
-        study=study,
+        problems, epochs=epochs, num_seeds=num_seeds, max_seeds=max_seeds, seed=seed, study=study
     )
-    for name, word, known in (
+    for name, word, choices in (
         ("sampler", sampler, get_args(SamplerName)), ("pruner", pruner, get_args(PrunerName)),
         ("signal", signal, get_args(Signal)),
     ):  # fmt: skip
-        if word not in known:
-            problems.append(f"`{name}` must be one of {', '.join(known)}, but got {word!r}.")
+        if word not in choices:
+            problems.append(f"`{name}` must be one of {', '.join(choices)}, but got {word!r}.")
     check_whole(problems, 0, num_confirmed=num_confirmed)
     check_whole(problems, 2, reduction_factor=reduction_factor)
     loaded: Task | None = None
     with problems.gather():
-        source = task_source(task)
-        loaded = load_task(source)
+        source, loaded = open_task(task, metric)
+    check_target(problems, target, objective_of(task, metric, loaded))
     if loaded is None or problems:
         raise InputError(problems)
 
     epochs = epochs or loaded.epochs
     max_seeds = num_seeds + 2 if max_seeds is None else max_seeds
-    chosen_baseline = baseline if isinstance(baseline, Recipe) else loaded.baseline
+    own = baseline if isinstance(baseline, Recipe) else loaded.baseline
     if isinstance(baseline, str | Path):
         with problems.gather():
-            chosen_baseline = read_recipe(baseline, epochs).recipe
-    baseline = chosen_baseline
-    problems += [f"the baseline: {problem}" for problem in length_problems(baseline, epochs)]
+            own = read_recipe(baseline, epochs).recipe
+    problems += [f"the baseline: {problem}" for problem in length_problems(own, epochs)]
     tried: list[Recipe] = []
-    for one in tries:
+    for recipe in tries:
         with problems.gather():
-            tried.append(one if isinstance(one, Recipe) else read_recipe(one, epochs).recipe)
+            tried.append(
+                recipe if isinstance(recipe, Recipe) else read_recipe(recipe, epochs).recipe
+            )
+    parsed: Space | None = None
     with problems.gather():
-        parsed = parse_space(space_toml, space_name, optimizer=baseline.optimizer)
+        parsed = parse_space(space_toml, space_name, optimizer=own.optimizer)
         parsed.fit(epochs, {})
-        for recipe in tried:
-            for key, given in (("optimizer", recipe.optimizer), ("decay", recipe.decay.name)):
-                if given not in (words := parsed.choices(key)):
-                    rule = f"the {key} of `tries` must be one of the space's, {', '.join(words)}"
-                    problems.append(f"{rule}, but got {recipe.label}.")
+        problems += _strange_tries(tried, parsed)
     if budget_asked.unit in ("epochs", "runs"):
         runs = budget_asked.amount / (epochs if budget_asked.unit == "epochs" else 1)
         if runs < num_seeds + 1:
             needed = f"the baseline's {num_seeds} runs of {epochs} epochs and one trial"
             problems.append(f"`budget` must cover {needed}, but got {budget}.")
     with problems.gather():
-        loaded = with_settings(loaded, settings, chosen)
+        loaded = with_settings(loaded, settings, options)
     given_rungs: tuple[Rung, ...] = ()
     if rungs != "auto":
         with problems.gather():
             given_rungs = Rung.parse(rungs)
             check_rungs(given_rungs, pruner, epochs)
     problems.raise_any()
-
-    draft = StudyConfig(
-        name=study or "",
-        task=describe_source(source),
-        space_name=space_name,
-        space_toml=space_toml,
-        epochs=epochs,
-        steps_per_epoch=0,
-        num_validation=0,
-        num_classes=loaded.num_classes,
-        settings=loaded.settings,
-        seed=seed,
-        budget=budget_asked,
-        sampler=sampler,
-        pruner=pruner,
-        rungs=given_rungs,
-        reduction_factor=reduction_factor,
-        signal=signal,
-        baseline=baseline,
-        tried=tuple(tried),
-        target=target,
-        num_seeds=num_seeds,
-        max_seeds=max_seeds,
-        num_confirmed=num_confirmed,
-        command=command or f"lrtune.search(..., space={space_name!r}, budget={str(budget)!r})",
+    assert parsed is not None
+    request = Request(
+        options=options, task=loaded, source=source, places=places, quiet=quiet, on_event=on_event
     )
-    return train_study(draft, chosen, loaded, source, places, quiet=quiet, on_event=on_event)
+
+    def configure(engine: TrainingEngine) -> StudyConfig:
+        facts = engine.facts
+        recipes = {"the baseline": own} | {recipe.label: recipe for recipe in tried}
+        check_space(facts, parsed)
+        check_facts(facts, recipes, loaded.decides)
+        config = StudyConfig(
+            name=study or "",
+            task=describe_source(source),
+            space_name=space_name,
+            space_toml=space_toml,
+            epochs=epochs,
+            steps_per_epoch=facts.steps_per_epoch,
+            objective=facts.objective,
+            paired="repeat" in facts.abilities,
+            num_validation=facts.num_validation,
+            groups=facts.groups,
+            settings=loaded.settings,
+            seed=seed,
+            budget=budget_asked,
+            sampler=sampler,
+            pruner=pruner,
+            rungs=given_rungs,
+            reduction_factor=reduction_factor,
+            signal=signal,
+            baseline=own,
+            tried=tuple(tried),
+            target=target,
+            num_seeds=num_seeds,
+            max_seeds=max_seeds,
+            num_confirmed=num_confirmed,
+            command=command or f"lrtune.search(..., space={space_name!r}, budget={str(budget)!r})",
+            environment=engine.environment(own),
+        )
+        return replace(config, rungs=fitted_rungs(config, facts))
+
+    return train_study(configure, request)
+
+
+def _strange_tries(tries: Sequence[Recipe], space: Space) -> Iterator[str]:
+    """Yields a problem for each recipe whose optimizer or decay the space does not have."""
+    for recipe in tries:
+        for key, given in (("optimizer", recipe.optimizer), ("decay", recipe.decay.name)):
+            if given not in (words := space.choices(key)):
+                rule = f"the {key} of `tries` must be one of the space's, {', '.join(words)}"
+                yield f"{rule}, but got {recipe.label}."
 
 
 def export(
@@ -225,32 +261,40 @@ def export(
     home: str | Path = ".lrtune",
     storage: str = "",
 ) -> Export:
-    """A study's recipe in the words of another framework, its LR at every step that of the study.
+    """Returns a study's recipe as code for another framework, or as data.
 
-    Args: name: of the study. to: which framework. recipe: `best`, which is the recommended one, the
-        `simplest` that may well be the best, the `baseline`, or the
-            number of a trial.
+    Args:
+        name: of the study.
+        to: which framework.
+        recipe: `best`, which is the recommended one, the `simplest` that may well be the best, the
+            `baseline`, or the number of a trial.
         home: folder of the database.
         storage: SQLAlchemy URL of another database.
 
-    Raises: InputError: there is no such study or recipe, or nothing of it has finished, or the
-        framework has no equal.
+    Raises:
+        InputError: there is no such study or recipe, or nothing of it has finished, or the
+            framework has no equal.
     """
     if to not in get_args(Target):
         raise InputError(f"`to` must be one of {', '.join(get_args(Target))}, but got {to!r}.")
     state = Places(home=Path(home), storage=storage).existing().study(name).state()
-    found = recommend(state)
-    if found is None:
+    recommendation = recommend(state)
+    if recommendation is None:
         raise InputError(f"study {name!r} has nothing to export: no run of it has finished.")
-    config, chosen = state.config, recipe_of(state, found, recipe)
+    config, chosen = state.config, recipe_of(state, recommendation, recipe)
     made = export_recipe(
-        chosen.recipe, epochs=config.epochs, steps_per_epoch=config.steps_per_epoch, settings=config.settings, to=to,
+        chosen.recipe,
+        epochs=config.epochs,
+        steps_per_epoch=config.steps_per_epoch,
+        settings=config.settings,
+        to=to,
+        groups=config.groups,
         measurements=measurements_of(state, chosen.number),
-    )  # fmt: skip
+    )
     note = f"{chosen.name}: {chosen.recipe.label}. {made.note}"
-    if chosen.number not in (contender.trial for contender in found.contenders):
+    if chosen.number not in (contender.trial for contender in recommendation.contenders):
         note += " Not final: the recipe is not confirmed with fresh seeds."
-    elif recipe in ("best", "simplest") and not found.final:
+    elif recipe in ("best", "simplest") and not recommendation.final:
         note += " Not final: the study is not finished."
     return replace(made, note=note)
 
@@ -259,7 +303,7 @@ def resume(
     name: str,
     *,
     budget: str | int | None = None,
-    engine: EngineName | Engine = "local",
+    engine: EngineName | EngineOptions = "local",
     home: str | Path = ".lrtune",
     out: str | Path = "reports",
     storage: str = "",
@@ -267,25 +311,44 @@ def resume(
     on_event: Emit | None = None,
     command: str = "",
 ) -> SearchResult:
-    """Goes on with a study, with whatever engine.
+    """Goes on with a study, with any engine.
 
-    `budget` is another than the one it has, and `command` what to quote then as the way to go on
-    so. The other arguments are those of `search`.
+    `budget` replaces the study's own, and `command` is then quoted in the report as the way to do
+    that again. The other arguments are those of `search`.
 
-    Raises: InputError: there is no such study, or its task is a Python object that only its program
-        has, or has changed.
+    Raises:
+        InputError: there is no such study, its task has changed, or its task is a Python object
+            that only the program has that began the study.
     """
     places = Places(home=Path(home), out=Path(out), storage=storage)
-    chosen = engine_of(engine)
+    options = engine_of(engine)
     config = places.existing().study(name).config
+    check_rules(config)
     source = source_from(config.task)
     if budget is not None:
         begun = re.sub(r"; lrtune[ .]resume.*", "", config.command)
         again = command or f"lrtune.resume({name!r}, budget={str(budget)!r})"
         config = replace(config, budget=Budget.parse(budget), command=f"{begun}; {again}")
-    return train_study(
-        config, chosen, load_task(source), source, places, quiet=quiet, on_event=on_event
+    _, task = open_task(source, str(config.objective))
+    request = Request(
+        options=options,
+        task=replace(task, settings=config.settings),
+        source=source,
+        places=places,
+        quiet=quiet,
+        on_event=on_event,
     )
+
+    def configure(engine: TrainingEngine) -> StudyConfig:
+        facts = engine.facts  # data that have changed since are refused
+        return replace(
+            config,
+            steps_per_epoch=facts.steps_per_epoch,
+            num_validation=facts.num_validation,
+            groups=facts.groups,
+        )
+
+    return train_study(configure, request)
 
 
 def report(
@@ -303,7 +366,7 @@ def report(
 def load(
     name: str, *, home: str | Path = ".lrtune", out: str | Path = "reports", storage: str = ""
 ) -> SearchResult:
-    """A study as far as it has come; nothing is trained or written.
+    """Loads a study, finished or not; nothing is trained or written.
 
     Raises:
         InputError: there is no such study.
@@ -315,7 +378,9 @@ def load(
 def delete(
     name: str, *, home: str | Path = ".lrtune", storage: str = "", storage_path: str = ""
 ) -> None:
-    """Deletes what is recorded of a study, its checkpoints, and its copy for Optuna's tools. Its report stays.
+    """Deletes a study's records, its checkpoints, and its copy for Optuna's tools.
+
+    Its report stays.
 
     Args:
         name: of the study.
@@ -324,7 +389,7 @@ def delete(
         storage_path: folder or URL of the checkpoints, where they are not in `home`.
 
     Raises:
-        InputError: there is no such study, or a worker is at it.
+        InputError: there is no such study, or a worker is using it.
     """
     places = Places(home=Path(home), storage=storage, storage_path=storage_path)
     places.existing().delete(name)
@@ -343,7 +408,9 @@ def find_lr(
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
 ) -> RangeResult:
-    """An LR range test on a task: the interval of peak LRs worth searching, or no signal and why.
+    """Runs an LR range test on a task.
+
+    The result has the interval of peak LRs worth searching, or the reason why there is no signal.
 
     Args:
         task: see `search`.
@@ -361,14 +428,17 @@ def find_lr(
         )
     if num_seeds < 1:
         raise InputError(f"`1 <= num_seeds` must hold, but got {num_seeds}.")
-    loaded = load_task(task_source(task))
+    source, loaded = open_task(task, None)
+    changed = change_settings(loaded, settings or {})
+    chosen = optimizer or loaded.baseline.optimizer
     with preserved_random_states():
-        trainer = Trainer(loaded, change_settings(loaded, settings or {}))
-        recipe = for_optimizer(loaded.baseline, optimizer or loaded.baseline.optimizer)
-        seeds = range(seed, seed + num_seeds)
-        return task_range_test(
-            trainer, recipe, seeds=seeds, num_steps=num_steps, low=low, high=high
-        )
+        training = open_native(Local(), loaded, source, changed)(Devices())
+        recipe = for_optimizer(loaded.baseline, chosen)
+        curves = [
+            training.sweep(recipe, seed=seed + index, low=low, high=high, num_steps=num_steps)
+            for index in range(num_seeds)
+        ]
+    return range_result(chosen, curves)
 
 
 def studies(
@@ -377,7 +447,7 @@ def studies(
     storage: str = "",
     on_event: Callable[[Note], None] | None = None,
 ) -> list[StudyState]:
-    """All studies, oldest first; empty where there is no database.
+    """Returns all studies, oldest first; empty if there is no database.
 
     Args:
         home: folder of the database.
@@ -388,14 +458,14 @@ def studies(
     if missing_file(places.url):
         return []
     database = places.database()
-    found = []
+    states = []
     for name in database.names():
         try:
-            found.append(database.study(name).state())
+            states.append(database.study(name).state())
         except StoreError as error:
             if on_event is not None:
                 on_event(Note(str(error)))
-    return found
+    return states
 
 
 def dashboard(
@@ -426,7 +496,7 @@ def dashboard(
 
     def follow() -> None:
         while not stopped.wait(FOLLOW_S):
-            with suppress(StoreError):  # locked for a while, say
+            with suppress(StoreError):  # the database may be locked for a while
                 mirror(store.state(), places.url)
 
     threading.Thread(target=follow, daemon=True).start()

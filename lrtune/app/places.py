@@ -1,4 +1,4 @@
-"""Where studies, checkpoints and reports are."""
+"""The places of studies, checkpoints and reports."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +14,9 @@ class Places:
     """The folders and the database of a user's studies."""
 
     home: Path = Path(".lrtune")
-    """Database and checkpoints."""
+    """Folder of the database and the checkpoints."""
     out: Path = Path("reports")
-    """Reports, one folder a study."""
+    """Folder of the reports, with one folder a study."""
     storage: str = ""
     """SQLAlchemy URL of the database; empty: a SQLite file in `home`."""
     storage_path: str = ""
@@ -28,7 +28,7 @@ class Places:
         return self.storage or f"sqlite:///{self.home / 'lrtune.db'}"
 
     def database(self) -> StudyDatabase:
-        """The database, made where it does not exist."""
+        """Opens the database, and creates it if it does not exist."""
         if not self.storage:
             try:
                 self.home.mkdir(parents=True, exist_ok=True)
@@ -37,16 +37,16 @@ class Places:
         return StudyDatabase(self.url)
 
     def checkpoints(self, study: str) -> Checkpoints:
-        """The checkpoints of one study."""
+        """Returns the store of one study's checkpoints."""
         if self.storage_path:
             return shared_checkpoints(self.storage_path, study)
         return CheckpointStore(self.home / "checkpoints" / study)
 
     def existing(self) -> StudyDatabase:
-        """The database, which must be there.
+        """Opens the database, which must exist.
 
         Raises:
-            InputError: it is a file that is not there; opening it would make it.
+            InputError: its file does not exist, and opening it would create it.
         """
         if missing := missing_file(self.url):
             raise InputError(f"there are no studies: there is no file {missing}.")

@@ -1,1 +1,1 @@
-"""Training loops that are not lrtune's: is the schedule that runs in them the one that was meant?"""
+"""Checks whether the schedule that runs in any training loop is the one that was meant."""

@@ -1,4 +1,4 @@
-"""`audit`: the learning rates that a scheduler will give, and what is wrong with them."""
+"""`audit` predicts the learning rates of a scheduler, and reports what is wrong with them."""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -12,11 +12,9 @@ import torch
 from lrtune.auditing.schedulers import (
     Meant,
     advance,
-    base_lrs_of,
     copies_of,
     facts_of,
     is_plateau,
-    lrs_of,
     meant_lrs,
     method_of,
     wants_position,
@@ -24,6 +22,7 @@ from lrtune.auditing.schedulers import (
 from lrtune.core.errors import Problems
 from lrtune.decide.faults import Called, Finding, Pace, Stepped, Trace, find_faults
 from lrtune.decide.faults.trace import Array
+from lrtune.stepping.rates import base_lrs_of, lrs_of
 
 WIDTH = 80
 BARS = "▁▂▃▄▅▆▇█"
@@ -31,10 +30,10 @@ BARS = "▁▂▃▄▅▆▇█"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Audit:
-    """Which learning rates a run has, and what is wrong with them; `print` it."""
+    """The learning rates of a run, and what is wrong with them; `print` shows both."""
 
     title: str
-    """What was looked at, in one line."""
+    """Length, optimizer and scheduler of the run, in one line."""
     lrs: Array = field(repr=False)
     """LR used for each optimizer step, shape (groups, steps)."""
     findings: tuple[Finding, ...]
@@ -43,7 +42,7 @@ class Audit:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was found."""
+        """There are no findings."""
         return not self.findings
 
     def __str__(self) -> str:
@@ -61,7 +60,7 @@ class Audit:
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Returns plain values for JSON."""
         return {
             "title": self.title,
             "lrs": self.lrs.tolist(),
@@ -90,19 +89,22 @@ def audit(
     warmup_steps: int | None = None,
     metric: Sequence[float] | Callable[[int], float] | None = None,
 ) -> Audit:
-    """The learning rates of a run that is still to come, and what is wrong with them.
+    """Predicts the learning rates of a run, and reports what is wrong with them.
 
-    It takes copies of optimizer and scheduler through the run, without a model or data. The
+    It steps copies of optimizer and scheduler through the run, without a model or data. The
     originals stay as they are.
 
-    Args: optimizer: as the training would begin with it. scheduler: of torch or timm, or any with a
-        `step()` that writes to the optimizer. steps_per_epoch: optimizer steps; micro-batches of an
-        accumulation are not steps. epochs: length of the run. advanced: whether it is called after
-        each optimizer step or after each epoch. meant: the schedule that was meant: a recipe, its
-        schedule, or a function from the step to the multiplier. warmup_steps: calls of the
-        scheduler that its warmup was meant to take. metric: of a plateau: what it is given after
-        each call's epoch or step, as numbers or as a function of how
-            often it was called before.
+    Args:
+        optimizer: as the training would begin with it.
+        scheduler: of torch or timm, or any with a `step()` that writes to the optimizer.
+        steps_per_epoch: optimizer steps; micro-batches of an accumulation are not steps.
+        epochs: length of the run.
+        advanced: whether the loop calls it after each optimizer step or after each epoch.
+        meant: the schedule that was meant: a recipe, its schedule, or a function from the step to
+            the multiplier.
+        warmup_steps: calls of the scheduler that its warmup was meant to take.
+        metric: for a plateau scheduler: the metric of each call, as numbers or as a function from
+            the number of calls before.
 
     Raises:
         InputError: a length is below 1, something is missing, or the scheduler cannot be copied.
@@ -163,7 +165,7 @@ def _rehearsal(
     advanced: Pace,
     metric_of: Callable[[int], float] | None,
 ) -> Iterator[Stepped | Called]:
-    """A run without training, up to where the scheduler refuses to go on."""
+    """Yields the events of a run without training, up to a call that raises."""
     moves = not wants_position(scheduler) or (method_of(scheduler) == "step") == (
         advanced == "epoch"
     )
@@ -195,14 +197,19 @@ def judge(
     meant: Meant | None,
     warmup_steps: int | None,
 ) -> Audit:
-    """What the events come to.
+    """Makes the audit of a run from its events.
 
-    Args: optimizer: for its name. copies: optimizer and scheduler as they were before the first
-        event; `None`: no scheduler was shown. events: at least one optimizer step. start_lrs: LR of
-        each parameter group before the first event. base_lrs: LR of each parameter group before any
-        schedule. steps_per_epoch: optimizer steps, where known. epochs: length of the run, where
-        known. meant: the schedule that was meant. warmup_steps: calls of the scheduler that its
-        warmup was meant to take.
+    Args:
+        optimizer: for its name.
+        copies: optimizer and scheduler as they were before the first event; `None`: no scheduler
+            was shown.
+        events: at least one optimizer step.
+        start_lrs: LR of each parameter group before the first event.
+        base_lrs: LR of each parameter group before any schedule.
+        steps_per_epoch: optimizer steps, where known.
+        epochs: length of the run, where known.
+        meant: the schedule that was meant.
+        warmup_steps: calls of the scheduler that its warmup was meant to take.
     """
     lead = int(np.argmax(base_lrs))
     num_steps = sum(isinstance(event, Stepped) for event in events)
@@ -238,7 +245,7 @@ def check(
 ) -> None:
     """Raises `InputError` with every rule that is broken.
 
-    `None` is a length that is not known, or no scheduler.
+    `None` stands for a length that is not known, or for no scheduler.
     """
     problems = Problems()
     if not isinstance(optimizer, torch.optim.Optimizer):
@@ -261,7 +268,7 @@ def check(
 
 
 def _drawing(ran: Array, meant: Array | None) -> list[str]:
-    """One line a curve, on one scale; `?` where the LR is no number."""
+    """Draws each curve in one line, on one scale; `?` stands for an LR that is not finite."""
     curves = {"as it ran": ran} if meant is None else {"as it ran": ran, "as meant": meant}
     top = max(_highest(curve) for curve in curves.values())
     return [
@@ -280,7 +287,7 @@ def _highest(curve: Array) -> float:
 
 
 def _in_words(curve: Array) -> str:
-    """`0.1 → 0.3 → 0`: first, highest and last LR."""
+    """Returns the first, the highest and the last LR: `0.1 → 0.3 → 0`."""
     first, peak, last = (f"{lr:.3g}" for lr in (curve[0], _highest(curve), curve[-1]))
     return " → ".join(
         [first] + [peak] * (peak not in (first, last)) + [last] * (last != first or peak != first)

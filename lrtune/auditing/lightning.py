@@ -12,10 +12,11 @@ from lrtune.core.errors import InputError
 
 
 class AuditCallback(pl.Callback):
-    """Watches each optimizer during `fit`, and warns at its end of what is wrong with the learning rates.
+    """Watches the learning rates of each optimizer during `fit`, and warns of faults at its end.
 
-    Of an optimizer with several schedulers, or with one that cannot be copied, only the LRs are
-    seen, not who wrote them. Whatever it cannot look at it warns of; no training ends for it.
+    For an optimizer with several schedulers, or with one that cannot be copied, it sees only the
+    LRs, not what wrote them. It warns of everything that it cannot watch, and never stops the
+    training.
 
     Example:
         trainer = lightning.Trainer(max_epochs=30, callbacks=[callback := AuditCallback()])
@@ -24,11 +25,11 @@ class AuditCallback(pl.Callback):
     """
 
     audits: tuple[Audit, ...] = ()
-    """One an optimizer that made a step, once `fit` has ended."""
+    """One audit for each optimizer that made a step; empty until `fit` has ended."""
     _watched: tuple[watch, ...] = ()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begins to watch."""
+        """Begins to watch every optimizer."""
         steps_per_epoch = epochs = None
         if math.isfinite(trainer.estimated_stepping_batches):
             steps_per_epoch = math.ceil(
@@ -43,7 +44,7 @@ class AuditCallback(pl.Callback):
             watched.__enter__()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Warns of what was found."""
+        """Stops watching, and warns of every fault."""
         self._let_go()
         audits = []
         for watched in self._watched:
@@ -59,7 +60,7 @@ class AuditCallback(pl.Callback):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Leaves optimizers and schedulers as they were."""
+        """Stops watching, which leaves optimizers and schedulers as they were."""
         self._let_go()
 
     def _let_go(self) -> None:
@@ -78,7 +79,7 @@ def _watch(
 
 
 def _only_scheduler(trainer: pl.Trainer, optimizer: Any) -> Any:
-    found = [
+    schedulers = [
         c.scheduler for c in trainer.lr_scheduler_configs if c.scheduler.optimizer is optimizer
     ]
-    return found[0] if len(found) == 1 else None
+    return schedulers[0] if len(schedulers) == 1 else None

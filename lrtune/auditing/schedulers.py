@@ -1,4 +1,4 @@
-"""Schedulers of torch and timm, seen from outside: how they are called, and which LRs they would give."""
+"""Calls the schedulers of torch and timm, and predicts the LRs that they give."""
 
 import warnings
 from collections.abc import Callable
@@ -16,52 +16,39 @@ from lrtune.decide.faults.trace import Array
 from lrtune.schedules.build import Schedule, build_schedule
 
 Meant = Recipe | Schedule | Callable[[int], float]
-"""What was meant: a recipe, its schedule, or any function from the step to the multiplier of the
-base LR."""
+"""The schedule that was meant: a recipe, its schedule, or any function from the step to the
+multiplier of the base LR."""
 
 AHEAD, FAR_CALLS = 10, 100_000
-"""A curve goes to 10 times the run's steps, or to 100,000 calls, whichever is less; but at least to
-twice the run's."""
-
-
-def lrs_of(optimizer: torch.optim.Optimizer) -> tuple[float, ...]:
-    """LR of each parameter group."""
-    return tuple(float(group["lr"]) for group in optimizer.param_groups)
-
-
-def base_lrs_of(optimizer: torch.optim.Optimizer) -> tuple[float, ...]:
-    """LR of each parameter group before any schedule, where a scheduler has noted it.
-
-    timm notes it without the group's `lr_scale` (its layer-wise decay), and multiplies by that when
-    it writes an LR.
-    """
-    return tuple(
-        float(group["initial_lr"]) * group.get("lr_scale", 1.0)
-        if "initial_lr" in group
-        else float(group["lr"])
-        for group in optimizer.param_groups
-    )
+"""A curve is as long as `AHEAD` times the run's steps, but at most `FAR_CALLS` calls; it is at
+least twice as long as the run."""
 
 
 def is_plateau(scheduler: Any) -> bool:
-    """Whether it wants a metric: torch's, or timm's, which has one of torch's inside."""
+    """Tells whether a scheduler needs a metric.
+
+    That is torch's plateau scheduler, and timm's, which contains torch's.
+    """
     return isinstance(scheduler, ReduceLROnPlateau) or isinstance(
         getattr(scheduler, "lr_scheduler", None), ReduceLROnPlateau
     )
 
 
 def method_of(scheduler: Any) -> str:
-    """The method that advances it; timm's have two, of which one does nothing."""
+    """Returns the name of the method that advances a scheduler.
+
+    Those of timm have two such methods, and one of the two does nothing.
+    """
     return "step" if getattr(scheduler, "t_in_epochs", True) else "step_update"
 
 
 def wants_position(scheduler: Any) -> bool:
-    """Whether each call tells it where the run is (timm), rather than that one step more was made (torch)."""
+    """Tells whether a scheduler is called with its position (timm), not once a step (torch)."""
     return hasattr(scheduler, "step_update")
 
 
 def advance(scheduler: Any, count: int, metric: float | None = None) -> None:
-    """Calls it for the `count`th time, as its library wants to be called."""
+    """Calls a scheduler for the `count`th time, in the way that its library expects."""
     if wants_position(scheduler):
         getattr(scheduler, method_of(scheduler))(count, metric)
     elif is_plateau(scheduler):
@@ -73,24 +60,23 @@ def advance(scheduler: Any, count: int, metric: float | None = None) -> None:
 def copies_of(
     optimizer: torch.optim.Optimizer, scheduler: Any
 ) -> tuple[torch.optim.Optimizer, Any]:
-    """Optimizer and scheduler, copied without the parameters and without the optimizer's state.
+    """Copies optimizer and scheduler without the parameters and without the optimizer's state.
 
-    The copy of an optimizer has no hooks and not the `step` that torch's schedulers patch into it,
-    which would still step the original: it can be scheduled, but not trained with.
+    The optimizer's copy has no hooks, and not the `step` that torch's schedulers patch into an
+    optimizer, which would still step the original. It can be scheduled, but not trained with.
 
     Raises:
         InputError: something that the scheduler holds cannot be copied.
     """
     memo: dict[int, Any] = {}
-    for one in {
-        id(one): one for one in (optimizer, getattr(scheduler, "optimizer", optimizer))
-    }.values():
+    scheduled = getattr(scheduler, "optimizer", optimizer)  # may be another one, by mistake
+    for original in {id(optimizer): optimizer, id(scheduled): scheduled}.values():
         memo |= {
             id(parameter): torch.zeros(())
-            for group in one.param_groups
+            for group in original.param_groups
             for parameter in group["params"]
         }
-        memo[id(one.state)] = {}
+        memo[id(original.state)] = {}
     try:
         copied: tuple[torch.optim.Optimizer, Any] = deepcopy((optimizer, scheduler), memo)
     except Exception as error:
@@ -104,12 +90,12 @@ def copies_of(
 def facts_of(
     optimizer: torch.optim.Optimizer, scheduler: Any, *, lead: int, total_steps: int
 ) -> Scheduler:
-    """What is to be known of a scheduler.
+    """Returns the facts about a scheduler, among them its curve.
 
     Args:
-        optimizer: the one that is trained with; advanced with its scheduler, so give copies.
-        scheduler: of the same.
-        lead: the parameter group of which the curve is wanted.
+        optimizer: the one that is trained with. It is changed, so pass a copy.
+        scheduler: its scheduler. It is advanced, so pass a copy.
+        lead: index of the parameter group whose curve is returned.
         total_steps: optimizer steps of the run.
     """
     lambdas = getattr(scheduler, "lr_lambdas", [])
@@ -133,18 +119,18 @@ def facts_of(
 def _curve(
     optimizer: torch.optim.Optimizer, scheduler: Any, lead: int, num_calls: int
 ) -> tuple[Array, str]:
-    """LR after 0, 1, 2, ... calls, shape (calls + 1,), and what a call raised that ended it."""
+    """Returns the LR after 0, 1, 2, ... calls, shape (calls + 1,), and the error that ended it."""
     group = optimizer.param_groups[min(lead, len(optimizer.param_groups) - 1)]
     curve, error = [float(group["lr"])], ""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it was not told of any step of the optimizer
+        warnings.simplefilter("ignore")  # torch warns since the optimizer makes no steps here
         for count in range(1, num_calls + 1):
             try:
                 advance(scheduler, count)
-                lr = float(
-                    group["lr"]
-                )  # a complex number, say, from a root of what is negative past the end
-            except Exception as raised:  # of the user's own function, too
+                # Past the end a user's function may return a complex number (a root of a negative
+                # number), or raise.
+                lr = float(group["lr"])
+            except Exception as raised:
                 error = f"{type(raised).__name__}: {raised}"
                 break
             if not np.isfinite(lr):
@@ -163,10 +149,10 @@ def _rises(scheduler: Any) -> bool:
 def meant_lrs(
     meant: Meant, base_lr: float, *, epochs: int | None, steps_per_epoch: int | None
 ) -> Array:
-    """LR at each step as it was meant, shape (steps,).
+    """Returns the LR that was meant for each step, shape (steps,).
 
     Args:
-        meant: of a recipe the peak LR counts; the others multiply `base_lr`.
+        meant: a recipe has its own peak LR; the others multiply `base_lr`.
         base_lr: of the leading parameter group.
         epochs: of the run.
         steps_per_epoch: optimizer steps.

@@ -1,4 +1,4 @@
-"""`watch`: the learning rate at each real optimizer step of any training loop, and what is wrong with it."""
+"""`watch` records the LR at each real optimizer step of any training loop."""
 
 import math
 from types import TracebackType
@@ -7,30 +7,30 @@ from typing import Any, Self
 import torch
 
 from lrtune.auditing.audit import Audit, check, judge
-from lrtune.auditing.schedulers import (
-    Meant,
-    base_lrs_of,
-    copies_of,
-    is_plateau,
-    lrs_of,
-    method_of,
-)
+from lrtune.auditing.schedulers import Meant, copies_of, is_plateau, method_of
 from lrtune.core.errors import InputError
 from lrtune.decide.faults import Called, Stepped
+from lrtune.stepping.hooks import StepHooks, overflow_of, torch_optimizer
+from lrtune.stepping.rates import base_lrs_of, lrs_of
 
 
 class watch:  # noqa: N801 (used as `with watch(optimizer) as seen`, as torch.no_grad is)
-    """Records what happens to the learning rate while a training loop runs; `audit()` says what is wrong with it.
+    """Records what happens to the learning rate while a training loop runs.
+
+    `audit()` reports what is wrong with it.
 
     It registers a hook on the optimizer and, until the end of the `with`, gives the scheduler a
-    class in which the method that advances it is noted. Neither changes what they do, nor their
-    `state_dict()`.
+    subclass that records the calls of the method that advances it. Neither changes what the two do,
+    or their `state_dict()`.
 
-    Args: optimizer: that the loop steps. scheduler: that the loop calls; `None`: only the LRs are
-        seen, not who wrote them. steps_per_epoch: optimizer steps; `None`: not known. epochs: of
-        the whole run, also where only its beginning is watched; `None`: not known. meant: the
-        schedule that was meant: a recipe, its schedule, or a function from the step to the
-        multiplier. warmup_steps: calls of the scheduler that its warmup was meant to take.
+    Args:
+        optimizer: that the loop steps.
+        scheduler: that the loop calls; `None`: only the LRs are seen, not what wrote them.
+        steps_per_epoch: optimizer steps; `None`: not known.
+        epochs: of the whole run, even if only its beginning is watched; `None`: not known.
+        meant: the schedule that was meant: a recipe, its schedule, or a function from the step to
+            the multiplier.
+        warmup_steps: calls of the scheduler that its warmup was meant to take.
 
     Raises:
         InputError: a length is below 1 or missing, or the scheduler cannot be copied.
@@ -56,6 +56,7 @@ class watch:  # noqa: N801 (used as `with watch(optimizer) as seen`, as torch.no
         meant: Meant | None = None,
         warmup_steps: int | None = None,
     ) -> None:
+        optimizer = torch_optimizer(optimizer)
         check(
             optimizer,
             scheduler,
@@ -73,7 +74,7 @@ class watch:  # noqa: N801 (used as `with watch(optimizer) as seen`, as torch.no
         self._copied = None if scheduler is None else copies_of(optimizer, scheduler)
 
     def __enter__(self) -> Self:
-        self._hook = self._optimizer.register_step_post_hook(self._on_step)
+        self._hooks = StepHooks(self._optimizer, after=self._on_step, reads=True)
         if self._scheduler is not None:
             self._scheduler.__class__ = self._noting()
         return self
@@ -84,12 +85,12 @@ class watch:  # noqa: N801 (used as `with watch(optimizer) as seen`, as torch.no
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._hook.remove()
+        self._hooks.remove()
         if self._scheduler is not None:
             self._scheduler.__class__ = self._class
 
     def audit(self) -> Audit:
-        """What was seen so far, and what is wrong with it.
+        """Returns the LRs recorded so far, and what is wrong with them.
 
         Raises:
             InputError: the optimizer made no step.
@@ -108,24 +109,21 @@ class watch:  # noqa: N801 (used as `with watch(optimizer) as seen`, as torch.no
             warmup_steps=self._warmup_steps,
         )
 
-    def _on_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        # After the step: a closure may have written the LR, and Lightning's whole training step is
-        # one.
-        overflow = getattr(
-            optimizer, "found_inf", None
-        )  # given to fused optimizers, which skip by themselves
+    def _on_step(self, optimizer: torch.optim.Optimizer) -> None:
+        # The LRs are read after the step, because a closure may have written them, and Lightning's
+        # whole training step is a closure.
+        overflow = overflow_of(optimizer)
         self._events.append(Stepped(self._lrs(), skipped=overflow is not None and bool(overflow)))
         self._idle = False
 
     def _lrs(self) -> tuple[float, ...]:
-        return lrs_of(self._optimizer)[
-            : len(self._start_lrs)
-        ]  # of the groups that were there at the beginning
+        num_groups = len(self._start_lrs)  # those at the beginning, without any added later
+        return lrs_of(self._optimizer)[:num_groups]
 
     def _noting(self) -> type:
-        """The scheduler's class, with its calls noted.
+        """Returns a subclass of the scheduler's class that records its calls.
 
-        An attribute of the object would end up in its `state_dict`.
+        An attribute of the object would end up in its `state_dict` instead.
         """
         method = method_of(self._scheduler)
 
@@ -150,7 +148,10 @@ class watch:  # noqa: N801 (used as `with watch(optimizer) as seen`, as torch.no
 def _told(
     scheduler: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[float | None, float | None]:
-    """Position and metric that a call hands over; torch's plateau takes the metric first, all others the position."""
+    """Returns the position and the metric among the arguments of a call.
+
+    Torch's plateau takes the metric first, all others the position.
+    """
     values = [*args, None, None]
     if is_plateau(scheduler) and not hasattr(scheduler, "step_update"):
         return None, _number(kwargs.get("metrics", values[0]))

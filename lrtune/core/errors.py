@@ -55,7 +55,7 @@ def first_line(error: BaseException) -> str:
 
 
 def place_of(error: BaseException) -> str:
-    """Where a user's own code raised, ` (net.py:29, in forward)`; empty where none of it was at work."""
+    """Where a user's own code raised: ` (net.py:29, in forward)`, or nothing."""
     names = ("stdlib", "platstdlib", "purelib", "platlib")
     libraries = (*map(sysconfig.get_path, names), str(Path(__file__).parents[1]))
     for frame in reversed(traceback.extract_tb(error.__traceback__)):

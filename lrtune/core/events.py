@@ -1,4 +1,4 @@
-"""What an engine tells whoever is watching, as it happens.
+"""The events that an engine reports while it works.
 
 Everything in an event is already on disk.
 """
@@ -15,9 +15,9 @@ class SweepStarted:
 
     optimizer: OptimizerName
     number: int
-    """From 1."""
+    """Number of the sweep, from 1."""
     num_sweeps: int
-    """Of this optimizer."""
+    """Number of sweeps for this optimizer."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class EpochEnded:
 
 @dataclass(frozen=True)
 class RunEnded:
-    """A run is over, one way or another."""
+    """A run is over: completed, pruned, diverged or failed."""
 
     record: RunRecord
 

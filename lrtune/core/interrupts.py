@@ -1,6 +1,6 @@
-"""Ctrl-C reaches every process of a terminal.
+"""Lets the main process alone decide what Ctrl-C stops.
 
-Which of them stops is for the one to decide that was started there.
+The terminal sends the interrupt to every one of its processes.
 """
 
 import signal
@@ -11,12 +11,13 @@ from contextlib import contextmanager
 
 @contextmanager
 def interrupts_held_back() -> Iterator[None]:
-    """An interrupt waits until the context is left, and never comes to processes that are started within it.
+    """Delays an interrupt until the context is left.
 
-    They inherit that the signal is blocked, unlike a handler, which a program that they go on to
-    would set anew. In this process another thread may be given it, so the handler waits too; Python
-    lets the main thread alone set it. Where the system blocks no signals (Windows), nothing is held
-    back.
+    Processes that are started within the context never get it: they inherit the blocked signal. (A
+    handler would not do, since a program that such a process executes sets its own.) In this
+    process the signal may be delivered to another thread, so a handler delays it as well; Python
+    lets only the main thread set one. Where the system cannot block signals (Windows), nothing is
+    delayed.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -37,6 +38,6 @@ def interrupts_held_back() -> Iterator[None]:
 
 
 def take_interrupts() -> None:
-    """Asks for the interrupts that were held back when this process was started."""
+    """Unblocks the interrupts that were blocked when this process was started."""
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

@@ -4,15 +4,16 @@ from typing import NamedTuple
 
 
 class About(NamedTuple):
-    """What is known of an optimizer before anything is trained."""
+    """The facts about an optimizer that are known before anything is trained."""
 
     title: str
     library: str
     """The module that its class is in."""
     class_name: str
     peak_lr: float
-    """Customary, as is the weight decay."""
+    """Customary peak LR."""
     weight_decay: float
+    """Customary weight decay."""
     searched: tuple[float, float]
     """Bounds of the peak LR where a range test was asked for and gave no signal."""
     swept: tuple[float, float]
@@ -20,16 +21,16 @@ class About(NamedTuple):
 
     @property
     def is_of_torch(self) -> bool:
-        """Whether it comes with torch."""
+        """Torch itself has the optimizer, not another library."""
         return self.library == _TORCH
 
 
 _TORCH, _OTHERS = "torch.optim", "pytorch_optimizer"
 _PLAIN = (1e-5, 10.0)
 _NORMALISED = (1e-6, 1.0)  # their step hardly depends on the gradient's size
-# Two are swept up to 100: Schedule-Free SGD, which at 1 takes the steps of SGD at 0.1 with a
-# momentum of 0.9, and Prodigy, whose LR is times the one that it finds by itself, which makes up
-# for much of what is too high.
+# Two are swept up to 100: Schedule-Free SGD, which at an LR of 1 takes the steps of SGD at 0.1 with
+# a momentum of 0.9; and Prodigy, whose LR multiplies the step size that it estimates itself, so
+# that the estimate makes up for much of an LR that is too high.
 ABOUT: dict[str, About] = {
     "sgd": About("SGD", _TORCH, "SGD", 0.1, 5e-4, (1e-3, 1.0), _PLAIN),
     "adagrad": About("Adagrad", _TORCH, "Adagrad", 0.01, 0.0, (1e-3, 0.3), _PLAIN),

@@ -5,7 +5,7 @@ warmup.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from functools import cached_property
 from itertools import pairwise
@@ -13,6 +13,7 @@ from numbers import Real
 from typing import Any, Literal, cast, get_args
 
 from lrtune.core.errors import InputError, Problems
+from lrtune.core.objective import Objective
 from lrtune.core.optimizers import ABOUT
 
 OptimizerName = Literal[
@@ -31,7 +32,7 @@ class Constant:
 
 @dataclass(frozen=True, kw_only=True)
 class StepDecay:
-    """Times `factor` every `every_epochs`, counted from the start of training (`torch.optim.lr_scheduler.StepLR`)."""
+    """Times `factor` every `every_epochs`, from the start of training (torch's `StepLR`)."""
 
     name: Literal["step"] = "step"
     every_epochs: float
@@ -71,7 +72,7 @@ class Polynomial:
 
 @dataclass(frozen=True, kw_only=True)
 class Exponential:
-    """`end_frac ** p`: a constant factor a step, `end_frac` of the peak at the end (`ExponentialLR`)."""
+    """`end_frac ** p`: a constant factor for each step (`ExponentialLR`)."""
 
     name: Literal["exponential"] = "exponential"
     end_frac: float = 0.01
@@ -79,7 +80,10 @@ class Exponential:
 
 @dataclass(frozen=True, kw_only=True)
 class WSD:
-    """Warmup-stable-decay: constant, then a 1-sqrt cooldown over the last `cooldown_frac` (arXiv 2405.18392)."""
+    """Warmup-stable-decay: constant, then a 1-sqrt cooldown (arXiv 2405.18392).
+
+    The cooldown takes the last `cooldown_frac`.
+    """
 
     name: Literal["wsd"] = "wsd"
     cooldown_frac: float = 0.2
@@ -87,7 +91,7 @@ class WSD:
 
 @dataclass(frozen=True, kw_only=True)
 class HoldPower:
-    """Constant for `hold_frac`, then `(1 - x) ** power` (functional scaling laws, arXiv 2509.19189)."""
+    """Constant for `hold_frac`, then `(1 - x) ** power` (arXiv 2509.19189)."""
 
     name: Literal["hold-power"] = "hold-power"
     hold_frac: float = 0.5
@@ -96,10 +100,14 @@ class HoldPower:
 
 @dataclass(frozen=True, kw_only=True)
 class Plateau:
-    """Times `factor` after more than `patience_epochs` epochs without progress (torch's `ReduceLROnPlateau`)."""
+    """Times `factor` after more than `patience_epochs` epochs without progress.
+
+    It is torch's `ReduceLROnPlateau`.
+    """
 
     name: Literal["plateau"] = "plateau"
-    monitor: Literal["val_loss", "top1"] = "val_loss"
+    monitor: str = "val_loss"
+    """Name of the metric, with `:max` or `:min` where the name does not tell its direction."""
     factor: float = 0.1
     patience_epochs: int = 3
     threshold: float = 1e-4
@@ -145,6 +153,9 @@ class Recipe:
     nesterov: bool = True
     """Of SGD."""
     weight_decay: float = 0.0
+    group_scales: tuple[tuple[str, float], ...] = ()
+    """Of named parameter groups, in the order of their names, the group's LR as a multiple of
+    `peak_lr`; it takes the place of the `lr_scale` that the task gives the group."""
 
     def __post_init__(self) -> None:
         if problems := _problems(self):
@@ -171,6 +182,7 @@ class Recipe:
         parts.append(describe_decay(self.decay))
         if self.final_frac:
             parts.append(f"to {self.final_frac:.3g} of peak")
+        parts += [f"{name} x {scale:.3g}" for name, scale in self.group_scales]
         return ", ".join(parts)
 
     @property
@@ -180,7 +192,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `from_dict` reads them back."""
-        return asdict(self)
+        return asdict(self) | {"group_scales": dict(self.group_scales)}
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> "Recipe":
@@ -197,26 +209,20 @@ class Recipe:
                     f"`decay` must be a name, or a table with a name, but got {given!r}."
                 )
             decay = decay_from_dict({"name": given} if isinstance(given, str) else given)
-        known = {f.name for f in fields(Recipe)}
-        for key in sorted(values.keys() - known):
+        scales = values.pop("group_scales", {})
+        if isinstance(scales, Mapping):
+            values["group_scales"] = tuple(sorted(scales.items()))
+        else:
+            problems.append(f"`group_scales` must be a table of numbers, but got {scales!r}.")
+        field_names = {f.name for f in fields(Recipe)}
+        for key in sorted(values.keys() - field_names):
             problems.append(f"unknown key {key!r} in a recipe; it has {_names(Recipe)}.")
         with problems.gather():
             recipe = Recipe(
-                decay=decay, **{key: value for key, value in values.items() if key in known}
+                decay=decay, **{key: value for key, value in values.items() if key in field_names}
             )
         problems.raise_any()
         return recipe
-
-
-@dataclass(frozen=True, kw_only=True)
-class Published:
-    """What others report of a recipe: quoted, and never mixed with what is measured."""
-
-    on: str
-    """Task and hardware."""
-    top1: float
-    """Percent."""
-    convergence_epoch: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,11 +231,43 @@ class NamedRecipe:
 
     name: str
     recipe: Recipe
-    published: Published | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterGroup:
+    """A group of the parameters that a task trains."""
+
+    name: str
+    """Its own, or else its number."""
+    lr_scale: float = 1.0
+    """Its LR as a multiple of the peak LR."""
+
+
+def scaled_groups(recipe: Recipe, groups: Sequence[ParameterGroup]) -> tuple[ParameterGroup, ...]:
+    """The groups with the scales that the recipe has for them.
+
+    Raises:
+        InputError: the recipe scales a group that is not there.
+    """
+    if problems := group_problems((name for name, _ in recipe.group_scales), groups):
+        raise InputError(problems)
+    scales = dict(recipe.group_scales)
+    return tuple(replace(g, lr_scale=scales.get(g.name, g.lr_scale)) for g in groups)
+
+
+def group_problems(names: Iterable[str], groups: Sequence[ParameterGroup]) -> list[str]:
+    """A message for each name that is not the name of a parameter group."""
+    existing = [group.name for group in groups]
+    has = f"has the groups {', '.join(existing)}" if len(existing) > 1 else "has no named groups"
+    return [
+        f"`group_scales.{name}` must name a parameter group, but the training {has}."
+        for name in names
+        if name not in existing or len(existing) < 2
+    ]
 
 
 def default_recipe(optimizer: OptimizerName) -> Recipe:
-    """What many use who have not searched: the optimizer's customary LR and weight decay, and a cosine.
+    """Returns the customary LR and weight decay of an optimizer, with a cosine.
 
     Those that need no schedule hold their LR. Schedule-Free (arXiv 2405.15682) warms up for half an
     epoch, since its authors recommend a warmup; its SGD at 1 steps as far as SGD at 0.1 with a
@@ -295,7 +333,7 @@ def decay_from_dict(values: Mapping[str, Any]) -> Decay:
 
 
 def length_problems(recipe: Recipe, epochs: int) -> list[str]:
-    """What keeps a recipe from a run of so many epochs: a warmup that leaves nothing of it to the decay."""
+    """Messages for a recipe whose warmup does not fit into a run of `epochs` epochs."""
     if recipe.warmup_epochs < epochs:
         return []
     rule = "`warmup_epochs < epochs` must hold"
@@ -350,7 +388,6 @@ _NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {
 false."""
 _WORDS = {
     "optimizer": OPTIMIZERS,
-    "monitor": ("val_loss", "top1"),
     "threshold_mode": ("rel", "abs"),
 }
 
@@ -364,7 +401,8 @@ def _problems(r: Recipe) -> list[str]:
         return problems + _broken_rules(vars(r.decay))
     return [
         *problems,
-        f"`decay` must be one of the decays of lrtune.core.recipe, such as `Cosine()`, but got {r.decay!r}.",
+        "`decay` must be one of the decays of lrtune.core.recipe, such as `Cosine()`, but got "
+        f"{r.decay!r}.",
     ]
 
 
@@ -381,6 +419,10 @@ def _broken_rule(key: str, value: Any) -> str:
     """Empty where `value` breaks none."""
     if key in _WORDS:
         return "" if value in _WORDS[key] else f"`{key}` must be one of {', '.join(_WORDS[key])}"
+    if key == "monitor":
+        return _monitor_rule(value)
+    if key == "group_scales":
+        return _scales_rule(value)
     if key == "nesterov":
         return "" if isinstance(value, bool) else "`nesterov` must be true or false"
     if key == "milestones_epochs":
@@ -394,6 +436,28 @@ def _broken_rule(key: str, value: Any) -> str:
     if not _is_number(value):
         return f"`{key}` must be a number"
     return "" if holds(value) else rule
+
+
+def _monitor_rule(value: object) -> str:
+    if not isinstance(value, str):
+        return "`monitor` must be the name of a metric"
+    try:
+        Objective.parse(value)
+    except InputError:
+        return "`monitor` must be a metric whose direction is known, or NAME:max or NAME:min"
+    return ""
+
+
+def _scales_rule(value: object) -> str:
+    pairs = value if isinstance(value, tuple) else ()
+    if value != tuple(pair for pair in pairs if isinstance(pair, tuple) and len(pair) == 2):
+        return "`group_scales` must be pairs of a group's name and a number"
+    names = [name for name, _ in pairs]
+    if not all(isinstance(name, str) for name in names) or names != sorted(set(names)):
+        return "`group_scales` must have each group's name once, in the order of the names"
+    if not all(_is_number(scale) and 0 < scale < math.inf for _, scale in pairs):
+        return "`0 < scale` must hold for each of `group_scales`"
+    return ""
 
 
 def _is_number(value: object) -> bool:

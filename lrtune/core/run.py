@@ -4,12 +4,15 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lrtune.core.objective import Metrics
 from lrtune.core.recipe import Recipe
 
 RunKind = Literal["baseline", "rung", "full", "confirm"]
 """`rung`: a cheaper look at a recipe, before the full run that is its trial's `full`."""
 RunState = Literal["running", "completed", "pruned", "diverged", "failed"]
 
+LOSSES = ("train_loss", "val_loss")
+"""Metrics that end a run where they are not finite."""
 BASELINE = -1
 """The baseline's number among the trials."""
 
@@ -55,19 +58,14 @@ class Measurement:
     """LR used for the first optimizer step of the epoch."""
     lr_last: float
     """LR used for the last one."""
-    train_loss: float
-    val_loss: float
-    top1: float
-    """Percent of the validation images right, by the raw weights."""
-    averaged_val_loss: float = math.nan
-    """Validation loss of the averaged weights; nan where there are none."""
-    averaged_top1: float = math.nan
-    """Percent of the validation images right, by the averaged weights. No finished run is ranked by
-    it."""
+    metrics: Metrics
+    """`train_loss`, `val_loss`, and whatever else was measured, by name; those of the averaged
+    weights as `averaged_top1` and so on. Losses that are not finite mean that the run diverged in
+    this epoch."""
     seconds: float
     """Training and evaluation of this epoch."""
-    images_per_s: float
-    """Training images a second, evaluation not counted."""
+    examples_per_s: float
+    """Training examples a second, evaluation not counted."""
     ended_at: float
     """Seconds since 1970, UTC."""
     memory_mib: float = field(default=math.nan, compare=False)
@@ -86,8 +84,9 @@ class Measurement:
 
     @property
     def diverged(self) -> bool:
-        """Whether the loss of this epoch was not finite."""
-        return not (math.isfinite(self.train_loss) and math.isfinite(self.val_loss))
+        """Whether a loss of this epoch was not finite."""
+        losses = (self.metrics.get(name, 0.0) for name in LOSSES)
+        return not all(map(math.isfinite, losses))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,9 +102,8 @@ class RunRecord:
     """Running, by the record, but the process that had it is gone."""
     retries: int = 0
     """Times that it lost its worker and went on with another."""
-    test_top1: float | None = None
-    """Percent of the test images right; only ever read for the recommended recipe and the baseline.
-    """
+    test: Metrics | None = None
+    """The metrics on the test split; only ever read for the recommended recipe and the baseline."""
 
     @property
     def epochs(self) -> int:
@@ -123,9 +121,9 @@ class RunRecord:
         return sum(m.reused for m in self.measurements)
 
     @property
-    def top1(self) -> float:
-        """Top-1 after the last finished epoch; nan before the first."""
-        return self.measurements[-1].top1 if self.measurements else math.nan
+    def metrics(self) -> Metrics:
+        """What the last finished epoch gave; empty before the first."""
+        return self.measurements[-1].metrics if self.measurements else {}
 
     @property
     def seconds(self) -> float:

@@ -17,6 +17,11 @@ A parameter is a plain value (it does not vary), `{ choices = [...] }`, or `{ lo
     [optimizer.adamw]               # only where this optimizer was chosen; goes before [parameters]
     weight_decay = 0.01
 
+A named parameter group's LR as a multiple of the peak LR is a parameter, too:
+
+    [parameters]
+    group_scales.backbone = { low = 0.01, high = 1.0, log = true }
+
 A space that names no optimizer is searched with the one that its user has, and one that names no
 decay with the cosine.
 """
@@ -52,6 +57,9 @@ _LENGTHS = {
 }
 _WHOLE = {"patience_epochs", "cooldown_epochs"}
 _RECIPE_KEYS = tuple(f.name for f in fields(Recipe))
+SCALES = "group_scales"
+_SCALE = f"{SCALES}."
+"""What the key of a named parameter group's scale begins with: `group_scales.backbone`."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,10 @@ class Percent:
     value: float
 
     def of(self, epochs: int, *, whole: bool) -> float:
-        """Epochs; to the nearest whole one, and at least 1 of more than 0 %, where only whole ones make sense."""
+        """The length in epochs.
+
+        With `whole` it is rounded to whole epochs, and at least 1 for more than 0 %.
+        """
         length = round(self.value / 100 * epochs, 9)  # 10 % of 7 is 0.7, and not 0.7000000000000001
         return max(int(self.value > 0), round(length)) if whole else length
 
@@ -123,10 +134,24 @@ class Space:
         )
 
     def parameter(self, key: str, optimizer: str) -> Parameter | None:
-        """Parameter `key` of recipes with `optimizer`; `None` where the space does not mention it."""
+        """Parameter `key` of recipes with `optimizer`, or `None`."""
         own = self.optimizers.get(optimizer, {})
-        found: Parameter | None = own.get(key, self.parameters.get(key))
-        return found
+        parameter: Parameter | None = own.get(key, self.parameters.get(key))
+        return parameter
+
+    @property
+    def scaled_groups(self) -> tuple[str, ...]:
+        """Names of the parameter groups whose scale it sets or varies."""
+        tables = (self.parameters, *self.optimizers.values())
+        keys = dict.fromkeys(key for table in tables for key in table if key.startswith(_SCALE))
+        return tuple(key.removeprefix(_SCALE) for key in keys)
+
+    @property
+    def monitors(self) -> tuple[str, ...]:
+        """What its plateaus may monitor."""
+        own = self.decays.get("plateau", {}).get("monitor", ())
+        monitors = own.choices if isinstance(own, Choice) else (own,) if own else ()
+        return tuple(map(str, monitors))
 
     @property
     def needs_range_test(self) -> tuple[OptimizerName, ...]:
@@ -139,7 +164,7 @@ class Space:
         return cast(tuple[OptimizerName, ...], tuple(wanted))
 
     def fit(self, epochs: int, intervals: Mapping[str, Interval]) -> "Space":
-        """The space of a study: percentages become epochs, `range-test` becomes the interval of each optimizer.
+        """Returns the space with percentages as epochs and `range-test` as intervals.
 
         An optimizer without an interval, because its range test gave no signal, gets the bounds in
         `ABOUT`.
@@ -161,8 +186,8 @@ class Space:
         }
         for optimizer in self.needs_range_test:
             low, high = ABOUT[optimizer].searched
-            if found := intervals.get(optimizer):
-                low, high = found.low, found.high
+            if interval := intervals.get(optimizer):
+                low, high = interval.low, interval.high
             optimizers.setdefault(optimizer, {})["peak_lr"] = Range(low, high, log=True)
         fitted = replace(
             self,
@@ -206,8 +231,11 @@ def parse_space(text: str, source: str, *, optimizer: str = "sgd") -> Space:
             problem(where, f"must be a table, but got {value!r}.")
             return {}
         read: dict[str, Any] = {}
-        for key, entry in value.items():
-            if key not in allowed:
+        for key, entry in _with_scales(value):
+            if key == SCALES and SCALES in allowed:
+                problem(f"{where} {key}", f"must be a table, but got {entry!r}.")
+                continue
+            if key not in allowed and not (SCALES in allowed and key.startswith(_SCALE)):
                 problem(f"{where} {key}", f"unknown key; known here: {', '.join(allowed)}.")
                 continue
             try:
@@ -224,11 +252,11 @@ def parse_space(text: str, source: str, *, optimizer: str = "sgd") -> Space:
     parameters = {"optimizer": optimizer, "decay": "cosine"} | given_parameters
     space = Space(source=source, parameters=parameters)
     tables: dict[str, dict[str, dict[str, Any]]] = {"decay": {}, "optimizer": {}}
-    for kind, known in (("decay", tuple(DECAYS)), ("optimizer", OPTIMIZERS)):
+    for kind, names in (("decay", tuple(DECAYS)), ("optimizer", OPTIMIZERS)):
         for name in space.choices(kind):
-            if name not in known:
+            if name not in names:
                 problem(
-                    f"[parameters] {kind}", f"must be one of {', '.join(known)}, but got {name!r}."
+                    f"[parameters] {kind}", f"must be one of {', '.join(names)}, but got {name!r}."
                 )
         given = document.get(kind, {})
         if not isinstance(given, dict):
@@ -236,13 +264,14 @@ def parse_space(text: str, source: str, *, optimizer: str = "sgd") -> Space:
             continue
         for name, entry in given.items():
             where = f"[{kind}.{name}]"
-            if name not in known:
-                problem(where, f"no such {kind}; there are {', '.join(known)}.")
+            if name not in names:
+                problem(where, f"no such {kind}; there are {', '.join(names)}.")
                 continue
             if name not in space.choices(kind):
                 problem(
                     where,
-                    f"{kind} {name!r} is not among the choices of [parameters] {kind}: nothing would use it.",
+                    f"{kind} {name!r} is not among the choices of [parameters] {kind}: nothing "
+                    "would use it.",
                 )
             allowed = decay_parameters(name) if kind == "decay" else _RECIPE_KEYS
             tables[kind][name] = table_of(
@@ -262,6 +291,15 @@ def parse_space(text: str, source: str, *, optimizer: str = "sgd") -> Space:
     return space
 
 
+def _with_scales(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The entries of a table, each scale of a parameter group an entry of its own."""
+    for key, entry in table.items():
+        if key == SCALES and isinstance(entry, dict):
+            yield from ((f"{_SCALE}{name}", scale) for name, scale in entry.items())
+        else:
+            yield key, entry
+
+
 def _parameter(key: str, entry: object) -> Any:
     """One entry of a table. Raises ValueError with the rule that it breaks."""
     if entry == "range-test" and key == "peak_lr":
@@ -275,12 +313,14 @@ def _parameter(key: str, entry: object) -> Any:
             or not entry["choices"]
         ):
             raise ValueError(
-                f"`choices` must be a list of at least one value, and stand alone, but got {entry!r}."
+                "`choices` must be a list of at least one value, and stand alone, but got "
+                f"{entry!r}."
             )
         return Choice(tuple(_value(key, value) for value in entry["choices"]))
     if not {"low", "high"} <= set(entry) <= {"low", "high", "log", "step"}:
         raise ValueError(
-            f"must be a value, {{choices}}, or {{low, high}} with `log` or `step`, but got {entry!r}."
+            "must be a value, {choices}, or {low, high} with `log` or `step`, but got "
+            f"{entry!r}."
         )
     low, high = (_value(key, entry[end]) for end in ("low", "high"))
     log, step = entry.get("log", False), entry.get("step")
@@ -350,16 +390,18 @@ def _in_epochs(value: Any, epochs: int, *, whole: bool) -> Any:
 
 
 def _too_long(where: str, table: Table, epochs: int) -> Iterator[str]:
-    """Lengths that leave nothing of the run, and ranges that are impossible once percentages are filled in."""
+    """Lengths that leave nothing of the run, and ranges that are impossible in epochs."""
     for key in sorted(table.keys() & (_LENGTHS - {"cooldown_epochs"})):
         longest = max(_flat(table[key]))
         if key == "patience_epochs":
             continue  # a patience longer than the run is a constant LR, which is possible
         if not longest < epochs:
-            yield f"{where} {key}: `{key} < epochs` must hold, but got {key}={longest:g} with {epochs} epochs."
+            rule = f"`{key} < epochs` must hold"
+            yield f"{where} {key}: {rule}, but got {key}={longest:g} with {epochs} epochs."
     for key, value in table.items():
         if isinstance(value, Range) and not value.low <= value.high:
-            yield f"{where} {key}: `low <= high` must hold, but got low={value.low:g}, high={value.high:g}."
+            got = f"low={value.low:g}, high={value.high:g}"
+            yield f"{where} {key}: `low <= high` must hold, but got {got}."
         if isinstance(value, Range) and value.log and not value.low > 0:
             yield f"{where} {key}: `0 < low` must hold with `log`, but got low={value.low:g}."
 
@@ -379,7 +421,7 @@ def _flat(value: Any) -> Iterator[float]:
 
 
 def _semantic_problems(space: Space) -> Iterator[tuple[str, str]]:
-    """Rules of recipes, tried on both ends of every parameter, and parameters that have no value."""
+    """Broken rules of recipes at both ends of every parameter, and missing parameters."""
     for optimizer in space.choices("optimizer"):
         if space.parameter("peak_lr", optimizer) is None:
             yield (
@@ -425,7 +467,8 @@ def _semantic_problems(space: Space) -> Iterator[tuple[str, str]]:
 
 def _probe(optimizer: str, decay: str, key: str, value: Any, others: set[str]) -> Recipe:
     if not decay:
-        return Recipe(optimizer=cast(OptimizerName, optimizer), decay=Constant(), **{key: value})
+        values = {SCALES: ((key, value),)} if key.startswith(_SCALE) else {key: value}
+        return Recipe(optimizer=cast(OptimizerName, optimizer), decay=Constant(), **values)
     stand_in: dict[str, Any] = {"every_epochs": 1.0, "milestones_epochs": (1.0,)}
     kind: type[Decay] = DECAYS[decay]
     return Recipe(decay=kind(**{key: value}, **{k: stand_in[k] for k in others}))

@@ -9,7 +9,8 @@ from itertools import pairwise
 from typing import Any, Literal, get_args
 
 from lrtune.core.errors import InputError, check
-from lrtune.core.recipe import NamedRecipe, Recipe
+from lrtune.core.objective import Objective
+from lrtune.core.recipe import NamedRecipe, ParameterGroup, Recipe
 from lrtune.core.run import RunRecord
 from lrtune.core.space import Interval
 
@@ -19,8 +20,7 @@ SamplerName = Literal["tpe", "gp", "random", "qmc"]
 PrunerName = Literal["fair", "halving", "hyperband", "hopeless", "median", "patient", "none"]
 DataOnDevice = Literal["auto", "yes", "no"]
 Signal = Literal["averaged", "raw"]
-"""What an unfinished run is judged by: the Top-1 of its averaged weights, or of its weights as they
-are."""
+"""What an unfinished run is judged by: its averaged weights, or its weights as they are."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ class Budget:
             "": ("trials", 1), "ep": ("epochs", 1), "runs": ("runs", 1),
             "s": ("seconds", 1), "min": ("seconds", 60), "h": ("seconds", 3600),
         }  # fmt: skip
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(text).strip())
-        if not found or found[2] not in units:
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(text).strip())
+        if not match or match[2] not in units:
             raise InputError(
                 f"`budget` must look like 50, 300ep, 20runs, 30min or 4h, but got {text!r}."
             )
-        unit, scale = units[found[2]]
-        amount = float(found[1]) * scale
+        unit, scale = units[match[2]]
+        amount = float(match[1]) * scale
         if not amount > 0:
             raise InputError(f"`0 < budget` must hold, but got {text!r}.")
         if unit in ("trials", "epochs") and not amount.is_integer():
@@ -82,17 +82,17 @@ class Rung:
 
     @staticmethod
     def parse(text: str) -> tuple["Rung", ...]:
-        """Rungs from what people write: `c1,c3,9` is two compressed runs, and the first 9 epochs of the full one.
+        """Reads rungs such as `c1,c3,9`: two compressed runs, then 9 epochs of the full one.
 
         Raises:
             InputError: it is none, or they do not rise.
         """
-        found = [re.fullmatch(r"\s*(c?)([1-9]\d*)\s*", part) for part in text.split(",")]
-        rungs = tuple(Rung(int(match[2]), match[1] == "c") for match in found if match)
+        matches = [re.fullmatch(r"\s*(c?)([1-9]\d*)\s*", part) for part in text.split(",")]
+        rungs = tuple(Rung(int(match[2]), match[1] == "c") for match in matches if match)
         in_order = all(
             (not a.compressed, a.epochs) < (not b.compressed, b.epochs) for a, b in pairwise(rungs)
         )
-        if len(rungs) < len(found) or not in_order:
+        if len(rungs) < len(matches) or not in_order:
             wanted = "must look like c1,c3,9, compressed ones first and each kind rising"
             raise InputError(f"`rungs` {wanted}, but got {text!r}.")
         return rungs
@@ -103,7 +103,8 @@ class Rung:
     @property
     def label(self) -> str:
         """`3 epochs, compressed`."""
-        return f"{self.epochs} epoch{'' if self.epochs == 1 else 's'}{', compressed' if self.compressed else ''}"
+        plural, suffix = "" if self.epochs == 1 else "s", ", compressed" if self.compressed else ""
+        return f"{self.epochs} epoch{plural}{suffix}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +142,8 @@ class TrainSettings:
             (self.accumulate >= 1, f"`1 <= accumulate` must hold, but got {self.accumulate}."),
             (
                 self.accumulate < 1 or self.batch_size % self.accumulate == 0,
-                f"`batch_size` must be a multiple of `accumulate`, but got {self.batch_size} and {self.accumulate}.",
+                "`batch_size` must be a multiple of `accumulate`, but got "
+                f"{self.batch_size} and {self.accumulate}.",
             ),
             (self.clip_norm > 0, f"`0 < clip_norm` must hold, but got {self.clip_norm}."),
             (
@@ -153,9 +155,16 @@ class TrainSettings:
                 self.data_on_device in get_args(DataOnDevice),
                 f"`data_on_device` must be auto, yes or no, but got {self.data_on_device!r}.",
             ),
-            (0 <= self.label_smoothing < 1, f"`0 <= label_smoothing < 1` must hold, but got {self.label_smoothing}."),
+            (
+                0 <= self.label_smoothing < 1,
+                f"`0 <= label_smoothing < 1` must hold, but got {self.label_smoothing}.",
+            ),
             (self.threads >= 0, f"`0 <= threads` must hold, but got {self.threads}."),
         ])  # fmt: skip
+
+
+RULES = 2
+"""A higher number means that a study of the number before cannot be continued. 1: version 0.1.0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,9 +181,14 @@ class StudyConfig:
     """Horizon of every full run."""
     steps_per_epoch: int
     """Optimizer steps."""
-    num_validation: int
-    """Validation images, on which every Top-1 is counted."""
-    num_classes: int
+    objective: Objective = field(default_factory=Objective)
+    """The metric that decides."""
+    paired: bool = True
+    """Whether runs of one seed are alike: whether the training can repeat a run."""
+    num_validation: int = 0
+    """Validation examples; 0 where their number is unknown."""
+    groups: tuple[ParameterGroup, ...] = ()
+    """Parameter groups with their own share of the peak LR; empty where there is only one."""
     settings: TrainSettings = field(default_factory=TrainSettings)
     seed: int = 0
     budget: Budget = field(default_factory=lambda: Budget(50, "trials"))
@@ -192,7 +206,7 @@ class StudyConfig:
     tried: tuple[Recipe, ...] = ()
     """What a search tries first after the baseline, moved into its space."""
     target: float | None = None
-    """Top-1 that convergence is measured against; `None`: the baseline's median final Top-1."""
+    """Value that convergence is measured against; `None`: the baseline's median final value."""
     num_seeds: int = 3
     """Runs of the baseline, and of each recipe that is confirmed."""
     max_seeds: int = 1
@@ -205,6 +219,9 @@ class StudyConfig:
     """What its user typed to begin it."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Hardware and versions that it was begun on."""
+    rules: int = RULES
+    """The rules of search that it was begun under; under others it can be read, but not continued.
+    """
 
     @property
     def is_comparison(self) -> bool:

@@ -1,4 +1,6 @@
-"""From the curves of a range test to the interval of peak LRs worth searching, or "no signal" and why.
+"""Derives the interval of peak LRs worth searching from the curves of a range test.
+
+Where the curves hold no signal, it says why.
 
 The sweep's raw losses are smoothed afterwards, with a centred window in log LR: a causal average
 (EMA .98, as in fastai and Lightning) lags by half the sweep. Every threshold is relative to the
@@ -27,7 +29,10 @@ about 3 below."""
 LOW_DROP, HIGH_RISE = 0.2, 0.25
 """Shares of the drop: reached where the interval begins, lost again where it ends."""
 SLIDE_DECADES, SLIDE_THRESHOLD = 1.2, 0.03
-RULE = "from the LR at which a fifth of the drop in loss is reached to {end}; first try: their geometric mean"
+RULE = (
+    "from the LR at which a fifth of the drop in loss is reached to {end}; first try: their "
+    "geometric mean"
+)
 RISEN = "the one past the minimum at which a quarter of it is lost again"
 BLOWN_UP = "the last one before the loss blew up"
 NOT_RISEN = (
@@ -53,12 +58,14 @@ def range_result(optimizer: str, curves: Sequence[RangeCurve]) -> RangeResult:
     num_points = len(shortest.lrs)
     if num_points == 0:
         return nothing(
-            "the loss was not finite before the first step: look for NaNs in the data, the model or the loss"
+            "the loss was not finite before the first step: look for NaNs in the data, the model "
+            "or the loss"
         )
     if num_points < MIN_POINTS:
         return nothing(
-            f"the sweep broke off after step {num_points}, at an LR of {shortest.lrs[-1]:.3g}, and {MIN_POINTS} steps "
-            "are needed: this LR is too high, or there are NaNs in the data, the model or the loss"
+            f"the sweep broke off after step {num_points}, at an LR of {shortest.lrs[-1]:.3g}, and "
+            f"{MIN_POINTS} steps are needed: this LR is too high, or there are NaNs in the data, "
+            "the model or the loss"
         )
     lrs, losses, noise = combine(curves)
     tenth = max(3, len(losses) // 10)
@@ -73,7 +80,8 @@ def range_result(optimizer: str, curves: Sequence[RangeCurve]) -> RangeResult:
                 "the loss only rises: there is no LR in the sweep from which it falls first"
             )
         return nothing(
-            f"the loss falls by {drop:.3g}, which its noise ({noise[lowest]:.2g} after smoothing) explains"
+            f"the loss falls by {drop:.3g}, which its noise ({noise[lowest]:.2g} after smoothing) "
+            "explains"
         )
 
     low = lrs[_first(losses[: lowest + 1] <= start - LOW_DROP * drop)]
@@ -98,8 +106,9 @@ def range_result(optimizer: str, curves: Sequence[RangeCurve]) -> RangeResult:
 def combine(curves: Sequence[RangeCurve]) -> tuple[Array, Array, Array]:
     """The median over seeds of the smoothed curves.
 
-    Returns: LRs and smoothed losses, shape (n,) for the n points that all curves have, and the
-        standard error of the smoothed losses.
+    Returns:
+        LRs and smoothed losses, shape (n,) for the n points that all curves have, and the standard
+        error of the smoothed losses.
     """
     num_points = min(len(curve.lrs) for curve in curves)
     lrs = np.asarray(curves[0].lrs[:num_points])
@@ -119,9 +128,12 @@ def combine(curves: Sequence[RangeCurve]) -> tuple[Array, Array, Array]:
 
 
 def smoothing(lrs: Array) -> Array:
-    """A local linear fit in log LR with triangular weights over `WINDOW_DECADES`: centred, unbiased at the ends too.
+    """A local linear fit in log LR with triangular weights over `WINDOW_DECADES`.
 
-    Returns: The weights of each loss (columns) in each smoothed loss (rows), shape (n, n):
+    It is centred, and unbiased at the ends as well.
+
+    Returns:
+        The weights of each loss (columns) in each smoothed loss (rows), shape (n, n):
         `smoothing(lrs) @ losses`.
     """
     x = np.log10(lrs)
@@ -132,10 +144,10 @@ def smoothing(lrs: Array) -> Array:
     alone = (
         determinant <= 1e-12 * s0 * s0
     )  # a point with no neighbour in its window keeps its own value
-    found: Array = weights * np.where(
+    fitted: Array = weights * np.where(
         alone, 1 / s0, (s2 - s1 * offsets) / np.where(alone, 1, determinant)
     )
-    return found
+    return fitted
 
 
 def minimum(lrs: Array, losses: Array) -> float | None:
@@ -153,7 +165,10 @@ def steep(lrs: Array, losses: Array) -> float | None:
 
 
 def valley(lrs: Array, losses: Array) -> float | None:
-    """The middle of the valley that the longest falling subsequence ends (fastai's `valley`, by ESRI)."""
+    """The middle of the longest valley in the loss (fastai's `valley`, by ESRI).
+
+    The valley is the longest falling subsequence of the losses.
+    """
     lengths = np.ones(
         len(losses), dtype=int
     )  # of the longest falling subsequence that ends at each point
@@ -166,7 +181,9 @@ def valley(lrs: Array, losses: Array) -> float | None:
 
 
 def slide(lrs: Array, losses: Array) -> float | None:
-    """The left end of an interval slid down from the right while the slope differs between its ends (fastai's `slide`).
+    """The left end of an interval that is slid down from the right (fastai's `slide`).
+
+    It slides while the slope differs between its ends.
 
     fastai's interval of 15 points and threshold of 0.005 a point, at its 100 points over 8 decades
     and a drop of about 2, are 1.2 decades and 0.03 drops a decade here.

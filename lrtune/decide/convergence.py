@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from lrtune.decide.noise import counting_error
+from lrtune.core.objective import Objective
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,23 +36,21 @@ class Convergence:
         return f"{self.spread} {'of' if self.num_reached else 'in'} {self.horizon_epochs}"
 
 
-def convergence_epoch(top1s: Sequence[float], target: float) -> int | None:
-    """The first epoch, from 1, whose Top-1 is at least `target`; `None` where no epoch's is.
+def convergence_epoch(objective: Objective, values: Sequence[float], target: float) -> int | None:
+    """The first epoch, from 1, whose value reaches the target; `None` where no epoch's does."""
+    reached = (objective.reached(value, target) for value in values)
+    return next((epoch for epoch, is_reached in enumerate(reached, start=1) if is_reached), None)
 
-    NaN reaches nothing.
+
+def settling_epoch(objective: Objective, values: Sequence[float]) -> int | None:
+    """The first epoch from which the centred 3-epoch median stays near the last one.
+
+    Near is within the objective's `tolerance` of the last median. `None` for an empty run.
     """
-    return next((epoch for epoch, top1 in enumerate(top1s, start=1) if top1 >= target), None)
-
-
-def settling_epoch(top1s: Sequence[float], num_images: int) -> int | None:
-    """The first epoch from which the centred 3-epoch median stays near the final level; `None` for an empty run.
-
-    Near is within `max(0.2, 2 sqrt(p (1 - p) / n))` points of the last median.
-    """
-    if not top1s:
+    if not values:
         return None
-    medians = [median(top1s[max(0, i - 1) : i + 2]) for i in range(len(top1s))]
-    near = max(0.2, 2 * counting_error(medians[-1], num_images))
+    medians = [median(values[max(0, i - 1) : i + 2]) for i in range(len(values))]
+    near = objective.tolerance(medians[-1])
     settled = len(medians)
     while settled > 1 and abs(medians[settled - 2] - medians[-1]) <= near:
         settled -= 1

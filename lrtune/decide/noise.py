@@ -3,10 +3,12 @@
 import math
 from dataclasses import dataclass
 
+from lrtune.core.objective import Objective
+
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A mean difference in points of Top-1, with its 95 % interval."""
+    """A mean difference of scores, higher is better, with its 95 % interval."""
 
     mean: float
     low: float
@@ -18,8 +20,14 @@ class Difference:
         """Whether the data go with no difference at all."""
         return self.low <= 0 <= self.high
 
+    def of_values(self, objective: Objective) -> tuple[float, float, float]:
+        """Mean, low and high of the difference of the metric itself."""
+        low, high = sorted((objective.signed(self.low), objective.signed(self.high)))
+        return objective.signed(self.mean), low, high
 
-def counting_error(top1: float, num_images: int) -> float:
-    """Standard error of a Top-1 that was counted on `num_images` images, in points: `sqrt(p (1 - p) / n)`."""
-    p = min(max(top1 / 100, 0.0), 1.0)
-    return 100 * math.sqrt(p * (1 - p) / num_images)
+    def text(self, objective: Objective) -> tuple[str, str]:
+        """The difference of the metric itself in words, and its interval or nothing."""
+        values = self.of_values(objective)
+        largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
+        mean, low, high = (objective.difference_text(value, beside=largest) for value in values)
+        return mean, f"[{low}, {high}]" if math.isfinite(self.low) else ""

@@ -54,15 +54,15 @@ def next_run(state: StudyState, ask: Ask) -> Run | Wait | Done:
     if failure:
         return Wait() if running else Done(failure, failed=True)
 
-    known = {record.run.id for record in state.records}
+    planned = {record.run.id for record in state.records}
     for run in baseline_runs(state):
-        if run.id not in known:
+        if run.id not in planned:
             return run
     searching = None if state.config.is_comparison else _next_of_search(state, ask)
     if searching is not None:
         return searching
     for run in runs_of_race(state):
-        if run.id not in known:
+        if run.id not in planned:
             if not _affordable(state, run, reserve_epochs=0):
                 break
             return run
@@ -74,7 +74,7 @@ def next_run(state: StudyState, ask: Ask) -> Run | Wait | Done:
 
 
 def _next_of_search(state: StudyState, ask: Ask) -> Run | Wait | None:
-    """A promotion, or else a new trial while the budget lasts, then what may still go up; `None` after all that."""
+    """A promotion, or else a new trial while the budget lasts; `None` at the end."""
     reserve = _reserve_epochs(state)
     promoted = promotion(state)
     if promoted is not None and _affordable(state, promoted, reserve_epochs=reserve):
@@ -101,7 +101,10 @@ def outcome(state: StudyState) -> Done | None:
 
 
 def _is_exhausted(state: StudyState) -> bool:
-    """Whether the sampler finds nothing new: what was tried before costs nothing, and would be tried for ever."""
+    """Whether the sampler finds nothing new.
+
+    What was tried before costs nothing, so it would be tried for ever.
+    """
     recipes = [trial.recipe for trial in trials_of(state)]
     return len(recipes) > MAX_REPEATS and set(recipes[-MAX_REPEATS:]) <= set(recipes[:-MAX_REPEATS])
 
@@ -112,7 +115,10 @@ def _max_trials(state: StudyState) -> float:
 
 
 def _reserve_epochs(state: StudyState) -> float:
-    """What the search leaves untouched: a full run of its best recipe, and the confirmations; at most a third."""
+    """Epochs that the search leaves for its best recipe and the confirmations.
+
+    They are at most a third of the budget.
+    """
     config = state.config
     most = max(config.num_seeds, config.max_seeds)
     wanted = (
@@ -132,9 +138,9 @@ def _affordable(state: StudyState, run: Run, *, reserve_epochs: float) -> bool:
     if budget.unit == "trials" or not epoch or state.config.is_comparison:
         return True
     behind = [r for r in state.records if r.run.trial == run.trial and _is_prefix(r.run, run)]
-    known = max((r.run.stop_epochs for r in behind), default=0)
+    behind_epochs = max((r.run.stop_epochs for r in behind), default=0)
     running = sum(r.run.stop_epochs - r.epochs for r in state.records if r.state == "running")
-    own = run.stop_epochs - known
+    own = run.stop_epochs - behind_epochs
     wanted = epoch * (running + own + reserve_epochs)
     if budget.unit == "seconds":
         wanted = max(
@@ -154,7 +160,7 @@ def _is_prefix(first: Run, run: Run) -> bool:
 
 
 def _epoch_cost(state: StudyState) -> float:
-    """One epoch, in the unit of the budget; 0 where that is not known, or nothing is spent by epochs."""
+    """The cost of one epoch in the unit of the budget; 0 where it is not known."""
     match state.config.budget.unit:
         case "epochs":
             return 1.0
@@ -175,10 +181,14 @@ def _hopeless_failure(state: StudyState) -> str:
 
 
 def _divergence(state: StudyState) -> str:
-    """That every run so far diverged, in words; empty where one did not."""
+    """That every run so far diverged, or has no value that decides; empty where one has."""
+    objective = state.config.objective
     measured = [record for record in state.records if record.measurements]
-    if not measured or not all(record.measurements[-1].diverged for record in measured):
+    lasts = [record.measurements[-1] for record in measured]
+    if not measured or not all(m.diverged or math.isnan(objective.value(m.metrics)) for m in lasts):
         return ""
+    if not any(m.diverged for m in lasts):
+        return f"{objective.title} was not a number at the end of any of {len(measured)} runs"
     low = min(record.run.recipe.peak_lr for record in measured)
-    said = f"each of {len(measured)} runs diverged, at peak LRs down to {low:.3g}"
-    return f"{said}: look for NaNs in the data, the model or the loss"
+    diverged = f"each of {len(measured)} runs diverged, at peak LRs down to {low:.3g}"
+    return f"{diverged}: look for NaNs in the data, the model or the loss"

@@ -1,13 +1,15 @@
-"""The race: the best recipes once more, with fresh seeds, and as many of those as it takes to tell them apart.
+"""The race: the best recipes are trained again with fresh seeds until they are told apart.
 
 Each begins with `num_seeds` of them, like the baseline. Then, seed by seed up to `max_seeds`, those
 go on that may still be the best; the baseline is one of them. Who goes on is decided between
 rounds, from the seeds that all had.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 
+from lrtune.core.objective import Objective
 from lrtune.core.recipe import Recipe
 from lrtune.core.run import BASELINE, Run, RunRecord
 from lrtune.core.study import StudyConfig, StudyState
@@ -39,24 +41,26 @@ def fresh_seeds(config: StudyConfig) -> range:
 
 
 def entrants(state: StudyState) -> list[Entrant]:
-    """Who is confirmed beside the baseline: the best few that differ from one another and from it, the best one first.
+    """The recipes that are confirmed beside the baseline, the best one first.
+
+    They differ from one another and from the baseline.
 
     In a comparison, everyone but the first, which is its baseline.
     """
     if state.config.is_comparison:
         named = enumerate(state.config.recipes[1:], start=1)
-        return [Entrant(number=number, name=one.name, recipe=one.recipe) for number, one in named]
+        return [Entrant(number=number, name=r.name, recipe=r.recipe) for number, r in named]
     seen = {state.config.baseline}
-    found: list[Entrant] = []
+    field: list[Entrant] = []
     for trial in best_first(trials_of(state)):
-        if len(found) == state.config.num_confirmed:
+        if len(field) == state.config.num_confirmed:
             break
         if trial.recipe not in seen:
             seen.add(trial.recipe)
-            found.append(
+            field.append(
                 Entrant(number=trial.number, name=f"trial {trial.number}", recipe=trial.recipe)
             )
-    return found
+    return field
 
 
 def baseline_runs(state: StudyState) -> list[Run]:
@@ -68,7 +72,7 @@ def baseline_runs(state: StudyState) -> list[Run]:
 
 
 def runs_of_race(state: StudyState) -> Iterator[Run]:
-    """The runs with fresh seeds in their order, as far as they are known: up to the first round that is not over."""
+    """The runs with fresh seeds in their order, up to the first round that is not over."""
     config, records = state.config, {record.run.id: record for record in state.records}
     field = entrants(state)
     first = list(enumerate(fresh_seeds(config)))
@@ -77,28 +81,28 @@ def runs_of_race(state: StudyState) -> Iterator[Run]:
         *(_run(state, entrant, index, seed) for entrant in field for index, seed in first),
     ]
     yield from runs
-    left = {BASELINE, *(entrant.number for entrant in field)}
+    remaining = {BASELINE, *(entrant.number for entrant in field)}
     for index in range(config.num_seeds, config.max_seeds if field else 0):
         if not all(run.id in records and records[run.id].state != "running" for run in runs):
             return
         seed = config.seed + 1 + index
-        left = still_open(standings(state, before_seed=seed), left)
-        if not left:
+        remaining = still_open(standings(state, before_seed=seed), remaining)
+        if not remaining:
             return
         runs = [
-            _run(state, one, index, seed)
-            for one in (baseline_of(state), *field)
-            if one.number in left
+            _run(state, entrant, index, seed)
+            for entrant in (baseline_of(state), *field)
+            if entrant.number in remaining
         ]
         yield from runs
 
 
-def still_open(ranking: Ranking, left: Set[int]) -> set[int]:
-    """Who of those left in the race may still win; empty once it is decided. Who is out stays out.
+def still_open(ranking: Ranking, remaining: Set[int]) -> set[int]:
+    """Which of those remaining in the race may still win; empty once it is decided.
 
-    A recipe that diverged is out, whatever it did with other seeds.
+    Who is out stays out. A recipe that diverged is out, whatever it did with other seeds.
     """
-    means = {number: top1 for number, top1 in ranking.means.items() if number in left}
+    means = {number: mean for number, mean in ranking.means.items() if number in remaining}
     if not means:
         return set()
     leader = max(means, key=lambda number: means[number])
@@ -113,32 +117,45 @@ def standings(state: StudyState, *, before_seed: int | None = None) -> Ranking:
         state: of the study.
         before_seed: leaves out this seed and later ones.
     """
-    known = fresh_top1s(state, before_seed=before_seed)
-    # A loss of everything is no draw from a normal distribution; it would drown what the others say
+    scores = fresh_scores(state, before_seed=before_seed)
+    # A run that diverged is no draw from a normal distribution; it would drown what the others say
     # of each other.
-    sound = {number: by_seed for number, by_seed in known.items() if 0.0 not in by_seed.values()}
-    return rank(sound, reference=BASELINE, num_images=state.config.num_validation)
+    sound = {
+        number: by_seed
+        for number, by_seed in scores.items()
+        if all(score > -math.inf for score in by_seed.values())
+    }
+    return rank(
+        sound,
+        reference=BASELINE,
+        least_difference=state.config.objective.least_difference,
+        paired=state.config.paired,
+    )
 
 
-def fresh_top1s(
+def fresh_scores(
     state: StudyState, *, before_seed: int | None = None
 ) -> Mapping[int, Mapping[int, float]]:
-    """Final Top-1 by trial and fresh seed, percent; 0 of a run that diverged."""
-    found: dict[int, dict[int, float]] = {}
+    """Final score by trial and fresh seed; `-inf` of a run that diverged."""
+    scores: dict[int, dict[int, float]] = {}
     for record in state.fresh:
         if has_outcome(record) and (before_seed is None or record.run.seed < before_seed):
-            found.setdefault(record.run.trial, {})[record.run.seed] = final_top1(record)
-    return found
+            of_trial = scores.setdefault(record.run.trial, {})
+            of_trial[record.run.seed] = final_score(state.config.objective, record)
+    return scores
 
 
 def has_outcome(record: RunRecord) -> bool:
-    """Whether a run says something of its recipe; leaving out those that diverged would flatter it."""
+    """Whether a run says something of its recipe.
+
+    One that diverged does: to leave it out would speak for the recipe.
+    """
     return record.state in ("completed", "diverged")
 
 
-def final_top1(record: RunRecord) -> float:
-    """Percent; 0 for a run that diverged, so that it is a loss and not a gap."""
-    return 0.0 if record.state == "diverged" else record.top1
+def final_score(objective: Objective, record: RunRecord) -> float:
+    """The score that a run ended with; `-inf` of one that diverged: a loss, and not a gap."""
+    return -math.inf if record.state == "diverged" else objective.score(record.metrics)
 
 
 def baseline_of(state: StudyState) -> Entrant:
@@ -152,6 +169,6 @@ def _run(state: StudyState, entrant: Entrant, index: int, seed: int) -> Run:
     return Run(
         id=f"baseline-{index}" if is_baseline else f"trial-{entrant.number:04d}-confirm-{index}",
         kind="baseline" if is_baseline else "confirm",
-        trial=entrant.number, recipe=entrant.recipe, recipe_epochs=epochs, horizon_epochs=epochs, stop_epochs=epochs,
-        seed=seed,
+        trial=entrant.number, recipe=entrant.recipe, recipe_epochs=epochs,
+        horizon_epochs=epochs, stop_epochs=epochs, seed=seed,
     )  # fmt: skip

@@ -1,6 +1,6 @@
-"""What fresh seeds say of several recipes together: differences with their intervals, and who is the best.
+"""What fresh seeds say of several recipes: differences with their intervals, and who is the best.
 
-The Top-1 of recipe k with seed s is `mu_k + b_s + e_ks`: seeds give initial weights and data order,
+The score of recipe k with seed s is `mu_k + b_s + e_ks`: seeds give initial weights and data order,
 so the runs of one seed share `b_s`, and what chance adds is normal with one variance for all. The
 candidates of a search are the best of many, so their scores flatter the first among them; they are
 taken as draws from one normal distribution, which pulls them together by as much as the data allow
@@ -8,8 +8,9 @@ taken as draws from one normal distribution, which pulls them together by as muc
 2006, doi 10.1214/06-BA117A). The recipe that they are compared with was not chosen for its score,
 and is left where it is. A posterior hardly minds which of them is looked at and when one stops to
 train more seeds, so the same numbers serve the race, the ties and the report. With one candidate
-the interval is that of the paired t test, a little wider. `benchmarks/intervals.py` tells how often
-all this is right.
+the interval is that of the paired t test, a little wider. Where a training cannot repeat a run, a
+seed does nothing, and there is no `b_s`. `benchmarks/intervals.py` tells how often all this is
+right.
 """
 
 import math
@@ -33,87 +34,103 @@ by as much as the noise."""
 NUM_WIDTHS = 32
 """Points on the prior of the candidates' width, all of the same probability."""
 NUM_DRAWS = 20_000
+SMALLEST = 1e-30
+"""Spread that is taken for none."""
 MIN_SEEDS = 2
-"""That two recipes must share before anything is said of their difference."""
+"""That two recipes must share, or have if seeds do nothing, before their difference has an
+interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """What is known of the true Top-1s, up to a constant that all share. Made by `rank`."""
+    """What is known of the true scores, up to a constant that all share. Made by `rank`."""
 
-    top1s: Mapping[int, Mapping[int, float]]
-    """By recipe and seed, percent."""
+    scores: Mapping[int, Mapping[int, float]]
+    """By recipe and seed, higher is better."""
     weights: Array
     """Posterior probability of each width, shape (w,)."""
     centres: Array
-    """Posterior mean of each recipe's Top-1 at each width, shape (w, k)."""
+    """Posterior mean of each recipe's score at each width, shape (w, k)."""
     roots: Array
     """Of their scale matrix: `roots @ roots.T`, shape (w, k, q)."""
     freedom: int
     """Degrees of freedom of the multivariate t distributions that `centres` and `roots` belong to;
     0: none."""
+    paired: bool = True
+    """Whether runs of one seed share what that seed did to them."""
 
     @cached_property
     def means(self) -> Mapping[int, float]:
-        """Each recipe's mean Top-1, percent, with what a seed did to all allowed for: least squares of recipe and seed.
+        """Each recipe's mean score, with what a seed did to all allowed for.
 
-        Where all recipes have the same seeds these are the plain means, and also where seeds link
-        no two recipes.
+        It is that of least squares by recipe and seed. Where all recipes have the same seeds these
+        are the plain means, and also where seeds link no two recipes or do nothing.
         """
-        runs = [
-            (recipe, seed, top1)
-            for recipe, scores in self.top1s.items()
-            for seed, top1 in scores.items()
-        ]
+        plain = {recipe: fmean(by_seed.values()) for recipe, by_seed in self.scores.items()}
+        runs = _runs(self.scores)
         seeds = sorted({seed for _, seed, _ in runs})
         design = np.array(
             [
-                [recipe == r for r in self.top1s] + [seed == s for s in seeds[1:]]
+                [recipe == r for r in self.scores] + [seed == s for s in seeds[1:]]
                 for recipe, seed, _ in runs
             ]
         )
-        if not runs or np.linalg.matrix_rank(design) < design.shape[1]:
-            return {recipe: fmean(scores.values()) for recipe, scores in self.top1s.items()}
-        effects = np.linalg.lstsq(design.astype(float), np.array([top1 for *_, top1 in runs]))[0]
-        offset = effects[len(self.top1s) :].sum() / len(seeds)
+        if not self.paired or not runs or np.linalg.matrix_rank(design) < design.shape[1]:
+            return plain
+        values = np.array([score for *_, score in runs])
+        effects = np.linalg.lstsq(design.astype(float), values)[0]
+        offset = effects[len(self.scores) :].sum() / len(seeds)
         # Rounded, so that equal ones are equal.
+        decimals = 10 - math.floor(math.log10(np.abs(values).max() or 1.0))
         return {
-            recipe: round(float(effect + offset), 9)
-            for recipe, effect in zip(self.top1s, effects, strict=False)
+            recipe: round(float(effect + offset), decimals)
+            for recipe, effect in zip(self.scores, effects, strict=False)
         }
 
     def difference(self, ours: int, theirs: int) -> Difference | None:
-        """Mean of `ours - theirs` over the seeds that both have, with its 95 % interval; `None` where there is none."""
-        shared = self.top1s[ours].keys() & self.top1s[theirs].keys()
-        if not shared:
+        """Mean of `ours - theirs`, with its 95 % interval; `None` where they cannot be compared.
+
+        It is the mean over the seeds that both have or, where seeds do nothing, that of the means.
+        """
+        a, b = self.scores[ours], self.scores[theirs]
+        shared = sorted(a.keys() & b.keys())
+        if self.paired and not shared:
             return None
-        mean = fmean(self.top1s[ours][seed] - self.top1s[theirs][seed] for seed in sorted(shared))
-        if len(shared) < MIN_SEEDS or not self.freedom:
+        num_seeds = len(shared) if self.paired else min(len(a), len(b))
+        mean = (
+            fmean(a[seed] - b[seed] for seed in shared)
+            if self.paired
+            else fmean(a.values()) - fmean(b.values())
+        )
+        if num_seeds < MIN_SEEDS or not self.freedom:
             return Difference(mean=mean, low=-math.inf, high=math.inf)
         low, high = (self._quantile(ours, theirs, p) for p in (TAIL, 1 - TAIL))
         return Difference(mean=mean, low=low, high=high)
 
     def probability_above(self, ours: int, theirs: int) -> float:
-        """That the true Top-1 of one recipe is above that of another."""
+        """That the true score of one recipe is above that of another."""
         return 1 - self._cumulative(ours, theirs, 0.0) if self.freedom else 0.5
 
     @cached_property
     def probability_best(self) -> Mapping[int, float]:
-        """Of each recipe, that its true Top-1 is the highest of all these; empty where nothing is known."""
+        """Of each recipe, that its true score is the highest of all these.
+
+        It is empty where nothing is known.
+        """
         if not self.freedom:
             return {}
         rng = np.random.default_rng(0)  # of the same data, the same figures
         widths = rng.choice(len(self.weights), size=NUM_DRAWS, p=self.weights)
         normal = rng.standard_normal((NUM_DRAWS, self.roots.shape[2]))
         scale = np.sqrt(self.freedom / rng.chisquare(self.freedom, NUM_DRAWS))
-        offsets = np.empty((NUM_DRAWS, len(self.top1s)))
+        offsets = np.empty((NUM_DRAWS, len(self.scores)))
         for width in np.unique(widths):
             offsets[widths == width] = normal[widths == width] @ self.roots[width].T
         draws = self.centres[widths] + offsets * scale[:, None]
-        counts = np.bincount(draws.argmax(axis=1), minlength=len(self.top1s))
+        counts = np.bincount(draws.argmax(axis=1), minlength=len(self.scores))
         return {
             recipe: float(count / NUM_DRAWS)
-            for recipe, count in zip(self.top1s, counts, strict=True)
+            for recipe, count in zip(self.scores, counts, strict=True)
         }
 
     def _cumulative(self, ours: int, theirs: int, value: float) -> float:
@@ -124,14 +141,18 @@ class Ranking:
     def _quantile(self, ours: int, theirs: int, probability: float) -> float:
         centres, scales = self._contrast(ours, theirs)
         ends = stats.t.ppf(probability, self.freedom, loc=centres, scale=scales)
-        low, high = float(ends.min()) - 1e-9, float(ends.max()) + 1e-9
-        return float(
-            optimize.brentq(lambda x: self._cumulative(ours, theirs, x) - probability, low, high)
+        low, width = float(ends.min()), float(ends.max() - ends.min())
+        if width <= 1e-12 * float(np.abs(ends).max()):
+            return low
+        # In units of the width, so that the solver's tolerance is relative.
+        share = optimize.brentq(
+            lambda x: self._cumulative(ours, theirs, low + x * width) - probability, -1e-9, 1 + 1e-9
         )
+        return low + float(share) * width
 
     def _contrast(self, ours: int, theirs: int) -> tuple[Array, Array]:
         """Location and scale of `ours - theirs` at each width, shape (w,) each."""
-        columns = list(self.top1s)
+        columns = list(self.scores)
         i, j = columns.index(ours), columns.index(theirs)
         return (
             self.centres[:, i] - self.centres[:, j],
@@ -140,29 +161,36 @@ class Ranking:
 
 
 def rank(
-    top1s: Mapping[int, Mapping[int, float]], *, reference: int | None, num_images: int
+    scores: Mapping[int, Mapping[int, float]],
+    *,
+    reference: int | None,
+    least_difference: float,
+    paired: bool = True,
 ) -> Ranking:
-    """What the final Top-1s of several recipes say of them.
+    """What the final scores of several recipes say of them.
 
-    Args: top1s: final Top-1 by recipe and seed, percent; recipes need not have the same seeds.
-        reference: the recipe that was not chosen for its score, if it is among them. num_images:
-        validation images that the Top-1s were counted on. The spread over a few seeds may come out
-        as zero
-            by luck; it is never taken as smaller than what counting can resolve, one image.
+    Args:
+        scores: final score by recipe and seed, finite; recipes need not have the same seeds.
+        reference: the recipe that was not chosen for its score, if it is among them.
+        least_difference: between two scores that an evaluation can show; 0 where it is not known.
+            The spread over a few seeds may come out as zero by luck; it is never taken as smaller
+            than what the evaluation, or arithmetic in float32, can resolve.
+        paired: whether runs of one seed share what that seed did to them.
     """
-    top1s = {recipe: scores for recipe, scores in top1s.items() if scores}
-    candidates = [recipe for recipe in top1s if recipe != reference]
-    seeds = sorted({seed for scores in top1s.values() for seed in scores})
-    runs = [
-        (recipe, seed, top1) for recipe, scores in top1s.items() for seed, top1 in scores.items()
-    ]
-    values = np.array([top1 for _, _, top1 in runs])
+    scores = {recipe: by_seed for recipe, by_seed in scores.items() if by_seed}
+    candidates = [recipe for recipe in scores if recipe != reference]
+    runs = _runs(scores)
+    seeds = sorted({seed for _, seed, _ in runs}) if paired else [None]
+    values = np.array([score for _, _, score in runs])
     drawn = candidates if len(candidates) > 1 else []
     # One column a seed; then how far the candidates as a whole are from the reference; then how far
     # each is from them.
-    led = [reference] if candidates and reference in top1s else []
+    led = [reference] if candidates and reference in scores else []
     fixed = np.array(
-        [[seed == s for s in seeds] + [recipe != r for r in led] for recipe, seed, _ in runs],
+        [
+            [not paired or seed == s for s in seeds] + [recipe != r for r in led]
+            for recipe, seed, _ in runs
+        ],
         dtype=float,
     )
     own = np.array([[recipe == c for c in drawn] for recipe, _, _ in runs], dtype=float).reshape(
@@ -171,21 +199,29 @@ def rank(
     design = np.hstack([fixed, own]) if runs else np.zeros((0, 0))
     freedom = len(runs) - len(seeds) - len(led)
     if freedom <= 0 or np.linalg.matrix_rank(fixed) < fixed.shape[1]:
-        nothing = np.zeros((1, len(top1s)))
+        nothing = np.zeros((1, len(scores)))
         return Ranking(
-            top1s=top1s, weights=np.ones(1), centres=nothing, roots=nothing[:, :, None], freedom=0
+            scores=scores,
+            weights=np.ones(1),
+            centres=nothing,
+            roots=nothing[:, :, None],
+            freedom=0,
+            paired=paired,
         )
     # From the columns to the recipes; what a seed adds is the same for all, and left out.
     pick = np.array(
         [
             [0.0] * len(seeds) + [recipe != r for r in led] + [recipe == c for c in drawn]
-            for recipe in top1s
+            for recipe in scores
         ]
     )
 
-    least = (
-        freedom * (100 / num_images) ** 2 / 2
-    )  # runs that differ by an image are each off by 1 / sqrt(2) of it
+    resolution = max(
+        least_difference, float(np.finfo(np.float32).eps * np.abs(values).max()), SMALLEST
+    )
+    # Runs that differ by the least difference are each off by 1 / sqrt(2) of it.
+    least = freedom * resolution**2 / 2
+    values = values - values.mean()  # the seeds' columns take it up; it would cost digits
     evidence, centres, roots = [], [], []
     for ratio in _ratios() if drawn else [1.0]:
         # Henderson's equations of the mixed model (1975, doi 10.2307/2529430), and its restricted
@@ -205,15 +241,25 @@ def rank(
         roots.append(axes * np.sqrt(np.clip(sizes, 0, None)) @ axes.T)
     weights = np.exp(np.array(evidence) - max(evidence))
     return Ranking(
-        top1s=top1s,
+        scores=scores,
         weights=weights / weights.sum(),
         centres=np.array(centres),
         roots=np.array(roots),
         freedom=freedom,
+        paired=paired,
     )
 
 
+def _runs(scores: Mapping[int, Mapping[int, float]]) -> list[tuple[int, int, float]]:
+    """Recipe, seed and score of each run."""
+    return [
+        (recipe, seed, score)
+        for recipe, by_seed in scores.items()
+        for seed, score in by_seed.items()
+    ]
+
+
 def _ratios() -> Iterator[float]:
-    """Widths of the candidates in units of the noise: quantiles of a half-Cauchy distribution of scale 1."""
+    """Widths of the candidates in units of the noise: quantiles of a half-Cauchy of scale 1."""
     for i in range(NUM_WIDTHS):
         yield math.tan(math.pi / 2 * (i + 0.5) / NUM_WIDTHS)

@@ -1,10 +1,11 @@
 """The recommendation: which recipe, how sure, and against what."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean, median, stdev
 
+from lrtune.core.objective import Objective
 from lrtune.core.recipe import Recipe, decay_parameters
 from lrtune.core.run import BASELINE, RunRecord
 from lrtune.core.study import StudyState
@@ -15,9 +16,9 @@ from lrtune.decide.race import (
     Entrant,
     baseline_of,
     entrants,
-    final_top1,
+    final_score,
+    fresh_scores,
     fresh_seeds,
-    fresh_top1s,
     has_outcome,
     standings,
 )
@@ -26,59 +27,69 @@ from lrtune.decide.trials import best_first, trials_of
 
 LIKELY = 0.05
 """Probability of being the best that a recipe needs to be named as the simplest of a tie."""
-Known = Mapping[int, Mapping[int, float]]
-"""Final Top-1 by trial and fresh seed."""
+BEYOND_CHANCE = 2.0
+"""Counting errors by which a value must be better than guessing."""
+Scores = Mapping[int, Mapping[int, float]]
+"""Final score by trial and fresh seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """A recipe that was trained with fresh seeds, or the best of a search that has not got so far."""
+    """A recipe that was trained with fresh seeds, or the best of an unfinished search."""
 
     trial: int
     """Its number, or `BASELINE`."""
     name: str
     """`baseline`, `trial 7`, or in a comparison what it is called there."""
     recipe: Recipe
-    search_top1: float
-    """Percent, of the full run that the search saw; nan where it saw none, and for the baseline."""
+    search_value: float
+    """Of the full run that the search saw; nan where it saw none, and for the baseline."""
     seeds: tuple[int, ...]
     """The fresh seeds that it was trained with."""
-    top1s: tuple[float, ...]
-    """Final Top-1 of the runs with fresh seeds, percent, in the order of the seeds."""
+    values: tuple[float, ...]
+    """What the runs with fresh seeds ended with, in the order of the seeds; nan of one that
+    diverged."""
     val_losses: tuple[float, ...]
-    """Final validation loss of the same runs; nan of one that diverged."""
+    """Final validation loss of the same runs; nan of one that diverged, or where there is none."""
     seconds: float
     """Time that one of these runs takes, what was reused counted in; the mean of them, nan without
     any."""
     convergence: Convergence
     settling_epoch: float
     """Median over the seeds; nan without any."""
-    test_top1s: tuple[float, ...] = ()
-    """The same runs on the test images; only the recommended recipe and the baseline have any."""
+    test_values: tuple[float, ...] = ()
+    """The same runs on the test split; only the recommended recipe and the baseline have any."""
     difference: Difference | None = None
     """To the baseline; `None` for the baseline itself, and where they share no seed."""
     probability_best: float = math.nan
-    """That no other of those confirmed has a higher true Top-1; nan where nothing is known of that.
-    """
+    """That no other of those confirmed is better in truth; nan where nothing is known of it."""
 
     @property
     def mean(self) -> float:
-        """Mean final Top-1 over fresh seeds; nan without any."""
-        return fmean(self.top1s) if self.top1s else math.nan
+        """Mean final value over fresh seeds; nan without any, and where one diverged."""
+        return fmean(self.values) if self.values else math.nan
 
     @property
     def spread(self) -> float:
-        """Standard deviation over fresh seeds, points; nan with fewer than two."""
-        return stdev(self.top1s) if len(self.top1s) > 1 else math.nan
+        """Standard deviation over fresh seeds; nan with fewer than two, and where one diverged."""
+        is_known = len(self.values) > 1 and all(map(math.isfinite, self.values))
+        return stdev(self.values) if is_known else math.nan
 
     @property
-    def optimism(self) -> float:
-        """How far the search's Top-1 lies above the confirmed mean, points: the winner's curse; nan where not known."""
-        return self.search_top1 - self.mean
+    def num_diverged(self) -> int:
+        """Runs with fresh seeds that diverged, or have no value for another reason."""
+        return sum(map(math.isnan, self.values))
+
+    def optimism(self, objective: Objective) -> float:
+        """How much better the search's value is than the confirmed mean; nan where not known.
+
+        It is the selection bias of the best of many, or the winner's curse.
+        """
+        return objective.signed(self.search_value - self.mean)
 
     @property
     def num_parts(self) -> int:
-        """What there is to set and explain in its schedule: a warmup, a floor, each parameter of its decay."""
+        """What there is to set in its schedule: a warmup, a floor, the decay's parameters."""
         parts = (self.recipe.warmup_epochs > 0) + (self.recipe.final_frac > 0)
         return parts + len(decay_parameters(self.recipe.decay.name))
 
@@ -97,7 +108,7 @@ class Recommendation:
     """Of `best` and its ties, as far as they may well be better, the one with the fewest parts, and
     then the earliest to converge; `None` without ties."""
     target: float
-    """Top-1 that convergence is measured against, percent; nan while there is none."""
+    """Value that convergence is measured against; nan while there is none."""
     target_source: str
     final: bool
     """Whether the study is done and `best` was confirmed."""
@@ -106,90 +117,93 @@ class Recommendation:
 
 
 def recommend(state: StudyState) -> Recommendation | None:
-    """The recipe to use, by the Top-1 over fresh seeds (`Ranking.means`); by the search's own until there are any.
+    """The recipe to use, by what fresh seeds say (`Ranking.means`).
+
+    It is by what the search has seen until there are any.
 
     Returns:
         `None` where no trial has finished and no baseline either.
     """
+    objective = state.config.objective
     target, source = target_of(state)
-    known, ranking = fresh_top1s(state), standings(state)
-    best_of = ranking.probability_best
+    scores, ranking = fresh_scores(state), standings(state)
     runs: dict[int, list[RunRecord]] = {}
     for record in state.fresh:
         if has_outcome(record):
             runs.setdefault(record.run.trial, []).append(record)
 
-    def contender(entrant: Entrant, search_top1: float) -> Contender:
+    def contender(entrant: Entrant, search_value: float) -> Contender:
         number = entrant.number
-        of_it = runs.get(number, [])
-        epochs = [convergence_epoch([m.top1 for m in r.measurements], target) for r in of_it]
-        settling = [
-            settling_epoch([m.top1 for m in r.measurements], state.config.num_validation)
-            for r in of_it
-        ]
+        records = runs.get(number, [])
+        curves = [[objective.value(m.metrics) for m in record.measurements] for record in records]
+        settling = [settling_epoch(objective, curve) for curve in curves]
+        settled = [epoch for epoch in settling if epoch is not None]
+        probabilities = ranking.probability_best
+        unlikely = 0.0 if number in scores and probabilities else math.nan
         return Contender(
             trial=number,
             name=entrant.name,
             recipe=entrant.recipe,
-            search_top1=search_top1,
-            seeds=tuple(r.run.seed for r in of_it),
-            top1s=tuple(map(final_top1, of_it)),
-            val_losses=tuple(
-                r.measurements[-1].val_loss if r.measurements else math.nan for r in of_it
+            search_value=search_value,
+            seeds=tuple(record.run.seed for record in records),
+            values=tuple(_final_value(objective, record) for record in records),
+            val_losses=tuple(record.metrics.get("val_loss", math.nan) for record in records),
+            seconds=_mean_seconds(records),
+            convergence=Convergence(
+                epochs=tuple(convergence_epoch(objective, curve, target) for curve in curves),
+                horizon_epochs=state.config.epochs,
             ),
-            seconds=fmean(sum(m.seconds for m in r.measurements) for r in of_it)
-            if of_it
-            else math.nan,
-            convergence=Convergence(epochs=tuple(epochs), horizon_epochs=state.config.epochs),
-            settling_epoch=median(settled)
-            if (settled := [s for s in settling if s is not None])
-            else math.nan,
-            test_top1s=tuple(r.test_top1 for r in of_it if r.test_top1 is not None),
-            difference=None
-            if number == BASELINE
-            else _difference(number, BASELINE, known, ranking),
-            probability_best=best_of.get(number, 0.0 if number in known and best_of else math.nan),
+            settling_epoch=median(settled) if settled else math.nan,
+            test_values=tuple(
+                objective.value(record.test) for record in records if record.test is not None
+            ),
+            difference=(
+                None if number == BASELINE else _difference(number, BASELINE, scores, ranking)
+            ),
+            probability_best=probabilities.get(number, unlikely),
         )
 
-    baseline = None
-    if BASELINE in runs:
-        baseline = contender(baseline_of(state), math.nan)
+    baseline = contender(baseline_of(state), math.nan) if BASELINE in runs else None
     if state.config.is_comparison:
-        candidates = [c for entrant in entrants(state) if (c := contender(entrant, math.nan)).top1s]
+        candidates = [contender(entrant, math.nan) for entrant in entrants(state)]
+        candidates = [candidate for candidate in candidates if candidate.values]
     else:
         candidates = [
             contender(
                 Entrant(number=trial.number, name=f"trial {trial.number}", recipe=trial.recipe),
-                trial.top1,
+                objective.value(trial.final_metrics),
             )
             for trial in best_first(trials_of(state))
         ]
+
+    def place(candidate: Contender) -> tuple[bool, float]:
+        """What is highest is the best; of those that diverged with a seed, the fewest times."""
+        is_sound = candidate.trial in ranking.means
+        return is_sound, ranking.means[candidate.trial] if is_sound else -candidate.num_diverged
+
     # The baseline comes first, so that it keeps its place where a new recipe only equals it.
-    proven = ([baseline] if baseline else []) + [c for c in candidates if c.top1s]
-    ranked = sorted(
-        proven,
-        key=lambda c: (c.trial in ranking.means, ranking.means.get(c.trial, c.mean)),
-        reverse=True,
-    )
-    if any(c.top1s and c.trial != BASELINE for c in ranked) or (
-        baseline and baseline.mean > 0 and not candidates
+    proven = ([baseline] if baseline else []) + [c for c in candidates if c.values]
+    ranked = sorted(proven, key=place, reverse=True)
+    is_alone = baseline is not None and not candidates
+    if any(c.trial != BASELINE for c in ranked) or (
+        is_alone and baseline and baseline.num_diverged < len(baseline.values)
     ):
         best = ranked[0]
     elif candidates:
         # The baseline's own recipe is often among the trials; it has its fresh seeds already.
-        best = baseline if baseline and candidates[0].recipe == baseline.recipe else candidates[0]
+        best = candidates[0]
+        if baseline and best.recipe == baseline.recipe:
+            best = baseline
     else:
         return None
     ended = outcome(state)
-    final = ended is not None and not ended.failed and bool(best.top1s)
+    final = ended is not None and not ended.failed and bool(best.values)
     ties = tuple(
-        c for c in ranked if c is not best and best.top1s and _is_tie(best, c, known, ranking)
+        c for c in ranked if c is not best and best.values and _is_tie(best, c, scores, ranking)
     )
-    plausible = [
-        c for c in ties if not c.probability_best < LIKELY
-    ]  # nan: nothing is known of that
+    plausible = [c for c in ties if not c.probability_best < LIKELY]  # nan: nothing is known of it
     simplest = min((best, *plausible), key=_upkeep) if ties else None
-    return Recommendation(
+    recommendation = Recommendation(
         best=best,
         baseline=baseline,
         contenders=tuple(ranked),
@@ -198,48 +212,85 @@ def recommend(state: StudyState) -> Recommendation | None:
         target=target,
         target_source=source,
         final=final,
-        verdict=_verdict(
-            best, baseline, ties, simplest, final=final, compared=state.config.is_comparison
-        ),
+        verdict="",
     )
+    return replace(recommendation, verdict=_verdict(state, recommendation))
 
 
 def target_of(state: StudyState) -> tuple[float, str]:
-    """The Top-1 that convergence is measured against, and where it comes from; nan while there is none.
+    """The value that convergence is measured against, and its source; nan while there is none.
 
     It is fixed before the search: seeds that the race adds do not move it.
     """
+    objective = state.config.objective
     if state.config.target is not None:
         return state.config.target, "asked for"
     first = fresh_seeds(state.config)
-    finals = [
-        final_top1(r) for r in state.of_kind("baseline") if has_outcome(r) and r.run.seed in first
+    scores = [
+        final_score(objective, record)
+        for record in state.of_kind("baseline")
+        if has_outcome(record) and record.run.seed in first
     ]
     whose = state.config.recipes[0].name if state.config.is_comparison else "the baseline"
-    if not finals:
+    if not scores:
         return math.nan, "no baseline yet"
-    if median(finals) == 0:
+    if median(scores) == -math.inf:
         return math.nan, f"{whose} diverged"
-    seeds = "1 seed" if len(finals) == 1 else f"{len(finals)} seeds"
-    return median(finals), f"{whose}'s median final Top-1 over {seeds}"
+    seeds = "1 seed" if len(scores) == 1 else f"{len(scores)} seeds"
+    source = f"{whose}'s median final {objective.title} over {seeds}"
+    return objective.signed(median(scores)), source
 
 
-def _difference(ours: int, theirs: int, known: Known, ranking: Ranking) -> Difference | None:
-    """Over the seeds that both have, `None` where there is none; unbounded where one of them diverged once."""
-    if {ours, theirs} <= ranking.top1s.keys():
+def untrained_reason(state: StudyState) -> str:
+    """That no epoch of any run is better than guessing, in words; empty where one is.
+
+    A constant prediction is a guess, too. It is empty where nothing is known of guesses.
+    """
+    objective = state.config.objective
+    guess, measurements = objective.trivial, [m for r in state.records for m in r.measurements]
+    if guess is None or not measurements:
+        return ""
+    margin = BEYOND_CHANCE * objective.counting_error(guess)
+    values = (objective.value(m.metrics) for m in measurements)
+    if any(objective.improves(value, guess, threshold=margin) for value in values):
+        return ""
+    kind = "a constant prediction" if guess == objective.constant else "guessing"
+    chance = ", by more than chance explains" if margin else ""
+    return (
+        f"No epoch of any run is better than {kind} ({objective.title} "
+        f"{objective.text(guess, unit=True)}){chance}: look for a fault in the data, the model or "
+        "the loss before you use any of this."
+    )
+
+
+def _final_value(objective: Objective, record: RunRecord) -> float:
+    """Nan of a run that diverged."""
+    return math.nan if record.state == "diverged" else objective.value(record.metrics)
+
+
+def _mean_seconds(records: Sequence[RunRecord]) -> float:
+    """Time of a run, what was reused counted in; nan without any."""
+    times = [sum(m.seconds for m in record.measurements) for record in records]
+    return fmean(times) if times else math.nan
+
+
+def _difference(ours: int, theirs: int, scores: Scores, ranking: Ranking) -> Difference | None:
+    """The difference of two recipes, `None` where they cannot be compared.
+
+    It has no mean and no bounds where one of them diverged once.
+    """
+    if {ours, theirs} <= ranking.scores.keys():
         return ranking.difference(ours, theirs)
-    shared = known.get(ours, {}).keys() & known.get(theirs, {}).keys()
-    if not shared:
+    if not scores.get(ours, {}).keys() & scores.get(theirs, {}).keys():
         return None
-    mean = fmean(known[ours][seed] - known[theirs][seed] for seed in sorted(shared))
-    return Difference(mean=mean, low=-math.inf, high=math.inf)
+    return Difference(mean=math.nan, low=-math.inf, high=math.inf)
 
 
-def _is_tie(best: Contender, other: Contender, known: Known, ranking: Ranking) -> bool:
+def _is_tie(best: Contender, other: Contender, scores: Scores, ranking: Ranking) -> bool:
     """Whether fresh seeds do not tell them apart. What diverged is no tie of what did not."""
-    if best.trial in ranking.top1s and other.trial not in ranking.top1s:
+    if best.trial in ranking.scores and other.trial not in ranking.scores:
         return False
-    difference = _difference(best.trial, other.trial, known, ranking)
+    difference = _difference(best.trial, other.trial, scores, ranking)
     return difference is None or difference.includes_zero
 
 
@@ -249,41 +300,49 @@ def _upkeep(contender: Contender) -> tuple[float, float]:
     return contender.num_parts, median(epochs) if epochs else math.inf
 
 
-def _verdict(
-    best: Contender, baseline: Contender | None, ties: tuple[Contender, ...], simplest: Contender | None, *,
-    final: bool, compared: bool,
-) -> str:  # fmt: skip
-    if not best.top1s:
-        return (
-            "Best of the search so far, not confirmed with fresh seeds: expect less than its Top-1."
+def _verdict(state: StudyState, recommendation: Recommendation) -> str:
+    """How sure the recommendation is, in sentences."""
+    best, baseline, simplest = recommendation.best, recommendation.baseline, recommendation.simplest
+    compared, sentences = state.config.is_comparison, []
+    if reason := untrained_reason(state):
+        sentences.append(reason)
+    if not best.values:
+        sentences.append(
+            "Best of the search so far, not confirmed with fresh seeds: expect a worse "
+            f"{state.config.objective.title}."
         )
-    said = []
+        return " ".join(sentences)
     if best is baseline and not compared:
         beaten = "Nothing that was confirmed beats the baseline"
-        said.append(f"{beaten}: keep it." if final else f"{beaten} so far.")
-    elif (
-        baseline is not None and best.difference is not None and math.isfinite(best.difference.low)
-    ):
-        d = best.difference
-        against = baseline.name if compared else "the baseline"
-        interval = f"{d.mean:+.2f} points of Top-1 against {against}, 95 % interval [{d.low:+.2f}, {d.high:+.2f}]"
-        told_apart = "no gain is proved" if d.includes_zero else "better" if d.mean > 0 else "worse"
-        said.append(f"{interval}: {told_apart}.")
-    if ties:
-        names = ", ".join(c.name for c in ties)
+        sentences.append(f"{beaten}: keep it." if recommendation.final else f"{beaten} so far.")
+    elif baseline is not None and best.difference and math.isfinite(best.difference.low):
+        sentences.append(_gain(state, best.difference, baseline))
+    if recommendation.ties:
+        names = ", ".join(c.name for c in recommendation.ties)
         name = best.name if compared else best.name.capitalize()
-        said.append(
-            f"{name} is a tie with {names}: {_shared_seeds(best, ties)} not tell them apart."
-        )
+        seeds = _shared_seeds(best, recommendation.ties)
+        sentences.append(f"{name} is a tie with {names}: {seeds} not tell them apart.")
     elif compared:
-        said.append(f"{best.name} is told apart from all others.")
+        sentences.append(f"{best.name} is told apart from all others.")
     if simplest is not None and simplest is not best:
-        said.append(
-            f"The simplest that may well be the best is {simplest.name}: {simplest.recipe.label}."
-        )
-    if not final:
-        said.append(f"The {'comparison' if compared else 'study'} is not finished.")
-    return " ".join(said)
+        label = simplest.recipe.label
+        sentences.append(f"The simplest that may well be the best is {simplest.name}: {label}.")
+    if not recommendation.final:
+        sentences.append(f"The {'comparison' if compared else 'study'} is not finished.")
+    return " ".join(sentences)
+
+
+def _gain(state: StudyState, difference: Difference, baseline: Contender) -> str:
+    """The difference to the baseline in a sentence."""
+    objective = state.config.objective
+    mean, interval = difference.text(objective)
+    against = baseline.name if state.config.is_comparison else "the baseline"
+    if difference.includes_zero:
+        judged = "no gain is proved"
+    else:
+        judged = "better" if difference.mean > 0 else "worse"
+    unit = objective.difference_unit
+    return f"{mean} {unit} against {against}, 95 % interval {interval}: {judged}."
 
 
 def _shared_seeds(best: Contender, ties: tuple[Contender, ...]) -> str:

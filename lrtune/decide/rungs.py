@@ -61,8 +61,11 @@ def check_rungs(rungs: tuple[Rung, ...], pruner: PrunerName, epochs: int) -> Non
     Raises:
         InputError: they do not.
     """
-    problems = [f"a rung must be shorter than the full run of {epochs} epochs, but got {rung}." for rung in rungs
-                if rung.epochs >= epochs]  # fmt: skip
+    problems = [
+        f"a rung must be shorter than the full run of {epochs} epochs, but got {rung}."
+        for rung in rungs
+        if rung.epochs >= epochs
+    ]
     if pruner not in LADDERS:
         problems.append(
             f"`rungs` go with `pruner` {', '.join(LADDERS)}, but got {pruner}, which has none."
@@ -77,11 +80,14 @@ def first_run(state: StudyState, number: int, recipe: Recipe) -> Run:
 
 
 def promotion(state: StudyState, *, settled: bool = False) -> Run | None:
-    """The next run of a trial that deserves it, from the highest rung down; `None` where no trial does.
+    """The next run of a trial that deserves it; `None` where no trial does.
 
-    Args: state: the study. settled: whether no trial will be added. Until then a rung with fewer
-        than `reduction_factor` trials promotes
-            none of them; after it at least one.
+    Looks from the highest rung down.
+
+    Args:
+        state: the study.
+        settled: whether no trial will be added. Until then a rung with fewer than
+            `reduction_factor` trials promotes none of them; after it at least one.
     """
     trials = trials_of(state)
     for ladder, peers in _by_ladder(trials):
@@ -93,19 +99,20 @@ def promotion(state: StudyState, *, settled: bool = False) -> Run | None:
 
 
 def factor_at(config: StudyConfig, ladder: tuple[Rung, ...], level: int) -> int:
-    """Trials of a level for each one that goes up: `reduction_factor`, or more where the next run is longer by more.
+    """How many trials of a level there are for each one that goes up.
 
-    So no level costs more than the one below it.
+    It is `reduction_factor`, or the factor by which the next run is longer where that is more. So
+    no level costs more than the one below it.
     """
     lengths = [*(rung.epochs for rung in ladder), config.epochs]
     return max(config.reduction_factor, round(lengths[level] / lengths[level - 1]))
 
 
 def is_regardless(config: StudyConfig, number: int, level: int) -> bool:
-    """Whether a trial goes up from a level whatever its score. Which ones do depends on their number alone.
+    """Whether a trial goes up from a level whatever its score.
 
-    Of Hyperband that is the number within the bracket, since trials are dealt to the brackets in
-    turn.
+    That depends on its number alone. Of Hyperband it is the number within the bracket, since
+    trials are dealt to the brackets in turn.
     """
     within = number // (len(config.rungs) + 1) if config.pruner == "hyperband" else number
     return (within + 5 * level) % REGARDLESS_EVERY == REGARDLESS_EVERY - 1
@@ -129,7 +136,7 @@ class RungSummary:
 def summaries(state: StudyState) -> list[RungSummary]:
     """The rungs of a study, lowest first; empty where it has none."""
     trials = trials_of(state)
-    found = []
+    rungs = []
     for ladder, peers in _by_ladder(trials):
         for level, rung in enumerate(ladder, start=1):
             entered = [trial for trial in peers if trial.level >= level]
@@ -141,7 +148,7 @@ def summaries(state: StudyState) -> list[RungSummary]:
                 if len(both) > 2
                 else float("nan")
             )
-            found.append(
+            rungs.append(
                 RungSummary(
                     rung=rung,
                     num_trials=len(entered),
@@ -150,7 +157,7 @@ def summaries(state: StudyState) -> list[RungSummary]:
                     tau=float(tau),
                 )
             )
-    return found
+    return rungs
 
 
 def _by_ladder(trials: list[Trial]) -> list[tuple[tuple[Rung, ...], list[Trial]]]:
@@ -164,7 +171,7 @@ def _by_ladder(trials: list[Trial]) -> list[tuple[tuple[Rung, ...], list[Trial]]
 def _deserving(
     config: StudyConfig, peers: list[Trial], level: int, *, settled: bool
 ) -> Iterator[Trial]:
-    """Trials that may go up from a level: those whose turn it is regardless, then those that are good enough."""
+    """Trials that may go up from a level: by turn first, then by merit."""
     entered = [trial for trial in peers if trial.level >= level]
     for trial in entered:
         if is_regardless(config, trial.number, level) and _waits(trial, level):

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 
+from lrtune.core.objective import Metrics, averaged
 from lrtune.core.recipe import Recipe
-from lrtune.core.run import Measurement, Run, RunRecord
+from lrtune.core.run import Run, RunRecord
 from lrtune.core.study import Rung, StudyConfig, StudyState
 
 
@@ -21,8 +22,7 @@ class Trial:
     runs: tuple[RunRecord, ...]
     """Its runs so far, at least one, lowest rung first."""
     scores: tuple[float, ...]
-    """Of its ended runs, in points of Top-1, higher is better; `-inf` of one that diverged, failed
-    or was pruned."""
+    """Of its ended runs, higher is better; `-inf` of one that diverged, failed or was pruned."""
 
     @property
     def level(self) -> int:
@@ -50,20 +50,20 @@ class Trial:
         return self.runs[-1].run.kind == "full" and self.runs[-1].state == "completed"
 
     @property
-    def top1(self) -> float:
-        """Top-1 of its full run; nan without one."""
-        return self.runs[-1].top1 if self.finished else math.nan
+    def final_metrics(self) -> Metrics:
+        """What its full run came to; empty without one."""
+        return self.runs[-1].metrics if self.finished else {}
 
 
 def trials_of(state: StudyState) -> list[Trial]:
     """The trials of a study, in the order of their numbers."""
     global _latest
-    known = _latest
-    if state.config is not known.config:
-        known = _Grouped(config=state.config)
-    if state.records is not known.records:
-        _latest = known = _regrouped(known, state)
-    return list(known.trials.values())
+    grouped = _latest
+    if state.config is not grouped.config:
+        grouped = _Grouped(config=state.config)
+    if state.records is not grouped.records:
+        _latest = grouped = _regrouped(grouped, state)
+    return list(grouped.trials.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +83,9 @@ class _Grouped:
 _latest = _Grouped()
 
 
-def _regrouped(known: _Grouped, state: StudyState) -> _Grouped:
+def _regrouped(past: _Grouped, state: StudyState) -> _Grouped:
     """The trials of a state, of which only those are made anew whose runs have changed."""
-    pairs = zip_longest(state.records, known.records)
+    pairs = zip_longest(state.records, past.records)
     differing = (
         record for now, before in pairs if now is not before for record in (now, before) if record
     )
@@ -94,13 +94,13 @@ def _regrouped(known: _Grouped, state: StudyState) -> _Grouped:
     for record in state.records if changed else ():
         if record.run.trial in changed and record.run.is_of_search:
             runs.setdefault(record.run.trial, []).append(record)
-    trials = {number: trial for number, trial in known.trials.items() if number not in changed}
+    trials = {number: trial for number, trial in past.trials.items() if number not in changed}
     trials |= {number: _trial(state, number, of_trial) for number, of_trial in runs.items()}
     return _Grouped(config=state.config, records=state.records, trials=dict(sorted(trials.items())))
 
 
 def best_first(trials: Iterable[Trial]) -> list[Trial]:
-    """Those that are alive and have a score: the fewest rungs left first, and by score among equals in that.
+    """Trials that are alive and have a score, the highest rung first, then by score.
 
     Scores of different rungs are not comparable: on each the few best went up. Equal ones keep
     their order.
@@ -123,20 +123,28 @@ def ladder_of(config: StudyConfig, number: int) -> tuple[Rung, ...]:
 
 
 def score_of(state: StudyState, record: RunRecord) -> float:
-    """What an ended run is ranked by: the study's signal, or Top-1 itself where the schedule came to its end."""
-    if record.state != "completed" or not record.measurements:
+    """What an ended run is ranked by.
+
+    The study's signal, or the objective itself where the schedule came to its end.
+    """
+    if record.state != "completed":
         return -math.inf
-    last = record.measurements[-1]
     unfinished = record.run.stop_epochs < record.run.horizon_epochs
-    score = signal_of(state.config, last) if unfinished else last.top1
-    return -math.inf if math.isnan(score) else score
+    if unfinished:
+        return signal_of(state.config, record.metrics)
+    return state.config.objective.score(record.metrics)
 
 
-def signal_of(config: StudyConfig, measurement: Measurement) -> float:
-    """What an unfinished run is judged by, percent: by its averaged weights, unless the study says raw or has none."""
-    if config.signal == "averaged" and config.settings.ema_half_life_epochs:
-        return measurement.averaged_top1
-    return measurement.top1
+def signal_of(config: StudyConfig, metrics: Metrics) -> float:
+    """The score that an unfinished run is judged by, `-inf` where it was not measured.
+
+    It is that of the averaged weights, unless the study says raw, or the training has none.
+    """
+    objective = config.objective
+    name = averaged(objective.metric)
+    if config.signal == "averaged" and name in metrics:
+        return replace(objective, metric=name).score(metrics)
+    return objective.score(metrics)
 
 
 def warmup_epochs_of(run: Run) -> float:

@@ -1,4 +1,4 @@
-"""What a study found, as people and programs read it: one report, rendered as Markdown, HTML, JSON, plots and terminal.
+"""The report of a study, rendered as Markdown, HTML, JSON, plots and terminal output.
 
 `document.py` works everything out; the other modules only set it. Nothing here is imported before
 it is needed.

@@ -4,6 +4,7 @@ import math
 from statistics import fmean
 from typing import NamedTuple
 
+from lrtune.core.objective import UNKNOWN, Objective
 from lrtune.core.run import BASELINE
 from lrtune.core.study import StudyState
 from lrtune.decide.recommend import Contender, Recommendation
@@ -15,9 +16,9 @@ class ContenderRow(NamedTuple):
 
     name: str
     recipe: str
-    search_top1: str
-    """Of the one run that the search saw: the largest of many, so flattering."""
-    top1: str
+    search_value: str
+    """Of the one run that the search saw: the best of many, so flattering."""
+    value: str
     """Mean and standard deviation over fresh seeds."""
     num_seeds: int
     difference: str
@@ -29,20 +30,11 @@ class ContenderRow(NamedTuple):
     """Mean over the same seeds."""
     time: str
     """Of one of these runs, the mean."""
-    test_top1: str
+    test_value: str
     recommended: bool
     marks: tuple[str, ...]
-    """What the verdict says of it: `recommended` (of a comparison `in the lead`), `tie`,
+    """What the verdict says of it: `recommended` (in a comparison `in the lead`), `tie` or
     `simplest`."""
-
-
-class PublishedRow(NamedTuple):
-    """What others report of a recipe, in words."""
-
-    name: str
-    on: str
-    top1: str
-    convergence: str
 
 
 class Column(NamedTuple):
@@ -53,30 +45,40 @@ class Column(NamedTuple):
     """Of `ContenderRow`."""
 
 
-def compared(found: Recommendation | None) -> tuple[Contender, ...]:
+def compared(recommendation: Recommendation | None) -> tuple[Contender, ...]:
     """The contenders that are shown, the recommended one first even where it is not confirmed."""
-    if found is None:
+    if recommendation is None:
         return ()
-    return (found.best, *(c for c in found.contenders if c.trial != found.best.trial))
+    return (
+        recommendation.best,
+        *(c for c in recommendation.contenders if c.trial != recommendation.best.trial),
+    )
 
 
-def contender_rows(state: StudyState, found: Recommendation | None) -> tuple[ContenderRow, ...]:
+def contender_rows(
+    state: StudyState, recommendation: Recommendation | None
+) -> tuple[ContenderRow, ...]:
     """One a recipe, in the order of `compared`."""
-    return tuple(_row(state, found, contender) for contender in compared(found)) if found else ()
+    return (
+        tuple(_row(state, recommendation, contender) for contender in compared(recommendation))
+        if recommendation
+        else ()
+    )
 
 
 def columns_of(state: StudyState, rows: tuple[ContenderRow, ...]) -> tuple[Column, ...]:
-    """What there is to say of these rows.
+    """The columns that these rows have something for.
 
-    The horizon is once in a heading, where a line of 80 is short.
+    The number of epochs is in a heading, and not in each row, to save room in a terminal.
     """
     comparison = state.config.is_comparison
     reference = wording.recipe_name(state.config, BASELINE)
     if len(reference) > 20:
         reference = "the first"
+    objective = state.config.objective
     columns = [
-        Column("Search", "search_top1"),
-        Column("Top-1, %" if comparison else "Fresh seeds", "top1"),
+        Column("Search", "search_value"),
+        Column(wording.heading(objective) if comparison else "Fresh seeds", "value"),
         Column("Seeds", "num_seeds"),
         Column(f"To {reference}", "difference"),
         Column("Best", "probability_best"),
@@ -84,108 +86,121 @@ def columns_of(state: StudyState, rows: tuple[ContenderRow, ...]) -> tuple[Colum
         Column("Settled", "settling"),
         Column("Final loss", "val_loss"),
         Column(wording.count(state.config.epochs, "epoch"), "time"),
-        Column("Test", "test_top1"),
+        Column("Test", "test_value"),
     ]
-    left_out = {"search_top1"} if comparison else {"val_loss", "time"}
+    left_out = {"search_value"} if comparison else {"val_loss", "time"}
+    if objective.metric == "val_loss":  # the very values that are compared
+        left_out.add("val_loss")
     if not tested(rows):
-        left_out.add("test_top1")
+        left_out.add("test_value")
     return tuple(column for column in columns if column.field not in left_out)
 
 
-def published_rows(state: StudyState) -> tuple[PublishedRow, ...]:
-    """Of a comparison; quoted, and never mixed with what was measured."""
-    quoted = ((named.name, named.published) for named in state.config.recipes)
-    return tuple(
-        PublishedRow(name, found.on, f"{found.top1:g}", str(found.convergence_epoch))
-        for name, found in quoted
-        if found
-    )
-
-
 def tested(rows: tuple[ContenderRow, ...]) -> bool:
-    """Whether the test images were read."""
-    return any(row.test_top1 != wording.UNKNOWN for row in rows)
+    """Whether the test split was read."""
+    return any(row.test_value != UNKNOWN for row in rows)
 
 
 def table_note(state: StudyState, rows: tuple[ContenderRow, ...]) -> str:
     """What the columns mean."""
     comparison, reference = state.config.is_comparison, wording.recipe_name(state.config, BASELINE)
-    said = ["Top-1 in percent: mean ± standard deviation over the seeds."]
+    objective = state.config.objective
+    first = f"{wording.title(objective)}{wording.reading(objective)}"
+    sentences = [f"{first}: mean ± standard deviation over the seeds."]
     if not comparison:
-        left = any(row.search_top1 == wording.UNKNOWN and row.name != "baseline" for row in rows)
-        said = [
-            "Top-1 in percent. Search: the one run that the search saw, the best of many and so flattering"
-            f"{'; of a trial that was left on a rung there is none' if left else ''}. "
-            "Fresh seeds: mean ± standard deviation over seeds that the search did not use."
+        unknown = any(row.search_value == UNKNOWN and row.name != "baseline" for row in rows)
+        on_rung = "; a trial that was left on a rung has none" if unknown else ""
+        sentences = [
+            f"{first}. Search: the one run that the search saw, the best of many and so "
+            f"flattering{on_rung}. Fresh seeds: mean ± standard deviation over seeds that the "
+            "search did not use."
         ]
     if len({row.num_seeds for row in rows}) > 1:
-        said.append(
-            "The numbers of seeds differ, so rows are in the order of means with what a seed did to all allowed for."
+        sentences.append(
+            "The numbers of seeds differ, so rows are in the order of means with what a seed did "
+            "to all allowed for."
         )
-    said += [
-        f"To {reference}: points of Top-1, the mean over the seeds that both have, with the 95 % interval of the true "
-        "difference.",
-        "Best: the probability that no other of these has a higher true Top-1. One model of all runs gives both: it "
-        "knows which runs share a seed, and draws the candidates together as far as the data allow, since the best of "
-        "many flatter themselves; so a mean need not lie in the middle of its interval.",
+    unit = objective.difference_unit
+    if not objective.is_percentage:
+        unit = f"the difference {unit}"
+    sentences += [
+        f"To {reference}: {unit}, the mean over the seeds that both have, with the 95 % interval "
+        "of the true difference.",
+        "Best: the probability that none of the others is better in truth. One model of all runs "
+        "gives both: it knows which runs share a seed, and draws the candidates together as the "
+        "data allow, since the best of many flatter themselves; so a mean need not lie in the "
+        "middle of its interval.",
         "Convergence: epoch, median [min, max] over the seeds.",
-        "Settled: the epoch from which Top-1 stays near its final level.",
+        f"Settled: the epoch from which {objective.title} stays near its final level.",
     ]
     if comparison:
-        said.append(
-            "Final loss: on the validation images, mean over the seeds. "
-            f"{wording.count(state.config.epochs, 'epoch')}: the mean time of a run."
-        )
+        if objective.metric != "val_loss":
+            sentences.append("Final loss: on the validation split, mean over the seeds.")
+        epochs = wording.count(state.config.epochs, "epoch")
+        sentences.append(f"{epochs}: the mean time of a run.")
     if tested(rows):
-        said.append("Test: images read once, for these recipes only.")
-    return " ".join(said)
+        sentences.append("Test: a split that was read once, for these recipes only.")
+    return " ".join(sentences)
 
 
-def optimism(found: Recommendation | None) -> str:
-    """The winner's curse in numbers: the best score of the search beside what it came to with fresh seeds."""
-    known = [c for c in found.contenders if math.isfinite(c.optimism)] if found else []
-    if not known:
+def optimism(state: StudyState, recommendation: Recommendation | None) -> str:
+    """The winner's curse in numbers: the best of the search beside what fresh seeds made of it."""
+    objective = state.config.objective
+    contenders = recommendation.contenders if recommendation else ()
+    both = [c for c in contenders if math.isfinite(c.optimism(objective))]
+    if not both:
         return ""
-    first = max(known, key=lambda contender: (contender.search_top1, -contender.trial))
-    said = [
-        f"Winner's curse: the best search score of those confirmed was {first.search_top1:.2f} % ({first.name}); "
-        f"over {wording.count(len(first.top1s), 'fresh seed')} it has {first.mean:.2f} %, {_off(first.optimism)}."
+    first = max(both, key=lambda c: (objective.signed(c.search_value), -c.trial))
+    best, mean = (objective.text(value, unit=True) for value in (first.search_value, first.mean))
+    seeds = wording.count(len(first.values), "fresh seed")
+    sentences = [
+        f"Winner's curse: the best search score of those confirmed was {best} ({first.name}); "
+        f"over {seeds} it has {mean}, {_off(objective, first.optimism(objective))}."
     ]
-    if len(known) > 1:
-        average = _off(fmean(contender.optimism for contender in known))
-        said.append(f"On average over the {len(known)} that have both, fresh seeds give {average}.")
-    return " ".join(said)
+    if len(both) > 1:
+        average = _off(objective, fmean(c.optimism(objective) for c in both))
+        sentences.append(
+            f"On average over the {len(both)} that have both, fresh seeds give {average}."
+        )
+    return " ".join(sentences)
 
 
-def _off(optimism: float) -> str:
-    return f"{abs(optimism):.2f} points {'less' if optimism >= 0 else 'more'}"
+def _test_value(objective: Objective, contender: Contender) -> str:
+    """A dash where the test split was not read, and where the metric was not measured on it."""
+    values = contender.test_values
+    return UNKNOWN if any(map(math.isnan, values)) else objective.summary(values)
 
 
-def _row(state: StudyState, found: Recommendation, contender: Contender) -> ContenderRow:
-    recommended = contender.trial == found.best.trial
+def _off(objective: Objective, optimism: float) -> str:
+    amount = objective.difference_text(abs(optimism)).lstrip("+")
+    points = " points" if objective.is_percentage else ""
+    return f"{amount}{points} {'less' if objective.signed(optimism) >= 0 else 'more'}"
+
+
+def _row(state: StudyState, recommendation: Recommendation, contender: Contender) -> ContenderRow:
+    objective, recommended = state.config.objective, contender.trial == recommendation.best.trial
     marks = []
     if recommended:
         marks.append("in the lead" if state.config.is_comparison else "recommended")
     # Without fresh seeds nothing is known to be equal either.
-    if found.best.top1s and contender.trial in {one.trial for one in found.ties}:
+    if recommendation.best.values and contender.trial in {tie.trial for tie in recommendation.ties}:
         marks.append("tie")
-    if found.simplest is not None and contender.trial == found.simplest.trial:
+    if recommendation.simplest is not None and contender.trial == recommendation.simplest.trial:
         marks.append("simplest")
+    all_diverged = contender.num_diverged == len(contender.values)
     return ContenderRow(
         name=contender.name,
         recipe=contender.recipe.label,
-        search_top1=wording.number(contender.search_top1),
-        top1=wording.mean_and_spread(contender.top1s) if contender.top1s else "not confirmed",
-        num_seeds=len(contender.top1s),
-        difference=wording.difference(contender.difference),
+        search_value=objective.text(contender.search_value),
+        value=objective.summary(contender.values) if contender.values else "not confirmed",
+        num_seeds=len(contender.values),
+        difference=wording.difference(objective, contender.difference),
         probability_best=wording.probability(contender.probability_best),
-        convergence=wording.UNKNOWN if math.isnan(found.target) else contender.convergence.spread,
-        settling=wording.number(contender.settling_epoch, 0),
-        val_loss=wording.number(fmean(contender.val_losses), 3)
-        if contender.val_losses
-        else wording.UNKNOWN,
+        convergence=UNKNOWN if math.isnan(recommendation.target) else contender.convergence.spread,
+        settling=UNKNOWN if all_diverged else wording.number(contender.settling_epoch, 0),
+        val_loss=wording.loss(fmean(contender.val_losses or (math.nan,))),
         time=wording.duration(contender.seconds),
-        test_top1=wording.mean_and_spread(contender.test_top1s),
+        test_value=_test_value(objective, contender),
         recommended=recommended,
         marks=tuple(marks),
     )

@@ -66,24 +66,25 @@ class Cost:
             f"{wording.count(amount, 'run')} {state}",
             *(f"{amount:,} {state}" for state, amount in others),
         ]
-        said = [
+        parts = [
             f"{wording.count(spent.asked, 'epoch')} asked for: {spent.trained:,} trained in "
             f"{wording.duration(self.seconds)}{again}, {spent.reused:,} reused, {avoided}"
         ]
         if self.num_trials:
-            said.append(
+            parts.append(
                 f"{wording.count(self.num_trials, 'trial')}, {self.num_finished:,} of them in full"
             )
-        said.append(", ".join(runs))
+        parts.append(", ".join(runs))
         if self.retries:
-            said.append(
-                f"a run lost its worker {wording.count(self.retries, 'time')}, and went on with another"
+            parts.append(
+                f"a run lost its worker {wording.count(self.retries, 'time')}, "
+                "and went on with another"
             )
-        return f"{'; '.join(said)}."
+        return f"{'; '.join(parts)}."
 
 
 def cost_of(state: StudyState) -> Cost:
-    """The sum of it."""
+    """The cost of all runs of a study so far."""
     states = ("completed", "pruned", "diverged", "failed", "running")
     numbers = {name: sum(record.state == name for record in state.records) for name in states}
     return Cost(
@@ -98,7 +99,7 @@ def cost_of(state: StudyState) -> Cost:
 
 
 def cost_rows(state: StudyState) -> tuple[CostRow, ...]:
-    """By what the runs were for; empty where all were for one thing, and in a comparison, where all are alike."""
+    """The cost of each kind of run; empty where all runs were of one kind, and in a comparison."""
     rows = []
     for kind, purpose in PURPOSES.items():
         records = state.of_kind(kind)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from lrtune.core.objective import Objective
 from lrtune.core.recipe import Recipe
 from lrtune.core.run import BASELINE, Measurement, RunRecord
 from lrtune.core.study import StudyState
@@ -22,7 +23,10 @@ NUM_CURVE_POINTS = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """A line of a plot: `xs`, `ys` and, over several seeds, the band `lows` to `highs`, all of one length."""
+    """A line of a plot, with the band from `lows` to `highs` where it is of several seeds.
+
+    All of its sequences have the same length.
+    """
 
     label: str
     xs: tuple[float, ...]
@@ -31,25 +35,27 @@ class Curve:
     highs: tuple[float, ...] = ()
 
 
-def lr_curves(state: StudyState, found: Recommendation | None) -> tuple[Curve, ...]:
-    """LR by epoch: of the recommended recipe and, where it is another, of the baseline; in a comparison of all."""
-    if found is None:
+def lr_curves(state: StudyState, recommendation: Recommendation | None) -> tuple[Curve, ...]:
+    """LR by epoch of the recommended recipe and of the baseline; in a comparison of all."""
+    if recommendation is None:
         return ()
-    shown = [found.best]
+    shown = [recommendation.best]
     if state.config.is_comparison:
-        shown = list(compared(found))[:NUM_COMPARED_CURVES]
-    elif found.baseline is not None and found.baseline.trial != found.best.trial:
-        shown.append(found.baseline)
+        shown = list(compared(recommendation))[:NUM_COMPARED_CURVES]
+    elif (
+        recommendation.baseline is not None
+        and recommendation.baseline.trial != recommendation.best.trial
+    ):
+        shown.append(recommendation.baseline)
     return tuple(_lr_curve(state, contender) for contender in shown)
 
 
 def _lr_curve(state: StudyState, contender: Contender) -> Curve:
-    """The LR over the epochs of a full run; of a plateau, as its best run went, as far as that was measured."""
+    """The LR over the epochs of a full run; that of a plateau decay as its best run went."""
     recipe, config = contender.recipe, state.config
     runs = _full_runs(state, contender.trial)
-    best = max(
-        runs, key=lambda record: -math.inf if math.isnan(record.top1) else record.top1, default=None
-    )
+    score = state.config.objective.score
+    best = max(runs, key=lambda record: score(record.metrics), default=None)
     return lr_curve(
         contender.name,
         recipe,
@@ -68,9 +74,13 @@ def lr_curve(
 ) -> Curve:
     """LR against epochs.
 
-    Args: label: name of the curve. recipe: whose LR. epochs: horizon. steps_per_epoch: optimizer
-        steps. measurements: of one run, from its first epoch; only a plateau needs them, and it
-        ends where they end.
+    Args:
+        label: name of the curve.
+        recipe: whose LR.
+        epochs: horizon.
+        steps_per_epoch: optimizer steps.
+        measurements: of one run, from its first epoch; only a plateau needs them, and it ends where
+            they end.
     """
     schedule = build_schedule(recipe, epochs=epochs, steps_per_epoch=steps_per_epoch)
     stride = max(1, epochs * steps_per_epoch // NUM_CURVE_POINTS)
@@ -85,51 +95,64 @@ def lr_curve(
         if recipe.decay.name == "plateau":
             if epoch >= len(measurements):
                 break
-            schedule = schedule.observe(
-                val_loss=measurements[epoch].val_loss, top1=measurements[epoch].top1
-            )
+            schedule = schedule.observe(measurements[epoch].metrics)
     return Curve(label=label, xs=tuple(xs), ys=tuple(ys))
 
 
-def learning_curves(state: StudyState, found: Recommendation | None) -> tuple[Curve, ...]:
-    """Top-1 by epoch of the confirmed contenders; without those, of the best of the search; of the baseline always."""
-    if found is None:
+def learning_curves(state: StudyState, recommendation: Recommendation | None) -> tuple[Curve, ...]:
+    """The objective by epoch of the confirmed contenders and of the baseline.
+
+    Where no trial was confirmed, they are those of the best trials of the search.
+    """
+    if recommendation is None:
         return ()
     if state.config.is_comparison:
-        shown = [(c.name, _full_runs(state, c.trial)) for c in compared(found)][
+        shown = [(c.name, _full_runs(state, c.trial)) for c in compared(recommendation)][
             :NUM_COMPARED_CURVES
         ]
-        return tuple(_learning_curve(name, runs) for name, runs in shown if runs)
-    shown = [(c.name, _full_runs(state, c.trial)) for c in compared(found)]
-    known = {contender.trial for contender in compared(found)}
-    if not any(c.top1s and c.trial != BASELINE for c in found.contenders):
+        return tuple(
+            _learning_curve(state.config.objective, name, runs) for name, runs in shown if runs
+        )
+    shown = [(c.name, _full_runs(state, c.trial)) for c in compared(recommendation)]
+    confirmed = {contender.trial for contender in compared(recommendation)}
+    if not any(c.values and c.trial != BASELINE for c in recommendation.contenders):
         shown += [
             (f"trial {t.number}", [t.runs[-1]])
             for t in finished_trials(state)
-            if t.number not in known
+            if t.number not in confirmed
         ]
     others = [(name, runs) for name, runs in shown if name != "baseline"][:NUM_LEARNING_CURVES]
     baseline = [(name, runs) for name, runs in shown if name == "baseline"]
-    return tuple(_learning_curve(name, runs) for name, runs in others + baseline if runs)
+    return tuple(
+        _learning_curve(state.config.objective, name, runs)
+        for name, runs in others + baseline
+        if runs
+    )
 
 
 def _full_runs(state: StudyState, trial: int) -> list[RunRecord]:
-    """The runs of a trial with something measured: those with fresh seeds, or the search's own where there are none."""
+    """The measured runs of a trial with fresh seeds, or the search's own where there are none."""
     whole = (r for r in state.records if r.run.trial == trial and r.run.kind != "rung")
     runs = [r for r in whole if r.measurements and r.state != "failed"]
     fresh = [r for r in runs if not r.run.is_of_search]
     return fresh or runs
 
 
-def _learning_curve(label: str, runs: Sequence[RunRecord]) -> Curve:
-    """Mean Top-1 by epoch with the band from the worst seed to the best; ends with the shortest run that completed."""
+def _learning_curve(objective: Objective, label: str, runs: Sequence[RunRecord]) -> Curve:
+    """The mean by epoch with the band from the worst seed to the best.
+
+    It ends with the shortest run that completed. Epochs with a value that is nan are gaps.
+    """
     whole = [r for r in runs if r.state == "completed"] or list(runs)
     epochs = min(record.epochs for record in whole)
-    by_epoch = [[record.measurements[i].top1 for record in whole] for i in range(epochs)]
+    by_epoch = [
+        [objective.value(record.measurements[i].metrics) for record in whole] for i in range(epochs)
+    ]
+    measured = [values if not any(map(math.isnan, values)) else [math.nan] for values in by_epoch]
     return Curve(
         label=label,
         xs=tuple(float(i + 1) for i in range(epochs)),
-        ys=tuple(fmean(top1s) for top1s in by_epoch),
-        lows=tuple(map(min, by_epoch)),
-        highs=tuple(map(max, by_epoch)),
+        ys=tuple(map(fmean, measured)),
+        lows=tuple(map(min, measured)),
+        highs=tuple(map(max, measured)),
     )

@@ -1,10 +1,11 @@
-"""Everything that a report says, worked out once: Markdown, HTML, JSON, plots and terminal only set it."""
+"""Everything that a report says, worked out once; the other modules only set it."""
 
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from lrtune.core.objective import UNKNOWN, Objective
 from lrtune.core.run import BASELINE
 from lrtune.core.study import StudyConfig, StudyState
 from lrtune.decide.plan import outcome
@@ -14,11 +15,9 @@ from lrtune.reporting import wording
 from lrtune.reporting.contenders import (
     Column,
     ContenderRow,
-    PublishedRow,
     columns_of,
     contender_rows,
     optimism,
-    published_rows,
     table_note,
 )
 from lrtune.reporting.cost import Cost, CostRow, cost_of, cost_rows
@@ -48,7 +47,7 @@ class Report:
     recommendation: Recommendation | None
     """`None` where no run has finished yet."""
     importances: Mapping[str, float]
-    """Parameter to its share in the Top-1 of the trials; may be empty."""
+    """Parameter to its share in what the trials came to; may be empty."""
 
 
 class Fact(NamedTuple):
@@ -89,8 +88,6 @@ class Document:
     contenders: tuple[ContenderRow, ...]
     table_note: str
     """What the columns mean."""
-    published: tuple[PublishedRow, ...]
-    """What others report of the same recipes."""
     optimism: str
     """The winner's curse in numbers; empty where nothing is known of it."""
     rungs: tuple[RungRow, ...]
@@ -113,14 +110,23 @@ class Document:
     settings: tuple[tuple[str, str], ...]
     """How the study was trained and searched, and on what."""
     lr_curves: tuple[Curve, ...]
-    """LR by epoch: the recommended recipe and, where it is another, the baseline; in a comparison
-    all of them."""
+    """LR by epoch of the recommended recipe and of the baseline; in a comparison of all recipes."""
     learning_curves: tuple[Curve, ...]
-    """Top-1 by epoch of the best few; in a comparison of all."""
+    """The objective by epoch of the best few; in a comparison of all."""
     importances: tuple[tuple[str, float], ...]
     """Largest first."""
     code: str
     """The recommended recipe in plain PyTorch; empty without one."""
+
+    @property
+    def objective(self) -> Objective:
+        """The metric that decides."""
+        return self.report.state.config.objective
+
+    @property
+    def learning_title(self) -> str:
+        """What the learning curves show, at the beginning of a sentence."""
+        return wording.validation(self.objective, first=True)
 
     @property
     def compares(self) -> bool:
@@ -135,20 +141,22 @@ class Document:
     @property
     def replayed(self) -> bool:
         """Whether an LR curve is that of one run, since a plateau decay follows the run."""
-        found = self.report.recommendation
-        shown = () if found is None else found.contenders if self.compares else (found.best,)
+        recommendation = self.report.recommendation
+        shown = (
+            ()
+            if recommendation is None
+            else recommendation.contenders
+            if self.compares
+            else (recommendation.best,)
+        )
         return any(contender.recipe.decay.name == "plateau" for contender in shown)
 
     @property
     def tables(self) -> dict[str, Table]:
-        """By name; all but that of the contenders, of which a terminal shows the columns that it has room for."""
+        """By name; without that of the contenders, whose columns depend on the room there is."""
+        heading = wording.heading(self.objective)
+        score = "%" if self.objective.is_percentage else self.objective.title
         return {
-            "published": Table(
-                "Published elsewhere",
-                ("Recipe", "On", "Top-1, %", "Convergence, epoch"),
-                "llrr",
-                self.published,
-            ),
             "rungs": Table(
                 "Rungs",
                 ("Rung", "Trials", "Promoted on score", "Regardless of it", "Kendall's tau"),
@@ -157,25 +165,30 @@ class Document:
             ),
             "finished": Table(
                 "Runs of the search that finished",
-                ("Run", "Recipe", "Top-1, %", "Epochs trained"),
+                ("Run", "Recipe", heading, "Epochs trained"),
                 "llrr",
-                tuple((run.id, run.recipe, run.top1, run.trained) for run in self.finished),
+                tuple((run.id, run.recipe, run.value, run.trained) for run in self.finished),
             ),
             "left": Table(
                 "Trials that were left on a rung",
-                ("Trial", "Recipe", "Score, %", "Why"),
+                ("Trial", "Recipe", f"Score, {score}", "Why"),
                 "llrl",
                 tuple(
-                    (f"trial-{one.trial:04d}", one.recipe, f"{one.score:.2f}", one.reason)
-                    for one in self.left
+                    (
+                        f"trial-{trial.trial:04d}",
+                        trial.recipe,
+                        self.objective.text(trial.value),
+                        trial.reason,
+                    )
+                    for trial in self.left
                 ),
             ),
             "stopped": Table(
                 "Runs that were stopped early",
-                ("Run", "Recipe", "Top-1, %", "Epochs", "Why"),
+                ("Run", "Recipe", heading, "Epochs", "Why"),
                 "llrrl",
                 tuple(
-                    (run.id, run.recipe, run.top1, run.epochs, _why(run)) for run in self.stopped
+                    (run.id, run.recipe, run.value, run.epochs, _why(run)) for run in self.stopped
                 ),
             ),
             "cost": Table(
@@ -190,28 +203,28 @@ class Document:
     def cost_note(self) -> str:
         """What the words of the cost mean."""
         return (
-            "Asked for: if every recipe had been trained in full, from its start. Reused: taken over from runs that "
-            "agree up to there. Avoided: of recipes that were not worth a full run."
+            "Asked for: if every recipe had been trained in full, from its start. Reused: taken "
+            "over from runs that agree up to there. Avoided: of recipes that were not "
+            "worth a full run."
         )
 
 
 def compose(report: Report) -> Document:
     """Works a report out, whatever stage its study is at."""
-    state, found = report.state, report.recommendation
-    config, rows = state.config, contender_rows(state, found)
+    state, recommendation = report.state, report.recommendation
+    config, rows = state.config, contender_rows(state, recommendation)
     return Document(
         report=report,
         task=wording.task(config.task),
-        headline=_headline(state, found),
-        schedule=wording.schedule_sentence(found.best.recipe, config.epochs) if found else "",
-        verdict=found.verdict if found else _why_nothing(state),
-        facts=_facts(state, found),
-        target=_target(state, found),
+        headline=_headline(state, recommendation),
+        schedule=_sentence(config, recommendation) if recommendation else "",
+        verdict=recommendation.verdict if recommendation else _why_nothing(state),
+        facts=_facts(state, recommendation),
+        target=_target(state, recommendation),
         columns=columns_of(state, rows),
         contenders=rows,
         table_note=table_note(state, rows),
-        published=published_rows(state),
-        optimism=optimism(found),
+        optimism=optimism(state, recommendation),
         rungs=rung_rows(state) if config.rungs else (),
         rung_note=rung_note(state),
         fates=fates(state),
@@ -226,11 +239,17 @@ def compose(report: Report) -> Document:
         cost=cost_of(state),
         cost_rows=cost_rows(state),
         settings=(*_settings(config), *_peak_memory(state)),
-        lr_curves=lr_curves(state, found),
-        learning_curves=learning_curves(state, found),
+        lr_curves=lr_curves(state, recommendation),
+        learning_curves=learning_curves(state, recommendation),
         importances=tuple(sorted(report.importances.items(), key=lambda item: -item[1])),
-        code=torch_code(found.best.recipe, config.epochs, config.steps_per_epoch, config.settings)
-        if found
+        code=torch_code(
+            recommendation.best.recipe,
+            config.epochs,
+            config.steps_per_epoch,
+            config.settings,
+            config.groups,
+        )
+        if recommendation
         else "",
     )
 
@@ -239,17 +258,21 @@ def _why(run: RunRow) -> str:
     return f"{run.state}: {run.reason}" if run.reason else run.state
 
 
-def _headline(state: StudyState, found: Recommendation | None) -> str:
+def _headline(state: StudyState, recommendation: Recommendation | None) -> str:
     if state.config.is_comparison:
         return f"Comparison of {wording.count(len(state.config.recipes), 'recipe')}"
-    if found is None:
+    if recommendation is None:
         return f"Nothing has finished{_yet(state)}."
-    sentence = wording.schedule_sentence(found.best.recipe, state.config.epochs)
-    if found.best.trial != BASELINE:
+    sentence = _sentence(state.config, recommendation)
+    if recommendation.best.trial != BASELINE:
         return sentence
     # Before the search has finished anything, "keep" would claim a comparison that nobody has made.
     kept = "Keep the baseline" if finished_trials(state) else "Only the baseline so far"
     return f"{kept}: {sentence[0].lower()}{sentence[1:]}"
+
+
+def _sentence(config: StudyConfig, recommendation: Recommendation) -> str:
+    return wording.schedule_sentence(recommendation.best.recipe, config.epochs, config.groups)
 
 
 def _why_nothing(state: StudyState) -> str:
@@ -263,93 +286,112 @@ def _yet(state: StudyState) -> str:
     return "" if outcome(state) else " yet"
 
 
-def _facts(state: StudyState, found: Recommendation | None) -> tuple[Fact, ...]:
-    """Top-1 and convergence beside the baseline's, the difference, and how sure it is that nothing else is better."""
-    if found is None:
+def _facts(state: StudyState, recommendation: Recommendation | None) -> tuple[Fact, ...]:
+    """The value and convergence beside the baseline's, the difference, and how sure it is."""
+    if recommendation is None:
         return ()
-    best = found.best
+    best = recommendation.best
     name = f" of {best.name}" if state.config.is_comparison else ""
-    if not best.top1s:
+    objective = state.config.objective
+    if not best.values:
         return (
             _unconfirmed(state, best),
             Fact("Convergence, epoch", str(best.convergence), "takes fresh seeds"),
-            *_baseline_facts(found),
+            *_baseline_facts(state, recommendation),
         )
-    top1, convergence = wording.count(len(best.top1s), "fresh seed"), _reached(best, found.target)
+    seeds = wording.count(len(best.values), "fresh seed")
+    convergence = _reached(state, best, recommendation.target)
     other = (
-        found.baseline
-        if found.baseline is not None and found.baseline.trial != best.trial
+        recommendation.baseline
+        if recommendation.baseline is not None and recommendation.baseline.trial != best.trial
         else None
     )
     if other is not None:
         reference = wording.recipe_name(state.config, BASELINE)
-        top1 += f"; {reference} {wording.mean_and_spread(other.top1s)} ({len(other.top1s)})"
-        convergence += f"; {reference} {wording.convergence(other.convergence, found.target)}"
+        seeds += f"; {reference} {objective.summary(other.values)} ({len(other.values)})"
+        convergence += (
+            f"; {reference} {wording.convergence(other.convergence, recommendation.target)}"
+        )
     facts = [
-        Fact(f"Top-1{name}, %", wording.mean_and_spread(best.top1s), top1),
+        Fact(_label(objective, of=name), objective.summary(best.values), seeds),
         Fact(
-            "Convergence, epoch", wording.convergence(best.convergence, found.target), convergence
+            "Convergence, epoch",
+            wording.convergence(best.convergence, recommendation.target),
+            convergence,
         ),
     ]
     if other is not None and (difference := best.difference) is not None:
-        interval = f"95 % interval [{difference.low:+.2f}, {difference.high:+.2f}]"
-        said = interval if math.isfinite(difference.low) else "no interval"
-        facts.append(
-            Fact(
-                f"To {wording.recipe_name(state.config, BASELINE)}, points",
-                f"{difference.mean:+.2f}",
-                said,
-            )
-        )
-    if len(found.contenders) > 1:
+        mean, interval = difference.text(objective)
+        note = f"95 % interval {interval}" if interval else "no interval"
+        if not objective.is_percentage:
+            note += f"; {wording.direction(objective)}"
+        unit = ", points" if objective.is_percentage else ""
+        label = f"To {wording.recipe_name(state.config, BASELINE)}{unit}"
+        facts.append(Fact(label, UNKNOWN if math.isnan(difference.mean) else mean, note))
+    if len(recommendation.contenders) > 1:
         tied = (
-            f"a tie with {len(found.ties)} of them" if found.ties else "told apart from all others"
+            f"a tie with {len(recommendation.ties)} of them"
+            if recommendation.ties
+            else "told apart from all others"
         )
         probability = wording.probability(best.probability_best)
-        facts.append(Fact("Probability best", probability, f"of {len(found.contenders)}; {tied}"))
+        facts.append(
+            Fact("Probability best", probability, f"of {len(recommendation.contenders)}; {tied}")
+        )
     return tuple(facts)
 
 
+def _label(objective: Objective, *, before: str = "", of: str = "") -> str:
+    """`Top-1 of trial 7, %`, or `Baseline f1`."""
+    label = f"{before} {objective.title}" if before else wording.title(objective)
+    return f"{label}{of}{', %' if objective.is_percentage else ''}"
+
+
 def _unconfirmed(state: StudyState, best: Contender) -> Fact:
-    if not math.isnan(best.search_top1):
-        return Fact(
-            "Top-1, %", wording.number(best.search_top1), "one run of the search, not confirmed"
-        )
+    objective = state.config.objective
+    label = _label(objective)
+    if not math.isnan(best.search_value):
+        value = objective.text(best.search_value)
+        return Fact(label, value, "one run of the search, not confirmed")
     trial = next(trial for trial in trials_of(state) if trial.number == best.trial)
-    rung = trial.ladder[trial.level - 1].label
-    return Fact(
-        "Top-1, %",
-        wording.UNKNOWN,
-        f"not trained in full yet: {trial.score:.2f} at the rung of {rung}",
-    )
+    rung, value = trial.ladder[trial.level - 1].label, objective.text(objective.signed(trial.score))
+    return Fact(label, UNKNOWN, f"not trained in full yet: {value} at the rung of {rung}")
 
 
-def _baseline_facts(found: Recommendation) -> Iterator[Fact]:
-    if found.baseline is not None:
-        top1 = wording.mean_and_spread(found.baseline.top1s)
-        yield Fact("Baseline Top-1, %", top1, found.baseline.recipe.label)
-        reached = _reached(found.baseline, found.target)
-        yield Fact(
-            "Baseline convergence",
-            wording.convergence(found.baseline.convergence, found.target),
-            reached,
-        )
+def _baseline_facts(state: StudyState, recommendation: Recommendation) -> Iterator[Fact]:
+    if recommendation.baseline is not None:
+        objective, baseline = state.config.objective, recommendation.baseline
+        value = objective.summary(baseline.values)
+        yield Fact(_label(objective, before="Baseline"), value, baseline.recipe.label)
+        epochs = wording.convergence(baseline.convergence, recommendation.target)
+        yield Fact("Baseline convergence", epochs, _reached(state, baseline, recommendation.target))
 
 
-def _reached(contender: Contender, target: float) -> str:
+def _reached(state: StudyState, contender: Contender, target: float) -> str:
     if math.isnan(target):
         return "no target"
-    reached = f"{contender.convergence.num_reached} of {len(contender.top1s)}"
-    return f"{reached} runs reach {wording.number(target)} %"
+    reached = f"{contender.convergence.num_reached} of {len(contender.values)}"
+    return f"{reached} runs reach {state.config.objective.text(target, unit=True)}"
 
 
-def _target(state: StudyState, found: Recommendation | None) -> str:
-    if found is None or (found.baseline is None and math.isnan(found.target)):
+def _target(state: StudyState, recommendation: Recommendation | None) -> str:
+    if recommendation is None or (
+        recommendation.baseline is None and math.isnan(recommendation.target)
+    ):
         against = "the first recipe" if state.config.is_comparison else "the baseline"
-        return f"No target{_yet(state)}: convergence is measured against {against}, which has not finished."
-    if math.isnan(found.target):
-        return f"No target: {found.target_source}; give `--target`."
-    return f"Convergence is the first epoch with a Top-1 of at least {found.target:.2f} % ({found.target_source})."
+        return (
+            f"No target{_yet(state)}: convergence is measured against {against}, which has not "
+            "finished."
+        )
+    if math.isnan(recommendation.target):
+        return f"No target: {recommendation.target_source}; give `--target`."
+    objective = state.config.objective
+    bound = objective.bound_text(recommendation.target)
+    article = "" if objective.title == objective.metric else "a "
+    return (
+        f"Convergence is the first epoch with {article}{objective.title} of {bound} "
+        f"({recommendation.target_source})."
+    )
 
 
 def _settings(config: StudyConfig) -> Iterator[tuple[str, str]]:
@@ -369,7 +411,12 @@ def _settings(config: StudyConfig) -> Iterator[tuple[str, str]]:
         f"{settings.label_smoothing:g}, {'on' if settings.augment else off}",
     )
     yield "Precision, device", f"{settings.precision}, {settings.device}"
-    yield "Validation images", str(config.num_validation)
+    yield "Objective", str(config.objective)
+    if config.num_validation:
+        yield "Validation examples", str(config.num_validation)
+    if config.groups:
+        scales = (f"{group.name} x {group.lr_scale:g}" for group in config.groups)
+        yield "Parameter groups, of the peak LR", ", ".join(scales)
     if not config.is_comparison:
         yield "Space, budget", f"{config.space_name}, {config.budget}"
         yield "Sampler, pruner", f"{config.sampler}, {config.pruner}"
@@ -391,8 +438,8 @@ def _peak_memory(state: StudyState) -> Iterator[tuple[str, str]]:
         ("Peak memory of a process", [m.memory_mib for m in measurements]),
         ("Peak memory of a GPU", [m.gpu_memory_mib for m in measurements]),
     ):
-        if known := [size for size in sizes if math.isfinite(size)]:
-            yield label, f"{max(known):,.0f} MiB"
+        if known_sizes := [size for size in sizes if math.isfinite(size)]:
+            yield label, f"{max(known_sizes):,.0f} MiB"
 
 
 def _rung_settings(config: StudyConfig) -> Iterator[tuple[str, str]]:
@@ -400,7 +447,8 @@ def _rung_settings(config: StudyConfig) -> Iterator[tuple[str, str]]:
     if config.rungs:
         yield (
             "Rungs",
-            f"{', '.join(map(str, config.rungs))}; of {config.reduction_factor} trials or more one goes up",
+            f"{', '.join(map(str, config.rungs))}; "
+            f"of {config.reduction_factor} trials or more one goes up",
         )
     if config.rungs or config.pruner in ("median", "patient"):
         half_life_epochs = config.settings.ema_half_life_epochs

@@ -11,9 +11,10 @@ from lrtune.reporting.result import runs_dataframe
 
 
 def write_report(report: Report, folder: Path) -> Mapping[str, Path]:
-    """Writes `report.md`, `report.html`, `report.json`, `trials.csv`, and `plots/*.png` and `plots/*.svg`.
+    """Writes all the files of a report.
 
-    Each file appears whole or not at all, over the one that was there before.
+    They are `report.md`, `report.html`, `report.json`, `trials.csv`, and `plots/*.png` and
+    `plots/*.svg`. Each file appears whole or not at all, over the one that was there before.
 
     Args:
         report: whatever stage its study is at.
@@ -48,7 +49,9 @@ def write_report(report: Report, folder: Path) -> Mapping[str, Path]:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a file whole or not at all, for a reader and after a power cut too; its folder is made where missing.
+    """Writes a file whole or not at all, and makes its folder where that is missing.
+
+    A reader never sees half of it, not even after a power cut.
 
     Raises:
         OSError: it cannot be written.

@@ -1,4 +1,7 @@
-"""The report as one HTML file: no network, no script, readable in the dark, on a phone and on paper."""
+"""The report as one HTML file without scripts or anything to fetch.
+
+It can be read in the dark, on a phone and on paper.
+"""
 
 from collections.abc import Sequence
 from functools import cache

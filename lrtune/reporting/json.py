@@ -1,6 +1,7 @@
-"""The report as JSON: plain values for programs, as `report.schema.json` beside this module describes them.
+"""The report as JSON: plain values for programs.
 
-What is not known (nan) and what is not finite is `null`.
+`report.schema.json` beside this module describes them. What is not known (nan) and
+what is not finite is `null`.
 """
 
 import json
@@ -9,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from lrtune.core.objective import Objective
 from lrtune.core.run import RunRecord
+from lrtune.decide.noise import Difference
 from lrtune.decide.recommend import Contender, Recommendation
 from lrtune.decide.rungs import summaries
 from lrtune.reporting.contenders import compared
@@ -17,7 +20,7 @@ from lrtune.reporting.cost import Cost
 from lrtune.reporting.document import Document
 from lrtune.reporting.trials import Left
 
-SCHEMA = 2
+SCHEMA = 3
 """A higher number means that something was renamed or left out."""
 
 
@@ -26,8 +29,8 @@ def render_json(document: Document) -> str:
     report = document.report
     config = report.state.config
     names = (
-        "name", "task", "epochs", "steps_per_epoch", "num_validation", "num_classes", "seed", "num_seeds", "max_seeds",
-        "num_confirmed", "sampler", "pruner",
+        "name", "task", "epochs", "steps_per_epoch", "num_validation", "seed", "num_seeds",
+        "max_seeds", "num_confirmed", "sampler", "pruner",
     )  # fmt: skip
     values = {
         "schema": SCHEMA,
@@ -36,7 +39,9 @@ def render_json(document: Document) -> str:
         "study": {name: getattr(config, name) for name in names}
         | {
             "kind": "comparison" if config.is_comparison else "search",
-            "recipes": list(map(asdict, config.recipes)),
+            "recipes": [
+                {"name": named.name, "recipe": named.recipe.to_dict()} for named in config.recipes
+            ],
         }
         | {"rungs": list(map(str, config.rungs))}
         | {"reduction_factor": config.reduction_factor, "signal": config.signal}
@@ -44,11 +49,17 @@ def render_json(document: Document) -> str:
             "space": config.space_name,
             "budget": str(config.budget),
             "settings": asdict(config.settings),
+            "objective": asdict(config.objective),
+            "groups": list(map(asdict, config.groups)),
         },
         "cost": _cost(document.cost),
         "recommendation": _recommendation(document, report.recommendation),
-        "contenders": [_contender(contender) for contender in compared(report.recommendation)],
-        "rungs": [asdict(found) | {"rung": str(found.rung)} for found in summaries(report.state)],
+        "contenders": [
+            _contender(config.objective, contender) for contender in compared(report.recommendation)
+        ],
+        "rungs": [
+            asdict(summary) | {"rung": str(summary.rung)} for summary in summaries(report.state)
+        ],
         "left": list(map(_left, document.left)),
         "runs": [_run(record) for record in report.state.records],
         "range_tests": [asdict(result) for result in report.state.range_results],
@@ -62,40 +73,58 @@ def _cost(cost: Cost) -> dict[str, Any]:
     return {f"epochs_{name}": epochs for name, epochs in values.pop("spending").items()} | values
 
 
-def _left(left: Left) -> dict[str, Any]:
-    return {name: getattr(left, name) for name in ("trial", "rung", "score", "reason")}
+def _left(trial: Left) -> dict[str, Any]:
+    return {name: getattr(trial, name) for name in ("trial", "rung", "value", "reason")}
 
 
-def _recommendation(document: Document, found: Recommendation | None) -> dict[str, Any] | None:
-    if found is None:
+def _recommendation(
+    document: Document, recommendation: Recommendation | None
+) -> dict[str, Any] | None:
+    if recommendation is None:
         return None
     return {
-        "trial": found.best.trial,
-        "recipe": found.best.recipe.to_dict(),
-        "name": found.best.name,
+        "trial": recommendation.best.trial,
+        "recipe": recommendation.best.recipe.to_dict(),
+        "name": recommendation.best.name,
         "schedule": document.schedule,
-        "final": found.final,
-        "verdict": found.verdict,
-        "target": found.target,
-        "target_source": found.target_source,
-        "ties": [contender.trial for contender in found.ties],
-        "simplest": found.simplest.trial if found.simplest else None,
+        "final": recommendation.final,
+        "verdict": recommendation.verdict,
+        "target": recommendation.target,
+        "target_source": recommendation.target_source,
+        "ties": [contender.trial for contender in recommendation.ties],
+        "simplest": recommendation.simplest.trial if recommendation.simplest else None,
         "code": document.code,
     }
 
 
-def _contender(contender: Contender) -> dict[str, Any]:
-    names = ("mean", "spread", "optimism", "num_parts")
-    return asdict(contender) | {name: getattr(contender, name) for name in names}
+def _contender(objective: Objective, contender: Contender) -> dict[str, Any]:
+    values = {name: getattr(contender, name) for name in ("mean", "spread", "num_parts")}
+    return (
+        asdict(contender)
+        | values
+        | {
+            "recipe": contender.recipe.to_dict(),
+            "optimism": contender.optimism(objective),
+            "difference": _difference(objective, contender.difference),
+        }
+    )
+
+
+def _difference(objective: Objective, difference: Difference | None) -> dict[str, float] | None:
+    """Of the metric itself."""
+    if difference is None:
+        return None
+    return dict(zip(("mean", "low", "high"), difference.of_values(objective), strict=True))
 
 
 def _run(record: RunRecord) -> dict[str, Any]:
     return {
         **asdict(record.run),
+        "recipe": record.run.recipe.to_dict(),
         "state": record.state,
         "reason": record.reason,
-        "top1": record.top1,
-        "test_top1": record.test_top1,
+        "metrics": dict(record.metrics),
+        "test": dict(record.test) if record.test else None,
         "seconds": record.seconds,
         "retries": record.retries,
         "measurements": [asdict(measurement) for measurement in record.measurements],

@@ -14,9 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from lrtune.core.events import EpochEnded, Event, Note, RunEnded, RunStarted, SweepStarted
-from lrtune.core.run import BASELINE, Run, RunRecord
+from lrtune.core.objective import Metrics, averaged
+from lrtune.core.run import BASELINE, Measurement, Run, RunRecord
 from lrtune.core.study import StudyState
-from lrtune.decide.trials import signal_of
 from lrtune.reporting import wording
 from lrtune.reporting.progress import Progress, unit_of
 
@@ -24,8 +24,7 @@ REFRESHES_PER_S = 4
 NUM_COLUMNS_FOR_MOST, NUM_COLUMNS_FOR_ALL = 80, 110
 """Of a terminal that has room for most of what there is to say of a run, and for all of it."""
 SLOW_EPOCH_S = 10.0
-"""Where no display moves, epochs that take longer than this get a line each, to show that something
-goes on."""
+"""In plain output each epoch that takes longer than this gets a line, as a sign of life."""
 
 
 class LiveDisplay:
@@ -89,35 +88,41 @@ class LiveDisplay:
                 yield f"range test of {self._progress.sweep}"
             case RunStarted(run=run, epochs_done=epochs_done) if epochs_done:
                 name = self._name(run)
-                yield f"{name} goes on after epoch {epochs_done} of {run.stop_epochs}: {run.recipe.label}"
+                done = f"epoch {epochs_done} of {run.stop_epochs}"
+                yield f"{name} goes on after {done}: {run.recipe.label}"
             case EpochEnded(run=run, measurement=m) if m.seconds > SLOW_EPOCH_S and not m.reused:
-                losses = f"train loss {wording.number(m.train_loss, 3)}, Top-1 {wording.number(m.top1)} %"
-                name = self._name(run)
-                yield f"{name} epoch {m.epoch} of {run.stop_epochs}: LR {wording.lr(m.lr_last)}, {losses}"
+                losses = f"train loss {_train_loss(m)}, {self._value(m.metrics)}"
+                epoch = f"{self._name(run)} epoch {m.epoch} of {run.stop_epochs}"
+                yield f"{epoch}: LR {wording.lr(m.lr_last)}, {losses}"
             case RunEnded(record=record):
                 why = f" ({record.reason})" if record.reason else ""
                 done = f"{record.epochs} of {record.run.stop_epochs} epochs"
-                name, top1 = self._name(record.run), self._top1(record)
                 if record.epochs_reused:
                     done += f", {record.epochs_reused} of them reused"
-                yield f"{name} {record.state}{why}: {done}, {top1}, {record.run.recipe.label}"
+                about = filter(None, (done, self._outcome(record), record.run.recipe.label))
+                yield f"{self._name(record.run)} {record.state}{why}: {', '.join(about)}"
             case Note(text=text):
                 yield text
 
     def _name(self, run: Run) -> str:
         return wording.run_name(self._progress.config, run)
 
-    def _top1(self, record: RunRecord) -> str:
-        """Top-1, and of an unfinished schedule what it is judged by."""
-        said = f"Top-1 {wording.number(record.top1)} %"
+    def _value(self, metrics: Metrics) -> str:
+        """The objective, `Top-1 93.10 %` or `f1 0.871`."""
+        objective = self._progress.config.objective
+        return f"{objective.title} {objective.text(objective.value(metrics), unit=True)}"
+
+    def _outcome(self, record: RunRecord) -> str:
+        """The objective, and of an unfinished schedule what it is judged by; empty without it."""
+        if math.isnan(self._progress.config.objective.value(record.metrics)):
+            return ""
+        text = self._value(record.metrics)
         config, run = self._progress.config, record.run
-        if (
-            run.stop_epochs < run.horizon_epochs
-            and config.signal == "averaged"
-            and record.measurements
-        ):
-            said += f" ({wording.number(signal_of(config, record.measurements[-1]))} % averaged)"
-        return said
+        name = averaged(config.objective.metric)
+        unfinished = run.stop_epochs < run.horizon_epochs
+        if unfinished and config.signal == "averaged" and name in record.metrics:
+            text += f" ({config.objective.text(record.metrics[name], unit=True)} averaged)"
+        return text
 
     def _render(self) -> Group:
         with self._lock:
@@ -157,9 +162,9 @@ class LiveDisplay:
         return _grid([row], gives_way=1)
 
     def _counted(self, done: float, total: float) -> str:
-        """How far it is.
+        """How far the study is, in the unit of its budget.
 
-        Of a plan, what can be counted of the phase, as promotions are not known beforehand.
+        Where that is trials it counts those of the phase, since promotions cannot be foreseen.
         """
         progress, config = self._progress, self._progress.config
         if progress.phase == "range test":  # no part of a budget
@@ -186,25 +191,30 @@ class LiveDisplay:
         return max(0.0, total - done) * elapsed_s / here
 
     def _runs(self, wide: bool, narrow: bool) -> Table:
-        """One line a run, which tells as much as there is room for; its recipe has what is left of it."""
+        """One line a run, with as many columns as there is room for.
+
+        The recipe comes last and is cut where the line is too short.
+        """
+        objective = self._progress.config.objective
         num_measured = 5 if wide else 1 if narrow else 4
         rows = []
-        for one in self._progress.running.values():
-            run, m = one.run, one.last
+        for running in self._progress.running.values():
+            run, m = running.run, running.last
             bar: list[RenderableType] = [
-                ProgressBar(total=run.stop_epochs, completed=one.epochs, width=12)
+                ProgressBar(total=run.stop_epochs, completed=running.epochs, width=12)
             ]
             measured = ("",) * 5
             if m is not None:
                 measured = (
-                    f"{wording.number(m.top1)} %",
+                    ("" if objective.is_percentage or narrow else f"{objective.metric} ")
+                    + objective.text(objective.value(m.metrics), unit=True),
                     f"LR {wording.lr(m.lr_last)}",
-                    f"loss {wording.number(m.train_loss, 3)}",
-                    f"{wording.duration((run.stop_epochs - one.epochs) * m.seconds)} left",
-                    f"{m.images_per_s:,.0f} img/s",
+                    f"loss {_train_loss(m)}",
+                    f"{wording.duration((run.stop_epochs - running.epochs) * m.seconds)} left",
+                    f"{m.examples_per_s:,.0f} ex/s",
                 )
             label = Text(run.recipe.label, style="dim", overflow="ellipsis", no_wrap=True)
-            epochs = Text(f"{one.epochs}/{run.stop_epochs}")
+            epochs = Text(f"{running.epochs}/{run.stop_epochs}")
             rows.append(
                 [
                     Text(self._name(run)),
@@ -217,26 +227,29 @@ class LiveDisplay:
         return _grid(rows, gives_way=len(rows[0]) - 1, gap=2 if wide else 1)
 
     def _best(self) -> Text | None:
-        best, baseline = self._progress.best, self._progress.baseline_top1s
-        said = []
-        if best is not None:
+        progress, config = self._progress, self._progress.config
+        objective, parts = config.objective, []
+        if (best := progress.best) is not None:
             name = self._name(best.runs[best.level - 1].run)
-            said.append(f"best so far {best.score:.2f} % ({name}: {best.recipe.label})")
-        if baseline:
-            said.append(
-                f"{wording.recipe_name(self._progress.config, BASELINE)} {wording.mean_and_spread(baseline)} %"
-            )
-        return (
-            Text("; ".join(said), style="green", overflow="ellipsis", no_wrap=True)
-            if said
-            else None
-        )
+            value = objective.text(objective.signed(best.score), unit=True)
+            parts.append(f"best so far {value} ({name}: {best.recipe.label})")
+        if values := progress.baseline_values:
+            unit = " %" if objective.is_percentage and not any(map(math.isnan, values)) else ""
+            baseline = wording.recipe_name(config, BASELINE)
+            parts.append(f"{baseline} {objective.summary(values)}{unit}")
+        if not parts:
+            return None
+        return Text("; ".join(parts), style="green", overflow="ellipsis", no_wrap=True)
+
+
+def _train_loss(measurement: Measurement) -> str:
+    return wording.loss(measurement.metrics.get("train_loss", math.nan))
 
 
 def _grid(rows: Sequence[Sequence[RenderableType]], *, gives_way: int, gap: int = 2) -> Table:
-    """Rows of cells.
+    """Rows of cells in columns.
 
-    The column `gives_way` is cut where a line is too short, and the others only where it is gone.
+    Where a line is too short, the column `gives_way` is cut first, and the others after it is gone.
     """
     table = Table.grid(padding=(0, gap, 0, 0))
     for column in range(len(rows[0])):

@@ -26,7 +26,7 @@ def render_markdown(document: Document, plots: "Sequence[Plot]") -> str:
     }
     text = _template().render(doc=document, plots=images, **verbatim)
     # One empty line between blocks, whatever the template left out; code keeps its own.
-    return re.sub(r"(```.*?```)|\n{3,}", lambda found: found[1] or "\n\n", text, flags=re.DOTALL)
+    return re.sub(r"(```.*?```)|\n{3,}", lambda match: match[1] or "\n\n", text, flags=re.DOTALL)
 
 
 def escape(text: object) -> Markup:

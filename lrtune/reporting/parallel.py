@@ -1,11 +1,16 @@
-"""All trials at once, in parallel coordinates: an axis a parameter that was varied, and a line a trial."""
+"""All trials at once, in parallel coordinates.
+
+Each parameter that was varied has an axis, and each trial has a line.
+"""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
-from lrtune.core.recipe import DECAYS, Recipe
+from lrtune.core.objective import Objective
+from lrtune.core.recipe import DECAYS, ParameterGroup, Recipe
 from lrtune.core.study import StudyState
 from lrtune.decide.trials import Trial, best_first, trials_of
 from lrtune.reporting import wording
@@ -38,7 +43,7 @@ class Line(NamedTuple):
     """One trial."""
 
     name: str
-    said: str
+    text: str
     """Its recipe, and how far it came."""
     decay: str
     positions: tuple[float, ...]
@@ -51,7 +56,7 @@ class Line(NamedTuple):
 class Parallel:
     """What was tried.
 
-    The last axis is the place, the best on its right end; what was stopped lies left of all.
+    The last axis is the place, with the best at its right end and what was stopped at its left end.
     """
 
     axes: tuple[Axis, ...]
@@ -60,10 +65,11 @@ class Parallel:
 
 
 def parallel_of(state: StudyState) -> Parallel | None:
-    """The trials whose latest run has ended; `None` for less than three that have a place, or where nothing was varied.
+    """The trials of which a run has ended.
 
-    Places are those of the search: who came further comes first, since scores of different rungs
-    are not comparable.
+    It is `None` where fewer than three trials have a place, and where nothing was varied.
+    Places are those of the search: trials that came further come first, since scores of different
+    rungs are not comparable.
     """
     trials = [trial for trial in trials_of(state) if trial.scores]
     ranked = best_first(trials)
@@ -71,11 +77,12 @@ def parallel_of(state: StudyState) -> Parallel | None:
         return None
     places = {trial.number: place for place, trial in enumerate(ranked, start=1)}
     axes, columns = [], []
-    for label, value in VALUES.items():
-        found = axis_of(label, [value(trial.recipe) for trial in trials])
-        if found is not None:
-            axes.append(found[0])
-            columns.append(found[1])
+    scales = {f"{group.name}, of peak": partial(_scale, group) for group in state.config.groups}
+    for label, value in (VALUES | scales).items():
+        placed = axis_of(label, [value(trial.recipe) for trial in trials])
+        if placed is not None:
+            axes.append(placed[0])
+            columns.append(placed[1])
     if not axes:
         return None
     axes.append(_place_axis(len(ranked), len(ranked) < len(trials)))
@@ -84,10 +91,15 @@ def parallel_of(state: StudyState) -> Parallel | None:
     return Parallel(
         axes=tuple(axes),
         lines=tuple(
-            _line(trial, tuple(positions), places.get(trial.number, 0))
+            _line(state.config.objective, trial, tuple(positions), places.get(trial.number, 0))
             for trial, positions in lines
         ),
     )
+
+
+def _scale(group: ParameterGroup, recipe: Recipe) -> float:
+    """The group's LR as a share of the peak LR."""
+    return dict(recipe.group_scales).get(group.name, group.lr_scale)
 
 
 def axis_of(label: str, values: Sequence[float | str]) -> tuple[Axis, list[float]] | None:
@@ -95,12 +107,12 @@ def axis_of(label: str, values: Sequence[float | str]) -> tuple[Axis, list[float
     if len(set(values)) < 2:
         return None
     if isinstance(values[0], str):
-        known = [
+        names = [
             name
             for name in (*DECAYS, *sorted(set(map(str, values)) - set(DECAYS)))
             if name in values
         ]
-        where = {name: i / (len(known) - 1) for i, name in enumerate(known)}
+        where = {name: i / (len(names) - 1) for i, name in enumerate(names)}
         return Axis(label, tuple((at, name) for name, at in where.items())), [
             where[str(value)] for value in values
         ]
@@ -116,7 +128,7 @@ def axis_of(label: str, values: Sequence[float | str]) -> tuple[Axis, list[float
         for number in numbers
     ]
     ticks = [(0.0, "0")] if least == 0 else []
-    powers = range(math.ceil(math.log10(low) + 0.1), math.ceil(math.log10(high) - 0.1))
+    powers = range(math.ceil(math.log10(low) + 0.25), math.ceil(math.log10(high) - 0.25))
     ticks += [(start, wording.lr(low)), (1.0, wording.lr(high))]
     ticks += [
         (start + (1 - start) * math.log(10.0**n / low) / math.log(high / low), f"{10.0**n:g}")
@@ -125,14 +137,17 @@ def axis_of(label: str, values: Sequence[float | str]) -> tuple[Axis, list[float
     return Axis(label, tuple(sorted(ticks))), positions
 
 
-def _line(trial: Trial, positions: tuple[float, ...], place: int) -> Line:
+def _line(objective: Objective, trial: Trial, positions: tuple[float, ...], place: int) -> Line:
     name = f"trial {trial.number}"
     fate: str = trial.runs[-1].state
     if place:
-        where = (
-            "Top-1" if trial.finished else f"on the rung of {trial.ladder[trial.level - 1].label}"
-        )
-        fate = f"place {place}, {trial.score:.2f} % {where}"
+        value = objective.signed(trial.score)
+        text = wording.with_metric(objective, value)
+        if not trial.finished:
+            if objective.is_percentage:
+                text = objective.text(value, unit=True)
+            text += f" on the rung of {trial.ladder[trial.level - 1].label}"
+        fate = f"place {place}, {text}"
     return Line(
         name, f"{name}: {fate}; {trial.recipe.label}", trial.recipe.decay.name, positions, place
     )

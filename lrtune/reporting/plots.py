@@ -9,12 +9,14 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
+from lrtune.core.objective import Objective
 from lrtune.core.study import RangeResult
+from lrtune.decide.recommend import Recommendation
 from lrtune.reporting import wording
 from lrtune.reporting.curves import Curve
 from lrtune.reporting.document import Document
 from lrtune.reporting.parallel import Line, Parallel
-from lrtune.reporting.sheet import GRID, INK, MUTED, SERIES, Plot, Sheet
+from lrtune.reporting.sheet import GRID, INK, MUTED, SERIES, Plot, Sheet, shortened
 from lrtune.reporting.trials import Point
 
 # A decay has the same colour in every report; the common ones have those that are told apart best.
@@ -43,7 +45,7 @@ def draw(document: Document) -> tuple[Plot, ...]:
 
 
 def draw_range_test(result: RangeResult) -> Plot:
-    """The sweeps of one range test, and what was found in them."""
+    """The sweeps of one range test, and what was recommendation in them."""
     return _range_plot((result,))
 
 
@@ -54,10 +56,13 @@ def _plots(doc: Document) -> Iterator[Plot]:
         )
         yield Plot("lr_curve", title, _lr_description(doc), partial(_lr_sheet, doc))
     if doc.learning_curves:
-        ends = "; ".join(f"{c.label} ends at {c.ys[-1]:.2f} %" for c in doc.learning_curves)
+        ends = "; ".join(
+            f"{c.label} ends at {doc.objective.text(c.ys[-1], unit=True)}"
+            for c in doc.learning_curves
+        )
         yield Plot(
             "learning_curves",
-            "Validation Top-1 by epoch",
+            f"{doc.learning_title} by epoch",
             f"{ends}.",
             partial(_learning_sheet, doc),
         )
@@ -72,7 +77,7 @@ def _plots(doc: Document) -> Iterator[Plot]:
             f"{shares}.",
             partial(_importance_sheet, doc),
         )
-    if any(math.isfinite(point.top1) for point in doc.points):
+    if any(math.isfinite(point.value) for point in doc.points):
         trials = wording.count(sum(not point.level for point in doc.points), "full run")
         rungs = sum(point.level > 0 for point in doc.points)
         trials += (
@@ -81,13 +86,18 @@ def _plots(doc: Document) -> Iterator[Plot]:
             else ""
         )
         marks = "hollow where left or unfinished, a cross where diverged"
-        said = f"{trials}, coloured by decay; {marks}."
-        yield Plot("trials", "Peak learning rate against Top-1", said, partial(_trials_sheet, doc))
+        text = f"{trials}, coloured by decay; {marks}."
+        yield Plot(
+            "trials",
+            f"Peak learning rate against {doc.objective.title}",
+            text,
+            partial(_trials_sheet, doc),
+        )
     if doc.parallel is not None:
         axes = "; ".join(axis.label for axis in doc.parallel.axes)
-        best = next(line.said for line in doc.parallel.lines if line.place == 1)
-        said = f"{wording.count(len(doc.parallel.lines), 'trial')} by {axes}. The best is {best}."
-        yield Plot("parallel", "What was tried", said, partial(_parallel_sheet, doc.parallel))
+        best = next(line.text for line in doc.parallel.lines if line.place == 1)
+        text = f"{wording.count(len(doc.parallel.lines), 'trial')} by {axes}. The best is {best}."
+        yield Plot("parallel", "What was tried", text, partial(_parallel_sheet, doc.parallel))
 
 
 def _lr_description(doc: Document) -> str:
@@ -97,11 +107,15 @@ def _lr_description(doc: Document) -> str:
             + "."
         )
     best = doc.lr_curves[0]
-    return f"From {wording.lr(best.ys[0])} up to {wording.lr(max(best.ys))}, ending at {wording.lr(best.ys[-1])}."
+    first, peak, last = map(wording.lr, (best.ys[0], max(best.ys), best.ys[-1]))
+    return f"From {first} up to {peak}, ending at {last}."
 
 
 def _looks(curves: Sequence[Curve], reference: str) -> list[dict[str, Any]]:
-    """A colour for each, the same in both plots; the dashes of the reference keep it visible where two coincide."""
+    """Each curve's colour, the same in both plots.
+
+    The reference is dashed, which keeps it visible where two curves coincide.
+    """
     others = [curve.label for curve in curves if curve.label != reference]
     looks = {
         label: {
@@ -114,7 +128,10 @@ def _looks(curves: Sequence[Curve], reference: str) -> list[dict[str, Any]]:
 
 
 def _lr_sheet(doc: Document, width: float) -> Sheet:
-    """LR by epoch; in a comparison as a share of each recipe's own peak, since optimizers differ in their scale."""
+    """LR by epoch.
+
+    In a comparison it is a share of each recipe's own peak, since optimizers differ in their scale.
+    """
     sheet = Sheet(width, 1.6 if width < 5 else 2.3)
     [axes] = sheet.panels
     alone = len(doc.lr_curves) == 1
@@ -129,8 +146,8 @@ def _lr_sheet(doc: Document, width: float) -> Sheet:
         sheet.enter(line, curve.label)
         for x, y in zip(curve.xs, curve.ys, strict=True):
             if x.is_integer():
-                said = f"{curve.label}: LR {wording.lr(y)} after {wording.count(x, 'epoch')}"
-                sheet.say_at(axes, x, y / unit, said, colour=look["color"])
+                text = f"{curve.label}: LR {wording.lr(y)} after {wording.count(x, 'epoch')}"
+                sheet.say_at(axes, x, y / unit, text, colour=look["color"])
     axes.set(
         xlabel="epoch",
         ylabel="LR, % of its peak" if doc.compares else "learning rate",
@@ -145,7 +162,7 @@ def _lr_sheet(doc: Document, width: float) -> Sheet:
 
 def _learning_sheet(doc: Document, width: float) -> Sheet:
     sheet = Sheet(width, 2.6 if width < 5 else 3.0)
-    [axes] = sheet.panels
+    [axes], objective = sheet.panels, doc.objective
     looks = _looks(doc.learning_curves, doc.reference)
     for curve, look in zip(doc.learning_curves, looks, strict=True):
         [line] = axes.plot(curve.xs, curve.ys, marker="o", markersize=2.5, **look)
@@ -154,44 +171,59 @@ def _learning_sheet(doc: Document, width: float) -> Sheet:
             axes.fill_between(
                 curve.xs, curve.lows, curve.highs, color=look["color"], alpha=0.15, linewidth=0
             )
-    found = doc.report.recommendation
-    if found is not None and math.isfinite(found.target):
-        axes.axhline(found.target, color=INK, linewidth=0.7, linestyle=(0, (1, 2)))
+    recommendation = doc.report.recommendation
+    if recommendation is not None and math.isfinite(recommendation.target):
+        axes.axhline(recommendation.target, color=INK, linewidth=0.7, linestyle=(0, (1, 2)))
         axes.annotate(
-            f"target {found.target:.2f} %", (0, found.target), xycoords=("axes fraction", "data"),
+            f"target {objective.text(recommendation.target, unit=True)}",
+            (0, recommendation.target), xycoords=("axes fraction", "data"),
             xytext=(3, 3), textcoords="offset points", fontsize=7.5, annotation_clip=True,
         )  # fmt: skip
-    lowest = _interesting_from(doc.learning_curves)
-    axes.set(xlabel="epoch", ylabel="validation Top-1, %")
+    worst, best = _span(objective, doc.learning_curves, recommendation)
+    percent = ", %" if objective.is_percentage else ""
+    axes.set(xlabel="epoch", ylabel=f"{shortened(wording.validation(objective))}{percent}")
     axes.set_xlim(0.5, doc.report.state.config.epochs + 0.5)
-    axes.set_ylim(lowest, None)
+    axes.set_ylim(*objective.ends(worst, best))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    _plain_values(axes)
     for curve, look in zip(doc.learning_curves, looks, strict=True):
         for x, y, low, high in zip(curve.xs, curve.ys, curve.lows, curve.highs, strict=True):
-            if lowest is None or y >= lowest:
-                text = f"{curve.label}, epoch {x:.0f}: {y:.2f} % [{low:.2f}, {high:.2f}]"
+            if worst is not None and objective.reached(y, worst):
+                value, band = objective.text(y, unit=True), map(objective.text, (low, high))
+                text = f"{curve.label}, epoch {x:.0f}: {value} [{', '.join(band)}]"
                 sheet.say_at(axes, x, y, text, colour=look["color"])
     sheet.legend()
     return sheet
 
 
-def _interesting_from(curves: tuple[Curve, ...]) -> float | None:
-    """Lower end of the axis: the first sixth of the training would otherwise squeeze the differences that matter.
+def _span(
+    objective: Objective, curves: tuple[Curve, ...], recommendation: Recommendation | None
+) -> tuple[float | None, float | None]:
+    """The worse and the better end of the axis; `None` where no epoch has a finite value.
 
-    Epochs that diverged (nan) do not count; `None` where there are no others.
+    The first sixth of the training would squeeze the differences that matter, and is left out. A
+    target that is better than every epoch is on the axis.
     """
-    lows = [
-        low for curve in curves for low in curve.lows[len(curve.ys) // 6 :] if math.isfinite(low)
-    ]
-    if not lows:
-        return None
-    top = max(high for curve in curves for high in curve.highs if math.isfinite(high))
-    return min(lows) - 0.05 * (top - min(lows)) - 0.1
+    scores, late_scores = [], []
+    for curve in curves:
+        by_epoch = [
+            [objective.signed(value) for value in band if math.isfinite(value)]
+            for band in zip(curve.lows, curve.highs, strict=True)
+        ]
+        scores += [score for epoch in by_epoch for score in epoch]
+        late_scores += [score for epoch in by_epoch[len(by_epoch) // 6 :] for score in epoch]
+    if not late_scores:
+        return None, None
+    worst, best = min(late_scores), max(scores)
+    room = _headroom(objective, best, best - worst)
+    if recommendation is not None and math.isfinite(recommendation.target):
+        best = max(best, objective.signed(recommendation.target))
+    return objective.signed(worst - room), objective.signed(best + room)
 
 
 def _range_plot(results: tuple[RangeResult, ...]) -> Plot:
-    said = " ".join(map(wording.range_result, results))
-    return Plot("range_test", "Learning-rate range test", said, partial(_range_sheet, results))
+    text = " ".join(map(wording.range_result, results))
+    return Plot("range_test", "Learning-rate range test", text, partial(_range_sheet, results))
 
 
 def _range_sheet(results: tuple[RangeResult, ...], width: float) -> Sheet:
@@ -213,9 +245,10 @@ def _range_sheet(results: tuple[RangeResult, ...], width: float) -> Sheet:
             low, high = result.interval.low, result.interval.high
             band = axes.axvspan(low, high, color=SERIES[2], alpha=0.13, linewidth=0)
             axes.axvline(result.interval.suggestion, color=SERIES[2], linewidth=1)
-            said = f"{wording.lr(low)} to {wording.lr(high)}, beginning with {wording.lr(result.interval.suggestion)}"
-            sheet.say(band, f"peak LR from {said}")
-            axes.set_title(f"{name}: {said}", loc="left", fontsize=8.5)
+            start = wording.lr(result.interval.suggestion)
+            text = f"{wording.lr(low)} to {wording.lr(high)}, beginning with {start}"
+            sheet.say(band, f"peak LR from {text}")
+            axes.set_title(f"{name}: {text}", loc="left", fontsize=8.5)
         axes.set(xscale="log", xlabel="learning rate", ylabel="training loss")
         if curves:
             first = median(curve.losses[0] for curve in curves)
@@ -243,7 +276,10 @@ def _importance_sheet(doc: Document, width: float) -> Sheet:
             va="center",
             fontsize=8,
         )
-    axes.set(xlabel="share of the variation of Top-1, %", xlim=(0, 108 * max(*shares, 0.01)))
+    axes.set(
+        xlabel=f"share of the variation of {shortened(doc.objective.title)}, %",
+        xlim=(0, 108 * max(*shares, 0.01)),
+    )
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
@@ -251,22 +287,24 @@ def _importance_sheet(doc: Document, width: float) -> Sheet:
 
 
 def _trials_sheet(doc: Document, width: float) -> Sheet:
-    """Full runs and, below them, since their scores are not comparable, those that ended on a rung."""
-    points = [point for point in doc.points if math.isfinite(point.top1)]
+    """Full runs above; below, since their values are not comparable, runs that ended on a rung."""
+    objective = doc.objective
+    points = [p for p in doc.points if p.state == "diverged" or not math.isnan(p.value)]
+    percent = ", %" if objective.is_percentage else ""
     groups = {
-        "Top-1 of the full run, %": [point for point in points if not point.level],
-        "score on its rung, %": [point for point in points if point.level],
+        _label(objective, f"of the full run{percent}"): [p for p in points if not p.level],
+        _label(objective, f"on its rung{percent}"): [p for p in points if p.level],
     }
     shown = {label: group for label, group in groups.items() if group}
     sheet = Sheet(width, 2.8 if len(shown) == 1 else 4.4, num_panels=len(shown))
-    for decay in (
-        decay for decay in DECAY_COLOURS if any(point.decay == decay for point in points)
-    ):
+    decays = {point.decay for point in points}
+    for decay in (decay for decay in DECAY_COLOURS if decay in decays):
         [mark] = sheet.panels[0].plot([], [], "o", color=DECAY_COLOURS[decay], markersize=4)
         sheet.enter(mark, decay)
     for axes, (label, group) in zip(sheet.panels, shown.items(), strict=True):
         axes.sharex(sheet.panels[-1])
-        _trials_panel(sheet, axes, group)
+        _plain_values(axes)
+        _trials_panel(sheet, axes, objective, group)
         axes.set(xscale="log", ylabel=label)
         axes.tick_params(labelbottom=axes is sheet.panels[-1])
         _plain_log(axes)
@@ -275,34 +313,64 @@ def _trials_sheet(doc: Document, width: float) -> Sheet:
     return sheet
 
 
-def _trials_panel(sheet: Sheet, axes: Axes, points: list[Point]) -> None:
-    ended = [point.top1 for point in points if point.state in ("completed", "left")]
-    floor = _floor(ended or [point.top1 for point in points])
-    for point in points:
-        # What lies far below goes to the lower edge, or it would squeeze the rest.
-        marker = "x" if point.state == "diverged" else "v" if point.top1 < floor else "o"
-        left = point.state == "left"
-        colour, height = DECAY_COLOURS[point.decay], max(point.top1, floor)
+def _label(objective: Objective, rest: str) -> str:
+    """The label of an upright axis, on two lines where it is long."""
+    title = shortened(objective.title)
+    return f"{title}{' ' if len(title) <= 16 else chr(10)}{rest}"
+
+
+def _trials_panel(sheet: Sheet, axes: Axes, objective: Objective, points: list[Point]) -> None:
+    """One mark a trial. What diverged is at the worse edge, and so is what is far off it.
+
+    A value that is far off would squeeze the others.
+    """
+    scores = {point: objective.signed(point.value) for point in points}
+    finite = {point: score for point, score in scores.items() if math.isfinite(score)}
+    ended = [score for p, score in finite.items() if p.state in ("completed", "left")]
+    floor, top = 0.0, 1.0
+    if finite:
+        floor, best = _floor(objective, ended or list(finite.values())), max(finite.values())
+        top = best + _headroom(objective, best, best - floor)
+    else:
+        axes.set_yticks([])
+    worse_side = "v" if objective.direction == "max" else "^"
+    for point, score in scores.items():
+        is_diverged = point.state == "diverged"
+        marker = "x" if is_diverged else worse_side if score < floor else "o"
+        on_rung = point.state == "left"
+        colour = DECAY_COLOURS[point.decay]
+        height = objective.signed(floor if is_diverged else min(max(score, floor), top))
         axes.plot(
             point.peak_lr, height, marker, color=colour, clip_on=False,
             fillstyle="full" if point.state == "completed" else "none",
-            markersize=min(2 + 1.2 * point.level, 7) if left else 4.5, markeredgewidth=0.8 if left else 1,
+            markersize=min(2 + 1.2 * point.level, 7) if on_rung else 4.5,
+            markeredgewidth=0.8 if on_rung else 1,
         )  # fmt: skip
-        said = f"trial {point.trial}, {point.state}: {point.top1:.2f} %; {point.recipe}"
-        sheet.say_at(axes, point.peak_lr, height, said, colour=colour)
-    best = max(point.top1 for point in points)
-    axes.set_ylim(floor, best + max(0.05 * (best - floor), 0.1))
+        value = "" if is_diverged else f": {objective.text(point.value, unit=True)}"
+        text = f"trial {point.trial}, {point.state}{value}; {point.recipe}"
+        sheet.say_at(axes, point.peak_lr, height, text, colour=colour)
+    axes.set_ylim(*objective.ends(objective.signed(floor), objective.signed(top)))
 
 
-def _floor(top1s: list[float]) -> float:
-    """Lower end of the axis: three times as far below the best as the lower quartile is, or just below the worst."""
-    best, quarter = max(top1s), sorted(top1s)[len(top1s) // 4]
-    lowest = max(min(top1s), best - 3 * (best - quarter))
-    return lowest - max(0.05 * (best - lowest), 0.1)
+def _floor(objective: Objective, scores: list[float]) -> float:
+    """The worse end of the axis, as a score.
+
+    It is three times as far below the best as the lower quartile is, or just below the worst.
+    """
+    best, quarter = max(scores), sorted(scores)[len(scores) // 4]
+    lowest = max(min(scores), best - 3 * (best - quarter))
+    return lowest - _headroom(objective, best, best - lowest)
+
+
+def _headroom(objective: Objective, score: float, extent: float) -> float:
+    """What an axis has beyond its values, of which there may be only one."""
+    if objective.is_percentage:
+        return max(0.05 * extent, 0.1)
+    return 0.05 * extent or 0.01 * abs(score) or 0.01
 
 
 def _parallel_sheet(parallel: Parallel, width: float) -> Sheet:
-    """One axis below the other, so that names and values are read without turning the head; the place comes last."""
+    """One axis below the other, the place last: names and values can be read upright."""
     num_axes = len(parallel.axes)
     sheet = Sheet(width, 0.35 + 0.5 * num_axes)
     [axes] = sheet.panels
@@ -312,10 +380,11 @@ def _parallel_sheet(parallel: Parallel, width: float) -> Sheet:
         stands_out = 0 < line.place <= num_best
         [drawn] = axes.plot(
             line.positions, heights, color=DECAY_COLOURS[line.decay] if stands_out else MUTED,
-            linewidth=2.2 if line.place == 1 else 1.2 if stands_out else 0.6, alpha=1 if stands_out else 0.45,
+            linewidth=2.2 if line.place == 1 else 1.2 if stands_out else 0.6,
+            alpha=1 if stands_out else 0.45,
             linestyle="-" if line.place else (0, (2, 2)), zorder=3 if stands_out else 2,
         )  # fmt: skip
-        sheet.say(drawn, line.said)
+        sheet.say(drawn, line.text)
     for axis, y in zip(parallel.axes, heights, strict=True):
         axes.axhline(y, color=GRID, linewidth=1.2, zorder=1)
         crowded = sum(len(text) for _, text in axis.ticks) > width * 8
@@ -323,8 +392,9 @@ def _parallel_sheet(parallel: Parallel, width: float) -> Sheet:
             axes.plot([x], [y], "|", color=MUTED, markersize=5, markeredgewidth=0.6)
             above = crowded and i % 2
             axes.annotate(
-                text, (x, y), (0, 4 if above else -4), textcoords="offset points", fontsize=7, zorder=5,
-                ha="left" if x == 0 else "right" if x == 1 else "center", va="bottom" if above else "top",
+                text, (x, y), (0, 4 if above else -4), textcoords="offset points", fontsize=7,
+                ha="left" if x == 0 else "right" if x == 1 else "center",
+                va="bottom" if above else "top", zorder=5,
             )  # fmt: skip
     shown = {line.decay for line in parallel.lines if 0 < line.place <= num_best}
     for decay in (decay for decay in DECAY_COLOURS if decay in shown):
@@ -343,6 +413,11 @@ def _parallel_sheet(parallel: Parallel, width: float) -> Sheet:
 def _stacking(line: Line) -> float:
     """The best is drawn last, and so on top; what was stopped comes first."""
     return -line.place if line.place else -math.inf
+
+
+def _plain_values(axes: Axes) -> None:
+    """`0.031` and `12000` as tick labels, with no factor or offset beside the axis."""
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g}"))
 
 
 def _plain_log(axes: Axes) -> None:

@@ -19,7 +19,10 @@ _PHASES = {"baseline": "baseline", "rung": "search", "full": "search", "confirm"
 
 
 def _phase_of(config: StudyConfig, run: Run) -> str:
-    """Where a study is that trains `run`; seeds beyond its first are what the baseline gets in the confirmation."""
+    """The phase of a study that trains `run`.
+
+    The seeds that the baseline gets beyond its first ones belong to the confirmation.
+    """
     if config.is_comparison:
         return "comparison"
     more = run.kind == "baseline" and run.seed not in fresh_seeds(config)
@@ -53,14 +56,15 @@ def unit_of(config: StudyConfig) -> BudgetUnit:
 def expected_runs(config: StudyConfig) -> Mapping[Kind, int]:
     """How many runs of each kind a study with a budget in trials comes to, at least.
 
-    Of each rung its share goes up. Those that go up regardless are not foreseen, and recipes that
-    are confirmed may be fewer than was asked for, or need more seeds than the first: so it is a
-    plan, and not a promise. A comparison is one too, of its recipes.
+    It is a plan and not a promise: trials that go up regardless of their score cannot be foreseen,
+    fewer recipes may be confirmed than were asked for, and the race may ask for more seeds. The
+    plan of a comparison is that of its recipes.
     """
     full = config.epochs
     num_confirmed = len(config.recipes) - 1 if config.is_comparison else config.num_confirmed
     expected: Counter[Kind] = Counter({
-        ("baseline", full, full): config.num_seeds, ("confirm", full, full): num_confirmed * config.num_seeds,
+        ("baseline", full, full): config.num_seeds,
+        ("confirm", full, full): num_confirmed * config.num_seeds,
     })  # fmt: skip
     if config.is_comparison:
         return expected
@@ -125,9 +129,8 @@ class Progress:
                 self.num_ended_here += 1
                 self._find_best()
                 if record.reason:
-                    self.notes.append(
-                        f"{wording.run_name(self.config, record.run)} {record.state}: {record.reason}"
-                    )
+                    name = wording.run_name(self.config, record.run)
+                    self.notes.append(f"{name} {record.state}: {record.reason}")
             case SweepStarted(optimizer=optimizer, number=number, num_sweeps=num_sweeps):
                 self.sweep = f"{optimizer}, sweep {number} of {num_sweeps}"
             case Note(text=text):
@@ -142,7 +145,7 @@ class Progress:
         """Trials begun."""
         runs = (
             *(record.run for record in self.records.values()),
-            *(one.run for one in self.running.values()),
+            *(running.run for running in self.running.values()),
         )
         return len({run.trial for run in runs if run.is_of_search})
 
@@ -155,7 +158,7 @@ class Progress:
 
     @property
     def num_expected_of_phase(self) -> str:
-        """How many it comes to: `9`, or `9–17` where the race may ask for more seeds, of the baseline too."""
+        """How many it comes to: `9`, or `9–17` where the race may ask for more seeds."""
         config = self.config
         if self.phase == "baseline":
             return str(config.num_seeds)
@@ -166,16 +169,18 @@ class Progress:
         return f"{least}–{most}" if most > least else str(least)
 
     @property
-    def baseline_top1s(self) -> list[float]:
-        """Final Top-1 of the baseline's runs."""
+    def baseline_values(self) -> list[float]:
+        """What the baseline's runs came to."""
         return [
-            r.top1
+            self.config.objective.value(r.metrics)
             for r in self.records.values()
             if r.run.kind == "baseline" and r.state == "completed"
         ]
 
     def spent(self, elapsed_s: float) -> tuple[float, float]:
-        """How much of the study is done, and all of it, in the unit of its budget; where that is trials, in epochs.
+        """How much of the study is done, and all of it.
+
+        Both are in the unit of the study's budget, and in epochs where that is trials.
 
         Args:
             elapsed_s: of this session.
@@ -192,20 +197,20 @@ class Progress:
                 return self.busy_s + elapsed_s, budget.amount
 
     def _epochs_of_plan(self) -> tuple[float, float]:
-        """Epochs that are behind, and all of those that are expected; neither ever takes a step back.
+        """Epochs that are behind, and all that are expected; neither ever becomes smaller.
 
-        A run that is over counts in full, whatever it cost, and no more runs of the search than
-        were expected. Once something is confirmed, runs of the search that did not come will not
-        come any more. Seeds that the race adds are expected from when they begin.
+        A run that has ended counts in full, whatever it cost. Runs of the search beyond those that
+        were expected do not count, and those that are missing when the confirmation begins count as
+        done. Seeds that the race adds are expected once they have begun.
         """
         done: Counter[Kind] = Counter()
         begun: Counter[Kind] = Counter()
         for record in self.records.values():
             begun[_kind(record.run)] += 1
             done[_kind(record.run)] += record.run.stop_epochs
-        for one in self.running.values():
-            begun[_kind(one.run)] += 1
-            done[_kind(one.run)] += one.epochs
+        for running in self.running.values():
+            begun[_kind(running.run)] += 1
+            done[_kind(running.run)] += running.epochs
         plan = {
             kind: expected if _PHASES[kind[0]] == "search" else max(expected, begun[kind])
             for kind, expected in self.expected.items()

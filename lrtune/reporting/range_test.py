@@ -16,7 +16,10 @@ from lrtune.reporting.files import write_whole
 
 
 def write_range_result(result: RangeResult, folder: Path) -> Mapping[str, Path]:
-    """Writes `range_test.png`, `range_test.svg`, `range_test.csv` (seed, lr, loss) and `range_test.json`.
+    """Writes the files of a range test.
+
+    They are `range_test.png`, `range_test.svg`, `range_test.csv` (seed, lr, loss) and
+    `range_test.json`.
 
     Args:
         result: with or without a signal.
@@ -50,7 +53,11 @@ def write_range_result(result: RangeResult, folder: Path) -> Mapping[str, Path]:
 
 
 def range_json(result: RangeResult) -> str:
-    """Without the sweeps: optimizer, interval {low, high, suggestion} or null, rule, reason, suggestions by rule."""
+    """The result as JSON, without the sweeps.
+
+    It has `optimizer`, `interval` ({low, high, suggestion} or null), `rule`, `reason` and
+    `suggestions` by rule.
+    """
     values = asdict(result)
     del values["curves"]
     return json.dumps(values, indent=1) + "\n"

@@ -1,6 +1,5 @@
 """A study as a value for programs: its best recipe, ready to use, and its runs as a table."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,9 +26,9 @@ class Best:
     schedule: Schedule
     """`schedule(step)` is the multiplier for optimizer step `step`; a plateau's as its first
     confirmed run had it."""
-    top1: float
-    """Mean over fresh seeds, percent; of the search's own full run while there are none, and nan
-    without that too."""
+    value: float
+    """Mean of the objective over fresh seeds; that of the search's own full run while there are
+    none, and nan without that too."""
     convergence: Convergence
 
 
@@ -64,19 +63,22 @@ class SearchResult:
             chosen.recipe, epochs=config.epochs, steps_per_epoch=config.steps_per_epoch
         )
         for m in measurements_of(self.state, chosen.trial):
-            schedule = schedule.observe(val_loss=m.val_loss, top1=m.top1)
-        top1 = chosen.mean if chosen.top1s else chosen.search_top1
+            schedule = schedule.observe(m.metrics)
+        value = chosen.mean if chosen.values else chosen.search_value
         return Best(
-            recipe=chosen.recipe, schedule=schedule, top1=top1, convergence=chosen.convergence
+            recipe=chosen.recipe, schedule=schedule, value=value, convergence=chosen.convergence
         )
 
     def trials_dataframe(self) -> "pd.DataFrame":
-        """One row a run: what it was for, its recipe, its state, its final Top-1."""
+        """One row a run: what it was for, its recipe, its state, its final metrics."""
         return runs_dataframe(self.state)
 
 
 def measurements_of(state: StudyState, trial: int) -> tuple[Measurement, ...]:
-    """Of its first run with a fresh seed, or else of the search's own; empty where none was completed."""
+    """The epochs of a trial's first completed run with a fresh seed.
+
+    They are those of the search's own run where there is none, and empty without that.
+    """
     kinds = {"confirm": 0, "baseline": 0, "full": 1}
     of_trial = (r for r in state.records if r.run.trial == trial and r.run.kind in kinds)
     records = [r for r in of_trial if r.state == "completed"]
@@ -90,7 +92,7 @@ def runs_dataframe(state: StudyState) -> "pd.DataFrame":
     rows = []
     for record in state.records:
         recipe = record.run.recipe.to_dict()
-        decay = recipe.pop("decay")
+        decay, scales = recipe.pop("decay"), recipe.pop("group_scales")
         rows.append(
             {"run": record.run.id, "name": recipe_name(state.config, record.run.trial)}
             | {"kind": record.run.kind, "trial": record.run.trial, "seed": record.run.seed}
@@ -99,16 +101,13 @@ def runs_dataframe(state: StudyState) -> "pd.DataFrame":
                 "stop": record.run.stop_epochs,
                 "reused": record.epochs_reused,
             }
-            | {"state": record.state, "epochs": record.epochs, "top1": record.top1}
-            | {
-                "averaged_top1": record.measurements[-1].averaged_top1
-                if record.measurements
-                else math.nan
-            }
-            | {"test_top1": record.test_top1}
+            | {"state": record.state, "epochs": record.epochs}
+            | dict(record.metrics)
+            | {f"test_{name}": value for name, value in (record.test or {}).items()}
             | recipe
             | {"decay": decay.pop("name")}
             | {f"decay_{key}": value for key, value in decay.items()}
+            | {f"group_scale_{group}": scale for group, scale in scales.items()}
             | {"seconds": record.seconds, "retries": record.retries, "reason": record.reason}
         )
     return pd.DataFrame(rows)

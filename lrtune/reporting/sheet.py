@@ -1,4 +1,7 @@
-"""What a plot is drawn on, by matplotlib: its colours and style, what its marks say, and its PNG and SVG."""
+"""What a plot is drawn on, by matplotlib.
+
+It holds the colours and the style of all plots and the texts of their marks, and makes PNG and SVG.
+"""
 
 import io
 import math
@@ -65,14 +68,15 @@ STYLE: dict[Any, Any] = {
 
 Width = Literal["wide", "narrow"]
 WIDTHS: dict[Width, float] = {"wide": 6.2, "narrow": 3.7}
-"""Inches. A page shows the narrow one on a phone, where the text of the wide one could not be read.
-"""
+"""Inches. A phone shows the narrow one, since the text of the wide one could not be read there."""
 LETTER_EM = 0.57
 """Width of a letter of a legend, about."""
 
 
 class Sheet:
-    """A figure under one's hands, with panels one below the other, and what its marks say when pointed at.
+    """A figure that is being drawn: panels one below the other, and the texts of its marks.
+
+    A page shows the text of a mark when one points at it.
 
     Args:
         width: inches.
@@ -83,17 +87,17 @@ class Sheet:
     def __init__(self, width: float, height: float, *, num_panels: int = 1):
         self.figure = Figure(figsize=(width, height))
         self.panels: list[Axes] = list(self.figure.subplots(num_panels, 1, squeeze=False)[:, 0])
-        self.said: dict[str, str] = {}
+        self.texts: dict[str, str] = {}
         self._entries: list[tuple[Artist, str]] = []
 
     def say(self, artist: Artist, text: str) -> None:
         """Lets an artist say `text`."""
-        gid = f"mark-{len(self.said)}"
+        gid = f"mark-{len(self.texts)}"
         artist.set_gid(gid)
-        self.said[gid] = text
+        self.texts[gid] = text
 
     def say_at(self, axes: Axes, x: float, y: float, text: str, *, colour: str) -> None:
-        """Lets a place say `text`: by an invisible mark, large enough to be hit, which a page shows to who does."""
+        """Lets a place say `text`, by an invisible mark that is large enough to be hit."""
         if math.isfinite(x) and math.isfinite(y):
             [mark] = axes.plot(
                 [x], [y], "o", color=colour, markersize=9, markeredgewidth=0, alpha=0, zorder=9
@@ -111,19 +115,22 @@ class Sheet:
     def legend(self) -> None:
         """Above the first panel, in as many columns as fit; the figure grows by its lines."""
         handles = [artist for artist, _ in self._entries]
-        labels = [
-            label if len(label) <= 28 else f"{label[:17]}…{label[-10:]}"
-            for _, label in self._entries
-        ]
+        labels = [shortened(label) for _, label in self._entries]
         width, height = self.figure.get_size_inches()
         size = 7 if width < WIDTHS["wide"] else 8
         column = (LETTER_EM * max(map(len, labels)) + 4) * size / 72
         ncols = max(1, min(len(labels), int((width - 0.4) / column)))
         self.figure.set_size_inches(width, height + 0.17 * math.ceil(len(labels) / ncols))
         self.panels[0].legend(
-            handles, labels, loc="lower left", bbox_to_anchor=(0, 1), ncols=ncols, borderaxespad=0.2, columnspacing=1.8,
+            handles, labels, loc="lower left", bbox_to_anchor=(0, 1), ncols=ncols,
+            borderaxespad=0.2, columnspacing=1.8,
             fontsize=size, handlelength=1.6, handletextpad=0.5,
         )  # fmt: skip
+
+
+def shortened(text: str) -> str:
+    """A name that a plot has room for, with its middle left out where it is long."""
+    return text if len(text) <= 28 else f"{text[:17]}…{text[-10:]}"
 
 
 @dataclass(frozen=True)
@@ -153,7 +160,10 @@ class Plot:
         return _painted(self.paint, "wide")
 
     def inline_svg(self, width: Width) -> str:
-        """Transparent, for an HTML page that defines the colours of `VARIABLES`; ids are this plot's own."""
+        """The plot for an HTML page that defines the colours of `VARIABLES`.
+
+        It is transparent, and its ids are its own.
+        """
         svg = self.svg if width == "wide" else _speaking(_painted(self.paint, width))
         svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
         svg = re.sub(
@@ -167,7 +177,7 @@ class Plot:
         title = f'<title id="{own}-title">{escape(self.title)}</title>'
         description = f'<desc id="{own}-description">{escape(self.description)}</desc>'
         head = re.compile(r'^<svg[^>]*(viewBox="[^"]*")[^>]*>')
-        return head.sub(lambda found: f"<svg {found[1]} {label}>{title}{description}", svg)
+        return head.sub(lambda match: f"<svg {match[1]} {label}>{title}{description}", svg)
 
 
 def _painted(paint: Callable[[float], Sheet], width: Width) -> Sheet:
@@ -188,8 +198,8 @@ def _saved(sheet: Sheet, kind: Literal["png", "svg"]) -> bytes:
 
 
 def _speaking(sheet: Sheet) -> str:
-    def title(found: re.Match[str]) -> str:
-        return f'<g id="{found[1]}" class="says"><title>{escape(sheet.said[found[1]])}</title>'
+    def title(match: re.Match[str]) -> str:
+        return f'<g id="{match[1]}" class="says"><title>{escape(sheet.texts[match[1]])}</title>'
 
     return re.sub(r'<g id="(mark-\d+)">', title, _saved(sheet, "svg").decode())
 

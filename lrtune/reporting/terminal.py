@@ -7,19 +7,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lrtune.core.objective import UNKNOWN
 from lrtune.core.study import StudyState
 from lrtune.decide.plan import outcome
 from lrtune.decide.recommend import recommend
+from lrtune.reporting import wording
 from lrtune.reporting.document import Document, Report, compose
-from lrtune.reporting.wording import UNKNOWN, mean_and_spread
 
 NUM_COLUMNS_FOR_ALL = 110
-NARROW = ("top1", "difference", "probability_best", "convergence", "test_top1")
+NARROW = ("value", "difference", "probability_best", "convergence", "test_value")
 """Fields of the contenders that 80 columns have room for."""
 
 
 def print_recommendation(report: Report, console: Console, folder: Path | None = None) -> None:
-    """Prints the schedule, how it compares, how sure that is, what it cost, and where the report is.
+    """Prints the recommendation: the schedule, how it compares, and what it cost.
 
     Args:
         report: whatever stage its study is at.
@@ -36,8 +37,8 @@ def print_recommendation(report: Report, console: Console, folder: Path | None =
         console.print(Text(document.verdict))
     if document.contenders:
         if not document.contenders[0].num_seeds:
-            top1 = document.facts[0]
-            console.print(Text(f"{top1.label}: {top1.value} ({top1.note})"))
+            fact = document.facts[0]
+            console.print(Text(f"{fact.label}: {fact.value} ({fact.note})"))
         console.print()
         wide = console.width >= NUM_COLUMNS_FOR_ALL
         console.print(_table(document, wide=wide))
@@ -48,8 +49,10 @@ def print_recommendation(report: Report, console: Console, folder: Path | None =
         best = "in the lead" if document.compares else "recommended"
         ties = any("tie" in row.marks for row in document.contenders)
         legend = f"> {best}   = a tie with it   " * ties
-        said = f"{legend}Top-1 in percent; best: probability that nothing here is better"
-        console.print(Text(said, style="dim"))
+        objective = report.state.config.objective
+        metric = f"{objective.title}{wording.reading(objective)}"
+        text = f"{legend}{metric}; best: probability that nothing here is better"
+        console.print(Text(text, style="dim"))
         seeds = [row.num_seeds for row in document.contenders]
         if len(set(seeds)) > 1 and not wide:
             console.print(Text(f"Seeds, from the top: {', '.join(map(str, seeds))}.", style="dim"))
@@ -75,21 +78,22 @@ def print_studies(states: Sequence[StudyState], console: Console | None = None) 
     console = console or Console()
     table = _plain_table()
     table.add_column("Study", overflow="fold")  # whole, to be copied
-    for heading in ("Runs", "Epochs", "Best Top-1, %", "State"):
+    for heading in ("Runs", "Epochs", "Best", "State"):
         table.add_column(heading, justify="left" if heading == "State" else "right", no_wrap=True)
     for state in states:
-        found = recommend(state)
-        top1 = (
-            UNKNOWN
-            if found is None
-            else mean_and_spread(found.best.top1s or (found.best.search_top1,))
-        )
+        objective, best = state.config.objective, UNKNOWN
+        if recommendation := recommend(state):
+            contender = recommendation.best
+            value = objective.text(contender.search_value)
+            if contender.values:
+                value = objective.summary(contender.values)
+            best = f"{objective.title} {value}"
         running = any(record.state == "running" and not record.orphaned for record in state.records)
         if ended := outcome(state):
             stage = "given up" if ended.failed else "done"
         else:
             stage = "running" if running else "stopped"
-        cells = (state.config.name, str(len(state.records)), str(state.epochs_trained), top1, stage)
+        cells = (state.config.name, str(len(state.records)), str(state.epochs_trained), best, stage)
         table.add_row(*map(Text, cells))
     console.print(table if states else Text("There are no studies yet."))
 

@@ -1,5 +1,6 @@
-"""The trials of a study as a report shows them: how they climbed its rungs, and where each of them ended."""
+"""The trials of a study as a report shows them: how they climbed its rungs and where they ended."""
 
+import math
 from bisect import bisect_right
 from collections import Counter
 from typing import NamedTuple
@@ -34,7 +35,7 @@ class RunRow(NamedTuple):
     """Finished."""
     trained: str
     """What the epochs of a finished run cost."""
-    top1: str
+    value: str
     reason: str
 
 
@@ -45,19 +46,19 @@ class Left(NamedTuple):
     recipe: str
     rung: str
     """The highest that it came to."""
-    score: float
-    """There, percent."""
+    value: float
+    """There; that of the averaged weights where these are judged."""
     reason: str
 
 
 class Point(NamedTuple):
-    """One trial in the plot of peak LR against Top-1."""
+    """One trial in the plot of peak LR against the objective."""
 
     trial: int
     recipe: str
     peak_lr: float
-    top1: float
-    """Of one that was left on a rung the score there."""
+    value: float
+    """Of one that was left on a rung the value there; nan of one that diverged."""
     decay: str
     state: str
     """Of its latest run, or `left`."""
@@ -66,7 +67,7 @@ class Point(NamedTuple):
 
 
 def finished_trials(state: StudyState) -> list[Trial]:
-    """Trials that were trained in full, the highest Top-1 first."""
+    """Trials that were trained in full, the best first."""
     return sorted(
         (t for t in trials_of(state) if t.finished), key=lambda trial: trial.score, reverse=True
     )
@@ -84,31 +85,35 @@ def fates(state: StudyState) -> str:
     ends["trained in full"] = ends.pop("completed", 0)
     if not trials:
         return ""
-    said = [f"{ends[end]:,} {end}" for end in FATES if ends[end]]
-    return f"Of {wording.count(len(trials), 'trial')}: {', '.join(said)}."
+    parts = [f"{ends[end]:,} {end}" for end in FATES if ends[end]]
+    return f"Of {wording.count(len(trials), 'trial')}: {', '.join(parts)}."
 
 
 def rung_rows(state: StudyState) -> tuple[RungRow, ...]:
     """Lowest rung first; of Hyperband one bracket after the other."""
     rows, bracket = [], 1
-    for found in summaries(state):
-        name = found.rung.label + (
+    for summary in summaries(state):
+        name = summary.rung.label + (
             f", bracket {bracket}" if state.config.pruner == "hyperband" else ""
         )
-        bracket += found.rung == state.config.rungs[-1]
-        tau = wording.number(found.tau)
-        rows.append(RungRow(name, found.num_trials, found.num_promoted, found.num_regardless, tau))
+        bracket += summary.rung == state.config.rungs[-1]
+        tau = wording.number(summary.tau)
+        rows.append(
+            RungRow(name, summary.num_trials, summary.num_promoted, summary.num_regardless, tau)
+        )
     return tuple(rows)
 
 
 def rung_note(state: StudyState) -> str:
     """What the rungs are, and what the columns of their table mean."""
+    of_bracket = " of its bracket" if state.config.pruner == "hyperband" else ""
     return (
-        f"Every trial begins on the lowest rung{' of its bracket' if state.config.pruner == 'hyperband' else ''}, "
-        f"and of {state.config.reduction_factor} or more on a rung the best goes up. One in {REGARDLESS_EVERY} goes up "
-        "regardless of its score, since only such trials show what a rung does to those that it leaves. Kendall's tau "
-        "compares the scores on a rung with those one level up, over the promoted trials alone: near 1 the ranking "
-        "held, near 0 the rung said nothing, and over a few trials tau says little."
+        f"Every trial begins on the lowest rung{of_bracket}, and of "
+        f"{state.config.reduction_factor} or more on a rung the best goes up. One in "
+        f"{REGARDLESS_EVERY} goes up regardless of its score, since only such trials show what a "
+        "rung does to those that it leaves. Kendall's tau compares the scores on a rung with those "
+        "one level up, over the promoted trials alone: near 1 the ranking held, "
+        "near 0 the rung said nothing, and over a few trials tau says little."
     )
 
 
@@ -121,13 +126,16 @@ def run_row(config: StudyConfig, record: RunRecord) -> RunRow:
         epochs=f"{record.epochs} of {record.run.stop_epochs}",
         trained=str(record.epochs_trained)
         + (f" + {reused} taken over" if (reused := record.epochs_reused) else ""),
-        top1=wording.number(record.top1),
+        value=config.objective.text(config.objective.value(record.metrics)),
         reason=record.reason,
     )
 
 
 def left_trials(state: StudyState) -> tuple[Left, ...]:
-    """Trials that were left on a rung, those on the highest one first; the reason is the place among all there."""
+    """Trials that were left on a rung, those on the highest rung first.
+
+    Their reason is their place among all trials of the rung.
+    """
     trials = trials_of(state)
     scores: dict[
         tuple[int, int], list[float]
@@ -138,30 +146,41 @@ def left_trials(state: StudyState) -> tuple[Left, ...]:
     for peers in scores.values():
         peers.sort()
 
-    def left(trial: Trial) -> Left:
+    def row(trial: Trial) -> Left:
         rung, peers = str(trial.ladder[trial.level - 1]), scores[len(trial.ladder), trial.level]
         place = 1 + len(peers) - bisect_right(peers, trial.score)
         reason = f"place {place} of {len(peers)} on rung {rung}"
-        return Left(trial.number, trial.recipe.label, rung, trial.score, reason)
+        value = state.config.objective.signed(trial.score)
+        return Left(trial.number, trial.recipe.label, rung, value, reason)
 
-    return tuple(left(trial) for trial in best_first(trials) if is_left(trial))
+    return tuple(row(trial) for trial in best_first(trials) if is_left(trial))
 
 
 def points_of(state: StudyState) -> tuple[Point, ...]:
     """The trials with something measured in their latest run."""
-    found = []
+    objective, points = state.config.objective, []
     for trial in trials_of(state):
         last = trial.runs[-1]
-        top1, fate = (trial.score, "left") if is_left(trial) else (last.top1, last.state)
+        value, fate = objective.value(last.metrics), str(last.state)
+        if fate == "diverged":
+            value = math.nan
+        elif is_left(trial):
+            value, fate = objective.signed(trial.score), "left"
         if last.measurements:
             on_rung = last.run.kind == "rung"
             level = (
                 state.config.rungs.index(trial.ladder[len(trial.runs) - 1]) + 1 if on_rung else 0
             )
             recipe = trial.recipe
-            found.append(
+            points.append(
                 Point(
-                    trial.number, recipe.label, recipe.peak_lr, top1, recipe.decay.name, fate, level
+                    trial.number,
+                    recipe.label,
+                    recipe.peak_lr,
+                    value,
+                    recipe.decay.name,
+                    fate,
+                    level,
                 )
             )
-    return tuple(found)
+    return tuple(points)

@@ -5,9 +5,9 @@ What is not known (nan) is a dash.
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import fmean, stdev
 from typing import Any, assert_never
 
+from lrtune.core.objective import UNKNOWN, Objective
 from lrtune.core.optimizers import ABOUT
 from lrtune.core.recipe import (
     WSD,
@@ -17,6 +17,7 @@ from lrtune.core.recipe import (
     HoldPower,
     Linear,
     MultiStep,
+    ParameterGroup,
     Plateau,
     Polynomial,
     Recipe,
@@ -27,7 +28,6 @@ from lrtune.core.study import RangeResult, Rung, StudyConfig
 from lrtune.decide.convergence import Convergence
 from lrtune.decide.noise import Difference
 
-UNKNOWN = "–"
 OPTIMIZER_NAMES = {name: about.title for name, about in ABOUT.items()}
 
 
@@ -41,25 +41,69 @@ def lr(value: float) -> str:
     return f"{value:.3g}" if math.isfinite(value) else UNKNOWN
 
 
-def mean_and_spread(top1s: Sequence[float]) -> str:
-    """`93.12 ± 0.08`: mean and standard deviation; the mean alone where one value has no spread."""
-    if not top1s or any(map(math.isnan, top1s)):
+def loss(value: float) -> str:
+    """A loss to three decimals, or to three digits where these say little."""
+    is_small_or_large = value != 0 and not 0.01 <= abs(value) < 1e4
+    return f"{value:.3g}" if math.isfinite(value) and is_small_or_large else number(value, 3)
+
+
+def title(objective: Objective) -> str:
+    """The metric's title at the beginning of a sentence; a name that a user chose is kept."""
+    return _capitalised(objective, objective.title)
+
+
+def heading(objective: Objective) -> str:
+    """The metric's title as the heading of a column: `Top-1, %`, `Validation loss`, `f1`."""
+    return _capitalised(objective, objective.heading)
+
+
+def _capitalised(objective: Objective, text: str) -> str:
+    own_name = objective.title == objective.metric
+    return text if own_name else text[0].upper() + text[1:]
+
+
+def reading(objective: Objective) -> str:
+    """How the metric's values are read: ` in percent` or ` (lower is better)`, after its title."""
+    return " in percent" if objective.is_percentage else f" ({direction(objective)})"
+
+
+def direction(objective: Objective) -> str:
+    """Which of two values is better, in words."""
+    return f"{'higher' if objective.direction == 'max' else 'lower'} is better"
+
+
+def validation(objective: Objective, *, first: bool = False) -> str:
+    """The metric's title with the split that it is measured on: `validation Top-1`.
+
+    Args:
+        objective: its title may name the split itself.
+        first: whether it begins a sentence.
+    """
+    if objective.title.lower().startswith("val"):
+        return title(objective) if first else objective.title
+    return f"{'Validation' if first else 'validation'} {objective.title}"
+
+
+def with_metric(objective: Objective, value: float) -> str:
+    """A value and what it is of: `92.02 % Top-1`, `validation loss 0.2345`."""
+    text = objective.text(value, unit=True)
+    return f"{text} {objective.title}" if objective.is_percentage else f"{objective.title} {text}"
+
+
+def difference(objective: Objective, difference: Difference | None) -> str:
+    """`+0.53 [+0.21, +0.85]`: of the metric, with the 95 % interval.
+
+    A run that diverged gives neither, and one seed gives no interval.
+    """
+    if difference is None or math.isnan(difference.mean):
         return UNKNOWN
-    return f"{fmean(top1s):.2f}" + (f" ± {stdev(top1s):.2f}" if len(top1s) > 1 else "")
+    mean, interval = difference.text(objective)
+    return f"{mean} {interval or '(no interval)'}"
 
 
-def difference(found: Difference | None) -> str:
-    """`+0.53 [+0.21, +0.85]`: points of Top-1 with the 95 % interval; a run that diverged, or one seed, gives none."""
-    if found is None:
-        return UNKNOWN
-    if math.isinf(found.low):
-        return f"{found.mean:+.2f} (no interval)"
-    return f"{found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
-
-
-def convergence(found: Convergence, target: float) -> str:
+def convergence(measured: Convergence, target: float) -> str:
     """`7 [6, 9] of 12`; a dash where there is no target."""
-    return UNKNOWN if math.isnan(target) else str(found)
+    return UNKNOWN if math.isnan(target) else str(measured)
 
 
 def probability(value: float) -> str:
@@ -124,19 +168,30 @@ def range_result(result: RangeResult) -> str:
     low, high, start = map(
         lr, (result.interval.low, result.interval.high, result.interval.suggestion)
     )
-    return f"{name}: peak LR from {low} to {high}, beginning with {start}, by {sweeps} ({result.rule})."
+    interval = f"peak LR from {low} to {high}, beginning with {start}"
+    return f"{name}: {interval}, by {sweeps} ({result.rule})."
 
 
-def schedule_sentence(recipe: Recipe, epochs: int) -> str:
+def schedule_sentence(recipe: Recipe, epochs: int, groups: Sequence[ParameterGroup] = ()) -> str:
     """The whole recipe in one sentence, for someone who will set it up by hand."""
     optimizer = OPTIMIZER_NAMES[recipe.optimizer]
-    start = f"Train {count(epochs, 'epoch')} with {optimizer} at a peak learning rate of {lr(recipe.peak_lr)}"
+    start = (
+        f"Train {count(epochs, 'epoch')} with {optimizer} at a peak learning rate of "
+        f"{lr(recipe.peak_lr)}{_group_scales(recipe, groups)}"
+    )
     warmup = (
         f"warm up linearly over {count(recipe.warmup_epochs, 'epoch')}, then "
         if recipe.warmup_epochs
         else ""
     )
     return f"{start}: {warmup}{_decay(recipe, epochs)}."
+
+
+def _group_scales(recipe: Recipe, groups: Sequence[ParameterGroup]) -> str:
+    """` (backbone: 0.05 times that)`; empty where every parameter has the same LR."""
+    scales = {group.name: group.lr_scale for group in groups} | dict(recipe.group_scales)
+    others = [f"{name}: {scale:.3g} times that" for name, scale in scales.items() if scale != 1]
+    return f" ({', '.join(others)})" if others else ""
 
 
 def _decay(recipe: Recipe, epochs: int) -> str:
@@ -152,7 +207,8 @@ def _decay(recipe: Recipe, epochs: int) -> str:
                 else "hold it from the first step to the last"
             )
         case StepDecay():
-            return f"multiply it by {decay.factor:.3g} every {count(decay.every_epochs, 'epoch')}{above}"
+            interval = count(decay.every_epochs, "epoch")
+            return f"multiply it by {decay.factor:.3g} every {interval}{above}"
         case MultiStep():
             *most, last = (f"{epoch:.4g}" for epoch in decay.milestones_epochs)
             listed = f"epochs {', '.join(most)} and {last}" if most else f"epoch {last}"
@@ -164,7 +220,8 @@ def _decay(recipe: Recipe, epochs: int) -> str:
         case Polynomial():
             return f"go down to {end} by a polynomial of power {decay.power:.3g}"
         case Exponential():
-            return f"decay exponentially to {100 * (floor + (1 - floor) * decay.end_frac):.3g} % of the peak"
+            share = floor + (1 - floor) * decay.end_frac
+            return f"decay exponentially to {100 * share:.3g} % of the peak"
         case WSD():
             cooldown = count(decay.cooldown_frac * decay_epochs, "epoch")
             return f"hold it, and cool down by 1 − √x over the last {cooldown} to {end}"
@@ -179,8 +236,9 @@ def _decay(recipe: Recipe, epochs: int) -> str:
                 f"hold it for {count(held, 'epoch')}, and " if held else ""
             ) + f"go down to {end} {power}"
         case Plateau():
-            watched = "validation loss" if decay.monitor == "val_loss" else "Top-1"
+            watched = Objective.parse(decay.monitor).title
             patience = count(decay.patience_epochs, "epoch")
-            return f"multiply it by {decay.factor:.3g} after more than {patience} without a better {watched}{above}"
+            waiting = f"after more than {patience} without a better {watched}"
+            return f"multiply it by {decay.factor:.3g} {waiting}{above}"
         case _:
             assert_never(decay)

@@ -1,4 +1,4 @@
-"""Learning-rate schedules as pure functions: shapes of a decay, composition, plateau feedback, recipe to schedule."""
+"""Learning-rate schedules as pure functions of the step."""
 
 from lrtune.schedules.build import Schedule, build_schedule
 

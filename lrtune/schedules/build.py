@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from lrtune.core.errors import InputError
+from lrtune.core.objective import Metrics, Objective
 from lrtune.core.recipe import (
     WSD,
     Constant,
@@ -39,17 +40,21 @@ from lrtune.schedules.shapes import (
 def build_schedule(recipe: Recipe, *, epochs: int, steps_per_epoch: int) -> "Schedule":
     """The schedule of `recipe`, fitted to a run.
 
-    Args: recipe: warmup, decay and floor; its peak LR and its optimizer do not matter here. epochs:
-        horizon of the run. steps_per_epoch: optimizer steps in an epoch; micro-batches of an
-        accumulation are not steps.
+    Args:
+        recipe: warmup, decay and floor; its peak LR and its optimizer do not matter here.
+        epochs: horizon of the run.
+        steps_per_epoch: optimizer steps in an epoch; micro-batches of an accumulation are not
+            steps.
 
-    Raises: InputError: the run is empty, the warmup leaves no step for the decay, or a step decay's
-        period is shorter than
-            an optimizer step.
+    Raises:
+        InputError: the run is empty, the warmup leaves no step for the decay, or a step decay's
+            period is shorter than an optimizer step.
 
-    Example: >>> schedule = build_schedule(Recipe(warmup_epochs=1, decay=Linear()), epochs=3,
-        steps_per_epoch=2) >>> [schedule(step) for step in range(schedule.total_steps)] [0.5, 1.0,
-        1.0, 0.75, 0.5, 0.25]
+    Example:
+        >>> recipe = Recipe(warmup_epochs=1, decay=Linear())
+        >>> schedule = build_schedule(recipe, epochs=3, steps_per_epoch=2)
+        >>> [schedule(step) for step in range(schedule.total_steps)]
+        [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
     """
     schedule = fit_schedule(recipe, epochs=epochs, steps_per_epoch=steps_per_epoch)
     if problems := _problems(schedule):
@@ -58,7 +63,7 @@ def build_schedule(recipe: Recipe, *, epochs: int, steps_per_epoch: int) -> "Sch
 
 
 def fit_schedule(recipe: Recipe, *, epochs: int, steps_per_epoch: int) -> "Schedule":
-    """As `build_schedule`, without its checks: of a compressed recipe a part may well be shorter than a step."""
+    """As `build_schedule`, without its checks, which a compressed recipe may fail."""
     decay = recipe.decay
     states = (plateau.start(decay),) if isinstance(decay, Plateau) else ()
     return Schedule(recipe=recipe, epochs=epochs, steps_per_epoch=steps_per_epoch, states=states)
@@ -66,7 +71,9 @@ def fit_schedule(recipe: Recipe, *, epochs: int, steps_per_epoch: int) -> "Sched
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """The multiplier for each optimizer step of a run: LR of a parameter group = its base LR * `schedule(step)`.
+    """The multiplier for each optimizer step of a run.
+
+    The LR of a parameter group is its base LR times `schedule(step)`.
 
     Made by `build_schedule`, which checks it. Steps count from 0, and the value returned is the one
     used *for* that step. The training loop calls `observe` after each epoch, whatever the decay,
@@ -102,19 +109,21 @@ class Schedule:
     def __call__(self, step: int) -> float:
         """The multiplier for optimizer step `step`.
 
-        Raises: ValueError: there is no such step, or it depends on the metrics of an epoch that was
-            not observed yet.
+        Raises:
+            ValueError: there is no such step, or it depends on the metrics of an epoch that was not
+                observed yet.
         """
         if not 0 <= step < self.total_steps:
             raise ValueError(f"`0 <= step < {self.total_steps}` must hold, but got step={step}.")
         return self._multiplier(step)
 
-    def observe(self, *, val_loss: float, top1: float) -> "Schedule":
-        """The schedule once the metrics of one more epoch are known; itself where the decay does not depend on them.
+    def observe(self, metrics: Metrics) -> "Schedule":
+        """The schedule once the metrics of one more epoch are known.
+
+        It is itself where the decay does not depend on them.
 
         Args:
-            val_loss: validation loss of the epoch; NaN counts as no progress.
-            top1: validation Top-1 of the epoch, percent; NaN counts as no progress.
+            metrics: of the epoch. One that is monitored and is absent or NaN counts as no progress.
 
         Raises:
             ValueError: a plateau decay has observed all epochs of the run already.
@@ -129,8 +138,8 @@ class Schedule:
             )
         state = self.states[-1]
         if ended_epochs * self.steps_per_epoch >= self.warmup_steps:
-            metric = val_loss if rule.monitor == "val_loss" else top1
-            state = plateau.observe(rule, state, metric, floor=self.recipe.final_frac)
+            value = Objective.parse(rule.monitor).value(metrics)
+            state = plateau.observe(rule, state, value, floor=self.recipe.final_frac)
         return replace(self, states=(*self.states, state))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -183,7 +192,7 @@ class Schedule:
         return round(epochs * self.steps_per_epoch)
 
     def _fraction(self, epochs: float) -> float:
-        """How much of the decay is done `epochs` after the start: the division of `stretch`, so both agree exactly."""
+        """How much of the decay is done `epochs` after the start, exactly as in `stretch`."""
         decay_steps = max(
             1, self.total_steps - self.warmup_steps
         )  # none where a compressed warmup takes them all
@@ -206,7 +215,8 @@ def _problems(schedule: Schedule) -> list[str]:
     if schedule.warmup_steps >= schedule.total_steps:
         steps = f"{schedule.warmup_steps} of {schedule.total_steps} steps"
         problems.append(
-            f"`warmup_epochs < epochs` must hold, but got warmup_epochs={warmup_epochs:g}, epochs={epochs} ({steps})."
+            f"`warmup_epochs < epochs` must hold, but got warmup_epochs={warmup_epochs:g}, "
+            f"epochs={epochs} ({steps})."
         )
     if isinstance(decay, StepDecay) and decay.every_epochs < 1 / steps_per_epoch:
         rule = (

@@ -1,4 +1,4 @@
-"""Composition: a multiplier by step, made of parts that each count from 0 (as optax `schedules/_join.py` does it)."""
+"""Joins multipliers that each count from 0, as optax does in `schedules/_join.py`."""
 
 from collections.abc import Callable
 

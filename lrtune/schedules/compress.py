@@ -1,4 +1,4 @@
-"""A recipe for a shorter run: its whole schedule, from the first step to the last, in fewer epochs."""
+"""A recipe for a shorter run: its whole schedule in fewer epochs."""
 
 from dataclasses import replace
 
@@ -10,8 +10,9 @@ from lrtune.schedules.build import Schedule, build_schedule, fit_schedule
 def schedule_of(run: Run, steps_per_epoch: int) -> Schedule:
     """The schedule of a run: its recipe's, compressed where the recipe was meant for a longer one.
 
-    Raises: InputError: see `build_schedule`; a recipe that goes with its own length can be
-        compressed to any.
+    Raises:
+        InputError: see `build_schedule`; a recipe that goes with its own length can be compressed
+            to any.
     """
     if run.horizon_epochs == run.recipe_epochs:
         return build_schedule(
@@ -22,7 +23,7 @@ def schedule_of(run: Run, steps_per_epoch: int) -> Schedule:
 
 
 def compress(recipe: Recipe, epochs: int, to_epochs: int) -> Recipe:
-    """`recipe`, meant for `epochs`, as it is for `to_epochs`: each length in proportion, fractions and LRs as they are.
+    """Returns a recipe for `to_epochs` epochs: lengths in proportion, all else unchanged.
 
     The multiplier at share `x` of the compressed run is that at share `x` of the full one, to the
     nearest step. Of a plateau decay that cannot hold: it waits whole epochs. Its rule lets the LR

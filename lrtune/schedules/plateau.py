@@ -1,8 +1,8 @@
-"""Feedback from the metrics of past epochs: torch's `ReduceLROnPlateau` as a frozen state and a function."""
+"""Torch's `ReduceLROnPlateau` as a frozen state and a function."""
 
-import math
 from dataclasses import dataclass, replace
 
+from lrtune.core.objective import Objective
 from lrtune.core.recipe import Plateau
 
 
@@ -13,7 +13,7 @@ class PlateauState:
     multiplier: float = 1.0
     """Of the epoch about to start."""
     best: float
-    """Best metric so far; the worst there is (inf or -inf) before the first."""
+    """Best value so far; the worst there is (inf or -inf) before the first."""
     num_bad_epochs: int = 0
     """Epochs in a row that were not better than `best`; those of a cooldown do not count."""
     cooldown_left_epochs: int = 0
@@ -22,17 +22,17 @@ class PlateauState:
 
 def start(rule: Plateau) -> PlateauState:
     """The state before the first epoch."""
-    return PlateauState(best=math.inf if rule.monitor == "val_loss" else -math.inf)
+    return PlateauState(best=Objective.parse(rule.monitor).worst)
 
 
 def observe(
-    rule: Plateau, state: PlateauState, metric: float, *, floor: float = 0.0
+    rule: Plateau, state: PlateauState, value: float, *, floor: float = 0.0
 ) -> PlateauState:
     """The state after one more epoch.
 
     An epoch that is not better than the best one, by more than the threshold, is bad. After more
     than `rule.patience_epochs` bad ones in a row the multiplier is taken times `rule.factor`, but
-    not below `floor`, and the next `rule.cooldown_epochs` epochs cannot be bad. A NaN metric is not
+    not below `floor`, and the next `rule.cooldown_epochs` epochs cannot be bad. A NaN value is not
     better than anything: its epoch is a bad one.
 
     Torch's `eps` is left out, because it is an LR and not a multiplier: torch makes no reduction of
@@ -40,16 +40,21 @@ def observe(
     the two are the same.
 
     Args:
-        rule: `monitor` gives the mode: a lower `val_loss` is better, a higher `top1`.
+        rule: `monitor` names the metric and gives the mode.
         state: the state before this epoch.
-        metric: of this epoch, what `rule.monitor` names.
+        value: of this epoch, what `rule.monitor` names.
         floor: least multiplier, torch's `min_lr` as a fraction of the peak.
     """
-    better = _is_better(rule, metric, state.best)
+    better = Objective.parse(rule.monitor).improves(
+        value,
+        state.best,
+        threshold=rule.threshold,
+        relative=rule.threshold_mode == "rel",
+    )
     num_bad_epochs = 0 if better or state.cooldown_left_epochs else state.num_bad_epochs + 1
     state = replace(
         state,
-        best=metric if better else state.best,
+        best=value if better else state.best,
         num_bad_epochs=num_bad_epochs,
         cooldown_left_epochs=max(0, state.cooldown_left_epochs - 1),
     )
@@ -58,15 +63,4 @@ def observe(
     multiplier = max(state.multiplier * rule.factor, floor)
     return replace(
         state, multiplier=multiplier, num_bad_epochs=0, cooldown_left_epochs=rule.cooldown_epochs
-    )
-
-
-def _is_better(rule: Plateau, metric: float, best: float) -> bool:
-    """Whether `metric` beats `best` by more than the threshold. NaN never does."""
-    if rule.monitor == "val_loss":
-        return metric < (
-            best * (1 - rule.threshold) if rule.threshold_mode == "rel" else best - rule.threshold
-        )
-    return metric > (
-        best * (1 + rule.threshold) if rule.threshold_mode == "rel" else best + rule.threshold
     )

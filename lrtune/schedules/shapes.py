@@ -19,16 +19,18 @@ def constant() -> Shape:
 
 
 def staircase(at: tuple[float, ...], factor: float) -> Shape:
-    """`factor ** n`, where `n` is how many of the fractions `at` are at or below `p` (`StepLR`, `MultiStepLR`).
+    """`factor ** n`, where `n` fractions of `at` are at or below `p` (`MultiStepLR`).
 
-    Args: at: fractions of the decay in rising order. One at or below 0 counts from the start; one
-        from 1 on never counts. factor: what each of them multiplies by.
+    Args:
+        at: fractions of the decay in rising order. One at or below 0 counts from the start; one
+            from 1 on never counts.
+        factor: what each of them multiplies by.
     """
     return lambda p: factor ** bisect_right(at, p)
 
 
 def cosine() -> Shape:
-    """`(1 + cos(pi p)) / 2` (Loshchilov & Hutter 2017, arXiv 1608.03983, eq. 5, `CosineAnnealingLR`)."""
+    """`(1 + cos(pi p)) / 2` (Loshchilov & Hutter 2017, arXiv 1608.03983, eq. 5)."""
     return lambda p: (1 + math.cos(math.pi * p)) / 2
 
 
@@ -53,18 +55,21 @@ def held(hold_frac: float, shape: Shape) -> Shape:
 
 
 def wsd(cooldown_frac: float) -> Shape:
-    """The stable part and the cooldown of warmup-stable-decay (Hägele et al. 2024, arXiv 2405.18392).
+    """The stable part and the cooldown of warmup-stable-decay (arXiv 2405.18392).
 
     1, and then `1 - sqrt(x)`, where `x` is the fraction of the cooldown that is done.
 
-    Args: cooldown_frac: length of the cooldown as a fraction of the steps after warmup (the paper
-        counts all steps).
+    Args:
+        cooldown_frac: length of the cooldown as a fraction of the steps after warmup (the paper
+            counts all steps).
     """
     return held(1 - cooldown_frac, lambda x: 1 - math.sqrt(x))
 
 
 def hold_power(hold_frac: float, power: float) -> Shape:
-    """1, and then `(1 - x) ** power`, where `x` is the fraction done of what follows the hold (arXiv 2509.19189).
+    """1, and then `(1 - x) ** power` (arXiv 2509.19189).
+
+    `x` is the fraction done of what follows the hold.
 
     `hold_frac=0, power=1` is linear; towards `hold_frac=1` it is constant.
     """

@@ -1,9 +1,8 @@
-"""Checkpoints: one file a state of training, under its key, with its own checksum, and all of them under a size limit.
+"""Checkpoints: one file for each state of training, with its own checksum.
 
-A file is the SHA-256 of its payload (32 bytes) and the payload. What the payload is, is the
-business of whoever saves
-it: this room neither knows torch nor unpickles anything. Any file may go at any time: that costs
-    epochs, no result.
+The files of a study stay under a size limit. A file is the SHA-256 of its payload (32 bytes) and
+the payload. What the payload is, is the business of whoever saves it: this room neither knows torch
+nor unpickles anything. Any file may go at any time: that costs epochs, no result.
 """
 
 import hashlib
@@ -24,10 +23,16 @@ _DIGEST_BYTES = 32
 
 
 class Checkpoints(Protocol):
-    """Checkpoints in whatever place; where that cannot be had, each of these raises `StoreError`."""
+    """Checkpoints in whatever place.
+
+    Each method raises `StoreError` where the place cannot be reached.
+    """
 
     def save(self, key: str, payload: bytes, epochs: int) -> None:
-        """Keeps a state that took `epochs` epochs; a kill at any moment leaves all of it or nothing."""
+        """Keeps a state that took `epochs` epochs.
+
+        A kill at any moment leaves all of it or nothing.
+        """
 
     def load(self, key: str) -> bytes | None:
         """The state under `key`; `None` where there is none, or a damaged one, which is dropped."""
@@ -49,9 +54,10 @@ class File(NamedTuple):
 
 
 class CheckpointFiles(ABC):
-    """The checkpoints of one study as files named `KEY.EPOCHS.ckpt`; a subclass knows the place where they lie.
+    """The checkpoints of one study as files named `KEY.EPOCHS.ckpt`.
 
-    Other processes save and remove there too, so a file that is gone is no error.
+    A subclass knows the place where they lie. Other processes save and remove files
+    there as well, so a file that is gone is no error.
     """
 
     limit_bytes: int
@@ -89,7 +95,10 @@ class CheckpointFiles(ABC):
         return [name for name in self._names() if name.startswith(f"{key}.")]
 
     def _evict(self, keep: str) -> None:
-        """Drops what took the fewest epochs, of equals the oldest, until the rest fits; never `keep`."""
+        """Drops checkpoints until the rest fits, but never `keep`.
+
+        Those that took the fewest epochs go first, and of equals the oldest.
+        """
         files = self._files()
         total = sum(file.num_bytes for file in files)
         for file in sorted(files, key=lambda file: (int(file.name.split(".")[1]), file.written_at)):
@@ -124,7 +133,10 @@ class CheckpointStore(CheckpointFiles):
     """Checkpoints in a folder."""
 
     def __init__(self, folder: Path, *, limit_bytes: int = LIMIT_BYTES):
-        """Checkpoints in `folder`, which is made; over `limit_bytes` those that took the fewest epochs go first."""
+        """Checkpoints in `folder`, which is created.
+
+        Over `limit_bytes` those that took the fewest epochs go first.
+        """
         self.folder = folder
         self.limit_bytes = limit_bytes
         with _errors(f"checkpoints cannot be written to {folder}"):
@@ -167,13 +179,13 @@ class CheckpointStore(CheckpointFiles):
             return [name for name in os.listdir(self.folder) if name.endswith(suffix)]
 
     def _files(self) -> list[File]:
-        found = []
+        files = []
         for name in self._names():
             path = self.folder / name
             with _errors(f"checkpoint {path} cannot be read"), suppress(FileNotFoundError):
                 about = path.stat()
-                found.append(File(name, about.st_size, about.st_mtime))
-        return found
+                files.append(File(name, about.st_size, about.st_mtime))
+        return files
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The study's database: configurations, range tests, runs and every epoch's measurement, by SQLAlchemy.
+"""The database of studies: configurations, range tests, runs and measurements.
 
 A run belongs to the worker that inserted its row; two workers that plan the same run collide on its
 key, and one of them plans again. SQLite is opened in WAL mode, where readers and a writer do not
@@ -20,16 +20,20 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from lrtune.core.errors import InputError, StoreError, first_line, shown
+from lrtune.core.objective import Metrics
 from lrtune.core.recipe import Recipe
 from lrtune.core.run import Measurement, Run, RunRecord, RunState
-from lrtune.core.study import RangeResult, StudyConfig, StudyState
+from lrtune.core.study import RULES, RangeResult, StudyConfig, StudyState
 from lrtune.store.encoding import (
     compared,
     config_from_json,
     config_to_json,
+    metrics_from_json,
+    metrics_to_json,
     ranges_from_json,
     ranges_to_json,
 )
+from lrtune.store.migration import migrate
 from lrtune.store.workers import NOBODY, is_gone
 
 BUSY_S = 30.0
@@ -62,9 +66,8 @@ _runs = sa.Table(
     sa.Column("worker", sa.String(300), nullable=False),
     sa.Column("seen_at", sa.Float, nullable=False),
     sa.Column("retries", sa.Integer, nullable=False),
-    sa.Column("test_top1", sa.Float),
+    sa.Column("test", sa.Text),  # metrics as JSON
 )
-_MEASURED = [field.name for field in fields(Measurement)]
 _measurements = sa.Table(
     "lrtune_measurements",
     _metadata,
@@ -75,19 +78,34 @@ _measurements = sa.Table(
     sa.Column("prefix", sa.String(40), nullable=False),
     sa.Column("reused", sa.Boolean, nullable=False),
     sa.Column("again_epochs", sa.Integer, nullable=False),
+    sa.Column("metrics", sa.Text, nullable=False),  # as JSON
     # NULL stands for nan, which not every database takes.
     *(sa.Column(field.name, sa.Float) for field in fields(Measurement) if field.type is float),
 )
 
 
 def missing_file(url: str) -> str:
-    """The file that opening a SQLite URL would make; empty where it is there, or the URL is another database's."""
+    """The file that opening a SQLite URL would make; empty where it exists already."""
     try:
         parsed = sa.make_url(url)
     except SQLAlchemyError:
         return ""  # opening it says what is wrong
     is_file = parsed.get_backend_name() == "sqlite" and parsed.database and not parsed.query
     return str(parsed.database) if is_file and not Path(str(parsed.database)).exists() else ""
+
+
+def check_rules(config: StudyConfig) -> None:
+    """Whether a study was begun under the rules of search that hold today.
+
+    Raises:
+        InputError: it was not, so it cannot be continued.
+    """
+    if config.rules != RULES:
+        raise InputError(
+            f"study {config.name!r} was begun under the rules of an earlier version of lrtune, and "
+            "cannot be continued under today's. It can be reported, exported and compared with; "
+            "begin a study of another name."
+        )
 
 
 class StudyDatabase:
@@ -114,13 +132,14 @@ class StudyDatabase:
                 _metadata.sorted_tables
             ):  # not create_all(): it looks first, and of two processes one fails
                 connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
-            there = sa.inspect(connection)
+            migrate(connection, _metadata)
+            inspector = sa.inspect(connection)
             for table in _metadata.sorted_tables:
-                if {column["name"] for column in there.get_columns(table.name)} != set(
-                    table.columns.keys()
-                ):
+                columns = {column["name"] for column in inspector.get_columns(table.name)}
+                if columns != set(table.columns.keys()):
                     raise StoreError(
-                        f"{shown(url)} holds studies of another version of lrtune: use another place."
+                        f"{shown(url)} holds studies of another version of lrtune: use another "
+                        "place."
                     )
 
     def create(self, config: StudyConfig) -> None:
@@ -150,11 +169,11 @@ class StudyDatabase:
             StoreError: another version of lrtune wrote it.
         """
         with self.begin() as connection:
-            found = connection.execute(
+            text = connection.execute(
                 sa.select(_studies.c.config).where(_studies.c.name == name)
             ).scalar()
         try:
-            return None if found is None else config_from_json(found)
+            return None if text is None else config_from_json(text)
         except (KeyError, TypeError, InputError):  # a field, a choice or a unit more or less
             raise StoreError(f"study {name!r} is of another version of lrtune.") from None
 
@@ -179,29 +198,34 @@ class StudyDatabase:
         return StudyStore(self, config)
 
     def open(self, config: StudyConfig) -> "StudyStore":
-        """The study of this configuration: a new one, or the one that was begun so, with this budget and command now.
+        """The study of this configuration, with this budget and command from now on.
+
+        It is a new one, or the one that was begun so.
 
         Raises:
-            InputError: the study is there with another configuration; every difference is listed.
+            InputError: the study is there with another configuration, and every difference is
+                listed; or it was begun under other rules.
         """
-        there = self.config(config.name)
-        if there is None:
+        recorded = self.config(config.name)
+        if recorded is None:
             try:
                 self.create(config)
             except StoreError:
                 if self.config(config.name) is None:
                     raise  # else another process was faster, with the same command
             return self.study(config.name)
-        ours, theirs = compared(config), compared(there)
+        check_rules(recorded)
+        ours, theirs = compared(config), compared(recorded)
         different = [key for key in ours if ours[key] != theirs.get(key)]
         if different:
             study = f"study {config.name!r} has"
             raise InputError([
-                f"{study} {key}={theirs.get(key)!r}, but got {ours[key]!r}: that takes a study of another name."
+                f"{study} {key}={theirs.get(key)!r}, but got {ours[key]!r}: that takes a study of "
+                "another name."
                 for key in different
             ])  # fmt: skip
-        now = replace(there, budget=config.budget, command=config.command)
-        if now != there:
+        now = replace(recorded, budget=config.budget, command=config.command)
+        if now != recorded:
             self.update_config(now)
         return self.study(config.name)
 
@@ -246,8 +270,8 @@ class StudyDatabase:
             raise StoreError(f"{shown(self.url)}: {shown(_in_words(error))}") from None
 
     def _unknown(self, name: str) -> InputError:
-        known = ", ".join(self.names()) or "none"
-        return InputError(f"there is no study {name!r} in {shown(self.url)}; there are: {known}.")
+        names = ", ".join(self.names()) or "none"
+        return InputError(f"there is no study {name!r} in {shown(self.url)}; there are: {names}.")
 
 
 class StudyStore:
@@ -258,7 +282,7 @@ class StudyStore:
         self.config = config
         self._ended: dict[
             str, RunRecord
-        ] = {}  # read once: only their test Top-1 is still to come; none that failed
+        ] = {}  # read once: only their test metrics are still to come; none that failed
 
     def state(self) -> StudyState:
         """Everything recorded so far."""
@@ -279,7 +303,7 @@ class StudyStore:
                 measured[row.run].append(_measurement(row))
         ended = self._ended
         records = tuple(
-            replace(ended[row.id], test_top1=row.test_top1)
+            replace(ended[row.id], test=_metrics(row.test))
             if row.id in ended
             else _record(row, measured[row.id])
             for row in rows
@@ -298,20 +322,21 @@ class StudyStore:
         """
         key = {"study": self.config.name, "id": run.id}
         with self._database.begin() as connection:
-            found = connection.execute(sa.select(_runs).filter_by(**key)).one_or_none()
-            if found is not None:
-                if found.state != "running" or not (
-                    found.worker == worker or is_gone(found.worker, found.seen_at)
+            row = connection.execute(sa.select(_runs).filter_by(**key)).one_or_none()
+            if row is not None:
+                if row.state != "running" or not (
+                    row.worker == worker or is_gone(row.worker, row.seen_at)
                 ):
                     return False
-                mine = _runs.update().filter_by(**key, worker=found.worker, state="running")
+                mine = _runs.update().filter_by(**key, worker=row.worker, state="running")
                 return (
                     connection.execute(mine.values(worker=worker, seen_at=time.time())).rowcount
                     == 1
                 )
         values = asdict(run) | {
-            "study": self.config.name, "recipe": json.dumps(run.recipe.to_dict()), "state": "running", "reason": "",
-            "worker": worker, "seen_at": time.time(), "retries": 0,
+            "study": self.config.name, "recipe": json.dumps(run.recipe.to_dict()),
+            "state": "running", "reason": "", "worker": worker, "seen_at": time.time(),
+            "retries": 0,
         }  # fmt: skip
         position = (
             sa.select(sa.func.count())
@@ -333,7 +358,7 @@ class StudyStore:
         """
         values = {
             name: None if _is_nan(value) else value for name, value in asdict(measurement).items()
-        }
+        } | {"metrics": metrics_to_json(measurement.metrics)}
         try:
             with self._database.begin() as connection:
                 connection.execute(
@@ -360,17 +385,17 @@ class StudyStore:
         self._update(run.id, worker=NOBODY)
 
     def retry_failed(self) -> None:
-        """Makes the runs that failed unfinished ones that nobody has, so that the plan takes them first."""
+        """Gives the failed runs back unfinished, so that the plan takes them first."""
         failed = _runs.update().where(_runs.c.study == self.config.name, _runs.c.state == "failed")
         with self._database.begin() as connection:
             connection.execute(failed.values(state="running", reason="", worker=NOBODY))
 
-    def record_test(self, run_id: str, top1: float) -> None:
-        """Records a Top-1 on the test images."""
-        self._update(run_id, test_top1=top1)
+    def record_test(self, run_id: str, metrics: Metrics) -> None:
+        """Records the metrics on the test split."""
+        self._update(run_id, test=metrics_to_json(metrics))
 
     def record_ranges(self, results: tuple[RangeResult, ...]) -> None:
-        """Records the range tests, unless another process has done so: everyone searches within the same bounds."""
+        """Records the range tests, unless another process has recorded its own."""
         mine = sa.and_(_studies.c.name == self.config.name, _studies.c.range_results == "[]")
         with self._database.begin() as connection:
             connection.execute(
@@ -394,15 +419,18 @@ def _record(row: Any, measurements: list[Measurement]) -> RunRecord:
         measurements=tuple(measurements),
         orphaned=row.state == "running" and is_gone(row.worker, row.seen_at),
         retries=row.retries,
-        test_top1=row.test_top1,
+        test=_metrics(row.test),
     )
 
 
 def _measurement(row: Any) -> Measurement:
-    values: dict[str, Any] = {name: getattr(row, name) for name in _MEASURED}
-    return Measurement(
-        **values | {name: math.nan for name, value in values.items() if value is None}
-    )
+    values = {field.name: getattr(row, field.name) for field in fields(Measurement)}
+    unknown = {name: math.nan for name, value in values.items() if value is None}
+    return Measurement(**values | unknown | {"metrics": _metrics(row.metrics)})
+
+
+def _metrics(text: str | None) -> Metrics | None:
+    return None if text is None else metrics_from_json(text)
 
 
 def _is_nan(value: object) -> bool:
@@ -418,7 +446,7 @@ def _tune_sqlite(connection: Any, _record: object) -> None:
 
 
 def _turn_on_wal(cursor: Any) -> None:
-    """Of several processes that turn it on in a new database at once, SQLite refuses all but one without waiting."""
+    """Turns on WAL mode; SQLite refuses it without waiting while another process does."""
     deadline = time.monotonic() + BUSY_S
     while True:
         try:
@@ -432,7 +460,7 @@ def _turn_on_wal(cursor: Any) -> None:
 
 
 def _in_words(error: SQLAlchemyError) -> str:
-    said = first_line(getattr(error, "orig", None) or error)
+    message = first_line(getattr(error, "orig", None) or error)
     for sign, words in (
         ("locked", f"the database is locked by another program (waited {BUSY_S:.0f} s)"),
         ("readonly", "the database cannot be written: it, or its folder, is read-only"),
@@ -442,6 +470,6 @@ def _in_words(error: SQLAlchemyError) -> str:
             "the database cannot be opened: its folder is missing or not accessible",
         ),
     ):
-        if sign in said:
+        if sign in message:
             return f"{words}."
-    return f"the database failed: {said}"
+    return f"the database failed: {message}"

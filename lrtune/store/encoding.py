@@ -2,17 +2,26 @@
 
 import hashlib
 import json
+import math
 from dataclasses import asdict
 from typing import Any
 
-from lrtune.core.recipe import NamedRecipe, Published, Recipe
+from lrtune.core.objective import Metrics, Objective
+from lrtune.core.recipe import NamedRecipe, ParameterGroup, Recipe
 from lrtune.core.space import Interval
 from lrtune.core.study import Budget, RangeCurve, RangeResult, Rung, StudyConfig, TrainSettings
 
 
 def config_to_json(config: StudyConfig) -> str:
     """A configuration as JSON text; equal configurations give equal texts."""
-    values = asdict(config) | {"budget": str(config.budget), "baseline": config.baseline.to_dict()}
+    values = asdict(config) | {
+        "budget": str(config.budget),
+        "baseline": config.baseline.to_dict(),
+        "tried": [recipe.to_dict() for recipe in config.tried],
+        "recipes": [
+            {"name": named.name, "recipe": named.recipe.to_dict()} for named in config.recipes
+        ],
+    }
     return json.dumps(values, sort_keys=True)
 
 
@@ -22,35 +31,58 @@ def config_from_json(text: str) -> StudyConfig:
     return StudyConfig(
         **values
         | {
+            "objective": Objective(**values["objective"]),
+            "groups": tuple(ParameterGroup(**group) for group in values["groups"]),
             "settings": TrainSettings(**values["settings"]),
             "budget": Budget.parse(values["budget"]),
             "rungs": tuple(Rung(**rung) for rung in values["rungs"]),
             "baseline": Recipe.from_dict(values["baseline"]),
-            "tried": tuple(map(Recipe.from_dict, values.get("tried", ()))),
+            "tried": tuple(map(Recipe.from_dict, values["tried"])),
             "recipes": tuple(map(_named_recipe, values["recipes"])),
         }
     )
 
 
 def _named_recipe(values: dict[str, Any]) -> NamedRecipe:
-    published = Published(**values["published"]) if values["published"] else None
-    return NamedRecipe(
-        name=values["name"], recipe=Recipe.from_dict(values["recipe"]), published=published
-    )
+    return NamedRecipe(name=values["name"], recipe=Recipe.from_dict(values["recipe"]))
+
+
+def metrics_to_json(metrics: Metrics) -> str:
+    """Metrics as JSON text; what is not finite is a word or `null`, since JSON has no nan."""
+    return json.dumps({name: _plain(value) for name, value in metrics.items()})
+
+
+def metrics_from_json(text: str) -> Metrics:
+    """Metrics from `metrics_to_json`."""
+    values: dict[str, float | str | None] = json.loads(text)
+    return {name: math.nan if value is None else float(value) for name, value in values.items()}
+
+
+def _plain(value: float) -> float | str | None:
+    if math.isnan(value):
+        return None
+    return value if math.isfinite(value) else str(value)
 
 
 def compared(config: StudyConfig) -> dict[str, Any]:
-    """What must be the same for results to go together: all but name, budget, command, threads and machine."""
+    """The values that two studies must share for their results to go together.
+
+    They are all but name, budget, command, threads and machine.
+    """
     values: dict[str, Any] = json.loads(config_to_json(config))
     settings: dict[str, Any] = values.pop("settings")
     for key in ("name", "budget", "command", "environment"):
         del values[key]
+    values["objective"] = str(config.objective)  # what else it says is found out from the data
     del settings["threads"]
     return values | settings
 
 
 def digest(config: StudyConfig) -> str:
-    """Six hexadecimal digits of what `compared` gives, less what is to be tried where there is nothing."""
+    """Six hexadecimal digits of what `compared` gives.
+
+    `tried` counts only where it is not empty.
+    """
     values = compared(config)
     if not config.tried:
         del values["tried"]

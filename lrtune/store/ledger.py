@@ -8,7 +8,7 @@ from lrtune.store.database import StudyStore
 
 
 class Ledger:
-    """A study's store that answers what is recorded without asking the database; every change goes there first.
+    """A study's store that answers from memory; every change goes to the database first.
 
     As long as another process has a run it does ask, since that run may end, or its process may.
     """
@@ -36,8 +36,8 @@ class Ledger:
             self._read()
             return False
         self._mine.add(run.id)
-        known = self._records.get(run.id, RunRecord(run=run, state="running"))
-        self._keep(replace(known, orphaned=False))
+        record = self._records.get(run.id, RunRecord(run=run, state="running"))
+        self._keep(replace(record, orphaned=False))
         return True
 
     def record(self, run: Run, measurement: Measurement) -> None:

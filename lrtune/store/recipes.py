@@ -1,16 +1,17 @@
 """The recipe files on disk: those that come with lrtune, and the user's own.
 
-description = "..." epochs = 90                  # that the lengths below are meant for; without it
-they are those of the run optimizer = "sgd" peak_lr = 0.1 warmup_epochs = 5
+description = "..."
+epochs = 90                  # that the lengths below are meant for; without it, those of the run
+optimizer = "sgd"
+peak_lr = 0.1
+warmup_epochs = 5
 
 [decay]
 name = "step"
 every_epochs = 30
 
-[published]                  # quoted beside what is measured, never among it
-on = "ImageNet, ResNet-50, 8 A100"
-top1 = 76.1
-convergence_epoch = 90
+[group_scales]               # of named parameter groups
+backbone = 0.1
 """
 
 import tomllib
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lrtune.core.errors import InputError, Problems
-from lrtune.core.recipe import NamedRecipe, Published, Recipe, length_problems
+from lrtune.core.recipe import NamedRecipe, Recipe, length_problems
 from lrtune.schedules.compress import compress
 
 ORDER = (
@@ -36,8 +37,9 @@ def read_recipe(recipe: str | Path, epochs: int) -> NamedRecipe:
         recipe: name or path.
         epochs: of the run.
 
-    Raises: InputError: there is neither, or it is no recipe; every rule that it breaks, with file
-        and key.
+    Raises:
+        InputError: there is neither, or it is no recipe; every rule that it breaks, with file and
+            key.
     """
     name, values = str(recipe), _read(recipe)
     values.pop("description", None)
@@ -45,34 +47,16 @@ def read_recipe(recipe: str | Path, epochs: int) -> NamedRecipe:
     meant_for = values.pop("epochs", epochs)
     if type(meant_for) is not int or meant_for < 1:
         problems.append(f"`epochs` must be a whole number from 1, but got {meant_for!r}.")
-    published = None
-    if "published" in values:
-        match values.pop("published"):
-            case {
-                "on": str(on),
-                "top1": float() | int() as top1,
-                "convergence_epoch": int(epoch),
-                **rest,
-            } if (
-                not rest
-                and bool not in (type(top1), type(epoch))
-                and 0 <= top1 <= 100
-                and epoch >= 1
-            ):
-                published = Published(on=on, top1=top1, convergence_epoch=epoch)
-            case given:
-                wanted = "words as on, a percentage as top1 and a whole number from 1 as convergence_epoch"
-                problems.append(f"`published` must have {wanted}, but got {given!r}.")
-    found = Recipe()
+    read = Recipe()
     with problems.gather():
-        found = Recipe.from_dict(values)
+        read = Recipe.from_dict(values)
     if not problems:
-        problems += length_problems(found, meant_for)
+        problems += length_problems(read, meant_for)
     if problems:
         raise InputError([f"{name}: {problem}" for problem in problems])
     return NamedRecipe(
-        name=Path(name).stem, recipe=compress(found, meant_for, epochs) if meant_for != epochs else found,
-        published=published,
+        name=Path(name).stem,
+        recipe=compress(read, meant_for, epochs) if meant_for != epochs else read,
     )  # fmt: skip
 
 
@@ -91,9 +75,9 @@ def _read(recipe: str | Path) -> dict[str, Any]:
     named = _FOLDER / f"{recipe}.toml"
     path = named if named.is_file() else Path(recipe)
     if not path.is_file():
-        known = ", ".join(recipe_names())
+        names = ", ".join(recipe_names())
         raise InputError(
-            f"a recipe must be a TOML file or one of {known}, but got {str(recipe)!r}."
+            f"a recipe must be a TOML file or one of {names}, but got {str(recipe)!r}."
         )
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,7 @@
-"""Checkpoints that several machines share: behind an fsspec URL, and behind a network that fails now and then."""
+"""Checkpoints that several machines share, behind an fsspec URL.
+
+The network between may fail now and then.
+"""
 
 import time
 from collections.abc import Callable, Container, Iterator
@@ -24,7 +27,10 @@ LONGEST_PAUSE_S = 5.0
 
 
 def shared_checkpoints(place: str, study: str) -> Checkpoints:
-    """The checkpoints of one study below a folder that machines share, or a URL that fsspec knows."""
+    """The checkpoints of one study at a place that machines share.
+
+    The place is a folder, or a URL that fsspec knows.
+    """
     if "://" in place:
         return PatientCheckpoints(RemoteCheckpointStore(f"{place.rstrip('/')}/{study}"))
     return PatientCheckpoints(CheckpointStore(Path(place) / study))
@@ -48,9 +54,9 @@ class RemoteCheckpointStore(CheckpointFiles):
         try:
             self._fs, self._root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         except (ImportError, ValueError, OSError) as error:
-            said = shown(first_line(error))
+            reason = shown(first_line(error))
             raise InputError(
-                f"`storage_path` must be a URL that fsspec knows, but got {shown(url)!r}: {said}."
+                f"`storage_path` must be a URL that fsspec knows, but got {shown(url)!r}: {reason}."
             ) from None
         with self._errors("made"):
             self._fs.makedirs(self._root, exist_ok=True)

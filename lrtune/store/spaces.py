@@ -14,8 +14,8 @@ def read_space(space: str | Path) -> tuple[str, str]:
     named = _spaces_folder() / f"{space}.toml"
     path = named if named.is_file() else Path(space)
     if not path.is_file():
-        known = ", ".join(space_names())
-        raise InputError(f"`space` must be a TOML file or one of {known}, but got {str(space)!r}.")
+        names = ", ".join(space_names())
+        raise InputError(f"`space` must be a TOML file or one of {names}, but got {str(space)!r}.")
     try:
         return (str(space) if path is named else str(path)), path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

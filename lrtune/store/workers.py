@@ -13,7 +13,10 @@ LEASE_S = 120.0
 
 
 def this_worker(lane: int = 0) -> str:
-    """A name for one lane of this process that no later process with the same id shares: `host#lane/pid/start time`."""
+    """A name for one lane of this process: `host#lane/pid/start time`.
+
+    No later process with the same id shares it.
+    """
     host = socket.gethostname() + (f"#{lane}" if lane else "")
     return f"{host}/{os.getpid()}/{psutil.Process().create_time():.2f}"
 

@@ -9,8 +9,10 @@ import numpy as np
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lrtune.training.batches import Images, Source
-from lrtune.training.randomness import preserved_random_states, seed_all
+from lrtune.training.native.data.batches import Source
+from lrtune.training.native.data.images import Images
+from lrtune.training.native.data.structure import leaves
+from lrtune.training.native.randomness import preserved_random_states, seed_all
 
 if TYPE_CHECKING:
     from lrtune.training.task import Task
@@ -20,11 +22,12 @@ NUM_SAMPLES = 8
 
 
 def fingerprint(task: "Task") -> str:
-    """SHA-256 of what is trained, as far as a look at it tells; the same in every process.
+    """SHA-256 of what is trained, as much of it as a look can tell; the same in every process.
 
-    Of the model its layers, its weights' names and shapes, and the code of its own forward passes;
-    of the loss and the parameter groups their code; of the data their number and a few samples. A
-    part that fails counts as nothing: it says so when it is trained.
+    It covers the model's layers, the names and shapes of its weights, and the code of its own
+    forward passes; the code of the loss, of `forward`, of the metrics and of the parameter groups;
+    and of the data their number and a few samples. A part that fails counts as nothing: it says so
+    when it is trained.
     """
     with preserved_random_states():
         parts = [
@@ -33,6 +36,9 @@ def fingerprint(task: "Task") -> str:
             _code(task.parameters),
             _data(task.train),
             _data(task.validation),
+            _code(task.forward),
+            sorted((name, _code(metric)) for name, metric in task.metrics.items()),
+            task.steps_per_epoch,
         ]
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
@@ -57,23 +63,31 @@ def _loss(task: "Task") -> object:
 
 
 def _data(source: Source) -> object:
-    """Where samples are not the same each time, of the same seed, only their labels and shapes count."""
+    """The number of samples, and some of them; a stream is known by its code alone.
+
+    Where samples differ each time, for the same seed, only their labels and shapes count.
+    """
     dataset: Any = source.dataset if isinstance(source, DataLoader) else source
+    if hasattr(dataset, "__code__"):
+        return _code(dataset)
     try:
         places = np.linspace(0, len(dataset) - 1, NUM_SAMPLES).astype(int).tolist()
         once, again = ([_sample(dataset, place) for place in places] for _ in range(2))
     except Exception:
         return None
-    return len(dataset), once if once == again else [(inputs[:2], label) for inputs, label in once]
+    if once == again:
+        return len(dataset), once
+    return len(dataset), [([part[:2] for part in parts[:-1]], parts[-1]) for parts in once]
 
 
-def _sample(dataset: Any, place: int) -> tuple[tuple[object, ...], tuple[object, ...]]:
-    """Inputs and label, plain."""
+def _sample(dataset: Any, place: int) -> list[tuple[object, ...]]:
+    """Inputs and label, plain; the label comes last."""
     seed_all(0)
     if isinstance(dataset, Images):
-        return _plain(dataset.images[place : place + 1].cpu()), _plain(dataset.labels[place].cpu())
-    inputs, label = dataset[place]
-    return _plain(inputs), _plain(label)
+        sample = dataset.images[place : place + 1].cpu(), dataset.labels[place].cpu()
+    else:
+        sample = dataset[place]
+    return [_plain(leaf) for leaf in leaves(sample)]
 
 
 def _layers(module: nn.Module) -> object:
@@ -106,5 +120,5 @@ def _plain(value: Any) -> tuple[object, ...]:
 
 def _text(value: object) -> str:
     """Without what differs from process to process: addresses, and the order of a set of words."""
-    said = repr(sorted(map(repr, value)) if isinstance(value, frozenset) else value)
-    return re.sub(" at 0x[0-9a-f]+", "", said)
+    text = repr(sorted(map(repr, value)) if isinstance(value, frozenset) else value)
+    return re.sub(" at 0x[0-9a-f]+", "", text)

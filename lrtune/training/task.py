@@ -12,14 +12,18 @@ from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
-from lrtune.core.errors import InputError, TaskError
-from lrtune.core.recipe import Recipe, default_recipe
+from lrtune.core.errors import InputError, Problems, TaskError
+from lrtune.core.objective import TOP1, Objective, averaged
+from lrtune.core.recipe import Plateau, Recipe, default_recipe
+from lrtune.core.run import LOSSES
 from lrtune.core.study import TrainSettings
-from lrtune.training.batches import Images, Source
-from lrtune.training.datasets.folder import folder_of, listing_digest
 from lrtune.training.fingerprint import fingerprint
+from lrtune.training.native.data.batches import Source, is_stream
+from lrtune.training.native.data.datasets.folder import folder_of, listing_digest
+from lrtune.training.native.data.images import Images
+from lrtune.training.native.evaluation import is_running
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,23 +38,44 @@ class Task:
     model: Callable[[], nn.Module]
     """Builds an untrained model; called with the random numbers seeded, as often as needed."""
     train: Source
-    """Inputs in float32, unless the model takes others, and labels from 0 to `num_classes - 1`."""
+    """`Images`, a map-style dataset, a `DataLoader`, or a stream: an iterable of batches without a
+    length, or a function of (seed, epoch) that returns one. A batch is a pair (inputs, targets), a
+    dict, or anything that `forward` takes. Epoch k of a run must be a function of its seed and of k
+    for the run to be resumed, so a stream is such a function, or has (or its dataset or sampler
+    has) a `set_epoch` that is given a number drawn from both; any other stream is read on from
+    epoch to epoch."""
     validation: Source
-    num_classes: int
+    """Likewise; a stream must end by itself."""
+    num_classes: int | None = None
+    """Where Top-1 is counted: the classes are in dimension 1 of the outputs, and the targets are
+    numbers from 0 to `num_classes - 1`."""
     test: Source | None = None
     """Read once, for the recommended recipe and the baseline."""
-    loss: Callable[[Tensor, Tensor], Tensor] | None = None
-    """Mean loss of `(logits, labels)`, shapes (B, num_classes) and (B,).
+    loss: Callable[[Any, Any], Tensor] | None = None
+    """Mean loss of `(outputs, targets)`.
 
-    `None`: cross-entropy with the settings' label smoothing.
+    `None`: what a model returns as its own loss for a dict batch, or else cross-entropy with the
+    settings' label smoothing.
     """
+    forward: Callable[[Any, Any], tuple[Tensor, Any, Any]] | None = None
+    """From `(model, batch)` to `(loss, outputs, targets)`, for training and for validation;
+    `model.training` tells which. `None`: of a pair, the outputs are `model(inputs)`; of a dict,
+    they are the `logits` of `model(**batch)`, and the targets are its `labels`."""
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    """Metrics of the validation set by name: objects of torchmetrics (or any with `update`,
+    `compute` and `reset`), or functions from all outputs and targets to a number."""
+    objective: Objective | str | None = None
+    """The metric that decides, as `NAME`, `NAME:max` or `NAME:min`. `None`: Top-1 where there are
+    `num_classes`, else the validation loss."""
     parameters: Callable[[nn.Module], list[dict[str, Any]]] | None = None
-    """Parameter groups of a model, each with an optional `lr_scale`; `None`: one group of all
-    parameters."""
+    """Parameter groups of a model, each with an optional `lr_scale`, and with an optional `name` by
+    which a space or a recipe can give it another one; `None`: one group of all parameters."""
     baseline: Recipe = field(default_factory=lambda: default_recipe("sgd"))
     """The recipe that its user has today; also the optimizer's defaults for whatever a space leaves
     open."""
     epochs: int = 10
+    steps_per_epoch: int | None = None
+    """Optimizer steps that make up an epoch of a stream; other data have a length of their own."""
     settings: TrainSettings = field(default_factory=TrainSettings)
     name: str = "task"
     """In reports, and in the names of studies. Tasks of equal name are told apart by a fingerprint
@@ -58,36 +83,123 @@ class Task:
     where its results must not be mixed."""
 
     def __post_init__(self) -> None:
-        problems = [
-            f"`task.{key}` must be given as {what}, but got {value!r}."
-            for key, what, value, holds in (
-                ("model", "a function that returns a model", self.model, callable(self.model)),
-                (
-                    "num_classes",
-                    "a whole number from 2",
-                    self.num_classes,
-                    _at_least(2, self.num_classes),
-                ),
-                ("epochs", "a whole number from 1", self.epochs, _at_least(1, self.epochs)),
-            )
-            if not holds
-        ]
-        if isinstance(self.model, nn.Module):
+        problems = Problems(_type_problems(self))
+        for key in ("num_classes", "epochs", "steps_per_epoch"):  # JSON knows no NumPy integers
+            value = getattr(self, key)
+            object.__setattr__(self, key, int(value) if isinstance(value, Integral) else value)
+        objective = self.objective
+        if objective is None:
+            objective = Objective() if self.num_classes is not None else "val_loss:min"
+        if isinstance(objective, str):
+            with problems.gather():
+                objective = Objective.parse(objective)
+        if isinstance(objective, Objective) and _is_mapping(self.metrics):
+            object.__setattr__(self, "objective", objective)
+            problems += _metric_problems(self, objective)
+        problems.raise_any()
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Names of the metrics that each epoch measures."""
+        return (*LOSSES, *(() if self.num_classes is None else (TOP1,)), *self.metrics)
+
+    @property
+    def decides(self) -> Objective:
+        """The objective, as it was given or chosen."""
+        assert isinstance(self.objective, Objective)
+        return self.objective
+
+
+def _type_problems(task: Task) -> list[str]:
+    """Every rule that a part of the task breaks by itself."""
+    problems = [
+        f"`task.{key}` must be given as {what}, but got {value!r}."
+        for key, what, value, holds in (
+            ("model", "a function that returns a model", task.model, callable(task.model)),
+            (
+                "num_classes",
+                "a whole number from 2",
+                task.num_classes,
+                task.num_classes is None or _at_least(2, task.num_classes),
+            ),
+            ("epochs", "a whole number from 1", task.epochs, _at_least(1, task.epochs)),
+            (
+                "steps_per_epoch",
+                "a whole number from 1",
+                task.steps_per_epoch,
+                task.steps_per_epoch is None or _at_least(1, task.steps_per_epoch),
+            ),
+            (
+                "forward",
+                "a function of (model, batch)",
+                task.forward,
+                task.forward is None or callable(task.forward),
+            ),
+            ("metrics", "a dict of metrics by name", task.metrics, _is_mapping(task.metrics)),
+            (
+                "objective",
+                "NAME, NAME:max or NAME:min",
+                task.objective,
+                task.objective is None or isinstance(task.objective, Objective | str),
+            ),
+        )
+        if not holds
+    ]
+    if isinstance(task.model, nn.Module):
+        problems.append(
+            "`task.model` must be a function that builds a new model each time, but got a model: "
+            "give its class, or `lambda: copy.deepcopy(model)`."
+        )
+    if isinstance(task.loss, nn.Module) and any(p.requires_grad for p in task.loss.parameters()):
+        problems.append(
+            "`task.loss` must have no trainable parameters, since a run trains the model's alone: "
+            "give them to the model, or freeze them with `loss.requires_grad_(False)`."
+        )
+    if task.loss is not None and task.forward is not None:
+        problems.append("`task.loss` must not be given beside `task.forward`, which has its own.")
+    if not isinstance(task.train, Images):
+        if is_stream(task.train) and task.steps_per_epoch is None:
             problems.append(
-                "`task.model` must be a function that builds a new model each time, but got a model: give its class, "
-                "or `lambda: copy.deepcopy(model)`."
+                "`task.steps_per_epoch` must be given where the training data have no length, but "
+                f"got None with a {type(task.train).__name__}."
             )
-        if isinstance(self.loss, nn.Module) and any(
-            p.requires_grad for p in self.loss.parameters()
-        ):
+        if not is_stream(task.train) and task.steps_per_epoch is not None:
             problems.append(
-                "`task.loss` must have no trainable parameters, since a run trains the model's alone: give them to the "
-                "model, or freeze them with `loss.requires_grad_(False)`."
+                "`task.steps_per_epoch` is for streams, whose length is not known, but got "
+                f"{task.steps_per_epoch} with a {type(task.train).__name__} of {len(task.train)}."  # type: ignore[arg-type]
             )
-        if problems:
-            raise InputError(problems)
-        for key in ("num_classes", "epochs"):  # JSON knows no integers of NumPy
-            object.__setattr__(self, key, int(getattr(self, key)))
+    return problems
+
+
+def _metric_problems(task: Task, objective: Objective) -> list[str]:
+    """Every rule that the names of metrics break."""
+    problems = []
+    for name, metric in task.metrics.items():
+        if name in (*LOSSES, TOP1) or name.startswith(averaged("")):
+            problems.append(
+                f"`task.metrics` must not use the names train_loss, val_loss, top1 or averaged_*, "
+                f"but got {name!r}."
+            )
+        elif not name or name != name.strip() or ":" in name:
+            problems.append(f"`task.metrics` must have plain names, but got {name!r}.")
+        if not callable(metric) and not is_running(metric):
+            problems.append(
+                "`task.metrics` must hold functions of (outputs, targets), or objects with update, "
+                f"compute and reset, but {name!r} is a {type(metric).__name__}."
+            )
+    measured = task.measured
+    asked = {"`task.objective`": objective.metric}
+    if isinstance(task.baseline.decay, Plateau):
+        monitor = Objective.parse(task.baseline.decay.monitor)
+        asked["the plateau of `task.baseline`"] = monitor.metric
+    for what, metric in asked.items():
+        if metric not in measured:
+            hint = ": give `num_classes`" if metric == TOP1 else ""
+            problems.append(
+                f"{what} must be one of the metrics that are measured, {', '.join(measured)}, but "
+                f"got {metric}{hint}."
+            )
+    return problems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +233,8 @@ def build_named_task(named: NamedTask) -> Task:
         InputError: an unknown name, or sizes that do not go together.
         DataError: the images are not to be found.
     """
-    from lrtune.training.datasets import load_dataset
-    from lrtune.training.models import build_model, check_model
+    from lrtune.training.native.data.datasets import load_dataset
+    from lrtune.training.native.models import build_model, check_model
 
     data_dir = Path(named.data_dir) if named.data_dir else None
     splits = load_dataset(
@@ -148,7 +260,7 @@ def build_named_task(named: NamedTask) -> Task:
 
 
 def load_task_file(path: Path) -> Task:
-    """The `task` of a Python file: a `Task` of that name, or a function without arguments that returns one.
+    """The `task` of a Python file: a `Task`, or a function without arguments that returns one.
 
     Raises:
         InputError: there is no such file.
@@ -167,21 +279,20 @@ def load_task_file(path: Path) -> Task:
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        found = getattr(module, "task", None)
-        if callable(found) and not isinstance(found, Task):
-            found = found()
+        task = getattr(module, "task", None)
+        if callable(task) and not isinstance(task, Task):
+            task = task()
     except Exception as error:
         raise TaskError(
             f"{path}: raised {type(error).__name__} while it was read{_at(error, path)}: {error}"
         ) from error
-    if not isinstance(found, Task):
-        what = (
-            "has no `task`" if found is None else f"has a `task` that is a {type(found).__name__}"
-        )
+    if not isinstance(task, Task):
+        what = "has no `task`" if task is None else f"has a `task` that is a {type(task).__name__}"
         raise TaskError(
-            f"{path}: must define `task`, an lrtune.Task or a function that returns one, but it {what}."
+            f"{path}: must define `task`, an lrtune.Task or a function that returns one, but it "
+            f"{what}."
         )
-    return found
+    return task
 
 
 def load_task(source: TaskSource) -> Task:
@@ -196,11 +307,11 @@ def load_task(source: TaskSource) -> Task:
 
 
 def modules_of(source: TaskSource) -> list[ModuleType]:
-    """The modules that a task file consists of: itself, and those beside it, as far as they were imported."""
+    """The modules of a task file: itself, and the imported ones that lie beside it."""
     if not isinstance(source, TaskFile):
         return []
     folder = source.path.parent.resolve()
-    found = []
+    modules = []
     for name, module in list(sys.modules.items()):
         file = Path(getattr(module, "__file__", None) or "/")
         beside = (
@@ -209,19 +320,23 @@ def modules_of(source: TaskSource) -> list[ModuleType]:
             and "site-packages" not in file.parts
         )
         if beside and name != "__main__" and name.partition(".")[0] != "lrtune":
-            found.append(module)
-    return found
+            modules.append(module)
+    return modules
 
 
 def settings_for(task: Task, settings: TrainSettings) -> TrainSettings:
-    """The settings that a task is trained by: data of its own have their own transforms, a loader its own batch size.
+    """The settings that a task is trained by.
+
+    Data of its own have their own transforms, and a loader its own batch size.
 
     Raises:
         InputError: label smoothing, which does not reach a loss of the task's own.
     """
-    if task.loss is not None and settings.label_smoothing:
-        rule = "`label_smoothing` must be 0 where the task has a loss of its own, which has to smooth by itself"
-        raise InputError(f"{rule}, but got {settings.label_smoothing}.")
+    if (task.loss is not None or task.forward is not None) and settings.label_smoothing:
+        raise InputError(
+            "`label_smoothing` must be 0 where the task has a loss of its own, which has to smooth "
+            f"by itself, but got {settings.label_smoothing}."
+        )
     if isinstance(task.train, DataLoader) and task.train.batch_size:
         settings = replace(settings, batch_size=task.train.batch_size * settings.accumulate)
     return settings if isinstance(task.train, Images) else replace(settings, augment=False)
@@ -230,27 +345,28 @@ def settings_for(task: Task, settings: TrainSettings) -> TrainSettings:
 def change_settings(task: Task, changes: Mapping[str, Any]) -> TrainSettings:
     """The task's settings with some of them changed, by field.
 
-    Raises: InputError: there is no such setting, it cannot be so, or it does nothing to the task's
-        data.
+    Raises:
+        InputError: there is no such setting, it cannot be so, or it does nothing to the data.
     """
-    known, kind = [f.name for f in fields(TrainSettings)], type(task.train).__name__
+    names, kind = [f.name for f in fields(TrainSettings)], type(task.train).__name__
     problems = [
-        f"`settings` has no {key!r}; it has {', '.join(known)}."
+        f"`settings` has no {key!r}; it has {', '.join(names)}."
         for key in changes
-        if key not in known
+        if key not in names
     ]
     if changes.get("augment") and not isinstance(task.train, Images):
         problems.append(f"`augment` is for `Images` only, but the data are a {kind}.")
     changed = dict(changes)
-    if isinstance(task.train, DataLoader):
-        own = (task.train.batch_size or 0) * changes.get("accumulate", task.settings.accumulate)
+    if _has_own_batches(task.train):
+        micro_batch = getattr(task.train, "batch_size", None) or 0
+        own = micro_batch * changes.get("accumulate", task.settings.accumulate)
         if own:
             changed["batch_size"] = own
         if (asked := changes.get("batch_size", own)) != own:
             what = (
                 f"{own}, what the task's loader gives a step"
                 if own
-                else "left to the task's loader"
+                else "left to the task's own data"
             )
             problems.append(f"`batch_size` must be {what}, but got {asked}.")
     if problems:
@@ -279,7 +395,8 @@ def source_from(described: Mapping[str, Any]) -> TaskSource:
     """
     if "python" in described:
         raise InputError(
-            f"this study's task, {described['python']!r}, is a Python object: call lrtune.search with it and the "
+            f"this study's task, {described['python']!r}, is a Python object: call lrtune.search "
+            "with it and the "
             "study's name again."
         )
     source: NamedTask | TaskFile
@@ -291,9 +408,19 @@ def source_from(described: Mapping[str, Any]) -> TaskSource:
         place = folder_of(source.data)
     if place is not None and place.exists() and describe_source(source) != dict(described):
         raise InputError(
-            f"{place} has changed since the study began: its new results would not go with the old ones."
+            f"{place} has changed since the study began: its new results would not go with the old "
+            "ones."
         )
     return source
+
+
+def _is_mapping(value: object) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _has_own_batches(source: Source) -> bool:
+    is_data_set = isinstance(source, IterableDataset)
+    return isinstance(source, DataLoader) or (is_stream(source) and not is_data_set)
 
 
 def _at_least(low: int, value: object) -> bool:

@@ -1,4 +1,4 @@
-"""A Ray cluster: to start one or to find one, what its nodes can hold, and whether they can do what a sweep needs."""
+"""A Ray cluster: starts or finds one, tells what its nodes can hold, and calls functions there."""
 
 import logging
 import os
@@ -57,17 +57,22 @@ class Cluster:
         return result
 
     def call_everywhere(self, function: Callable[[], Result]) -> dict[str, Result]:
-        """Calls a function on every node at once, and waits for what they return, by the name of the node.
+        """Calls a function on every node at once.
 
-        Raises: InputError: a node cannot call it, for want of the same packages say; all such nodes
-            are named.
+        Returns:
+            What the nodes return, by their names.
+
+        Raises:
+            InputError: nodes cannot call it, for example because they lack packages; all of them
+                are named.
         """
         remote = ray.remote(num_cpus=0, max_retries=0)(_call)
         asked = {}
         for node in _nodes():
-            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']}, {node['NodeID'][:6]})"
-            asked[name] = remote.options(scheduling_strategy=there).remote(function)
+            on_node = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            address = f"{node['NodeManagerAddress']}, {node['NodeID'][:6]}"
+            name = f"{node['NodeManagerHostname']} ({address})"
+            asked[name] = remote.options(scheduling_strategy=on_node).remote(function)
         answers, problems = {}, []
         for name, answer in asked.items():
             try:
@@ -95,8 +100,9 @@ def connect(
     """
     if address.startswith("ray://"):
         raise InputError(
-            "`address` must be that of a cluster which this machine is a node of, but got a Ray Client's, "
-            f"{address!r}: from outside, submit a job: ray job submit --address http://HEAD:8265 -- lrtune search ..."
+            "`address` must be that of a cluster which this machine is a node of, but got a Ray "
+            f"Client's, {address!r}: from outside, submit a job: ray job submit --address "
+            "http://HEAD:8265 -- lrtune search ..."
         )
     ours = not ray.is_initialized()
     if ours:
@@ -108,7 +114,8 @@ def connect(
         if not cluster.num_slots():
             wanted = _in_words({"Resources": cluster.request})
             raise InputError(
-                f"a trial asks for {wanted}, which no node has; the cluster has {cluster.described()}."
+                f"a trial asks for {wanted}, which no node has; "
+                f"the cluster has {cluster.described()}."
             )
         yield cluster
     finally:
@@ -124,9 +131,11 @@ def share(
 ) -> Any:
     """Puts a value into the object store, once for all workers of a node.
 
-    Args: value: what to share; numpy arrays in it are not copied out of the store. modules: whose
-        functions and classes go with it, since workers cannot import them. serializers: of each
-        type, how to take it apart into values that can be shared, and how to put it together.
+    Args:
+        value: what to share; numpy arrays in it are not copied out of the store.
+        modules: whose functions and classes go with it, since workers cannot import them.
+        serializers: of each type, how to take it apart into values that can be shared, and how to
+            put it together.
 
     Raises:
         TaskError: it holds something that cannot be sent to another process.
@@ -148,11 +157,6 @@ def share(
             ray.util.deregister_serializer(kind)
 
 
-def fetch(reference: Any) -> Any:
-    """A value that was shared; arrays in it are read-only."""
-    return ray.get(reference)
-
-
 def _start(address: str) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
@@ -162,9 +166,9 @@ def _start(address: str) -> None:
             _check_that_it_answers(address)
             ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        said = first_line(error)
+        reason = first_line(error)
         raise InputError(
-            f"`address` must be that of a running Ray cluster, but got {address!r}: {said}"
+            f"`address` must be that of a running Ray cluster, but got {address!r}: {reason}"
         ) from None
 
 
@@ -185,7 +189,7 @@ def _check_that_it_answers(address: str) -> None:
             noted.read_text(encoding="utf-8").strip() if noted.exists() else ""
         )
         if not address:
-            return  # Ray looks through the processes of this machine, and says at once where there is none
+            return  # Ray looks through the processes of this machine, and answers at once
     host, colon, port = address.rpartition(":")
     if not (colon and port.isdecimal()):
         raise ValueError("it is neither auto, nor local, nor host:port.")

@@ -1,4 +1,4 @@
-"""Recipes that are worth telling apart, and of those that are not, the one that is cheaper to train.
+"""A grid of peak LRs, and the cheapest one of the recipes that are near each other.
 
 Peak LRs are taken a twelfth of a decade apart: neighbours differ by 21 %. On that grid, and with
 warmups of whole epochs, recipes meet: they share their warmup and the trunk before their decays
@@ -19,12 +19,12 @@ NEAR_LRS = 3
 
 
 def nearest_on_grid(lr: float) -> float:
-    """The LR of the grid that is nearest to `lr`, to three digits: 0.1, 0.121, 0.147, 0.178, 0.215, ..., 0.825, 1."""
+    """The LR of the grid that is nearest to `lr`: 0.1, 0.121, 0.147, ..., 0.825, 1."""
     return _grid_lr(round(LRS_PER_DECADE * math.log10(lr)))
 
 
 def on_grid(recipe: Recipe, space: Space) -> Recipe:
-    """`recipe` with its peak LR moved to the nearest point of the grid, if the space leaves it free to go there."""
+    """`recipe` with its peak LR moved to the nearest point of the grid in the space."""
     bounds = space.parameter("peak_lr", recipe.optimizer)
     peak_lr = nearest_on_grid(recipe.peak_lr)
     if (
@@ -68,7 +68,7 @@ def cheapest_nearby(
 
 
 def trunk_epochs(recipe: Recipe, epochs: int) -> float:
-    """Epochs that a recipe shares with all others of its peak LR and warmup: until its decay begins.
+    """Epochs before the decay begins, which recipes of one peak LR and warmup share.
 
     A plateau decay waits for metrics, and counts as waiting to the end.
     """
@@ -92,7 +92,7 @@ def _head(recipe: Recipe) -> Recipe:
 
 
 def _nearby(recipe: Recipe, space: Space) -> list[Recipe]:
-    """`recipe` and its neighbours in peak LR and in warmup, nearest first, as far as the space has them."""
+    """`recipe` and its neighbours in peak LR and warmup in the space, nearest first."""
     peak_lrs, warmups = [recipe.peak_lr], [recipe.warmup_epochs]
     lrs = space.parameter("peak_lr", recipe.optimizer)
     index = round(LRS_PER_DECADE * math.log10(recipe.peak_lr))

@@ -1,7 +1,8 @@
-"""The local engine: runs happen here, on this machine.
+"""The local engine: runs happen on this machine.
 
-One process can work, or several side by side, or several threads of one process, each on a lane of
-its GPU. They meet only in the study's records, so it does not matter who started them.
+One process can work, or several side by side, each with its GPU, and each in one thread or several,
+which are its lanes. Workers meet only in the study's records, so it does not matter who started
+them.
 """
 
 import multiprocessing
@@ -9,44 +10,107 @@ import os
 import pickle
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import cast
 
+from lrtune.core.engines import Local
 from lrtune.core.errors import InputError, LrtuneError, TaskError, TrialError, first_line
 from lrtune.core.events import Event, Note
 from lrtune.core.interrupts import interrupts_held_back, take_interrupts
-from lrtune.core.recipe import Recipe
-from lrtune.core.run import Measurement, Run, RunRecord
-from lrtune.core.study import StudyState
+from lrtune.core.objective import Metrics
+from lrtune.core.recipe import Recipe, default_recipe
+from lrtune.core.run import Run, RunRecord
+from lrtune.core.study import RangeCurve, StudyState
+from lrtune.core.training import Devices, Environment, Facts, OpenTraining, States, Training
 from lrtune.decide.plan import Done, Wait, next_run
-from lrtune.tuning.engine import Bench, Emit, begin, fail, heartbeat, take
+from lrtune.tuning import reuse
+from lrtune.tuning.engine import (
+    Emit,
+    OpenWorker,
+    Worker,
+    begin,
+    fail,
+    heartbeat,
+    record_measurement,
+    test_states,
+)
+from lrtune.tuning.variables import variables_set
 
 POLL_S = 0.3
 """Between looks at the study while there is nothing to start."""
 
-Train = Callable[[Run, StudyState], Iterator[Measurement]]
-"""The measurements of a run from its first epoch on; what the study knows of them already is not
-trained again."""
+
+class LocalEngine:
+    """Trains in this process, or in several that it starts; see `Engine`.
+
+    Args:
+        options: worker processes, GPUs and lanes.
+        open_training: opens what is trained, here and in each worker process.
+        gpus: the visible GPUs, as `CUDA_VISIBLE_DEVICES` names them; none where the training does
+            not use them.
+
+    Raises:
+        InputError: a GPU was chosen that is not visible, or the training cannot be opened so.
+    """
+
+    def __init__(self, options: Local, open_training: OpenTraining, *, gpus: Sequence[str] = ()):
+        self._lanes = options.lanes
+        self._jobs = deal_gpus(options, gpus)
+        self._own_process = len(self._jobs) == 1 and options.gpus == "all"
+        self.use(open_training)
+
+    @property
+    def facts(self) -> Facts:
+        """See `Engine`."""
+        return self._training.facts
+
+    def use(self, open_training: OpenTraining) -> None:
+        """See `Engine`."""
+        self._open_training, self._training = open_training, open_training(Devices())
+        if self._lanes != "auto":  # where there can be none, that is said before all else
+            self._training.lanes(default_recipe("sgd"), self._lanes)
+
+    def environment(self, recipe: Recipe) -> Environment:
+        """See `Engine`."""
+        return self._training.environment(recipe)
+
+    def sweep(self, recipe: Recipe, *, seed: int) -> RangeCurve:
+        """See `Engine`."""
+        return self._training.sweep(recipe, seed=seed)
+
+    def work(self, open_worker: OpenWorker, emit: Emit) -> Done:
+        """See `Engine`.
+
+        Raises:
+            LrtuneError: what a worker raised; or all of them died before the study was done.
+        """
+        if self._own_process:
+            return work_in_lanes(self._training, open_worker, self._lanes, emit)
+        return work_side_by_side(self._open_training, open_worker, self._jobs, self._lanes, emit)
+
+    def test(self, keys: Sequence[str], states: States) -> dict[str, Metrics]:
+        """See `Engine`."""
+        return test_states(self._training, keys, states)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Workbench(Bench):
-    """Everything that one worker works with."""
+def deal_gpus(options: Local, gpus: Sequence[str]) -> list[Devices]:
+    """What each worker process may use: the GPUs are dealt to the processes in turn.
 
-    train: Train
+    Raises:
+        InputError: a GPU was chosen that is not visible.
+    """
+    gpus = options.chosen_gpus(gpus)
+    return [
+        Devices(gpus=(gpus[number % len(gpus)],) if gpus else None)
+        for number in range(options.num_jobs(gpus))
+    ]
 
 
-OpenWorkbench = Callable[[Emit], Workbench]
-"""Opens a workbench in the process that calls it; picklable, so that a new process can."""
-OpenLane = Callable[[int, Emit], Workbench]
-"""Opens the workbench of a lane, by its number."""
-
-
-def work(bench: Workbench) -> Done:
+def work(training: Training, worker: Worker) -> Done:
     """Trains runs until nothing is left to start in the study.
 
     Raises:
@@ -54,40 +118,69 @@ def work(bench: Workbench) -> Done:
         TaskError: the task failed before any run of the study got through an epoch.
     """
     while True:
-        step = next_run(bench.store.state(), bench.ask)
+        step = next_run(worker.store.state(), worker.ask)
         if isinstance(step, Done):
             return step
         if isinstance(step, Wait):
             time.sleep(POLL_S)
-        elif bench.store.claim(step, bench.worker):
-            work_on(step, bench)
+        elif worker.store.claim(step, worker.name):
+            work_on(step, training, worker)
 
 
-def work_on(run: Run, bench: Workbench) -> None:
+def work_on(run: Run, training: Training, worker: Worker) -> None:
     """Trains one run that this worker has claimed, to whatever end it comes to."""
     ended = False
     try:
-        with heartbeat(bench.store, lambda: [run]):
-            record = begin(run, bench)
+        with heartbeat(worker.store, lambda: [run]):
+            record = begin(run, worker)
             if record.state == "running":
-                _train(record, bench)
+                _train(record, training, worker)
         ended = True
     finally:
         if not ended:  # interrupted: whoever comes next goes on from the last epoch
-            bench.store.release(run)
+            worker.store.release(run)
 
 
-def work_in_lanes(open_lane: OpenLane, num_lanes: int, emit: Emit) -> Done:
-    """Works in `num_lanes` threads of this process, which ask and emit one at a time.
+def _train(record: RunRecord, training: Training, worker: Worker) -> None:
+    """Draws measurements until the run is over."""
+    try:
+        measurements = reuse.measurements_by_key(worker.store.state())
+        identity = training.identity(record.run.recipe)
+        assignment = reuse.assignment_of(record, measurements, identity, training.facts)
+        for measurement in reuse.train(assignment, training, worker.states):
+            if measurement.epoch <= record.epochs:
+                continue  # recorded before its process was killed
+            record = record_measurement(record, measurement, worker)
+            if record.state != "running":
+                return
+        raise TrialError("the training ended before its last epoch")
+    except (TrialError, TaskError, InputError) as error:
+        fail(record, error, worker)
+
+
+def work_in_lanes(
+    training: Training, open_worker: OpenWorker, lanes: str | int, emit: Emit
+) -> Done:
+    """Works in several threads of this process, which ask and emit one at a time.
 
     What ends one of them, or an interrupt, ends the others at their next event; their runs are
     given back.
 
+    Args:
+        training: shared by all lanes.
+        open_worker: opens the worker of a lane.
+        lanes: how many, or `auto`.
+        emit: where events go.
+
     Raises:
         LrtuneError: what a lane raised.
     """
+    first = open_worker(0, emit)
+    num_lanes, sentence = training.lanes(first.store.state().config.baseline, lanes)
+    if sentence:
+        emit(Note(sentence))
     if num_lanes == 1:  # in the thread that an interrupt reaches, also in the middle of an epoch
-        return work(open_lane(0, emit))
+        return work(training, first)
     turn, stopping = threading.Lock(), threading.Event()
 
     def emit_in_turn(event: Event) -> None:
@@ -97,19 +190,19 @@ def work_in_lanes(open_lane: OpenLane, num_lanes: int, emit: Emit) -> Done:
             emit(event)
 
     def work_in_lane(lane: int) -> Done:
-        bench = open_lane(lane, emit_in_turn)
+        worker = open_worker(lane, emit_in_turn)
 
         def ask_in_turn(state: StudyState, number: int) -> Recipe:
             with turn:
-                return bench.ask(state, number)
+                return worker.ask(state, number)
 
-        return work(replace(bench, ask=ask_in_turn))
+        return work(training, replace(worker, ask=ask_in_turn))
 
     with ThreadPoolExecutor(num_lanes) as pool:
         try:
-            lanes = [pool.submit(work_in_lane, lane) for lane in range(num_lanes)]
-            for lane in as_completed(lanes):
-                done = lane.result()
+            threads = [pool.submit(work_in_lane, lane) for lane in range(num_lanes)]
+            for thread in as_completed(threads):
+                done = thread.result()
         except BaseException:
             stopping.set()
             raise
@@ -120,37 +213,55 @@ class _Stopped(Exception):  # noqa: N818
     """Raised in a lane that has to stop."""
 
 
-def work_side_by_side(open_workbench: OpenWorkbench, num_jobs: int, emit: Emit) -> Done:
-    """Works in `num_jobs` new processes, and hands their events to `emit`.
+def work_side_by_side(
+    open_training: OpenTraining,
+    open_worker: OpenWorker,
+    jobs: Sequence[Devices],
+    lanes: str | int,
+    emit: Emit,
+) -> Done:
+    """Works in new processes, one for each of the `jobs`, and hands their events to `emit`.
 
     A process that dies leaves its run to the others. Each has a pipe of its own: a queue has one
     lock for all writers, and a worker that is killed while it holds it would silence the others for
     ever.
 
+    Args:
+        open_training: opens what is trained in each process.
+        open_worker: opens the worker of a lane there.
+        jobs: what each process may use.
+        lanes: of each process, or `auto`: one where processes share a GPU.
+        emit: where events go.
+
     Raises:
-        TaskError: what opens the workbench cannot be sent to another process.
+        TaskError: what opens the training cannot be sent to another process.
         LrtuneError: what a worker raised; or all of them died before the study was done.
     """
+    if lanes == "auto" and len(set(jobs)) < len(jobs):
+        lanes = 1
     context = multiprocessing.get_context("spawn")
-    jobs: dict[Connection, BaseProcess] = {}
+    start_method = multiprocessing.get_start_method()
+    processes: dict[Connection, BaseProcess] = {}
     done: Done | None = None
     try:
-        for _ in range(num_jobs):
+        for devices in jobs:
             events, sending = context.Pipe(duplex=False)
-            job: BaseProcess = context.Process(
-                target=_job, args=(open_workbench, sending, multiprocessing.get_start_method())
-            )
+            arguments = (open_training, open_worker, devices, lanes, sending, start_method)
+            process: BaseProcess = context.Process(target=_job, args=arguments)
+            variables = {"CUDA_VISIBLE_DEVICES": ",".join(devices.gpus)} if devices.gpus else {}
             try:
-                with interrupts_held_back():  # until it can take one without a traceback
-                    job.start()
+                # Interrupts wait until the process can take one without a traceback. The variables
+                # are set before it starts, since what it imports first may be the user's program.
+                with interrupts_held_back(), variables_set(variables):
+                    process.start()
             except (pickle.PicklingError, AttributeError, TypeError) as error:
                 raise TaskError(
                     f"the task cannot be sent to another process: {first_line(error)}; "
                     "use a task file, functions of a module, or one job."
                 ) from error
-            jobs[events] = job
+            processes[events] = process
             sending.close()  # the worker has the only other end, so its death ends the events
-        reading = set(jobs)
+        reading = set(processes)
         while reading:
             for ready in wait(reading):
                 events = cast(Connection, ready)
@@ -158,12 +269,13 @@ def work_side_by_side(open_workbench: OpenWorkbench, num_jobs: int, emit: Emit) 
                     event = events.recv()
                 except (EOFError, OSError):  # between two events, or in the middle of one
                     reading.remove(events)
-                    jobs[events].join()
-                    if jobs[events].exitcode != 0:
-                        code = jobs[events].exitcode
+                    processes[events].join()
+                    code = processes[events].exitcode
+                    if code != 0:
                         emit(
                             Note(
-                                f"a worker process died with exit code {code}; the others take over its run"
+                                f"a worker process died with exit code {code}; "
+                                "the others take over its run"
                             )
                         )
                     continue
@@ -174,29 +286,33 @@ def work_side_by_side(open_workbench: OpenWorkbench, num_jobs: int, emit: Emit) 
                 else:
                     emit(event)
     finally:
-        for job in jobs.values():
-            job.terminate()
-            job.join()
+        for process in processes.values():
+            process.terminate()
+            process.join()
     if done is None:
-        codes = ", ".join(str(job.exitcode) for job in jobs.values())
+        codes = ", ".join(str(process.exitcode) for process in processes.values())
         raise LrtuneError(
-            f"all worker processes died (exit codes {codes}); `lrtune resume` goes on from what is recorded."
+            f"all worker processes died (exit codes {codes}); "
+            "`lrtune resume` goes on from what is recorded."
         )
     return done
 
 
 def _job(
-    open_workbench: OpenWorkbench,
+    open_training: OpenTraining,
+    open_worker: OpenWorker,
+    devices: Devices,
+    lanes: str | int,
     events: "Connection[Event | Done | LrtuneError, None]",
     start_method: str,
 ) -> None:
-    multiprocessing.set_start_method(
-        start_method, force=True
-    )  # of the workers of a task's own loaders
+    """Works in a process of its own."""
+    # The workers of a task's own loaders are started as in the parent process.
+    multiprocessing.set_start_method(start_method, force=True)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     try:
         take_interrupts()
-        events.send(work(open_workbench(events.send)))
+        events.send(work_in_lanes(open_training(devices), open_worker, lanes, events.send))
     except LrtuneError as error:
         events.send(error)
     except KeyboardInterrupt:  # the terminal sends it to every process; the parent reports it
@@ -204,22 +320,11 @@ def _job(
 
 
 def _leave_with_parent() -> None:
-    """A worker whose parent was killed would go on unseen, and in the end wait for ever for its events to be read."""
+    """Ends this process when its parent is gone.
+
+    Otherwise it would go on unseen, and in the end wait for ever for its events to be read.
+    """
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
     os._exit(1)
-
-
-def _train(record: RunRecord, bench: Workbench) -> None:
-    """Draws measurements until the run is over."""
-    try:
-        for measurement in bench.train(record.run, bench.store.state()):
-            if measurement.epoch <= record.epochs:
-                continue  # recorded before its process was killed
-            record = take(record, measurement, bench)
-            if record.state != "running":
-                return
-        raise TrialError("the training ended before its last epoch")
-    except (TrialError, TaskError, InputError) as error:
-        fail(record, error, bench)

@@ -8,8 +8,10 @@ what an unbroken one would have asked.
 
 import copy
 import hashlib
+import math
 import warnings
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
@@ -21,12 +23,13 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lrtune.core.errors import StoreError, first_line
 from lrtune.core.recipe import OptimizerName, Recipe, decay_from_dict, default_recipe
-from lrtune.core.space import Choice, Parameter, Range, Space, Value, parse_space
-from lrtune.core.study import StudyState
+from lrtune.core.space import SCALES, Choice, Parameter, Range, Space, Value, parse_space
+from lrtune.core.study import StudyConfig, StudyState
 from lrtune.decide.trials import Trial, best_first, ladder_of, trials_of
 from lrtune.tuning.grid import cheapest_nearby, nearest_on_grid, on_grid
 
@@ -40,7 +43,7 @@ EXPLORED_EVERY = 3
 """One in so many trials is taken as suggested, whatever it costs: the cheapest would never leave
 what is trained."""
 WORST = -100.0
-"""Value of a trial that diverged or was pruned."""
+"""Value of a trial that diverged or was pruned; below that of all others."""
 NUM_CANDIDATES = 16
 """Suggestions for one trial, where the cheapest of them is taken, or the first that was not tried
 yet."""
@@ -58,9 +61,9 @@ Branch = dict[str, tuple[str, Parameter]]
 def ask(state: StudyState, number: int) -> Recipe:
     """The recipe of trial `number`: known good ones first, then Optuna's."""
     space = fitted_space(state)
-    known = known_good(state, space)
-    if number < len(known):
-        return known[number]
+    good = known_good(state, space)
+    if number < len(good):
+        return good[number]
     study = _in_memory(state, space, number)
 
     def suggest() -> Recipe:
@@ -69,7 +72,7 @@ def ask(state: StudyState, number: int) -> Recipe:
     if (
         state.config.sampler == "qmc"
     ):  # its sequence is walked from the start; the others have no position
-        for _ in range(number - len(known)):
+        for _ in range(number - len(good)):
             suggest()
     tried = {trial.recipe for trial in trials_of(state)}
     compressed = any(
@@ -101,7 +104,9 @@ def fitted_space(state: StudyState) -> Space:
 
 
 def known_good(state: StudyState, space: Space) -> list[Recipe]:
-    """Recipes that are hard to beat, moved into the space: the user's own, and three that the literature favours.
+    """Recipes that are hard to beat, moved into the space.
+
+    The user's own, and three that the literature favours:
 
     The baseline and those that are to be tried, as far as the space has their optimizer and decay.
     Linear warmup of 5 % and a cosine; linear to zero (arXiv 2310.07831); WSD with a 1-sqrt cooldown
@@ -110,7 +115,7 @@ def known_good(state: StudyState, space: Space) -> list[Recipe]:
     baseline, epochs = state.config.baseline, state.config.epochs
     optimizers, decays = space.choices("optimizer"), space.choices("decay")
     own = [
-        moved(recipe, space, baseline)
+        moved(recipe, space, state.config)
         for recipe in (baseline, *state.config.tried)
         if recipe.optimizer in optimizers and recipe.decay.name in decays
     ]
@@ -121,7 +126,9 @@ def known_good(state: StudyState, space: Space) -> list[Recipe]:
         if r.interval
     }
     for optimizer in optimizers:
-        first = {"peak_lr": suggestions[optimizer]} if optimizer in suggestions else {}
+        first = _fixed_scales(state.config)
+        if optimizer in suggestions:
+            first["peak_lr"] = suggestions[optimizer]
         wanted += [
             (
                 optimizer,
@@ -144,34 +151,45 @@ def known_good(state: StudyState, space: Space) -> list[Recipe]:
     return list(dict.fromkeys([*own, *recipes]))
 
 
-def moved(recipe: Recipe, space: Space, baseline: Recipe) -> Recipe:
+def moved(recipe: Recipe, space: Space, config: StudyConfig) -> Recipe:
     """The recipe of the space that is nearest to one whose optimizer and decay it has.
 
     What the space leaves open is as in all its recipes: see `_build`.
     """
     decay = {f"{recipe.decay.name}.{key}": value for key, value in _plain(recipe.decay).items()}
-    return _build(space, recipe.optimizer, recipe.decay.name, _plain(recipe) | decay, baseline)
+    values = _fixed_scales(config) | _plain(recipe) | decay
+    return _build(space, recipe.optimizer, recipe.decay.name, values, config.baseline)
+
+
+def _fixed_scales(config: StudyConfig) -> dict[str, Any]:
+    """The scales of the parameter groups where no recipe says otherwise."""
+    return {f"{SCALES}.{group.name}": group.lr_scale for group in config.groups}
 
 
 def importances(state: StudyState) -> dict[str, float]:
-    """Each parameter's share in the Top-1 of finished trials (PED-ANOVA, arXiv 2304.10255); empty for too few."""
+    """Each parameter's share in what finished trials came to (PED-ANOVA, arXiv 2304.10255).
+
+    It is empty for too few trials.
+    """
     trials = trials_of(state)
     if sum(trial.finished for trial in trials) < MIN_TRIALS_FOR_IMPORTANCES:
         return {}
     space = fitted_space(state)
-    study = optuna.create_study(direction="maximize")
-    study.add_trials([_frozen(trial, space) for trial in trials if trial.finished])
+    study = optuna.create_study(direction=_direction(state))
+    study.add_trials([_frozen(state, trial, space) for trial in trials if trial.finished])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = optuna.importance.get_param_importances(study)
+            shares = optuna.importance.get_param_importances(study)
     except (ValueError, RuntimeError, ZeroDivisionError):  # all of the same value, say
         return {}
-    return {name: share for name, share in found.items() if share == share}
+    return {name: share for name, share in shares.items() if share == share}
 
 
 def mirror(state: StudyState, url: str) -> None:
-    """Copies ended trials that are not there yet into an Optuna study of the same name, for Optuna's own tools.
+    """Copies ended trials into an Optuna study of the same name, for Optuna's own tools.
+
+    Trials that were copied before are left alone.
 
     Raises:
         StoreError: the database cannot be used.
@@ -179,12 +197,17 @@ def mirror(state: StudyState, url: str) -> None:
     space = fitted_space(state)
     try:
         study = optuna.create_study(
-            study_name=state.config.name, storage=url, direction="maximize", load_if_exists=True
+            study_name=state.config.name,
+            storage=url,
+            direction=_direction(state),
+            load_if_exists=True,
         )
-        there = {trial.user_attrs.get("lrtune_trial") for trial in study.get_trials(deepcopy=False)}
+        copied = {
+            trial.user_attrs.get("lrtune_trial") for trial in study.get_trials(deepcopy=False)
+        }
         for trial in trials_of(state):
-            if not trial.running and f"{trial.number}/{trial.level}" not in there:
-                study.add_trial(_frozen(trial, space))
+            if not trial.running and f"{trial.number}/{trial.level}" not in copied:
+                study.add_trial(_frozen(state, trial, space))
     except Exception as error:  # Optuna raises SQLAlchemy's errors, its own and built-in ones
         raise StoreError(f"Optuna cannot use this database: {first_line(error)}") from error
 
@@ -205,24 +228,50 @@ def delete_mirror(name: str, url: str) -> None:
 
 
 def _in_memory(state: StudyState, space: Space, number: int) -> optuna.Study:
-    """The trials with what is known of them: to the sampler a trial is as good as the rung it reached, then its score.
+    """The trials with what is known of them.
 
-    So what was learnt on short runs is a prior, and what was learnt on longer ones overrules it. A
-    trial that waits for promotion is a result like any other; as RUNNING, the constant liar would
-    be repelled by it.
+    To the sampler a trial is as good as the rung that it reached, and among those of one rung as
+    its place by score. So what was learnt on short runs is a prior, and what was learnt on longer
+    ones overrules it. A trial that waits for promotion is a result like any other; as RUNNING, the
+    constant liar would be repelled by it.
     """
     study = optuna.create_study(direction="maximize", sampler=_sampler(state, number))
     trials = trials_of(state)
-    best, known = best_first(trials), {trial.number for trial in trials[-MAX_SEEN // 2 :]}
-    known |= {trial.number for trial in best[: MAX_SEEN - len(known)]}
+    best, numbers = best_first(trials), {trial.number for trial in trials[-MAX_SEEN // 2 :]}
+    numbers |= {trial.number for trial in best[: MAX_SEEN - len(numbers)]}
+    shown = [trial for trial in trials if trial.number in numbers]
+    ranks = _ranks(shown)
     kinds: dict[tuple[str, str], _Kind] = {}
-    for trial in trials:
-        if trial.number in known:
-            kind = (trial.recipe.optimizer, trial.recipe.decay.name)
-            if kind not in kinds:
-                kinds[kind] = _kind(space, *kind)
-            study.add_trial(_seen(trial, kinds[kind]))
+    for trial in shown:
+        kind = (trial.recipe.optimizer, trial.recipe.decay.name)
+        if kind not in kinds:
+            kinds[kind] = _kind(space, *kind)
+        study.add_trial(_seen(trial, kinds[kind], ranks.get(trial.number, 0.0)))
     return study
+
+
+def _ranks(trials: Sequence[Trial]) -> dict[int, float]:
+    """By number, the share of the trials as high on their rungs that each is better than.
+
+    It is in [0, 1), so scores of any scale come to the same range, and those of different rungs
+    never meet.
+    """
+    scores: dict[int, list[float]] = {}
+    for trial in trials:
+        if trial.level and trial.alive:
+            scores.setdefault(_height(trial), []).append(trial.score)
+    for peers in scores.values():
+        peers.sort()
+    return {
+        trial.number: bisect_left(peers, trial.score) / len(peers)
+        for trial in trials
+        if trial.alive and (peers := scores.get(_height(trial), []))
+    }
+
+
+def _height(trial: Trial) -> int:
+    """Rungs that are left above a trial, as a negative number."""
+    return trial.level - len(trial.ladder)
 
 
 @dataclass(frozen=True)
@@ -255,18 +304,22 @@ class _Seen(FrozenTrial):
         return copy.copy(self)
 
 
-def _seen(trial: Trial, kind: _Kind) -> FrozenTrial:
-    """A trial as the sampler sees it: `score / 100` less the rungs that are left; one without a score is the worst."""
+def _seen(trial: Trial, kind: _Kind, rank: float) -> FrozenTrial:
+    """A trial as the sampler sees it; one without a score is the worst.
+
+    Its value is its rank among those of its rung, in [0, 1), less the rungs that are left.
+    """
     state, value = TrialState.COMPLETE, WORST
     if trial.runs[-1].state == "failed":
         state = TrialState.FAIL
     elif not trial.level:
         state = TrialState.RUNNING
     elif trial.alive:
-        value = trial.level - len(trial.ladder) + trial.score / 100
+        value = _height(trial) + rank
     now = datetime.now()
     return _Seen(
-        number=-1, trial_id=-1, state=state, value=value if state is TrialState.COMPLETE else None, datetime_start=now,
+        number=-1, trial_id=-1, state=state,
+        value=value if state is TrialState.COMPLETE else None, datetime_start=now,
         datetime_complete=now if state.is_finished() else None, params=kind.params(trial.recipe),
         distributions=kind.distributions, user_attrs={}, system_attrs={}, intermediate_values={},
     )  # fmt: skip
@@ -298,24 +351,29 @@ def _seed(words: str) -> int:
     return int.from_bytes(hashlib.sha256(words.encode()).digest()[:4], "big")
 
 
-def _frozen(trial: Trial, space: Space) -> FrozenTrial:
-    """A trial as Optuna's own tools see it: a Top-1 where there is one, and else a pruned trial.
+def _direction(state: StudyState) -> StudyDirection:
+    """The objective's direction in Optuna's words."""
+    return StudyDirection[f"{state.config.objective.direction.upper()}IMIZE"]
+
+
+def _frozen(state: StudyState, trial: Trial, space: Space) -> FrozenTrial:
+    """A trial as Optuna's own tools see it: with a value where it has one, and else pruned.
 
     Its parameters are read back from the recipe, so they are stored once.
     """
     kind = _kind(space, trial.recipe.optimizer, trial.recipe.decay.name)
-    state = TrialState.COMPLETE if trial.finished else TrialState.PRUNED
+    ended = TrialState.COMPLETE if trial.finished else TrialState.PRUNED
     last = trial.runs[-1]
     if last.state == "failed":
-        state = TrialState.FAIL
+        ended = TrialState.FAIL
+    value = state.config.objective.value(last.metrics)
+    is_pruned = ended is TrialState.PRUNED and not math.isnan(value)
     return create_trial(
-        state=state,
-        value=trial.top1 if state is TrialState.COMPLETE else None,
+        state=ended,
+        value=value if ended is TrialState.COMPLETE else None,
         params=kind.params(trial.recipe),
         distributions=kind.distributions,
-        intermediate_values={last.epochs: last.top1}
-        if state is TrialState.PRUNED and last.top1 == last.top1
-        else {},
+        intermediate_values={last.epochs: value} if is_pruned else {},
         user_attrs={
             "lrtune_trial": f"{trial.number}/{trial.level}",
             "recipe": trial.recipe.label,
@@ -370,9 +428,10 @@ def _branch(space: Space, optimizer: str, decay: str) -> Branch:
 def _build(
     space: Space, optimizer: str, decay: str, values: Mapping[str, Any], baseline: Recipe
 ) -> Recipe:
-    """A recipe of the space: what varies from `values`, moved onto the grid; what is fixed from the space.
+    """A recipe of the space.
 
-    `values` are looked up by full name (`adamw.peak_lr`, `step.factor`) and then by key. Settings
+    What varies is taken from `values`, and what is fixed from the space. `values` are looked up by
+    full name (`adamw.peak_lr`, `step.factor`) and then by key. Settings
     of the optimizer that the space leaves open are the baseline's where that has the same one, and
     else customary.
     """
@@ -383,22 +442,29 @@ def _build(
     )
     own = space.optimizers.get(optimizer, {})
     fields: dict[str, Any] = {
-        "momentum": defaults.momentum, "nesterov": defaults.nesterov, "weight_decay": defaults.weight_decay,
+        "momentum": defaults.momentum, "nesterov": defaults.nesterov,
+        "weight_decay": defaults.weight_decay,
     }  # fmt: skip
+    scales = dict(baseline.group_scales)
     for key in dict.fromkeys((*space.parameters, *own)):
-        if key not in ("optimizer", "decay"):
-            found = values.get(f"{optimizer}.{key}", values.get(key))
-            fields[key] = _in_space(own.get(key, space.parameters.get(key)), found)
+        if key in ("optimizer", "decay"):
+            continue
+        wanted = values.get(f"{optimizer}.{key}", values.get(key))
+        value = _in_space(own.get(key, space.parameters.get(key)), wanted)
+        if key.startswith(f"{SCALES}."):
+            scales[key.removeprefix(f"{SCALES}.")] = value
+        else:
+            fields[key] = value
     parts: dict[str, Any] = {"name": decay}
     for key, parameter in space.decays.get(decay, {}).items():
         parts[key] = _in_space(parameter, values.get(f"{decay}.{key}"))
     return Recipe.from_dict(
-        fields | {"optimizer": optimizer, "decay": _plain(decay_from_dict(parts))}
+        fields | {"optimizer": optimizer, "decay": _plain(decay_from_dict(parts)), SCALES: scales}
     )
 
 
 def _in_space(parameter: Parameter | None, value: Any) -> Any:
-    """The value of the parameter that is nearest to `value`; its middle where there is no value to be near to."""
+    """The value of the parameter that is nearest to `value`; its middle where that is `None`."""
     match parameter:
         case Choice():
             return value if value in parameter.choices else parameter.choices[0]
@@ -443,6 +509,8 @@ def _whole(parameter: Range) -> bool:
 def _value_of(recipe: Recipe, name: str, key: str) -> Any:
     if name == "decay":
         return recipe.decay.name
+    if key.startswith(f"{SCALES}."):
+        return dict(recipe.group_scales)[key.removeprefix(f"{SCALES}.")]
     return getattr(recipe.decay if name.startswith(f"{recipe.decay.name}.") else recipe, key)
 
 
@@ -452,4 +520,6 @@ def _to_optuna(value: Any) -> Any:
 
 
 def _plain(value: Any) -> dict[str, Any]:
-    return {name: getattr(value, name) for name in value.__dataclass_fields__}
+    """The fields of a recipe or a decay, each scale of a parameter group a value of its own."""
+    values = {name: getattr(value, name) for name in value.__dataclass_fields__}
+    return values | {f"{SCALES}.{name}": scale for name, scale in values.pop(SCALES, ())}

@@ -1,4 +1,4 @@
-"""Runs that are still to come: what is said of right and of wrong schedules, with torch's own schedulers."""
+"""Audits of runs that are still to come, with right and wrong schedules of torch."""
 
 import json
 import math
@@ -87,7 +87,8 @@ def test_nothing_is_found_where_nothing_is_wrong(name, advanced):
 @pytest.mark.parametrize(
     ("name", "advanced", "epochs", "steps_per_epoch"),
     [
-        ("exponential", "epoch", 30, 3),  # down to a millionth after about as many calls as there are steps
+        # its LR is down to a millionth after about as many calls as there are steps
+        ("exponential", "epoch", 30, 3),
         ("multiplicative", "epoch", 90, 3),
         ("step", "epoch", 10, 2),
         ("multistep", "step", 5, 2),  # its last milestone is at as many steps as there are epochs
@@ -120,7 +121,10 @@ def test_lengths_that_are_alike_by_chance_are_not_mistaken(name, advanced, epoch
     [
         (lambda o: warmup_and_cosine(o, 50, TOTAL_STEPS), "epoch", ["warmup-once-an-epoch"]),
         (lambda o: warmup_and_cosine(o, 5, TOTAL_STEPS), "epoch", ["warmup-once-an-epoch"]),
-        (lambda o: lrs.OneCycleLR(o, 0.1, total_steps=TOTAL_STEPS), "epoch", ["warmup-once-an-epoch"]),
+        (
+            lambda o: lrs.OneCycleLR(o, 0.1, total_steps=TOTAL_STEPS), "epoch",
+            ["warmup-once-an-epoch"],
+        ),
         (lambda o: lrs.LinearLR(o, 0.01, total_iters=100), "epoch", ["warmup-once-an-epoch"]),
         (lambda o: lrs.CosineAnnealingLR(o, TOTAL_STEPS), "epoch", ["decay-once-an-epoch"]),
         (lambda o: lrs.PolynomialLR(o, TOTAL_STEPS), "epoch", ["decay-once-an-epoch"]),
@@ -132,7 +136,10 @@ def test_lengths_that_are_alike_by_chance_are_not_mistaken(name, advanced, epoch
         (lambda o: lrs.StepLR(o, 10), "step", ["counted-in-epochs"]),
         (lambda o: lrs.ExponentialLR(o, 0.8), "step", ["counted-in-epochs"]),
         (lambda o: lrs.LambdaLR(o, lambda t: 1 - t / EPOCHS), "step", ["counted-in-epochs"]),
-        (lambda o: lrs.LambdaLR(o, lambda t: math.sqrt(1 - t / EPOCHS)), "step", ["counted-in-epochs"]),
+        (
+            lambda o: lrs.LambdaLR(o, lambda t: math.sqrt(1 - t / EPOCHS)), "step",
+            ["counted-in-epochs"],
+        ),
         (lambda o: lrs.CosineAnnealingWarmRestarts(o, 10), "step", ["counted-in-epochs"]),
         (lambda o: lrs.CosineAnnealingLR(o, 20), "epoch", ["turns-up-again"]),
         (lambda o: lrs.CosineAnnealingLR(o, 15), "epoch", ["turns-up-again"]),
@@ -206,8 +213,14 @@ LR_RATIO = 0.1
         (lambda o: lrs.CosineAnnealingLR(o, TOTAL_STEPS), []),
         (lambda o: lrs.LinearLR(o, 0.1, total_iters=50), []),
         (lambda o: lrs.LambdaLR(o, [lambda t: 1.0 if t else 0.5, lambda t: 0.9 if t else 0.5]), []),
-        (lambda o: lrs.CosineAnnealingLR(o, TOTAL_STEPS, eta_min=1e-3), [("group-ratio-lost", "suspicious")]),
-        (lambda o: lrs.CosineAnnealingLR(o, TOTAL_STEPS, eta_min=0.05), [("group-ratio-lost", "wrong")]),
+        (
+            lambda o: lrs.CosineAnnealingLR(o, TOTAL_STEPS, eta_min=1e-3),
+            [("group-ratio-lost", "suspicious")],
+        ),
+        (
+            lambda o: lrs.CosineAnnealingLR(o, TOTAL_STEPS, eta_min=0.05),
+            [("group-ratio-lost", "wrong")],
+        ),
     ],
 )  # fmt: skip
 def test_groups_keep_their_ratio_or_it_is_said(build, found):

@@ -1,4 +1,4 @@
-"""Schedulers of timm and transformers, in the loops that their own scripts have and in loops that go wrong."""
+"""Schedulers of timm and transformers, in the loops of their own scripts and in wrong loops."""
 
 import copy
 import math
@@ -113,7 +113,7 @@ def train_as_timm(
     next_update=1,
     next_epoch=1,
 ):
-    """The loop of timm's train.py: both methods are called, each with the number of what comes next."""
+    """Trains like timm's train.py, which calls both methods with the number of what comes next."""
     for epoch in range(epochs):
         for step in range(STEPS_PER_EPOCH):
             optimizer.step()

@@ -1,4 +1,4 @@
-"""Training loops with real steps of torch's optimizers: what is seen of them, and what is said of it."""
+"""Watches of training loops with real steps of torch's optimizers."""
 
 import copy
 import io

@@ -9,7 +9,7 @@ NODES = 3
 
 @pytest.fixture(scope="session")
 def ray_cluster():
-    """Three nodes of one CPU each; tests may kill the others, but not the first, and bring them back."""
+    """Three nodes of one CPU each; tests may kill all but the first, and bring them back."""
     pytest.importorskip("ray")
     os.environ.pop("RAY_ADDRESS", None)
     os.environ["RAY_AUTH_MODE"] = "disabled"

@@ -1,6 +1,5 @@
-"""What dies, hangs or goes away in the middle of a sweep, and that nothing is lost with it."""
+"""What dies, hangs or goes away in the middle of a study, and that nothing is lost with it."""
 
-import json
 import os
 import shutil
 import signal
@@ -8,7 +7,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,14 +18,18 @@ pytest.importorskip("ray")
 
 from lrtune.core.events import EpochEnded, Note, RunEnded
 from lrtune.core.study import Budget
-from lrtune.store.checkpoints import CheckpointStore
 from lrtune.store.database import StudyDatabase
-from lrtune.tuning import reuse
-from lrtune.tuning.local import work
-from lrtune.worker import States
-from tests.cluster.fake_training import Training, node_of, processes_of, records_of, sweep, url_of
-from tests.tuning.fake_objective import EPOCHS, make_bench, make_config, open_store
-from tests.tuning.fake_training import MiniTrainer, ground_of
+from tests.cluster.fake_training import (
+    OpenFake,
+    from_anywhere,
+    node_of,
+    processes_of,
+    records_of,
+    url_of,
+    work_on_cluster,
+)
+from tests.tuning.fake_objective import EPOCHS, make_config, open_store, work_here
+from tests.tuning.fake_training import MiniTraining
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -45,7 +48,7 @@ def unbroken(tmp_path):
     """What the local engine records of the same study where nothing goes wrong."""
     (tmp_path / "unbroken").mkdir()
     there = open_store(url_of(tmp_path / "unbroken"), small())
-    work(make_bench(there))
+    work_here(there)
     return there
 
 
@@ -61,7 +64,7 @@ class Strike:
         if isinstance(event, Note):
             self.notes.append(event.text)
         if isinstance(event, EpochEnded) and not event.measurement.reused:
-            pid = int(event.measurement.images_per_s)
+            pid = int(event.measurement.examples_per_s)
             if psutil.pid_exists(pid):
                 self.nodes.add(node_of(pid))
             if not self.struck and (event.run.id, event.measurement.epoch) == (
@@ -78,13 +81,16 @@ def kill(pid):
 
 def test_a_worker_process_is_killed(three_nodes, store, unbroken, tmp_path):
     strike = Strike(kill)
-    done, one = sweep(store, Training(tmp_path), three_nodes.address, emit=strike, max_concurrent=1)
+    done, runs = work_on_cluster(
+        store, OpenFake(tmp_path), three_nodes.address, emit=strike, max_concurrent=1
+    )
     assert not done.failed
     assert records_of(store) == records_of(unbroken)
-    assert one.retries == {"trial-0001": 1}
-    assert {r.run.id: r.retries for r in store.state().records if r.retries} == one.retries
+    assert runs.retries == {"trial-0001": 1}
+    assert {r.run.id: r.retries for r in store.state().records if r.retries} == runs.retries
     assert strike.notes == [
-        "trial-0001 lost its worker, because its process or its node died: goes on after epoch 4, retry 1 of 3"
+        "trial-0001 lost its worker, because its process or its node died: "
+        "goes on after epoch 4, retry 1 of 3"
     ]
     assert len(processes_of(store)["trial-0001"]) == 2
 
@@ -102,16 +108,18 @@ def test_a_whole_node_is_killed(three_nodes, store, unbroken, tmp_path):
 
     strike = Strike(kill_node)
     # Slow enough that the worker is still at this run when the driver hears of the epoch.
-    done, one = sweep(store, Training(tmp_path, epoch_s=0.2), three_nodes.address, emit=strike)
+    done, runs = work_on_cluster(
+        store, OpenFake(tmp_path, epoch_s=0.2), three_nodes.address, emit=strike
+    )
     assert not done.failed
     assert strike.struck
-    assert "trial-0001" in one.retries
+    assert "trial-0001" in runs.retries
     assert {record.state for record in store.state().records} == {"completed"}
     alone = {r.run.id: r for r in unbroken.state().records}
     for record in store.state().records:
         if record.run.id in alone and alone[record.run.id].run == record.run:
-            untimed = tuple(replace(m, images_per_s=100.0) for m in record.measurements)
-            assert repr(untimed) == repr(alone[record.run.id].measurements)
+            measurements = from_anywhere(record.measurements)
+            assert repr(measurements) == repr(alone[record.run.id].measurements)
 
 
 def raylet_of(node):
@@ -123,7 +131,7 @@ def raylet_of(node):
     )
 
 
-def test_a_run_that_loses_its_workers_too_often_fails_and_the_sweep_goes_on(
+def test_a_run_that_loses_its_workers_too_often_fails_and_the_study_goes_on(
     three_nodes, store, tmp_path
 ):
     notes = []
@@ -132,10 +140,10 @@ def test_a_run_that_loses_its_workers_too_often_fails_and_the_sweep_goes_on(
         if isinstance(event, Note):
             notes.append(event.text)
         if isinstance(event, EpochEnded) and event.run.id == "trial-0001":
-            kill(int(event.measurement.images_per_s))
+            kill(int(event.measurement.examples_per_s))
 
-    done, one = sweep(
-        store, Training(tmp_path), three_nodes.address, emit=kill_always, max_retries=1
+    done, runs = work_on_cluster(
+        store, OpenFake(tmp_path), three_nodes.address, emit=kill_always, max_retries=1
     )
     assert not done.failed
     by_id = {record.run.id: record for record in store.state().records}
@@ -144,7 +152,7 @@ def test_a_run_that_loses_its_workers_too_often_fails_and_the_sweep_goes_on(
         "lost its worker 2 times, the last time because its process"
     )
     assert [note for note in notes if "retry" in note]
-    assert one.retries == {"trial-0001": 2}
+    assert runs.retries == {"trial-0001": 2}
     assert by_id["trial-0003"].state == "completed"
 
 
@@ -153,13 +161,14 @@ def test_a_run_that_hangs_is_ended_and_goes_on_elsewhere_or_fails(
     three_nodes, store, tmp_path, times
 ):
     notes = []
-    done, one = sweep(
-        store, Training(tmp_path, hangs="trial-0001", times=times), three_nodes.address, trial_timeout_s=2.0,
-        max_retries=1, max_concurrent=1, emit=lambda event: notes.append(event) if isinstance(event, Note) else None,
+    done, runs = work_on_cluster(
+        store, OpenFake(tmp_path, hangs="trial-0001", times=times), three_nodes.address,
+        trial_timeout_s=2.0, max_retries=1, max_concurrent=1,
+        emit=lambda event: notes.append(event) if isinstance(event, Note) else None,
     )  # fmt: skip
     assert not done.failed
     record = next(r for r in store.state().records if r.run.id == "trial-0001")
-    assert one.retries == {"trial-0001": times}
+    assert runs.retries == {"trial-0001": times}
     assert "it was silent for more than 2 s (--trial-timeout)" in notes[0].text
     if times == 1:
         assert (record.state, record.epochs) == ("completed", EPOCHS)
@@ -170,71 +179,47 @@ def test_a_run_that_hangs_is_ended_and_goes_on_elsewhere_or_fails(
 
 
 def test_a_run_that_is_out_of_memory_fails_alone(three_nodes, store, tmp_path):
-    done, one = sweep(store, Training(tmp_path, fails="trial-0001"), three_nodes.address)
+    done, runs = work_on_cluster(store, OpenFake(tmp_path, fails="trial-0001"), three_nodes.address)
     assert not done.failed
     failed = [r for r in store.state().records if r.state == "failed"]
     assert [(r.run.id, r.reason, r.epochs) for r in failed] == [
         ("trial-0001", "out of memory on cpu", 1)
     ]
-    assert one.retries == {}
+    assert runs.retries == {}
 
 
 # --- checkpoints
 
 
-class Miniature:
-    """Opens training in miniature, with checkpoints in a folder that may go away, and a log of what was trained."""
+@dataclass(frozen=True)
+class OpenMini:
+    """Opens training in miniature, whose measurements tell the process that they come from."""
 
-    def __init__(self, folder):
-        self.folder = folder
+    folder: Path
 
-    def __call__(self):
-        from lrtune.store.remote import PatientCheckpoints
-
-        trainer = MiniTrainer()
-        states = JsonStates(PatientCheckpoints(CheckpointStore(self.folder)))
-
-        def train(assignment):
-            known = {m.prefix: m for m in assignment.known}
-            yield from reuse.train(
-                assignment.run, ground_of(assignment.run), known, trainer, states
-            )
-
-        def with_pid(assignment):
-            for measurement in train(assignment):
-                yield replace(measurement, images_per_s=float(os.getpid()))
-
-        return with_pid
+    def __call__(self, devices):
+        return WithProcess(steps_per_epoch=10)
 
 
-class JsonStates(States):
-    def load(self, key):
-        content = self.checkpoints.load(key)
-        return json.loads(content) if content is not None else None
-
-    def save(self, key, state, epochs):
-        self.checkpoints.save(key, json.dumps(state).encode(), epochs)
+class WithProcess(MiniTraining):
+    def _measured(self, *args):
+        return replace(super()._measured(*args), examples_per_s=float(os.getpid()))
 
 
 def test_checkpoints_that_are_away_for_ten_seconds(three_nodes, store, tmp_path):
-    place, away = tmp_path / "states", tmp_path / "away"
+    place, away = tmp_path / "states", tmp_path / "away"  # where `work_on_cluster` has them
 
     def take_away(pid):
         place.rename(away)
         threading.Timer(10.0, partial(shutil.move, away, place)).start()
 
     strike = Strike(take_away, epoch=3)
-    done, one = sweep(
-        store,
-        Miniature(place),
-        three_nodes.address,
-        emit=strike,
-        max_concurrent=1,
-        ground=ground_of,
+    done, runs = work_on_cluster(
+        store, OpenMini(tmp_path), three_nodes.address, emit=strike, max_concurrent=1
     )
     assert not done.failed
     assert strike.struck
-    assert one.retries == {}
+    assert runs.retries == {}
     assert {record.state for record in store.state().records} == {"completed"}
     trained = [m.prefix for r in store.state().records for m in r.measurements if not m.reused]
     assert max(Counter(trained).values()) == 1  # nothing was trained twice
@@ -245,13 +230,13 @@ def test_checkpoints_that_are_away_for_ten_seconds(three_nodes, store, tmp_path)
 
 DRIVER = """
 import sys
-from tests.cluster.fake_training import Training, sweep
+from tests.cluster.fake_training import OpenFake, url_of, work_on_cluster
 from tests.tuning.fake_objective import open_store
-from tests.cluster.fake_training import url_of
 from tests.cluster.test_faults import small
 from pathlib import Path
 folder = Path(sys.argv[1])
-sweep(open_store(url_of(folder), small()), Training(folder, epoch_s=0.1), sys.argv[2])
+store = open_store(url_of(folder), small())
+work_on_cluster(store, OpenFake(folder, epoch_s=0.1), sys.argv[2])
 """
 
 
@@ -275,7 +260,7 @@ def test_the_driver_is_killed_and_another_one_goes_on(three_nodes, tmp_path):
     running = [record for record in before.records if record.state == "running"]
     assert running
     assert all(record.orphaned for record in running)
-    done, _ = sweep(store, Training(tmp_path), three_nodes.address)
+    done, _ = work_on_cluster(store, OpenFake(tmp_path), three_nodes.address)
     assert not done.failed
     after = {record.run.id: record for record in store.state().records}
     for record in before.records:  # not one measurement was lost, or made again
@@ -286,8 +271,9 @@ def test_the_driver_is_killed_and_another_one_goes_on(three_nodes, tmp_path):
 def test_ctrl_c_stops_the_trials_and_leaves_a_study_to_go_on_with(
     three_nodes, tmp_path, command, here
 ):
-    words = ("search", "--model", "mlp", "--budget", "6", "--epochs", "40", "--seeds", "1", "--confirm", "1", "--study",
-             "stopped", "--engine", "ray", "--address", three_nodes.address)  # fmt: skip
+    words = ("search", "--model", "mlp", "--budget", "6", "--epochs", "40", "--seeds", "1",
+             "--confirm", "1", "--study", "stopped", "--engine", "ray",
+             "--address", three_nodes.address)  # fmt: skip
     process = subprocess.Popen(
         command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -314,7 +300,8 @@ def test_ctrl_c_stops_the_trials_and_leaves_a_study_to_go_on_with(
     records = StudyDatabase("sqlite:///.lrtune/lrtune.db").study("stopped").state().records
     assert all(record.orphaned for record in records if record.state == "running")
     resumed = subprocess.run(
-        command("resume", "stopped", "--budget", "3", "--engine", "ray", "--address", three_nodes.address, "--quiet"),
+        command("resume", "stopped", "--budget", "3", "--engine", "ray",
+                "--address", three_nodes.address, "--quiet"),
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (resumed.returncode, resumed.stderr) == (0, "")
@@ -328,14 +315,14 @@ def test_notes_of_a_run_that_ended_are_not_shown(three_nodes, store, tmp_path):
 
     def kill_after_its_end(event):
         if isinstance(event, RunEnded) and event.record.run.id == "trial-0001":
-            kill(int(event.record.measurements[-1].images_per_s))
+            kill(int(event.record.measurements[-1].examples_per_s))
         if isinstance(event, Note):
             ended.append(event.text)
 
-    done, one = sweep(
-        store, Training(tmp_path), three_nodes.address, emit=kill_after_its_end, max_concurrent=1
+    done, runs = work_on_cluster(
+        store, OpenFake(tmp_path), three_nodes.address, emit=kill_after_its_end, max_concurrent=1
     )
     assert not done.failed
     record = next(r for r in store.state().records if r.run.id == "trial-0001")
     assert (record.state, record.epochs) == ("completed", EPOCHS)
-    assert "trial-0001" not in one.retries
+    assert "trial-0001" not in runs.retries

@@ -16,6 +16,7 @@ def test_what_nobody_asked_for_is_possible(engine):
 @pytest.mark.parametrize(
     "changes",
     [
+        {"jobs": 0, "lanes": "auto"},
         {"jobs": 1, "lanes": "auto"},
         {"jobs": 8, "lanes": "auto"},
         {"jobs": 1, "lanes": 1},
@@ -23,6 +24,7 @@ def test_what_nobody_asked_for_is_possible(engine):
         {"jobs": 8, "lanes": "1"},
         {"jobs": 1, "lanes": 16},
         {"jobs": 1, "lanes": "16"},
+        {"jobs": 3, "lanes": 2},
     ],
 )
 def test_local_engines(changes):
@@ -30,15 +32,14 @@ def test_local_engines(changes):
     assert (engine.jobs, engine.lanes) == (changes["jobs"], changes["lanes"])
 
 
-JOBS = "`1 <= jobs` must hold, but got {}."
+JOBS = "`0 <= jobs` must hold, but got {}."
 LANES = "`lanes` must be auto or a whole number from 1, but got {!r}."
-TOGETHER = "`lanes` share one process, so `jobs` must be 1 with them, but got {}."
+GPUS_NAMED = "`gpus` must be all, or name different GPUs like 0,2, but got {!r}."
 
 
 @pytest.mark.parametrize(
     ("changes", "problems"),
     [
-        ({"jobs": 0}, [JOBS.format(0)]),
         ({"jobs": -1}, [JOBS.format(-1)]),
         ({"lanes": 0}, [LANES.format(0)]),
         ({"lanes": "0"}, [LANES.format("0")]),
@@ -49,11 +50,10 @@ TOGETHER = "`lanes` share one process, so `jobs` must be 1 with them, but got {}
         ({"lanes": ""}, [LANES.format("")]),
         ({"lanes": 2.0}, [LANES.format(2.0)]),
         ({"lanes": "1.5"}, [LANES.format("1.5")]),
-        ({"jobs": 2, "lanes": 2}, [TOGETHER.format(2)]),
-        ({"jobs": 3, "lanes": "2"}, [TOGETHER.format(3)]),
-        ({"jobs": 0, "lanes": 2}, [JOBS.format(0)]),
-        ({"jobs": 0, "lanes": "two"}, [JOBS.format(0), LANES.format("two")]),
-        ({"jobs": 3, "lanes": 0}, [LANES.format(0)]),
+        ({"gpus": ""}, [GPUS_NAMED.format("")]),
+        ({"gpus": "0,"}, [GPUS_NAMED.format("0,")]),
+        ({"gpus": "1,1"}, [GPUS_NAMED.format("1,1")]),
+        ({"jobs": -1, "lanes": "two"}, [JOBS.format(-1), LANES.format("two")]),
     ],
 )
 def test_impossible_local_engines_are_refused_with_all_that_is_wrong(changes, problems):
@@ -116,7 +116,10 @@ ALL_WRONG = {
         ({"trial_timeout_s": math.inf}, [TIMEOUT.format("inf")]),
         ({"trial_timeout_s": math.nan}, [TIMEOUT.format("nan")]),
         ({"max_retries": -1}, [RETRIES.format(-1)]),
-        (ALL_WRONG, [CPUS.format(0), *(rule.format(-1) for rule in (GPUS, CONCURRENT, TIMEOUT, RETRIES))]),
+        (
+            ALL_WRONG,
+            [CPUS.format(0), *(rule.format(-1) for rule in (GPUS, CONCURRENT, TIMEOUT, RETRIES))],
+        ),
         (ALL_WRONG | {"gpus_per_trial": 2.5, "max_retries": 0},
          [CPUS.format(0), WHOLE.format(2.5), CONCURRENT.format(-1), TIMEOUT.format(-1)]),
     ],

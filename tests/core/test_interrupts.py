@@ -1,4 +1,7 @@
-"""Ctrl-C, held back: it comes later to the process itself, and never to those that it starts meanwhile."""
+"""Ctrl-C that is held back.
+
+It comes later to the process itself, and never to processes that it starts meanwhile.
+"""
 
 import os
 import signal
@@ -10,12 +13,18 @@ import pytest
 
 from lrtune.core.interrupts import interrupts_held_back
 
-CHILD = "import sys; from lrtune.core.interrupts import take_interrupts; {}; print('up', flush=True); sys.stdin.read()"
+CHILD = (
+    "import sys; from lrtune.core.interrupts import take_interrupts; {}; "
+    "print('up', flush=True); sys.stdin.read()"
+)
 
 
 @pytest.fixture
 def interruptible():
-    """As a program in the foreground is; one that a script starts in the background may ignore interrupts."""
+    """Takes interrupts as a program in the foreground does.
+
+    A program that a script starts in the background may ignore them.
+    """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

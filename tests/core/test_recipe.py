@@ -102,7 +102,8 @@ def test_what_is_left_out_is_not_in_the_label():
 
 # what they have all the same
 NEED_NO_SCHEDULE = {
-    "schedule-free-sgd": (Constant(), 0.5), "schedule-free-adamw": (Constant(), 0.5), "prodigy": (Constant(), 0),
+    "schedule-free-sgd": (Constant(), 0.5), "schedule-free-adamw": (Constant(), 0.5),
+    "prodigy": (Constant(), 0),
 }  # fmt: skip
 
 
@@ -120,8 +121,8 @@ def test_every_optimizer_has_a_default_recipe(optimizer):
 RULES = [
     (
         {"optimizer": "sgdd"},
-        "`optimizer` must be one of sgd, adagrad, rmsprop, adam, adamw, lamb, adabound, schedule-free-sgd, "
-        "schedule-free-adamw, prodigy, but got 'sgdd'.",
+        "`optimizer` must be one of sgd, adagrad, rmsprop, adam, adamw, lamb, adabound, "
+        "schedule-free-sgd, schedule-free-adamw, prodigy, but got 'sgdd'.",
     ),
     ({"peak_lr": 0}, "`0 < peak_lr` must hold, but got 0."),
     ({"peak_lr": -0.1}, "`0 < peak_lr` must hold, but got -0.1."),
@@ -152,8 +153,9 @@ RULES = [
     ({"decay": HoldPower(hold_frac=1)}, "`0 <= hold_frac < 1` must hold, but got 1."),
     ({"decay": HoldPower(power=0)}, "`0 < power` must hold, but got 0."),
     (
-        {"decay": Plateau(monitor="loss")},
-        "`monitor` must be one of val_loss, top1, but got 'loss'.",
+        {"decay": Plateau(monitor="banana")},
+        "`monitor` must be a metric whose direction is known, or NAME:max or NAME:min, "
+        "but got 'banana'.",
     ),
     (
         {"decay": Plateau(threshold_mode="r")},
@@ -277,7 +279,8 @@ def test_the_threshold_of_a_plateau_is_not_nan(value):
 
 
 RECIPE_KEYS = (
-    "optimizer, peak_lr, warmup_epochs, decay, final_frac, momentum, nesterov, weight_decay"
+    "optimizer, peak_lr, warmup_epochs, decay, final_frac, momentum, nesterov, weight_decay, "
+    "group_scales"
 )
 
 
@@ -294,8 +297,8 @@ RECIPE_KEYS = (
         (
             {"decay": "banana"},
             (
-                "`decay` must be one of constant, step, multistep, cosine, linear, polynomial, exponential, wsd, "
-                "hold-power, plateau, but got 'banana'.",
+                "`decay` must be one of constant, step, multistep, cosine, linear, polynomial, "
+                "exponential, wsd, hold-power, plateau, but got 'banana'.",
             ),
         ),
         (

@@ -43,7 +43,10 @@ def ends(parameter):
 
 
 def assert_possible(space, epochs):
-    """Every range is a range, lengths are within the run, and the ends of every parameter make a recipe."""
+    """Every range is a range, and lengths are within the run.
+
+    The ends of every parameter make a recipe.
+    """
     keys = {key for table in (space.parameters, *space.optimizers.values()) for key in table}
     of_recipes = [
         ("", {key: space.parameter(key, optimizer) for key in keys})
@@ -184,13 +187,15 @@ def test_percentages_become_epochs(key, entry, epochs, expected):
 
 
 RECIPE_KEYS = (
-    "optimizer, peak_lr, warmup_epochs, decay, final_frac, momentum, nesterov, weight_decay"
+    "optimizer, peak_lr, warmup_epochs, decay, final_frac, momentum, nesterov, weight_decay, "
+    "group_scales"
 )
 DECAY_NAMES, OPTIMIZER_NAMES = ", ".join(DECAYS), ", ".join(OPTIMIZERS)
 SHAPE = "must be a value, {choices}, or {low, high} with `log` or `step`"
 CHOICES = "`choices` must be a list of at least one value, and stand alone"
 STEP = "`0 < step` must hold, without `log`"
 RISING = "`0 < milestones_epochs[0] < milestones_epochs[1] < ...` must hold"
+WHOLE = "`patience_epochs` counts whole epochs, without `log`"
 UNUSED = "nothing would use it."
 TOO_LONG = "[parameters] warmup_epochs: `warmup_epochs < epochs` must hold, but got warmup_epochs="
 LR = "peak_lr = 0.1\n"
@@ -199,40 +204,48 @@ LR = "peak_lr = 0.1\n"
 BAD = [
     # what a key may be
     (LR + "lr = 1", "", [f"[parameters] lr: unknown key; known here: {RECIPE_KEYS}."]),
-    (LR + "patience_epochs = 3", "", [f"[parameters] patience_epochs: unknown key; known here: {RECIPE_KEYS}."]),
+    (LR + "patience_epochs = 3", "",
+     [f"[parameters] patience_epochs: unknown key; known here: {RECIPE_KEYS}."]),
     (
         LR,
         '[optimizer.sgd]\noptimizer = "adam"',
         [
             "[optimizer.sgd] optimizer: unknown key; known here: "
-            "peak_lr, warmup_epochs, final_frac, momentum, nesterov, weight_decay."
+            "peak_lr, warmup_epochs, final_frac, momentum, nesterov, weight_decay, group_scales."
         ],
     ),
     (LR, "[decay.cosine]\npower = 2", ["[decay.cosine] power: unknown key; known here: ."]),
-    (LR, "[more]\nx = 1", ["more: unknown key; known here: description, parameters, decay, optimizer."]),
+    (LR, "[more]\nx = 1",
+     ["more: unknown key; known here: description, parameters, decay, optimizer."]),
     (LR, "[decay]\ncosine = 3", ["[decay.cosine]: must be a table, but got 3."]),
     # names
-    (LR + 'decay = "banana"', "", [f"[parameters] decay: must be one of {DECAY_NAMES}, but got 'banana'."]),
+    (LR + 'decay = "banana"', "",
+     [f"[parameters] decay: must be one of {DECAY_NAMES}, but got 'banana'."]),
     (
         LR + 'decay = { choices = ["cosine", "banana"] }',
         "",
         [f"[parameters] decay: must be one of {DECAY_NAMES}, but got 'banana'."],
     ),
-    (LR + 'optimizer = "sgdd"', "", [f"[parameters] optimizer: must be one of {OPTIMIZER_NAMES}, but got 'sgdd'."]),
+    (LR + 'optimizer = "sgdd"', "",
+     [f"[parameters] optimizer: must be one of {OPTIMIZER_NAMES}, but got 'sgdd'."]),
     (LR, "[decay.banana]\nx = 1", [f"[decay.banana]: no such decay; there are {DECAY_NAMES}."]),
-    (LR, "[optimizer.sgdd]\nx = 1", [f"[optimizer.sgdd]: no such optimizer; there are {OPTIMIZER_NAMES}."]),
+    (LR, "[optimizer.sgdd]\nx = 1",
+     [f"[optimizer.sgdd]: no such optimizer; there are {OPTIMIZER_NAMES}."]),
     (
         LR + 'decay = "cosine"',
         "[decay.plateau]\npatience_epochs = 3",
-        [f"[decay.plateau]: decay 'plateau' is not among the choices of [parameters] decay: {UNUSED}"],
+        ["[decay.plateau]: decay 'plateau' is not among the choices of [parameters] decay: "
+         + UNUSED],
     ),
     (
         LR,
         "[optimizer.adam]\npeak_lr = 1e-3",
-        [f"[optimizer.adam]: optimizer 'adam' is not among the choices of [parameters] optimizer: {UNUSED}"],
+        ["[optimizer.adam]: optimizer 'adam' is not among the choices of [parameters] optimizer: "
+         + UNUSED],
     ),
     # what is missing
-    ('decay = "cosine"', "", ['[parameters] peak_lr: is missing for sgd: give a range, or "range-test".']),
+    ('decay = "cosine"', "",
+     ['[parameters] peak_lr: is missing for sgd: give a range, or "range-test".']),
     (
         'optimizer = { choices = ["sgd", "adam"] }',
         "[optimizer.sgd]\npeak_lr = 0.1",
@@ -241,7 +254,8 @@ BAD = [
     (
         LR + 'decay = { choices = ["step", "multistep"] }',
         "",
-        ["[decay.step] every_epochs: is missing.", "[decay.multistep] milestones_epochs: is missing."],
+        ["[decay.step] every_epochs: is missing.",
+         "[decay.multistep] milestones_epochs: is missing."],
     ),
     # ranges
     (
@@ -254,16 +268,20 @@ BAD = [
         "",
         ["[parameters] peak_lr: `0 < low` must hold with `log`, but got low=0."],
     ),
-    ("peak_lr = { low = 0, high = 0.1 }", "", ["[parameters] peak_lr: `0 < peak_lr` must hold, but got 0."]),
-    ("peak_lr = { low = 1, high = inf }", "", ["[parameters] peak_lr: `0 < peak_lr` must hold, but got inf."]),
+    ("peak_lr = { low = 0, high = 0.1 }", "",
+     ["[parameters] peak_lr: `0 < peak_lr` must hold, but got 0."]),
+    ("peak_lr = { low = 1, high = inf }", "",
+     ["[parameters] peak_lr: `0 < peak_lr` must hold, but got inf."]),
     ("peak_lr = { low = 1 }", "", [f"[parameters] peak_lr: {SHAPE}, but got {{'low': 1}}."]),
     (
         "peak_lr = { low = 1, high = 2, base = 3 }",
         "",
         [f"[parameters] peak_lr: {SHAPE}, but got {{'low': 1, 'high': 2, 'base': 3}}."],
     ),
-    ('peak_lr = { low = 0.1, high = "x" }', "", ["[parameters] peak_lr: `high` must be a number, but got 'x'."]),
-    ("peak_lr = { low = false, high = 1 }", "", ["[parameters] peak_lr: `low` must be a number, but got False."]),
+    ('peak_lr = { low = 0.1, high = "x" }', "",
+     ["[parameters] peak_lr: `high` must be a number, but got 'x'."]),
+    ("peak_lr = { low = false, high = 1 }", "",
+     ["[parameters] peak_lr: `low` must be a number, but got False."]),
     (
         "peak_lr = { low = 0.1, high = 1, log = 1 }",
         "",
@@ -281,12 +299,15 @@ BAD = [
             [f"[parameters] warmup_epochs: {STEP}, but got step={got}, log=False."],
         )
         for step, got in [
-            ("0", 0), ("-1", -1), ("nan", "nan"), ("inf", "inf"), ("[1]", "[1]"), ("true", "True"), ('"5%"', "'5%'"),
+            ("0", 0), ("-1", -1), ("nan", "nan"), ("inf", "inf"), ("[1]", "[1]"),
+            ("true", "True"), ('"5%"', "'5%'"),
         ]
     ),
     # choices
-    ("peak_lr = { choices = [] }", "", [f"[parameters] peak_lr: {CHOICES}, but got {{'choices': []}}."]),
-    ("peak_lr = { choices = 3 }", "", [f"[parameters] peak_lr: {CHOICES}, but got {{'choices': 3}}."]),
+    ("peak_lr = { choices = [] }", "",
+     [f"[parameters] peak_lr: {CHOICES}, but got {{'choices': []}}."]),
+    ("peak_lr = { choices = 3 }", "",
+     [f"[parameters] peak_lr: {CHOICES}, but got {{'choices': 3}}."]),
     (
         "peak_lr = { choices = [1], low = 3 }",
         "",
@@ -298,22 +319,29 @@ BAD = [
         ["[parameters] momentum: `0 <= momentum < 1` must hold, but got 1.0."],
     ),
     # values
-    ('peak_lr = "banana"', "", ["[parameters] peak_lr: `peak_lr` must be a number, but got 'banana'."]),
-    ("peak_lr = nan", "", ["[parameters] peak_lr: must be a number, a word or a list of numbers, but got nan."]),
-    (LR + "momentum = [0.9]", "", ["[parameters] momentum: `momentum` must be a number, but got [0.9]."]),
-    (LR + 'nesterov = "maybe"', "", ["[parameters] nesterov: `nesterov` must be true or false, but got 'maybe'."]),
+    ('peak_lr = "banana"', "",
+     ["[parameters] peak_lr: `peak_lr` must be a number, but got 'banana'."]),
+    ("peak_lr = nan", "",
+     ["[parameters] peak_lr: must be a number, a word or a list of numbers, but got nan."]),
+    (LR + "momentum = [0.9]", "",
+     ["[parameters] momentum: `momentum` must be a number, but got [0.9]."]),
+    (LR + 'nesterov = "maybe"', "",
+     ["[parameters] nesterov: `nesterov` must be true or false, but got 'maybe'."]),
     ("peak_lr = true", "", ["[parameters] peak_lr: `peak_lr` must be a number, but got True."]),
     (
-        'optimizer = { choices = ["sgd", "schedule-free-sgd"] }\n' + LR + "momentum = { low = 0.0, high = 0.9 }",
+        'optimizer = { choices = ["sgd", "schedule-free-sgd"] }\n' + LR
+        + "momentum = { low = 0.0, high = 0.9 }",
         "",
         ["[parameters] momentum: `0 < momentum` must hold for schedule-free-sgd, but got 0.0."],
     ),
     (
         LR + 'optimizer = "schedule-free-sgd"',
         "[optimizer.schedule-free-sgd]\nmomentum = 0",
-        ["[optimizer.schedule-free-sgd] momentum: `0 < momentum` must hold for schedule-free-sgd, but got 0."],
+        ["[optimizer.schedule-free-sgd] momentum: `0 < momentum` must hold for schedule-free-sgd, "
+         "but got 0."],
     ),
-    (LR + "nesterov = 1", "", ["[parameters] nesterov: `nesterov` must be true or false, but got 1."]),
+    (LR + "nesterov = 1", "",
+     ["[parameters] nesterov: `nesterov` must be true or false, but got 1."]),
     (
         LR + 'weight_decay = "range-test"', "",
         ["[parameters] weight_decay: `weight_decay` must be a number, but got 'range-test'."],
@@ -334,7 +362,8 @@ BAD = [
         "",
         ["[parameters] warmup_epochs: must be a percentage such as '25%', but got 'a%'."],
     ),
-    ('peak_lr = "5%"', "", ["[parameters] peak_lr: only lengths in epochs may be in percent, but got '5%'."]),
+    ('peak_lr = "5%"', "",
+     ["[parameters] peak_lr: only lengths in epochs may be in percent, but got '5%'."]),
     *(
         (
             LR + 'decay = "multistep"',
@@ -364,25 +393,28 @@ BAD = [
         )
         for given, problem in [
             ("2.5", "`patience_epochs` must be a whole number from 0, but got 2.5."),
-            ("{ low = -1, high = 2 }", "`patience_epochs` must be a whole number from 0, but got -1."),
             (
-                "{ low = 1.5, high = 3 }",
-                "`patience_epochs` counts whole epochs, without `log`, but got {'low': 1.5, 'high': 3}.",
+                "{ low = -1, high = 2 }",
+                "`patience_epochs` must be a whole number from 0, but got -1.",
             ),
+            ("{ low = 1.5, high = 3 }", f"{WHOLE}, but got {{'low': 1.5, 'high': 3}}."),
             (
                 "{ low = 1, high = 3, step = 0.5 }",
-                "`patience_epochs` counts whole epochs, without `log`, but got {'low': 1, 'high': 3, 'step': 0.5}.",
+                f"{WHOLE}, but got {{'low': 1, 'high': 3, 'step': 0.5}}.",
             ),
             (
                 "{ low = 1, high = 3, log = true }",
-                "`patience_epochs` counts whole epochs, without `log`, but got {'low': 1, 'high': 3, 'log': True}.",
+                f"{WHOLE}, but got {{'low': 1, 'high': 3, 'log': True}}.",
             ),
         ]
     ),
     (
         LR + 'decay = "plateau"',
-        '[decay.plateau]\nmonitor = "loss"',
-        ["[decay.plateau] monitor: `monitor` must be one of val_loss, top1, but got 'loss'."],
+        '[decay.plateau]\nmonitor = "banana"',
+        [
+            "[decay.plateau] monitor: `monitor` must be a metric whose direction is known, or "
+            "NAME:max or NAME:min, but got 'banana'."
+        ],
     ),
 ]  # fmt: skip
 
@@ -449,7 +481,8 @@ def test_all_problems_of_a_document_are_shown_together():
         "mine.toml: [parameters] warmup_epochs: must be a percentage such as '25%', but got 'a%'.",
         f"mine.toml: [parameters] lr: unknown key; known here: {RECIPE_KEYS}.",
         f"mine.toml: [parameters] decay: must be one of {DECAY_NAMES}, but got 'banana'.",
-        f"mine.toml: [decay.plateau]: decay 'plateau' is not among the choices of [parameters] decay: {UNUSED}",
+        "mine.toml: [decay.plateau]: decay 'plateau' is not among the choices of [parameters] "
+        f"decay: {UNUSED}",
         f"mine.toml: [decay.plateau] patience_epochs: {SHAPE}, but got {{'low': 1}}.",
         f"mine.toml: [parameters] optimizer: must be one of {OPTIMIZER_NAMES}, but got 'sgdd'.",
     ]
@@ -477,7 +510,8 @@ UNFIT = [
     (
         'decay = "multistep"',
         "[decay.multistep]\nmilestones_epochs = [5, 30]",
-        "[decay.multistep] milestones_epochs: `milestones_epochs < epochs` must hold, but got milestones_epochs=30",
+        "[decay.multistep] milestones_epochs: `milestones_epochs < epochs` must hold, "
+        "but got milestones_epochs=30",
     ),
     (
         'decay = "multistep"',
@@ -522,8 +556,8 @@ def test_all_that_does_not_fit_is_shown_together():
     )
     assert problems_of(space.fit, 10, {}) == [
         f"spaces/mine.toml: {TOO_LONG}10 with 10 epochs.",
-        "spaces/mine.toml: [decay.multistep] milestones_epochs: `milestones_epochs < epochs` must hold, "
-        "but got milestones_epochs=20 with 10 epochs.",
+        "spaces/mine.toml: [decay.multistep] milestones_epochs: `milestones_epochs < epochs` must "
+        "hold, but got milestones_epochs=20 with 10 epochs.",
     ]
 
 

@@ -245,8 +245,8 @@ def test_what_was_taken_over_costs_nothing_and_what_was_trained_again_costs_twic
 def test_a_record_before_its_first_epoch_and_after():
     empty, one, diverged = record([]), record([12.5, 50.0]), record([12.5, 10.0], state="diverged")
     assert (empty.epochs, empty.seconds) == (0, 0)
-    assert math.isnan(empty.top1)
-    assert (one.epochs, one.seconds, one.top1) == (2, 2, 50)
+    assert empty.metrics == {}
+    assert (one.epochs, one.seconds, one.metrics["top1"]) == (2, 2, 50)
     assert [m.diverged for m in diverged.measurements] == [False, True]
 
 

@@ -1,4 +1,7 @@
-"""From range curves to the interval: what must not move it, what is no signal, and the classic rules."""
+"""From range curves to the interval of peak LRs.
+
+Checks what must not move it, what is no signal, and the classic rules.
+"""
 
 import json
 import math
@@ -38,7 +41,10 @@ def u_shaped(x):
 
 
 def curve(loss, *, num_steps=200, noise=0.0, seed=0, scale=1.0, factor=1.0):
-    """A sweep of seven decades that is stopped, as real ones are, where the loss is thrice what it began at."""
+    """A sweep of seven decades.
+
+    It is stopped, as real ones are, where the loss is three times what it began at.
+    """
     x = np.linspace(*DECADES, num_steps)
     losses = loss(x) + noise * np.random.default_rng(seed).standard_normal(num_steps)
     too_high = np.flatnonzero(losses > 3 * 2.3)
@@ -62,7 +68,7 @@ def values(interval):
 
 
 def crossing(loss, level, low, high):
-    """Where `loss` comes to `level` between two values of log10 LR, by its closest point on a fine grid."""
+    """The LR at which `loss` is closest to `level`, on a fine grid between `low` and `high`."""
     x = np.linspace(low, high, 10_001)
     return 10 ** x[np.argmin(np.abs(loss(x) - level))]
 
@@ -301,7 +307,10 @@ def test_the_classic_rules(losses, minimum, steep, valley, slide, scale):
 
 
 def test_slide_stops_below_the_blow_up():
-    """A steady fall of 1 a decade up to 0.1, then a rise: the interval of 1.2 decades begins near 0.1 / 10^1.2."""
+    """The loss falls steadily by 1 a decade up to 0.1, and then rises.
+
+    So the interval of 1.2 decades begins near 0.1 / 10^1.2.
+    """
     lrs = np.geomspace(1e-6, 10, 141)  # 20 a decade
     x = np.log10(lrs)
     losses = np.where(x < -1, -x, 1 + 10 * (x + 1) ** 2)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from lrtune.core.objective import Objective
 from lrtune.decide.convergence import Convergence, convergence_epoch, settling_epoch
 
 NAN = math.nan
@@ -24,7 +25,7 @@ NAN = math.nan
     ],
 )
 def test_convergence_epoch(top1s, target, epoch):
-    assert convergence_epoch(top1s, target) == epoch
+    assert convergence_epoch(Objective(), top1s, target) == epoch
 
 
 @pytest.mark.parametrize(
@@ -67,4 +68,4 @@ def test_convergence_over_seeds(epochs, num_reached, text):
     ],
 )
 def test_settling_epoch(top1s, num_images, epoch):
-    assert settling_epoch(top1s, num_images) == epoch
+    assert settling_epoch(Objective(num_counted=num_images), top1s) == epoch

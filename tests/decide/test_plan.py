@@ -1,5 +1,9 @@
-"""What is trained next: whole studies with a made-up objective, killed, spread over workers, and short of money."""
+"""What is trained next, in whole studies with a made-up objective.
 
+The studies are killed, spread over workers, and short of budget.
+"""
+
+import math
 from collections import Counter
 from dataclasses import replace
 from functools import cache
@@ -9,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lrtune.core.objective import Objective
 from lrtune.core.recipe import Recipe
 from lrtune.core.run import Run, RunRecord
 from lrtune.core.study import Budget, Rung, StudyState
@@ -19,7 +24,10 @@ from tests.studies import BASELINE, config_of, measurement, record, state_of
 
 
 def ask(state, number):
-    """Seven peak LRs and the baseline in turn, each recipe twice, so that a search of some length has duplicates."""
+    """Seven peak LRs and the baseline in turn.
+
+    Each recipe comes twice, so that a search of some length has duplicates.
+    """
     return (
         BASELINE
         if number % 8 == 0
@@ -131,7 +139,10 @@ def test_the_order_of_a_study():
 
 
 def test_the_order_of_a_study_with_rungs():
-    """Of four trials one goes up from the compressed run, which a full one outweighs by so much, as soon as it may."""
+    """One of four trials goes up from the compressed run, as soon as it may.
+
+    The full run is four times as long as the compressed one, so that is the share.
+    """
     state, started = study("9", num_confirmed=1, rungs=Rung.parse("c1"))
     assert started == [
         *("baseline-0", "baseline-1", "baseline-2"),
@@ -289,8 +300,11 @@ def test_a_budget_of_time_is_not_overspent(budget, epochs):
 # The three baselines took 4 s side by side, so an epoch costs a third of a second; how many runs
 # have begun since then.
 @pytest.mark.parametrize(
-    ("num_begun", "budget", "begins"), [(2, "8s", True), (2, "7s", False), (5, "11s", False), (5, "12s", True),
-                                        (0, "8s", True), (0, "7s", False)],
+    ("num_begun", "budget", "begins"),
+    [
+        (2, "8s", True), (2, "7s", False), (5, "11s", False), (5, "12s", True),
+        (0, "8s", True), (0, "7s", False),
+    ],
 )  # fmt: skip
 def test_of_a_budget_of_time_as_many_runs_begin_side_by_side_as_there_is_time_for(
     num_begun, budget, begins
@@ -332,7 +346,8 @@ def test_a_study_that_was_killed_ends_as_an_unbroken_one(budget, rungs, kill, rn
     unbroken, order = unbroken_study(budget, rungs=ladder)
     assert broken_order == order
     finals = [
-        [(r.run, r.state, r.epochs, r.top1) for r in state.records] for state in (broken, unbroken)
+        [(r.run, r.state, r.epochs, r.metrics) for r in state.records]
+        for state in (broken, unbroken)
     ]
     assert finals[0] == finals[1]
 
@@ -444,7 +459,8 @@ def all_diverged(num_trials, **changes):
 def test_a_study_in_which_everything_diverges_is_given_up():
     assert next_run(all_diverged(MAX_DIVERGED - 1), ask).id == f"trial-{MAX_DIVERGED - 1:04d}"
     assert next_run(all_diverged(MAX_DIVERGED), ask) == Done(
-        "each of 13 runs diverged, at peak LRs down to 0.01: look for NaNs in the data, the model or the loss",
+        "each of 13 runs diverged, at peak LRs down to 0.01: look for NaNs in the data, the model "
+        "or the loss",
         failed=True,
     )
 
@@ -483,3 +499,26 @@ def test_an_orphan_goes_first_whatever_it_is(kind):
     orphan = record([50], kind, trial=0, seed=1, state="running", orphaned=True)
     for others in ([], [record([], trial=i, state="failed") for i in (5, 6, 7)]):
         assert next_run(state_of(*others, orphan), ask) == orphan.run
+
+
+def test_a_study_whose_objective_is_never_a_number_is_given_up():
+    state = all_diverged(2, objective=Objective(metric="f1"))
+    losses = {"train_loss": 1.0, "val_loss": 1.0, "f1": math.nan}
+    records = tuple(
+        replace(
+            r,
+            state="completed",
+            measurements=tuple(replace(m, metrics=losses) for m in r.measurements),
+        )
+        for r in state.records
+    )
+    state = replace(
+        state, records=records, config=replace(state.config, budget=Budget(2, "trials"))
+    )
+    done = next_run(state, ask)
+    while not isinstance(done, Done):
+        ended = RunRecord(run=done, state="completed", measurements=records[0].measurements)
+        state = replace(state, records=(*state.records, ended))
+        done = next_run(state, ask)
+    assert done.failed
+    assert done.reason.startswith("f1 was not a number at the end of any of ")

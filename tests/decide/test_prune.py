@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from lrtune.core.objective import Objective
 from lrtune.core.recipe import Cosine, Linear, Recipe
 from lrtune.core.run import GO_ON, PruneDecision
-from lrtune.core.study import PrunerName, Rung, TrainSettings
+from lrtune.core.study import PrunerName, Rung
 from lrtune.decide.prune import PRUNERS, never, prune
 from lrtune.decide.prune.hopeless import hopeless
 from lrtune.decide.prune.median import median_rule
@@ -19,11 +20,12 @@ NAN = math.nan
 
 
 def curve(
-    top1s, *, trial=99, kind="full", warmup=0.0, decay=None, state="running", steps_per_epoch=100, **others
+    top1s, *, trial=99, kind="full", warmup=0.0, decay=None, state="running", steps_per_epoch=100,
+    **others,
 ):  # fmt: skip
     """A run of eight epochs that has got so far."""
     recipe = Recipe(warmup_epochs=warmup, decay=decay or Cosine())
-    found = record(
+    run = record(
         top1s,
         kind,
         trial=trial,
@@ -33,9 +35,8 @@ def curve(
         horizon_epochs=EPOCHS,
         **others,
     )
-    return replace(
-        found, measurements=tuple(replace(m, step=steps_per_epoch * m.epoch) for m in found.measurements)
-    )  # fmt: skip
+    measurements = tuple(replace(m, step=steps_per_epoch * m.epoch) for m in run.measurements)
+    return replace(run, measurements=measurements)
 
 
 def study_of(others, **changes):
@@ -69,7 +70,7 @@ AT_CHANCE = [
     ([5, 50], 0, ""),
     ([5, 12.8], 0, "Top-1 12.80 is not told from chance (10.0 ± 0.9) at epoch 2"),
     ([5, 12.9], 0, ""),
-    ([5, NAN], 0, "Top-1 nan is not told from chance (10.0 ± 0.9) at epoch 2"),
+    ([5, NAN], 0, "Top-1 – is not told from chance (10.0 ± 0.9) at epoch 2"),
     ([NAN, 50], 0, ""),
     ([5, 5], 1, ""),
     ([5, 5, 5], 1, "Top-1 5.00 is not told from chance (10.0 ± 0.9) at epoch 3"),
@@ -97,7 +98,8 @@ def test_hopeless_ends_what_is_guessing(top1s, warmup, reason):
     ],
 )
 def test_hopeless_knows_what_chance_is(num_classes, num_validation, last_ended):
-    state = study_of([], num_classes=num_classes, num_validation=num_validation)
+    objective = Objective(num_counted=num_validation, guessing=100 / num_classes)
+    state = study_of([], objective=objective)
     assert hopeless(curve([last_ended] * 2), state).prune
     assert not hopeless(curve([last_ended + 1] * 2), state).prune
 
@@ -120,24 +122,26 @@ FOUR = finished(70, 95, 80, 90)
 BETTER = "at epoch 4, where the better half of cosine runs had"
 # Top-1 at epoch 4, finished runs, warmup epochs, reason or ""
 BEHIND = [
-    (69.9, FOUR, 0, f"Top-1 69.90 {BETTER} 90.00 and more"),
+    (69.9, FOUR, 0, f"Top-1 69.90 {BETTER} 90.00 or better"),
+    (NAN, FOUR, 0, f"Top-1 – {BETTER} 90.00 or better"),  # the averaged weights are sound
     (70, FOUR, 0, ""),
     (69.9, FOUR, 1, ""),
     (69.9, FOUR[1:], 0, ""),
     (69.9, finished(70, 95, 80, 90, decay=Linear()), 0, ""),
     (69.9, [*FOUR[1:], *finished(70, decay=Linear())], 0, ""),
     (69.9, [*FOUR[1:], replace(FOUR[0], state="pruned")], 0, ""),
-    (39.9, finished(70, 95, 80, 90, gain=10), 0, f"Top-1 39.90 {BETTER} 80.00 and more"),
+    (39.9, finished(70, 95, 80, 90, gain=10), 0, f"Top-1 39.90 {BETTER} 80.00 or better"),
     (40.1, finished(70, 95, 80, 90, gain=10), 0, ""),
     # what one image of 1,000 is worth is the least that is told apart
-    (99.6, finished(100, 100, 100, 100), 0, f"Top-1 99.60 {BETTER} 100.00 and more"),
+    (99.6, finished(100, 100, 100, 100), 0, f"Top-1 99.60 {BETTER} 100.00 or better"),
     (99.8, finished(100, 100, 100, 100), 0, ""),
 ]
 
 
 @pytest.mark.parametrize(("top1", "others", "warmup", "reason"), BEHIND)
 def test_hopeless_ends_what_is_far_behind_its_kind(top1, others, warmup, reason):
-    assert hopeless(curve([50, 50, 50, top1], warmup=warmup), study_of(others)) == decision(reason)
+    run = curve([50, 50, 50, top1], averaged=[50] * 4, warmup=warmup)
+    assert hopeless(run, study_of(others)) == decision(reason)
 
 
 def test_hopeless_compares_in_the_second_half_only():
@@ -146,7 +150,7 @@ def test_hopeless_compares_in_the_second_half_only():
 
 
 # Top-1 of each epoch, finished runs, warmup epochs, reason or ""
-BELOW = "is below the median 70.00 of 5 finished trials"
+BELOW = "is worse than the median 70.00 of 5 finished trials"
 FIVE = finished(50, 60, 70, 80, 90)
 MEDIAN = [
     ([69.9], FIVE, 0, f"best Top-1 69.90 up to epoch 1 {BELOW}"),
@@ -164,7 +168,7 @@ MEDIAN = [
         0,
         "",
     ),  # compared with where the others were then
-    ([NAN], FIVE, 0, f"best Top-1 0.00 up to epoch 1 {BELOW}"),
+    ([NAN], FIVE, 0, f"best Top-1 – up to epoch 1 {BELOW}"),
     ([NAN, 75], FIVE, 0, ""),
     ([75, NAN], FIVE, 0, ""),
     ([65], finished(NAN, 60, 70, 80, 90), 0, f"best Top-1 65.00 up to epoch 1 {BELOW}"),
@@ -184,12 +188,7 @@ SIGNALS = [
     ([75], [20], {}, f"best Top-1 20.00 up to epoch 1 {BELOW}"),
     ([20], [75], {"signal": "raw"}, f"best Top-1 20.00 up to epoch 1 {BELOW}"),
     ([75], [20], {"signal": "raw"}, ""),
-    (
-        [75],
-        [NAN],
-        {"settings": TrainSettings(ema_half_life_epochs=0)},
-        "",
-    ),  # there are no averaged weights
+    ([75], ["none"], {}, ""),  # there are no averaged weights
 ]
 
 
@@ -204,15 +203,15 @@ def test_median_rule_judges_by_the_signal_of_the_study(top1s, averaged, changes,
 PATIENT = [
     ([50], 0, ""),
     ([50, 40, 40], 0, ""),
-    ([50, 40, 40, 40], 0, "no Top-1 above 50.00 for 3 epochs"),
-    ([50, 50, 50, 50], 0, "no Top-1 above 50.00 for 3 epochs"),  # equal is no progress
+    ([50, 40, 40, 40], 0, "no Top-1 better than 50.00 for 3 epochs"),
+    ([50, 50, 50, 50], 0, "no Top-1 better than 50.00 for 3 epochs"),  # equal is no progress
     ([50, 40, 40, 50.1], 0, ""),
-    ([50, 60, 40, 40, 40], 0, "no Top-1 above 60.00 for 3 epochs"),
+    ([50, 60, 40, 40, 40], 0, "no Top-1 better than 60.00 for 3 epochs"),
     ([50, 60, 40, 40, 61, 40, 40], 0, ""),
-    ([50, NAN, NAN, NAN], 0, "no Top-1 above 50.00 for 3 epochs"),
+    ([50, NAN, NAN, NAN], 0, "no Top-1 better than 50.00 for 3 epochs"),
     ([NAN, NAN, NAN, 5], 0, ""),
     ([50, 40, 40, 40], 4, ""),  # warming up
-    ([50, 40, 40, 40], 3.5, "no Top-1 above 50.00 for 3 epochs"),
+    ([50, 40, 40, 40], 3.5, "no Top-1 better than 50.00 for 3 epochs"),
 ]
 
 
@@ -222,7 +221,7 @@ def test_patient(top1s, warmup, reason):
 
 
 @pytest.mark.parametrize(
-    ("signal", "reason"), [("averaged", ""), ("raw", "no Top-1 above 50.00 for 3 epochs")]
+    ("signal", "reason"), [("averaged", ""), ("raw", "no Top-1 better than 50.00 for 3 epochs")]
 )
 def test_patient_waits_for_the_signal_of_the_study(signal, reason):
     run = curve([50, 40, 40, 40], averaged=[30, 40, 50, 60])
@@ -264,7 +263,10 @@ def test_hopeless_reckons_in_the_epochs_of_the_schedule(rung, top1s, warmup, rea
 @pytest.mark.parametrize("rung", [None, C4, FIRST_4])
 @pytest.mark.parametrize("of_others", [None, C4, FIRST_4])
 def test_hopeless_compares_runs_of_the_same_length_alone(rung, of_others):
-    """At three quarters of the compressed run, and at the same epoch of the others, which is too early there."""
+    """The run is at three quarters of the compressed run.
+
+    The same epoch is too early in the others.
+    """
     epochs = 7 if rung is None else 3
     others = [
         curve([95] * (8 if of_others is None else 4), rung=of_others, state="completed")

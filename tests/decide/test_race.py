@@ -13,7 +13,10 @@ from tests.studies import BASELINE, config_of, measurement, record, state_of
 
 
 def study(score, num_trials=3, **changes):
-    """A study that is trained to its end; `score(trial, seed)` is the final Top-1 of a run, `None`: it diverges."""
+    """A study that is trained to its end.
+
+    `score(trial, seed)` is the final Top-1 of a run; a run with `None` diverges.
+    """
     trials = [record([80 + i] * 4, trial=i) for i in range(num_trials)]
     values = {
         "num_seeds": 2,
@@ -73,7 +76,7 @@ def test_one_that_diverged_is_out():
     scores = noisy({-1: 80, 2: 80, 1: 80})
     state = study(lambda trial, seed: None if (trial, seed) == (2, 2) else scores(trial, seed))
     assert seeds_of(state) == {-1: [1, 2, 3, 4, 5], 2: [1, 2], 1: [1, 2, 3, 4, 5]}
-    assert 2 not in standings(state).top1s
+    assert 2 not in standings(state).scores
 
 
 def test_a_round_begins_when_the_one_before_is_over():

@@ -1,4 +1,7 @@
-"""What fresh seeds say of several recipes: values worked out by hand, and how often it is right of made-up ones."""
+"""What fresh seeds tell about several recipes.
+
+Checks values worked out by hand, and how often the ranking of made-up recipes is right.
+"""
 
 import math
 
@@ -16,10 +19,11 @@ def seeded(*finals):
     return {seed: top1 for seed, top1 in enumerate(finals, start=1) if top1 is not None}
 
 
-def ranked(*finals, reference=0, num_images=10**6):
+def ranked(*finals, reference=0, num_images=10**6, paired=True):
     """Recipes 0, 1, ..., of which the first was not chosen for its score."""
-    top1s = {recipe: seeded(*of_it) for recipe, of_it in enumerate(finals)}
-    return rank(top1s, reference=reference, num_images=num_images)
+    scores = {recipe: seeded(*of_it) for recipe, of_it in enumerate(finals)}
+    least_difference = 100 / num_images if num_images else 0.0
+    return rank(scores, reference=reference, least_difference=least_difference, paired=paired)
 
 
 # Student's t at 98.5 %: 21.2049 with 1 degree of freedom, 5.6428 with 2, 3.2976 with 4
@@ -66,11 +70,11 @@ def test_of_one_recipe_and_of_none_nothing_is_known():
 
 
 def test_a_recipe_without_runs_is_not_among_them():
-    assert list(ranked([90, 91], [], [92, 94]).top1s) == [0, 2]
+    assert list(ranked([90, 91], [], [92, 94]).scores) == [0, 2]
 
 
 def test_more_recipes_tell_more_of_the_noise():
-    """The interval of one difference is narrower where others, as noisy, say how large chance is."""
+    """The interval of a difference is narrower where other recipes tell how large the noise is."""
     two = ranked([90, 91, 92], [92, 92, 95])
     four = ranked([90, 91, 92], [92, 92, 95], [90, 92, 92], [92, 92, 93])
     assert two.difference(1, 0).mean == four.difference(1, 0).mean == 2
@@ -79,7 +83,7 @@ def test_more_recipes_tell_more_of_the_noise():
 
 
 def test_the_first_of_many_equal_ones_is_drawn_back_to_the_others():
-    """It leads by a point, which the noise of a point explains, so what is likely is less than that."""
+    """It leads by a point, which noise of a point explains, so its likely lead is smaller."""
     noise = np.random.default_rng(0).normal(0, 1, (6, 3))
     noise -= noise.mean(axis=1, keepdims=True)
     finals = [90 + noise[0], 92 + noise[1], *(91 + row for row in noise[2:])]
@@ -116,7 +120,10 @@ def test_the_probability_of_being_best_goes_with_the_means():
 
 
 def test_seeds_that_were_harder_for_all_do_not_count_against_those_that_had_them():
-    """The first recipe is better with each seed, and lower on average for a seed that the other did not have."""
+    """The first recipe is better with each seed, but its average is lower.
+
+    It had a seed that the other one did not have.
+    """
     found = ranked([90, 91, 80], [89.5, 90.6, None], [85, 86.1, 75])
     means = found.means
     assert means[0] > means[1] > means[2]
@@ -139,7 +146,10 @@ def test_who_may_still_be_the_best():
     ("width", "gain"), [(0, 0), (0, 2), (0.5, 0.5), (1, 0), (1, 1), (3, 0), (3, 3)]
 )
 def test_the_interval_covers_although_the_best_is_chosen_and_the_race_stops_early(width, gain):
-    """95 %, in units of the noise of one run; 400 studies tell that to within 2 standard errors of 1.1 % each."""
+    """The interval covers in 95 % of the studies; gains are in units of the noise of one run.
+
+    400 studies tell the share to within 2 standard errors of 1.1 % each.
+    """
     found = outcomes(width, gain, num_studies=400)
     assert found.covered >= 0.928
     if not width and not gain:  # all are equal: a tie is called a tie
@@ -161,7 +171,10 @@ def test_the_probability_of_being_best_is_calibrated():
 @pytest.mark.slow
 @pytest.mark.parametrize(("noises", "least"), [((1, 2, 1, 1), 0.9), ((2, 1, 1, 1), 0.8)])
 def test_what_a_recipe_twice_as_noisy_as_the_others_costs(noises, least):
-    """One variance for all is an assumption: a noisy candidate does no harm, a noisy baseline some."""
+    """One variance for all is an assumption.
+
+    A noisy candidate does no harm to it, a noisy baseline some.
+    """
     assert least <= outcomes(1, 1, noises, num_studies=300).covered
 
 

@@ -39,9 +39,7 @@ def finished_study(*records, **changes):
     )
 
 
-UNCONFIRMED = (
-    "Best of the search so far, not confirmed with fresh seeds: expect less than its Top-1."
-)
+UNCONFIRMED = "Best of the search so far, not confirmed with fresh seeds: expect a worse Top-1."
 KEEP = "Nothing that was confirmed beats the baseline: keep it."
 NOT_FINISHED = "The study is not finished."
 
@@ -61,17 +59,17 @@ def test_the_baseline_alone():
     found = recommend(state_of(*runs("baseline", 80, 82)))
     assert (found.best, found.baseline.name) == (found.baseline, "baseline")
     assert found.best.recipe == BASELINE
-    assert found.best.top1s == (80, 82)
+    assert found.best.values == (80, 82)
     assert (found.best.mean, found.best.spread) == (81, pytest.approx(math.sqrt(2)))
     assert found.best.difference is None
-    assert math.isnan(found.best.search_top1)
+    assert math.isnan(found.best.search_value)
     assert (found.final, found.ties) == (False, ())
     assert found.verdict == f"Nothing that was confirmed beats the baseline so far. {NOT_FINISHED}"
 
 
 def test_the_best_of_the_search_until_one_is_confirmed():
     found = recommend(state_of(*runs("baseline", 80, 82, 84), *trials(70, 85, 75)))
-    assert (found.best.name, found.best.search_top1, found.best.top1s) == ("trial 1", 85, ())
+    assert (found.best.name, found.best.search_value, found.best.values) == ("trial 1", 85, ())
     assert math.isnan(found.best.mean)
     assert found.best.difference is None
     assert str(found.best.convergence) == "not measured"
@@ -96,7 +94,7 @@ def test_the_confirmed_mean_decides_and_not_the_search():
         )
     )
     assert [c.name for c in found.contenders] == ["trial 1", "trial 0", "baseline"]
-    assert (found.best.name, found.best.search_top1, found.best.mean) == ("trial 1", 90, 89)
+    assert (found.best.name, found.best.search_value, found.best.mean) == ("trial 1", 90, 89)
     assert (found.baseline.name, found.final, found.ties) == ("baseline", True, ())
     # by 8 points with every seed: the spread is that of one image of 1,000, with 5 degrees of
     # freedom
@@ -115,8 +113,8 @@ def test_a_gain_that_chance_explains_is_a_tie():
     # differences of 6, -2 and 2: 2 +- 5.6428 * 4 / sqrt(3)
     assert (found.best.name, [c.name for c in found.ties]) == ("trial 0", ["baseline"])
     assert found.verdict == (
-        "+2.00 points of Top-1 against the baseline, 95 % interval [-11.03, +15.03]: no gain is proved. "
-        "Trial 0 is a tie with baseline: 3 fresh seeds do not tell them apart."
+        "+2.00 points of Top-1 against the baseline, 95 % interval [-11.03, +15.03]: no gain is "
+        "proved. Trial 0 is a tie with baseline: 3 fresh seeds do not tell them apart."
     )
 
 
@@ -205,7 +203,7 @@ def test_seeds_that_were_hard_for_all_do_not_make_a_winner_of_who_was_out_before
     assert "Trial 0 is a tie with baseline: 5 fresh seeds do not tell them apart." in found.verdict
 
 
-def test_a_diverged_confirmation_counts_as_nothing_right():
+def test_a_diverged_confirmation_is_the_worst_and_has_no_value():
     found = recommend(
         finished_study(
             *runs("baseline", 80, 81, 82),
@@ -214,8 +212,10 @@ def test_a_diverged_confirmation_counts_as_nothing_right():
         )
     )
     assert found.best is found.baseline
-    assert found.contenders[1].top1s == (90, 0, 92)
-    assert found.contenders[1].mean == pytest.approx(182 / 3)
+    diverged = found.contenders[1]
+    assert diverged.values == pytest.approx((90, math.nan, 92), nan_ok=True)
+    assert (diverged.num_diverged, math.isnan(diverged.mean)) == (1, True)
+    assert (math.isnan(diverged.difference.mean), diverged.difference.low) == (True, -math.inf)
 
 
 def test_a_failed_confirmation_says_nothing_of_its_recipe():
@@ -226,7 +226,7 @@ def test_a_failed_confirmation_says_nothing_of_its_recipe():
             *runs("confirm", 70, 75, 90, states=["completed", "failed", "completed"]),
         )
     )
-    assert (found.best.seeds, found.best.top1s) == ((1, 3), (70, 90))
+    assert (found.best.seeds, found.best.values) == ((1, 3), (70, 90))
     assert (
         found.best.difference.mean == 10
     )  # against seeds 1 and 3 of the baseline, and not against 1 and 2
@@ -263,9 +263,8 @@ def test_a_single_seed_is_a_tie_with_everything():
         False,
     )
     assert (found.best.difference.low, found.best.difference.high) == (-math.inf, math.inf)
-    assert (
-        found.verdict
-        == f"Trial 0 is a tie with baseline: one fresh seed does not tell them apart. {NOT_FINISHED}"
+    assert found.verdict == (
+        "Trial 0 is a tie with baseline: one fresh seed does not tell them apart. " + NOT_FINISHED
     )
 
 
@@ -282,10 +281,10 @@ def test_without_a_baseline_nothing_is_compared():
 
 
 def test_test_images_are_those_of_the_same_runs():
-    confirmed = [replace(r, test_top1=80.0 + r.run.seed) for r in runs("confirm", 90, 91, 92)]
-    baseline = [replace(r, test_top1=70.0 + r.run.seed) for r in runs("baseline", 80, 81, 82)]
+    confirmed = [replace(r, test={"top1": 80.0 + r.run.seed}) for r in runs("confirm", 90, 91, 92)]
+    baseline = [replace(r, test={"top1": 70.0 + r.run.seed}) for r in runs("baseline", 80, 81, 82)]
     found = recommend(finished_study(*baseline, *trials(95), *confirmed))
-    assert (found.best.test_top1s, found.baseline.test_top1s) == ((81, 82, 83), (71, 72, 73))
+    assert (found.best.test_values, found.baseline.test_values) == ((81, 82, 83), (71, 72, 73))
 
 
 @pytest.mark.parametrize(

@@ -180,7 +180,10 @@ def test_so_many_are_waited_for(scores, expected):
 
 
 def test_of_hyperband_each_bracket_has_its_own_rivals():
-    """Trials 0, 3, 6, ... climb both rungs, 1, 4, 7, ... the second alone, and 2, 5, 8, ... none."""
+    """Trials climb different rungs by their number.
+
+    Trials 0, 3, 6, ... climb both rungs, 1, 4, 7, ... only the second, and 2, 5, 8, ... none.
+    """
     scores = {0: 50, 1: 90, 3: 60, 4: 30, 6: 40, 7: 20}
     state = study_of(
         {n: score for n, score in scores.items() if n % 3 == 0}, pruner="hyperband", rungs=FIRST
@@ -241,7 +244,10 @@ def end_of(record, score):
 
 
 def check_deserved(state, run, *, settled):
-    """Of a promotion: that the trial waits, is alive, and belongs to the share of its rung, which is not used up."""
+    """Checks that the promoted trial waits, is alive, and belongs to the share of its rung.
+
+    The share must not be used up.
+    """
     trials = trials_of(state)
     (trial,) = (t for t in trials if t.number == run.trial)
     level = trial.level
@@ -350,8 +356,17 @@ WRONG = [
     ("c1,c3", "fair", ()),
     ("c8,8", "hyperband", ()),
     ("c1,c9", "fair", ("a rung must be shorter than the full run of 9 epochs, but got c9.",)),
-    ("9,10", "halving", tuple(f"a rung must be shorter than the full run of 9 epochs, but got {n}." for n in (9, 10))),
-    ("1", "median", ("`rungs` go with `pruner` fair, halving, hyperband, but got median, which has none.",)),
+    (
+        "9,10", "halving",
+        (
+            "a rung must be shorter than the full run of 9 epochs, but got 9.",
+            "a rung must be shorter than the full run of 9 epochs, but got 10.",
+        ),
+    ),
+    (
+        "1", "median",
+        ("`rungs` go with `pruner` fair, halving, hyperband, but got median, which has none.",),
+    ),
     (
         "9", "none",
         (

@@ -10,7 +10,7 @@ from lrtune.core.recipe import WSD, Constant, Cosine, Plateau, Recipe, StepDecay
 from lrtune.core.study import Budget, Rung
 from lrtune.decide.spending import Spending, spending_of
 from tests.studies import config_of, record, state_of
-from tests.tuning.fake_training import MiniStates, MiniTrainer, search
+from tests.tuning.fake_training import MiniStates, MiniTraining, search
 
 RUNGS = Rung.parse("c1,2")
 """Below four epochs."""
@@ -42,7 +42,9 @@ SPENT = {
     "a short run besides": ([SHORT, LEFT], (4, 3, 0, 1)),
     "that did not pay": ([SHORT, LEFT, FULL], (4, 5, 0, -1)),
     "that is a part of the full one": (
-        [keyed(record([50], rung=C1), "a"), keyed(record([50, 60], rung=FIRST_2), "ab", reused=1), FULL], (4, 4, 0, 0),
+        [keyed(record([50], rung=C1), "a"),
+         keyed(record([50, 60], rung=FIRST_2), "ab", reused=1), FULL],
+        (4, 4, 0, 0),
     ),
     "a duplicate": ([ABCD, keyed(record([50] * 4, trial=1), "abcd", reused=4)], (8, 4, 4, 0)),
     "a trunk": ([ABCD, keyed(record([50] * 4, trial=1), "abef", reused=2)], (8, 6, 2, 0)),
@@ -54,7 +56,9 @@ SPENT = {
         ],
         (8, 6, 2, 0),
     ),
-    "a lost checkpoint": ([LEFT, keyed(record([50] * 4), "abcd", reused=2, again_epochs=2)], (4, 6, 0, -2)),
+    "a lost checkpoint": (
+        [LEFT, keyed(record([50] * 4), "abcd", reused=2, again_epochs=2)], (4, 6, 0, -2),
+    ),
     "pruned": ([keyed(record([50], state="pruned"), "a")], (4, 1, 0, 3)),
     "diverged": ([keyed(record([50, 50], state="diverged"), "ab")], (4, 2, 0, 2)),
     "failed": ([record([], state="failed")], (4, 0, 0, 4)),
@@ -63,7 +67,8 @@ SPENT = {
         [BASELINE, keyed(record([50] * 4, "confirm", seed=1), "pqtu", reused=2)], (8, 6, 2, 0),
     ),
     "a confirmation that is running": (
-        [BASELINE, keyed(record([50] * 3, "confirm", seed=1, state="running"), "pqt", reused=2)], (7, 5, 2, 0),
+        [BASELINE, keyed(record([50] * 3, "confirm", seed=1, state="running"), "pqt", reused=2)],
+        (7, 5, 2, 0),
     ),
 }  # fmt: skip
 
@@ -98,13 +103,16 @@ def ask(state, number):
     lost=st.sets(st.integers(1, 6)),
 )
 def test_what_was_asked_for_is_trained_reused_or_avoided(rungs, pruner, num_trials, lost):
-    """Counted by what the training itself remembers, and by the keys of the epochs; states are lost on the way."""
-    trainer, states = MiniTrainer(), MiniStates()
+    """Counts epochs by what the training itself remembers, and by their keys.
+
+    States are lost on the way.
+    """
+    training, states = MiniTraining(), MiniStates()
     config = config_of(
-        epochs=6, rungs=Rung.parse(rungs), pruner=pruner, budget=Budget(num_trials, "trials"), num_seeds=2,
-        num_confirmed=1, baseline=Recipe(peak_lr=0.1, decay=Constant()),
+        epochs=6, rungs=Rung.parse(rungs), pruner=pruner, budget=Budget(num_trials, "trials"),
+        num_seeds=2, num_confirmed=1, baseline=Recipe(peak_lr=0.1, decay=Constant()),
     )  # fmt: skip
-    for state in search(config, ask, trainer, states):
+    for state in search(config, ask, training, states):
         for key in [key for key, epochs in states.epochs.items() if epochs in lost]:
             states.drop(key)
         keys = {(r.run.id, m.epoch): m.prefix for r in state.records for m in r.measurements}
@@ -113,12 +121,12 @@ def test_what_was_asked_for_is_trained_reused_or_avoided(rungs, pruner, num_tria
             for r in state.records
         }
         first = {}  # who trained the epochs of each key
-        for run_id, epoch in trainer.trained:
+        for run_id, epoch in training.trained:
             first.setdefault(keys[run_id, epoch], owners[run_id])
         shown = {(owners[run_id], key) for (run_id, _), key in keys.items()}
         spending = spending_of(state)
         assert spending.asked == 6 * len(set(owners.values()))
-        assert spending.trained == len(trainer.trained)
+        assert spending.trained == len(training.trained)
         assert spending.reused == sum(first[key] != owner for owner, key in shown)
-        again = len(trainer.trained) - len(first)
+        again = len(training.trained) - len(first)
         assert spending.avoided == spending.asked - len(shown) - again

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from lrtune.core.recipe import Cosine, Recipe
-from lrtune.core.study import Rung, TrainSettings
+from lrtune.core.study import Rung
 from lrtune.decide.trials import (
     best_first,
     ladder_of,
@@ -53,7 +53,7 @@ def test_a_trial(ends, level, score, alive, running, finished, top1):
     assert (trial.number, trial.ladder, trial.level) == (3, RUNGS, level)
     assert trial.score == pytest.approx(score, nan_ok=True)
     assert (trial.alive, trial.running, trial.finished) == (alive, running, finished)
-    assert trial.top1 == pytest.approx(top1, nan_ok=True)
+    assert trial.final_metrics.get("top1", NAN) == pytest.approx(top1, nan_ok=True)
 
 
 def test_trials_come_in_the_order_of_their_numbers_and_runs_in_that_of_their_rungs():
@@ -74,11 +74,11 @@ def test_trials_come_in_the_order_of_their_numbers_and_runs_in_that_of_their_run
 
 
 # the run, Top-1 by the raw and the averaged weights, what the study says: score
-RAW, NO_AVERAGES = {"signal": "raw"}, {"settings": TrainSettings(ema_half_life_epochs=0)}
+RAW = {"signal": "raw"}
 SCORES = [
     (FIRST_2, 50, 60, {}, 60),
     (FIRST_2, 50, 60, RAW, 50),
-    (FIRST_2, 50, NAN, NO_AVERAGES, 50),
+    (FIRST_2, 50, "none", {}, 50),
     (C1, 50, 60, {}, 50),  # its schedule came to an end
     (None, 50, 60, {}, 50),  # likewise
     (FIRST_2, 50, NAN, {}, -math.inf),
@@ -100,9 +100,12 @@ def test_a_run_that_did_not_get_to_its_end_is_the_last(state):
     assert score_of(state_of(), record([50, 60], rung=FIRST_2, state=state)) == -math.inf
 
 
-@pytest.mark.parametrize(("changes", "expected"), [({}, 60), (RAW, 50), (NO_AVERAGES, 50)])
-def test_the_signal_of_an_unfinished_run(changes, expected):
-    assert signal_of(state_of(**changes).config, measurement(2, 50, averaged=60)) == expected
+@pytest.mark.parametrize(
+    ("averaged", "changes", "expected"), [(60, {}, 60), (60, RAW, 50), ("none", {}, 50)]
+)
+def test_the_signal_of_an_unfinished_run(averaged, changes, expected):
+    metrics = measurement(2, 50, averaged=averaged).metrics
+    assert signal_of(state_of(**changes).config, metrics) == expected
 
 
 # trials by number: the ends of their runs; the order, best first

@@ -1,4 +1,7 @@
-"""Files here import other frameworks, which takes seconds: they are not opened unless `-m` asks for something else."""
+"""Files here import other frameworks, which takes seconds.
+
+They are not opened unless `-m` asks for something else.
+"""
 
 
 def pytest_ignore_collect(collection_path, config):

@@ -1,33 +1,29 @@
-"""Exports to transformers: its Trainer steps with the LRs that the export says."""
+"""Exports to transformers: its Trainer steps with the LRs of the schedule."""
 
 import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from lrtune.core.recipe import (
-    OPTIMIZERS,
-    WSD,
-    Constant,
-    Cosine,
-    HoldPower,
-    Linear,
-    MultiStep,
-    Polynomial,
-    Recipe,
-)
+from lrtune.core.recipe import OPTIMIZERS, Recipe
+from lrtune.stepping.applied import Applied
 from tests.peers.cases import (
     DECAYS,
     EPOCHS,
-    FINAL_FRACS,
-    PEAK_LR,
+    GROUPS,
+    LOADERS,
+    METRICS,
+    NUM_EXAMPLES,
     PLATEAUS,
-    STEPS_PER_EPOCH,
-    TOP1S,
+    SHAPES,
     UNUSUAL,
-    VAL_LOSSES,
-    WARMUPS_EPOCHS,
     deviation,
     exported,
+    filled,
+    group_deviation,
+    lrs_planned,
+    recipe_of,
+    settings_of,
+    steps_of,
 )
 
 transformers = pytest.importorskip("transformers")
@@ -36,23 +32,21 @@ pytestmark = pytest.mark.peers
 
 
 class Tiny(torch.nn.Module):
+    """Whose validation losses are those of the tests."""
+
     def __init__(self):
         super().__init__()
         self.layer = torch.nn.Linear(1, 1)
+        self.losses = iter(METRICS["val_loss"])
 
-    def forward(self, x):
-        return {"loss": self.layer(x).square().mean()}
+    def forward(self, x, labels=None):
+        output = self.layer(x)
+        loss = output.square().mean() if self.training else torch.tensor(next(self.losses))
+        return {"loss": loss, "output": output}
 
 
-def trainer_of(recipe, path, monkeypatch):
-    """The `trainer` that the code builds, before it trains, with the metrics of the tests."""
-
-    def evaluate(self, *args, **kwargs):
-        epoch = round(self.state.epoch) - 1
-        return {"eval_loss": VAL_LOSSES[epoch], "eval_top1": TOP1S[epoch]}
-
-    monkeypatch.setattr(transformers.Trainer, "evaluate", evaluate)
-    data = [{"x": torch.ones(1)} for _ in range(STEPS_PER_EPOCH)]
+def trainer_of(recipe, path, accumulate=1, keeps=True, groups=()):
+    """The `trainer` that the code builds, before it trains."""
     mine = {
         "output_dir": str(path),
         "use_cpu": True,
@@ -61,25 +55,29 @@ def trainer_of(recipe, path, monkeypatch):
         "logging_strategy": "no",
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
+        "dataloader_drop_last": not keeps,
     }
-    found = {
-        "model": Tiny(),
+    top1s, model = iter(METRICS["top1"]), Tiny()
+    data = [{"x": torch.ones(1), "labels": torch.ones(1)}] * NUM_EXAMPLES
+    names = {
+        "model": model,
         "train_dataset": data,
-        "eval_dataset": data,
-        "compute_metrics": None,
+        "eval_dataset": data[:8],  # one batch, also of a loader that drops the last
+        "compute_metrics": lambda _: {"top1": next(top1s)},
         "mine": mine,
+        "PARAMETERS": dict(model.named_parameters()),
     }
-    text = exported(recipe, "transformers").text.removesuffix("trainer.train()\n")
-    exec(text.replace('output_dir="output"', "**mine"), found)
-    return found["trainer"]
+    text = exported(recipe, "transformers", settings_of(accumulate), groups).text
+    text = text.removesuffix("trainer.train()\n").replace('output_dir="output"', "**mine")
+    exec(filled(text, model), names)
+    return names["trainer"]
 
 
-def trained(recipe, path, monkeypatch):
-    """The LR of each optimizer step of a real `Trainer.train`."""
-    trainer = trainer_of(recipe, path, monkeypatch)
+def trained(trainer):
+    """The LRs of each optimizer step of a real `Trainer.train`."""
     used = []
     hook = register_optimizer_step_pre_hook(
-        lambda optimizer, args, kwargs: used.append(optimizer.param_groups[0]["lr"])
+        lambda optimizer, *_: used.append(tuple(g["lr"] for g in optimizer.param_groups))
     )
     try:
         trainer.train()
@@ -88,82 +86,65 @@ def trained(recipe, path, monkeypatch):
     return used
 
 
-@pytest.mark.parametrize("final_frac", FINAL_FRACS)
-@pytest.mark.parametrize("warmup_epochs", WARMUPS_EPOCHS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("decay", DECAYS + PLATEAUS, ids=str)
-def test_trainer_deviates_as_the_export_says(
-    decay, warmup_epochs, final_frac, tmp_path, monkeypatch
-):
-    recipe = Recipe(
-        peak_lr=PEAK_LR, warmup_epochs=warmup_epochs, decay=decay, final_frac=final_frac
-    )
-    used = trained(recipe, tmp_path, monkeypatch)
-    assert deviation(used, recipe) == pytest.approx(
-        exported(recipe, "transformers").deviation, abs=1e-9
-    )
+def test_trainer_has_the_lrs_of_the_schedule(decay, shape, tmp_path):
+    recipe = recipe_of(decay, shape)
+    used = trained(trainer_of(recipe, tmp_path, groups=GROUPS))
+    assert group_deviation(used, lrs_planned(recipe, steps_of(True, 1))) <= 1e-9
 
 
-@pytest.mark.parametrize(
-    ("recipe", "scheduler", "largest"),
-    [
-        (Recipe(decay=Constant()), '"constant"', 0),
-        (Recipe(decay=Cosine()), '"cosine"', 0),
-        (Recipe(decay=Cosine(), final_frac=0.1), '"cosine_with_min_lr"', 0),
-        (Recipe(decay=Linear()), '"linear"', 0),
-        (Recipe(decay=Linear(), final_frac=0.1), '"polynomial"', 0),
-        (Recipe(decay=Polynomial()), '"polynomial"', 0),
-        (Recipe(decay=WSD(cooldown_frac=0.25)), '"warmup_stable_decay"', 0),
-        (Recipe(decay=WSD(cooldown_frac=0.25), final_frac=0.1), '"warmup_stable_decay"', 0),
-        (Recipe(decay=HoldPower(hold_frac=0.75)), '"warmup_stable_decay"', 0),
-        (Recipe(decay=Cosine(), warmup_epochs=1), '"cosine"', 1 / STEPS_PER_EPOCH),
-        (
-            Recipe(decay=WSD(cooldown_frac=1.0), warmup_epochs=1),
-            '"warmup_stable_decay"',
-            1 / STEPS_PER_EPOCH,
-        ),
-        (Recipe(decay=WSD(cooldown_frac=1.0), warmup_epochs=1, final_frac=0.1), None, 0),
-        (Recipe(decay=WSD(cooldown_frac=0.33)), None, 0),
-        (Recipe(decay=MultiStep(milestones_epochs=(3, 6))), None, 0),
-    ],
-)
-def test_scheduler_of_transformers_where_it_has_the_decay(recipe, scheduler, largest):
-    export = exported(recipe, "transformers")
-    assert export.deviation == pytest.approx(largest, abs=1e-9)
-    assert (
-        f"lr_scheduler_type={scheduler}" if scheduler else "optimizers=(optimizer, scheduler)"
-    ) in export.text
+@pytest.mark.parametrize(("keeps", "accumulate"), LOADERS)
+@pytest.mark.parametrize("decay", [DECAYS[-2], PLATEAUS[1]], ids=str)
+def test_batches_are_counted_as_the_trainer_counts_them(decay, keeps, accumulate, tmp_path):
+    recipe = recipe_of(decay, SHAPES[1])
+    used = trained(trainer_of(recipe, tmp_path, accumulate, keeps, GROUPS))
+    assert group_deviation(used, lrs_planned(recipe, steps_of(keeps, accumulate))) <= 1e-9
 
 
-@pytest.mark.parametrize(
-    "decay", [Cosine(), HoldPower(power=1.5)]
-)  # with its own scheduler, and with torch's
+class Drive(transformers.TrainerCallback):
+    """`lrtune.apply` to accelerate's wrapper, beside a scheduler that has no effect."""
+
+    def __init__(self, recipe, steps_per_epoch):
+        self.recipe, self.steps_per_epoch, self.used = recipe, steps_per_epoch, []
+
+    def on_train_begin(self, args, state, control, optimizer=None, **kwargs):
+        self.applied = Applied(
+            optimizer, self.recipe, steps_per_epoch=self.steps_per_epoch, epochs=EPOCHS
+        )
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        self.used.append(self.applied.lrs[0])
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        self.applied.observe(metrics["eval_loss"])
+
+
+@pytest.mark.parametrize(("keeps", "accumulate"), LOADERS)
+def test_apply_has_the_same_lrs(keeps, accumulate, tmp_path):
+    recipe, steps_per_epoch = recipe_of(PLATEAUS[1], SHAPES[1]), steps_of(keeps, accumulate)
+    trainer = trainer_of(Recipe(decay=PLATEAUS[0]), tmp_path, accumulate, keeps)
+    trainer.add_callback(drive := Drive(recipe, steps_per_epoch))
+    trained(trainer)
+    assert deviation(drive.used, lrs_planned(recipe, steps_per_epoch)) <= 1e-9
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_every_optimizer_is_built_with_the_settings_of_the_recipe(
-    optimizer, decay, tmp_path, monkeypatch
-):
-    recipe = Recipe(
-        optimizer=optimizer, peak_lr=PEAK_LR, decay=decay, weight_decay=0.01, momentum=0.8
-    )
-    trainer = trainer_of(recipe, tmp_path, monkeypatch)
-    trainer.create_optimizer_and_scheduler(EPOCHS * STEPS_PER_EPOCH)
-    plain = {"model": Tiny()}
-    exec(exported(recipe, "torch").text.partition("scheduler = ")[0], plain)
-    assert type(trainer.optimizer) is type(plain["optimizer"])
-    group = trainer.optimizer.param_groups[0]
-    for key, value in plain["optimizer"].defaults.items():
-        assert key in ("fused", "foreach") or group[key] == value
+def test_every_optimizer_trains_with_the_settings_of_the_recipe(optimizer, tmp_path):
+    recipe = recipe_of(DECAYS[0], SHAPES[1], optimizer, weight_decay=0.01, momentum=0.8)
+    trainer = trainer_of(recipe, tmp_path)
+    assert trainer.optimizer.param_groups[0]["weight_decay"] == 0.01
+    used = trained(trainer)
+    assert deviation([lr for (lr,) in used], lrs_planned(recipe, steps_of(True, 1))) <= 1e-9
     assert trainer.args.max_grad_norm == 0
 
 
 def test_trainer_is_told_how_the_search_trained():
-    found = {}
-    exec(exported(Recipe(), "transformers", UNUSUAL).text.partition("trainer = ")[0], found)
-    arguments = found["arguments"]
+    names = {"train_dataset": [0] * NUM_EXAMPLES, "model": Tiny()}
+    exec(
+        exported(recipe_of(DECAYS[0]), "transformers", UNUSUAL).text.partition("trainer = ")[0],
+        names,
+    )
+    arguments = names["arguments"]
     assert (arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps) == (2, 3)
     assert (arguments.max_grad_norm, arguments.label_smoothing_factor) == (0.5, 0.1)
-
-
-@pytest.mark.parametrize("optimizer", ["schedule-free-sgd", "lamb", "prodigy"])
-def test_trainer_takes_the_optimizers_of_pytorch_optimizer(optimizer, tmp_path, monkeypatch):
-    recipe = Recipe(optimizer=optimizer, peak_lr=PEAK_LR, decay=Constant())
-    assert deviation(trained(recipe, tmp_path, monkeypatch), recipe) <= 1e-9

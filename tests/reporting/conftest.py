@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from lrtune.core.objective import Objective
 from lrtune.core.recipe import (
     WSD,
     Constant,
@@ -13,7 +14,6 @@ from lrtune.core.recipe import (
     Linear,
     NamedRecipe,
     Plateau,
-    Published,
     Recipe,
     StepDecay,
 )
@@ -55,43 +55,42 @@ def measurements(
                 step=epoch * STEPS_PER_EPOCH,
                 lr_first=recipe.peak_lr * schedule(first),
                 lr_last=recipe.peak_lr * schedule(first + STEPS_PER_EPOCH - 1),
-                train_loss=val_loss * 0.9,
-                val_loss=val_loss,
-                top1=round(reached, 2),
-                averaged_val_loss=val_loss - 0.01,
-                averaged_top1=round(reached + 0.4, 2),
+                metrics={
+                    "train_loss": val_loss * 0.9,
+                    "val_loss": val_loss,
+                    "top1": round(reached, 2),
+                    "averaged_val_loss": val_loss - 0.01,
+                    "averaged_top1": round(reached + 0.4, 2),
+                },
                 seconds=2.5,
-                images_per_s=1040.0 + epoch,
+                examples_per_s=1040.0 + epoch,
                 ended_at=start + 2.5 * epoch,
                 prefix=f"{recipe.label} {run.horizon_epochs} {seed} {epoch}",
                 reused=epoch <= reused,
             )
         )
-        schedule = schedule.observe(val_loss=val_loss, top1=reached)
+        schedule = schedule.observe({"val_loss": val_loss, "top1": reached})
     return tuple(found)
 
 
 def record(
-    run_id, kind, trial, recipe, seed, top1, *, epochs=None, state="completed", reason="", test_top1=None, rung=None,
-    reused=0,
+    run_id, kind, trial, recipe, seed, top1, *, epochs=None, state="completed", reason="",
+    test_top1=None, rung=None, reused=0,
 ):  # fmt: skip
     stop = rung.epochs if rung else EPOCHS
     run = Run(
-        id=run_id, kind=kind, trial=trial, recipe=recipe, recipe_epochs=EPOCHS, stop_epochs=stop, seed=seed,
-        horizon_epochs=stop if rung and rung.compressed else EPOCHS,
+        id=run_id, kind=kind, trial=trial, recipe=recipe, recipe_epochs=EPOCHS, stop_epochs=stop,
+        seed=seed, horizon_epochs=stop if rung and rung.compressed else EPOCHS,
     )  # fmt: skip
     start = START + 40 * trial + 1000 * seed + 500 * (rung is not None)
     measured = measurements(
         run, top1, epochs=stop if epochs is None else epochs, start=start, reused=reused
     )
     if state == "diverged":
-        measured = (
-            *measured[:-1],
-            replace(measured[-1], train_loss=math.nan, val_loss=math.nan, top1=10.0),
-        )
-    return RunRecord(
-        run=run, state=state, reason=reason, measurements=measured, test_top1=test_top1
-    )
+        last = {"train_loss": math.nan, "val_loss": math.nan, "top1": 10.0}
+        measured = (*measured[:-1], replace(measured[-1], metrics=last))
+    test = None if test_top1 is None else {"val_loss": 3.2 - test_top1 / 31, "top1": test_top1}
+    return RunRecord(run=run, state=state, reason=reason, measurements=measured, test=test)
 
 
 def baseline_records(test_top1=None):
@@ -110,7 +109,10 @@ def search_records():
     ]
     slow = Recipe(peak_lr=0.004, decay=Cosine())
     wild = Recipe(peak_lr=2.4, decay=Constant())
-    why = "Top-1 68.2 after 4 epochs, 2.1 points below every finished trial there | <b>95 %</b> sure not to come back"
+    why = (
+        "Top-1 68.2 after 4 epochs, 2.1 points below every finished trial there | <b>95 %</b> sure "
+        "not to come back"
+    )
     stopped = [
         record("trial-0008", "full", 8, slow, 0, 75.0, epochs=4, state="pruned", reason=why),
         record(
@@ -134,7 +136,8 @@ def search_records():
 def confirmation_records(trials=(1, 2, 5), test_top1=None):
     return tuple(
         record(
-            f"trial-{trial:04d}-confirm-{i}", "confirm", trial, RECIPES[trial][0], 1 + i, RECIPES[trial][1] - 0.2 * i,
+            f"trial-{trial:04d}-confirm-{i}", "confirm", trial, RECIPES[trial][0], 1 + i,
+            RECIPES[trial][1] - 0.2 * i,
             test_top1=test_top1 if trial == trials[0] else None,
         )
         for trial in trials
@@ -144,11 +147,7 @@ def confirmation_records(trials=(1, 2, 5), test_top1=None):
 
 COMPARED = (  # with the Top-1 that each comes to
     (
-        NamedRecipe(
-            name="sgd-step",
-            recipe=BASELINE,
-            published=Published(on="ImageNet | 8 GPUs", top1=76.1, convergence_epoch=90),
-        ),
+        NamedRecipe(name="sgd-step", recipe=BASELINE),
         89.6,
     ),
     (
@@ -177,7 +176,8 @@ def compared_records(num_recipes=5, *, more_seeds=True):
     """Three seeds each; five of the two that lead, where more were asked for."""
     return tuple(
         record(
-            f"trial-{i:04d}-confirm-{j}" if i else f"baseline-{j}", "confirm" if i else "baseline", i or -1,
+            f"trial-{i:04d}-confirm-{j}" if i else f"baseline-{j}",
+            "confirm" if i else "baseline", i or -1,
             named.recipe, 1 + j, top1 + 0.2 * (j % 3) * (-1) ** i,
         )
         for i, (named, top1) in enumerate(COMPARED[:num_recipes])
@@ -189,7 +189,10 @@ RUNGS = Rung.parse("c2,4")
 
 
 def climbing_records():
-    """Twelve trials on two rungs: trial 10 goes up regardless of its score, 5 likewise from the second rung."""
+    """Twelve trials on two rungs.
+
+    Trial 10 goes up regardless of its score, and trial 5 does so from the second rung.
+    """
     recipes = [recipe for recipe, _ in RECIPES]
     recipes += [replace(recipe, peak_lr=recipe.peak_lr / 3) for recipe in recipes[:4]]
     first_scores = [86.0, 88.5, 88.0, 71.0, 82.0, 87.5, 80.0, 85.0, 78.0, 84.0, 74.0, 0.0]
@@ -252,7 +255,7 @@ def config():
         epochs=EPOCHS,
         steps_per_epoch=STEPS_PER_EPOCH,
         num_validation=2000,
-        num_classes=10,
+        objective=Objective(num_counted=2000, guessing=10.0),
         budget=Budget(11, "trials"),
         pruner="hopeless",
         baseline=BASELINE,
@@ -395,3 +398,41 @@ def stages(config):
         ),
     }
     return {name: report_of(state, {}) for name, state in states.items()}
+
+
+VAL_LOSS = Objective(metric="val_loss", direction="min")
+F1 = Objective(metric="f1", direction="max")
+OF_TOP1 = {
+    VAL_LOSS: lambda top1: 0.01 * math.exp((95 - top1) / 10),  # 0.0135 at 92 %, 49 at 10 %
+    F1: lambda top1: top1 / 100,
+}
+"""What a Top-1 of the made-up study is by another objective: a minimised, unbounded one, and a
+share."""
+
+
+def by_objective(report, objective, of_top1=None):
+    """The same study, measured by another objective: nothing of Top-1 is left in it."""
+    of_top1 = of_top1 or OF_TOP1[objective]
+
+    def converted(metrics):
+        others = {name: value for name, value in metrics.items() if "top1" not in name}
+        top1s = {name: value for name, value in metrics.items() if "top1" in name}
+        is_lost = not math.isfinite(metrics.get("train_loss", 0.0))
+        return others | {
+            name.replace("top1", objective.metric): math.nan if is_lost else of_top1(value)
+            for name, value in top1s.items()
+        }
+
+    records = tuple(
+        replace(
+            record,
+            reason=record.reason.replace("Top-1", objective.title).replace(" points", ""),
+            test=None if record.test is None else converted(record.test),
+            measurements=tuple(
+                replace(m, metrics=converted(m.metrics)) for m in record.measurements
+            ),
+        )
+        for record in report.state.records
+    )
+    config = replace(report.state.config, objective=objective)
+    return report_of(replace(report.state, config=config, records=records), report.importances)

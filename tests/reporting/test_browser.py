@@ -151,7 +151,8 @@ def test_plots_fit_the_screen(done, opened, look, width):
             > 0
         )
         sizes = page.locator(f"figure svg.{width} text").evaluate_all(
-            "texts => texts.map(text => [parseFloat(getComputedStyle(text).fontSize), text.getScreenCTM()])"
+            "texts => texts.map(text => "
+            "[parseFloat(getComputedStyle(text).fontSize), text.getScreenCTM()])"
             ".map(([size, matrix]) => size * Math.hypot(matrix.a, matrix.b))"
         )
         assert min(sizes) >= 8

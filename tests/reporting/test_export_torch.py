@@ -3,95 +3,137 @@
 import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.data import DataLoader, TensorDataset
 
-from lrtune.core.recipe import (
-    OPTIMIZERS,
-    WSD,
-    Constant,
-    Cosine,
-    Exponential,
-    Linear,
-    MultiStep,
-    Plateau,
-    Polynomial,
-    Recipe,
-)
+from lrtune.core.recipe import DECAYS as ALL_DECAYS
+from lrtune.core.recipe import OPTIMIZERS, WSD, Constant, Linear, Plateau, Recipe
 from lrtune.reporting.export.parts import optimizer_code, optimizer_import
 from lrtune.reporting.export.torch import torch_code
-from lrtune.training.optimizers import build_optimizer
+from lrtune.stepping.applied import Applied
+from lrtune.training.native.optimizers import build_optimizer
 from tests.peers.cases import (
+    BATCH_SIZE,
     DECAYS,
     EPOCHS,
+    GROUPS,
+    LOADERS,
+    NUM_EXAMPLES,
     PLAIN,
     PLATEAUS,
+    SHAPES,
     STEPS_PER_EPOCH,
-    TOP1S,
     UNUSUAL,
-    VAL_LOSSES,
-    deviation,
+    exported,
+    filled,
+    group_deviation,
     lrs_planned,
+    metrics_of,
+    recipe_of,
+    settings_of,
+    steps_of,
 )
 
 
-def lrs_used(code: str, metrics: tuple[float, ...]) -> list[float]:
-    """Runs `code` on a model of one weight and returns the LR of each optimizer step."""
-    used: list[float] = []
-    remaining = iter(metrics)
-    weight = torch.nn.Linear(1, 1, bias=False, dtype=torch.float64)
-    batch = torch.ones(1, 1, dtype=torch.float64)
-    given = {
-        "model": weight,
-        "train_loader": [(batch, batch)] * STEPS_PER_EPOCH,
-        "loss_function": torch.nn.functional.mse_loss,
-        "validate": lambda model: next(remaining),
-    }
-    hook = register_optimizer_step_pre_hook(
-        lambda optimizer, args, kwargs: used.append(optimizer.param_groups[0]["lr"])
+class Run:
+    """The names that the code needs, and the LRs of each optimizer step once it has run."""
+
+    def __init__(self, keeps=True, metrics=()):
+        data = torch.ones(NUM_EXAMPLES, 1, dtype=torch.float64)
+        self.model = torch.nn.Linear(1, 1, dtype=torch.float64)
+        self.loader = DataLoader(TensorDataset(data, data), BATCH_SIZE, drop_last=not keeps)
+        self.remaining = iter(metrics)
+        self.used = []
+        self.names = {
+            "model": self.model,
+            "train_loader": self.loader,
+            "loss_function": torch.nn.functional.mse_loss,
+            "validate": lambda model: next(self.remaining),
+            "PARAMETERS": dict(self.model.named_parameters()),
+        }
+
+    def execute(self, code):
+        hook = register_optimizer_step_pre_hook(
+            lambda optimizer, *_: self.used.append(
+                tuple(float(group["lr"]) for group in optimizer.param_groups)
+            )
+        )
+        try:
+            exec(filled(code, self.model), self.names)
+        finally:
+            hook.remove()
+        return self.used
+
+
+def lrs_applied(recipe, keeps, accumulate):
+    """The LRs of each step where `lrtune.apply` sets them in a loop without a scheduler."""
+    run = Run(keeps)
+    weight, bias = run.model.parameters()
+    optimizer = torch.optim.SGD(
+        [{"params": [weight], "lr": GROUPS[0].lr_scale}, {"params": [bias], "lr": 1.0}]
     )
-    try:
-        exec(code, given)
-    finally:
-        hook.remove()
+    used, metrics = [], iter(metrics_of(recipe))
+    steps_per_epoch = steps_of(keeps, accumulate)
+    with Applied(optimizer, recipe, steps_per_epoch=steps_per_epoch, epochs=EPOCHS) as applied:
+        for _ in range(EPOCHS):
+            for batch, (x, _) in enumerate(run.loader, start=1):
+                run.model(x).sum().backward()
+                if batch % accumulate == 0 or batch == len(run.loader):
+                    optimizer.step()
+                    used.append(applied.lrs)
+            applied.observe(next(metrics))
     return used
 
 
-@pytest.mark.parametrize("final_frac", [0.0, 0.05])
-@pytest.mark.parametrize("warmup_epochs", [0.0, 0.2, 1.5, 2])
+@pytest.mark.parametrize(("keeps", "accumulate"), LOADERS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("decay", DECAYS + PLATEAUS, ids=str)
-def test_pasted_code_uses_the_lr_of_the_schedule_at_every_step(decay, warmup_epochs, final_frac):
-    recipe = Recipe(peak_lr=0.03, warmup_epochs=warmup_epochs, decay=decay, final_frac=final_frac)
-    metrics = TOP1S if getattr(decay, "monitor", "") == "top1" else VAL_LOSSES
-    used = lrs_used(torch_code(recipe, EPOCHS, STEPS_PER_EPOCH, PLAIN), metrics)
-    assert deviation(used, recipe) <= 1e-9
+def test_each_step_of_pasted_code_has_the_lr_of_the_schedule(decay, shape, keeps, accumulate):
+    recipe = recipe_of(decay, shape)
+    code = exported(recipe, "torch", settings_of(accumulate), GROUPS).text
+    used = Run(keeps, metrics_of(recipe)).execute(code)
+    planned = lrs_planned(recipe, steps_of(keeps, accumulate))
+    assert group_deviation(used, planned) <= 1e-9
+    assert group_deviation(lrs_applied(recipe, keeps, accumulate), planned) <= 1e-9
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_pasted_code_builds_every_optimizer(optimizer):
-    recipe = Recipe(optimizer=optimizer, peak_lr=0.003, warmup_epochs=1, weight_decay=0.01)
-    assert lrs_used(torch_code(recipe, EPOCHS, STEPS_PER_EPOCH, PLAIN), ()) == pytest.approx(
-        lrs_planned(recipe), rel=1e-12
-    )
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("decay", DECAYS, ids=str)
+def test_a_step_past_the_planned_end_has_the_lr_of_the_last_one(decay, shape):
+    run = Run()
+    run.execute(exported(recipe_of(decay, shape), "torch").text)
+    multiplier, total_steps = run.names["multiplier"], EPOCHS * steps_of(True, 1)
+    last = multiplier(total_steps - 1)
+    assert 0 < last <= 1
+    assert [multiplier(total_steps + n) for n in (0, 1, 100)] == [last] * 3
+
+
+def test_a_warmup_too_short_for_the_search_is_there_for_a_longer_loader():
+    recipe = recipe_of(Linear(), (0.2, 0.0))
+    code = torch_code(recipe, EPOCHS, 2, PLAIN)  # a warmup of no steps there
+    used = Run().execute(code)
+    assert [lr for (lr,) in used] == pytest.approx(lrs_planned(recipe, 7), rel=1e-12)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_pasted_code_builds_the_optimizer_that_was_trained(optimizer):
-    recipe = Recipe(
-        optimizer=optimizer, peak_lr=0.003, momentum=0.8, nesterov=False, weight_decay=0.01
+    recipe = recipe_of(
+        Constant(), (1, 0.0), optimizer, momentum=0.8, nesterov=False, weight_decay=0.01
     )
-    given = {"model": torch.nn.Linear(1, 1)}
-    exec(f"{optimizer_import(recipe)}\n{optimizer_code(recipe)}", given)
-    pasted, trained = given["optimizer"], build_optimizer(recipe, given["model"].parameters())
+    model = torch.nn.Linear(1, 1)
+    given = {"model": model}
+    exec(f"{optimizer_import(recipe)}\n{optimizer_code(recipe, ())}", given)
+    pasted, trained = given["optimizer"], build_optimizer(recipe, model.parameters())
     assert type(pasted) is type(trained)
     assert pasted.defaults | {"fused": True} == trained.defaults | {"fused": True}
+    used = Run().execute(exported(recipe, "torch").text)
+    assert [lr for (lr,) in used] == pytest.approx(lrs_planned(recipe, 7), rel=1e-12)
 
 
-def test_sgd_keeps_its_momentum():
-    code = torch_code(
-        Recipe(momentum=0.85, nesterov=False, weight_decay=5e-4), EPOCHS, STEPS_PER_EPOCH, PLAIN
-    )
-    assert (
-        "model.parameters(), lr=0.1, momentum=0.85, nesterov=False, weight_decay=0.0005\n" in code
-    )
+def test_parameter_groups_have_the_scales_of_the_recipe():
+    recipe = Recipe(group_scales=(("backbone", 0.01),))
+    code = torch_code(recipe, EPOCHS, STEPS_PER_EPOCH, PLAIN, GROUPS)
+    assert '    {"params": ..., "lr": 0.1 * 0.01, "name": "backbone"},\n' in code
+    assert '    {"params": ..., "lr": 0.1 * 1.0, "name": "head"},\n' in code
 
 
 @pytest.mark.parametrize("decay", [Constant(), Plateau()])
@@ -101,50 +143,16 @@ def test_pasted_code_clips_as_the_search_did(optimizer, decay, monkeypatch):
     monkeypatch.setattr(
         torch.nn.utils, "clip_grad_norm_", lambda parameters, norm: norms.append(norm)
     )
-    recipe = Recipe(optimizer=optimizer, decay=decay)
-    lrs_used(torch_code(recipe, EPOCHS, STEPS_PER_EPOCH, UNUSUAL), VAL_LOSSES)
-    assert norms == [0.5] * EPOCHS * STEPS_PER_EPOCH
-    assert "clip" not in torch_code(recipe, EPOCHS, STEPS_PER_EPOCH, PLAIN)
-
-
-def test_nesterov_without_momentum_is_plain_sgd():
-    assert (
-        len(lrs_used(torch_code(Recipe(momentum=0.0), EPOCHS, STEPS_PER_EPOCH, PLAIN), ()))
-        == EPOCHS * STEPS_PER_EPOCH
-    )
-
-
-@pytest.mark.parametrize(
-    ("recipe", "scheduler"),
-    [
-        (Recipe(decay=Cosine()), "CosineAnnealingLR(optimizer, T_max=total_steps)"),
-        (
-            Recipe(decay=Linear()),
-            "LinearLR(optimizer, start_factor=1.0, end_factor=0.0, total_iters=total_steps)",
-        ),
-        (Recipe(decay=Exponential()), "ExponentialLR(optimizer, gamma=0.01 ** (1 / total_steps))"),
-        (
-            Recipe(decay=MultiStep(milestones_epochs=(3, 6))),
-            "MultiStepLR(optimizer, milestones=drops, gamma=0.1)",
-        ),
-        (Recipe(decay=Cosine(), warmup_epochs=1), "SequentialLR("),
-        (Recipe(decay=Polynomial(), final_frac=0.1), "LambdaLR(optimizer, multiplier)"),
-        (
-            Recipe(decay=MultiStep(milestones_epochs=(3, 6)), warmup_epochs=1),
-            "LambdaLR(optimizer, multiplier)",
-        ),
-        (Recipe(decay=MultiStep(milestones_epochs=(0.01, 6))), "LambdaLR(optimizer, multiplier)"),
-        (Recipe(decay=WSD()), "LambdaLR(optimizer, multiplier)"),
-    ],
-)
-def test_torchs_own_scheduler_where_it_has_the_same_lrs(recipe, scheduler):
-    assert f"\nscheduler = {scheduler}" in torch_code(recipe, EPOCHS, STEPS_PER_EPOCH, PLAIN)
+    recipe = recipe_of(decay, optimizer=optimizer)
+    Run(metrics=metrics_of(recipe)).execute(exported(recipe, "torch", UNUSUAL).text)
+    assert norms == [0.5] * EPOCHS * steps_of(True, 3)
+    assert "clip" not in exported(recipe, "torch").text
 
 
 @pytest.mark.parametrize("decay", [Constant(), Plateau(patience_epochs=0)])
 @pytest.mark.parametrize("optimizer", ["schedule-free-sgd", "schedule-free-adamw"])
 def test_schedule_free_is_switched_around_the_epoch(optimizer, decay):
-    code = torch_code(Recipe(optimizer=optimizer, decay=decay), EPOCHS, STEPS_PER_EPOCH, PLAIN)
+    code = exported(recipe_of(decay, optimizer=optimizer), "torch").text
     epoch = code.partition("for epoch in range(epochs):\n")[2]
     assert epoch.startswith("    optimizer.train()  #")
     assert "\n    optimizer.eval()  #" in epoch.partition("optimizer.step()")[2]
@@ -161,8 +169,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 epochs = 12
-# Optimizer steps: len(train_loader), unless gradients are accumulated.
-steps_per_epoch = 79
+steps_per_epoch = len(train_loader)  # optimizer steps
 warmup_steps = round(0.5 * steps_per_epoch)
 total_steps = epochs * steps_per_epoch
 hold = 1 - 0.2
@@ -174,6 +181,7 @@ optimizer = torch.optim.SGD(
 
 def multiplier(step):
     """What the peak learning rate is multiplied by for step 0, 1, 2, ..."""
+    step = min(step, total_steps - 1)  # past the end the last value holds
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     progress = (step - warmup_steps) / (total_steps - warmup_steps)
@@ -183,10 +191,52 @@ def multiplier(step):
 scheduler = LambdaLR(optimizer, multiplier)
 
 for epoch in range(epochs):
-    for images, labels in train_loader:
-        optimizer.zero_grad()
-        loss_function(model(images), labels).backward()
+    for inputs, targets in train_loader:
+        loss_function(model(inputs), targets).backward()
         optimizer.step()
         scheduler.step()  # after every optimizer step, not once an epoch
+        optimizer.zero_grad()
 '''
     )
+
+
+def test_plateau_code_as_a_reader_sees_it():
+    recipe = recipe_of(Plateau(monitor="f1:max"), (1, 0.1))
+    code = torch_code(recipe, 12, 79, settings_of(3), GROUPS)
+    assert (
+        code.partition("peaks = ")[2]
+        == """\
+[group["lr"] for group in optimizer.param_groups]
+scheduler = ReduceLROnPlateau(
+    optimizer,
+    mode="max",
+    factor=0.1,
+    patience=3,
+    threshold=0.0001,
+    threshold_mode="rel",
+    cooldown=0,
+    min_lr=[0.1 * group["lr"] for group in optimizer.param_groups],
+    eps=0,
+)
+
+step = 0
+for epoch in range(epochs):
+    for batch, (inputs, targets) in enumerate(train_loader, start=1):
+        (loss_function(model(inputs), targets) / accumulate).backward()
+        if batch % accumulate and batch < len(train_loader):
+            continue  # the last step of an epoch may have fewer batches
+        if step < warmup_steps:
+            for group, peak in zip(optimizer.param_groups, peaks):
+                group["lr"] = peak * (step + 1) / warmup_steps
+        optimizer.step()
+        step += 1
+        optimizer.zero_grad()
+    metric = validate(model)  # f1, of which higher is better
+    if step >= warmup_steps:  # earlier epochs say nothing of the peak
+        scheduler.step(metric)
+"""
+    )
+
+
+def test_the_decays_of_the_tests_are_all_there_are():
+    assert {decay.name for decay in [*DECAYS, *PLATEAUS]} == set(ALL_DECAYS)

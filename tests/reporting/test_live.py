@@ -57,7 +57,8 @@ def test_plain_lines_one_a_run_and_one_a_note(config, empty):
     assert text.splitlines() == [
         "range test of sgd, sweep 1 of 3",
         "sgd: 0.01 to 1",
-        "baseline-0 completed: 12 of 12 epochs, Top-1 89.66 %, sgd 0.1, step(every_epochs=4, factor=0.1)",
+        "baseline-0 completed: 12 of 12 epochs, Top-1 89.66 %, sgd 0.1, "
+        "step(every_epochs=4, factor=0.1)",
         f"trial-0008 pruned ({pruned.reason}): 4 of 12 epochs, Top-1 70.25 %, sgd 0.004, cosine",
     ]
 
@@ -66,9 +67,9 @@ def test_slow_epochs_have_a_plain_line(config, empty):
     record = baseline_records()[0]
     slow = replace(record.measurements[0], seconds=11.0)
     text, _ = shown(config, empty, [EpochEnded(record.run, slow)])
-    assert (
-        text
-        == f"baseline-0 epoch 1 of 12: LR 0.1, train loss {slow.train_loss:.3f}, Top-1 {slow.top1:.2f} %\n"
+    loss, top1 = slow.metrics["train_loss"], slow.metrics["top1"]
+    assert text == (
+        f"baseline-0 epoch 1 of 12: LR 0.1, train loss {loss:.3f}, Top-1 {top1:.2f} %\n"
     )
 
 
@@ -92,7 +93,7 @@ def test_terminal_shows_the_running_and_the_best(config, empty):
     assert overall.startswith("search")
     assert "trial 3 of 11" in overall
     assert "ETA" in overall
-    assert all(word in run for word in ("trial-0001", "3/12", "LR ", "loss ", "img/s", "sgd 0.35"))
+    assert all(word in run for word in ("trial-0001", "3/12", "LR ", "loss ", "ex/s", "sgd 0.35"))
     assert "best so far 91.32 % (trial-0000: sgd 0.213" in best_line
     assert "baseline 89.66 %" in best_line
     assert note.startswith("trial-0008 pruned: Top-1 68.2")
@@ -159,12 +160,14 @@ def test_budgets_other_than_trials(config, budget, said):
         ("trial-0000-rung-c2", "trial-0000 on rung c2 completed: 2 of 2 epochs, Top-1 85.85 %"),
         (
             "trial-0002-rung-4",
-            "trial-0002 on rung 4 completed: 4 of 4 epochs, 3 of them reused, Top-1 90.65 % (91.05 % averaged)",
+            "trial-0002 on rung 4 completed: 4 of 4 epochs, 3 of them reused, "
+            "Top-1 90.65 % (91.05 % averaged)",
         ),
         ("trial-0001", "trial-0001 completed: 12 of 12 epochs, 4 of them reused, Top-1 92.02 %"),
         (
             "trial-0011-rung-c2",
-            "trial-0011 on rung c2 diverged (the loss of epoch 2 is not finite): 2 of 2 epochs, Top-1 10.00 %",
+            "trial-0011 on rung c2 diverged (the loss of epoch 2 is not finite): "
+            "2 of 2 epochs, Top-1 10.00 %",
         ),
     ],
 )
@@ -239,7 +242,7 @@ def test_progress_never_takes_a_step_back(climbing_config, climbed):
 
 def test_diverged_and_failed_runs_do_not_break_it(config, empty):
     records = search_records()[9:]
-    assert math.isnan(records[0].measurements[-1].val_loss)
+    assert math.isnan(records[0].measurements[-1].metrics["val_loss"])
     _, text = shown(
         config, empty, [event for record in records for event in events_of(record)], width=100
     )

@@ -27,7 +27,7 @@ def test_best_that_was_left_on_a_rung(config, tmp_path):
         state=report.state, recommendation=report.recommendation, folder=tmp_path, report=report
     )
     assert result.best.recipe.peak_lr == 0.35
-    assert math.isnan(result.best.top1)
+    assert math.isnan(result.best.value)
 
 
 def test_a_result_is_two_lines(done, tmp_path):
@@ -38,8 +38,9 @@ def test_a_result_is_two_lines(done, tmp_path):
         repr(result) == f"digits-<first>: {compose(done).headline}\n{done.recommendation.verdict}"
     )
     assert repr(range_result(signal=False)) == (
-        "RangeResult(optimizer='sgd', interval=None, rule='from the steepest descent to the lowest loss', "
-        "reason='The loss fell by less than its noise at every learning rate.', suggestions={})"
+        "RangeResult(optimizer='sgd', interval=None, rule='from the steepest descent to the "
+        "lowest loss', reason='The loss fell by less than its noise at every learning "
+        "rate.', suggestions={})"
     )
 
 

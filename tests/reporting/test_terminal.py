@@ -71,7 +71,9 @@ def test_a_line_that_is_too_short_loses_nothing(done):
 def test_studies(config, done):
     states = [done.state, stages(config)["nothing"].state]
     lines = printed(lambda console: print_studies(states, console), 100).splitlines()
-    assert lines[1].split() == ["digits-<first>", "23", "246", "91.60", "±", "0.36", "done"]
+    assert lines[1].split() == [
+        "digits-<first>", "23", "246", "Top-1", "91.60", "±", "0.36", "done",
+    ]  # fmt: skip
     assert lines[2].split()[-2:] == ["–", "stopped"]
     assert printed(lambda console: print_studies([], console), 80) == "There are no studies yet.\n"
 

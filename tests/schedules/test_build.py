@@ -1,4 +1,7 @@
-"""From recipe to schedule: the step convention, milestones, plateau feedback, and what is refused."""
+"""From recipe to schedule.
+
+Checks the step convention, milestones, plateau feedback, and what is refused.
+"""
 
 import copy
 import math
@@ -169,7 +172,7 @@ class TestPlateau:
     def after(self, losses, **kwargs):
         schedule = build_schedule(recipe(self.RULE, **kwargs), epochs=4, steps_per_epoch=2)
         for loss in losses:
-            schedule = schedule.observe(val_loss=loss, top1=0.0)
+            schedule = schedule.observe({"val_loss": loss})
         return schedule
 
     def test_past_epochs_and_the_one_about_to_start_are_known(self):
@@ -220,30 +223,30 @@ class TestPlateau:
             steps_per_epoch=1,
         )
         for val_loss, top1 in ((1.0, 50.0), (0.5, 40.0)):  # the loss falls, but so does the Top-1
-            schedule = schedule.observe(val_loss=val_loss, top1=top1)
+            schedule = schedule.observe({"val_loss": val_loss, "top1": top1})
         assert values(schedule) == [1, 1, 0.5]
 
     def test_observing_more_epochs_than_there_are_is_refused(self):
         schedule = self.after([1, 1, 1, 1])
         with pytest.raises(ValueError, match="at most 4 epochs must be observed, but got epoch 5"):
-            schedule.observe(val_loss=1, top1=0)
+            schedule.observe({"val_loss": 1})
 
     def test_observing_changes_no_schedule_that_was_there(self):
         before = self.after([1])
-        assert before.observe(val_loss=1, top1=0) != before
+        assert before.observe({"val_loss": 1}) != before
         assert before == self.after([1])
 
 
 @pytest.mark.parametrize("decay", [Constant(), StepDecay(every_epochs=1), Cosine(), WSD()])
 def test_an_open_loop_schedule_observes_nothing(decay):
     schedule = build_schedule(recipe(decay), epochs=3, steps_per_epoch=2)
-    assert schedule.observe(val_loss=math.nan, top1=0.0) is schedule
+    assert schedule.observe({"val_loss": math.nan}) is schedule
 
 
 @pytest.mark.parametrize("decay", [MultiStep(milestones_epochs=(1, 2)), Cosine(), Plateau()])
 def test_a_schedule_is_a_value(decay):
     schedule = build_schedule(recipe(decay, 0.5), epochs=3, steps_per_epoch=2)
-    schedule = schedule.observe(val_loss=1.0, top1=50.0)
+    schedule = schedule.observe({"val_loss": 1.0, "top1": 50.0})
     used = schedule(3)
     for same in (pickle.loads(pickle.dumps(schedule)), copy.deepcopy(schedule)):
         assert same == schedule

@@ -38,7 +38,9 @@ def recipes(draw, epochs):
         Polynomial(power=draw(st.floats(0.5, 3))), Exponential(end_frac=draw(st.floats(1e-3, 1))),
         HoldPower(hold_frac=draw(st.floats(0, 0.9)), power=draw(st.floats(0.5, 3))),
         StepDecay(every_epochs=epochs * draw(st.floats(0.125, 1.2)), factor=draw(FACTORS)),
-        MultiStep(milestones_epochs=tuple(epochs * share for share in milestones), factor=draw(FACTORS)),
+        MultiStep(
+            milestones_epochs=tuple(epochs * share for share in milestones), factor=draw(FACTORS),
+        ),
     ]  # fmt: skip
     return Recipe(
         warmup_epochs=epochs * draw(st.just(0.0) | st.floats(0, 0.85)),
@@ -144,7 +146,7 @@ def test_a_compressed_plateau_lets_its_lr_down_in_proportion():
         lrs[to_epochs] = []
         for epoch in range(to_epochs):
             lrs[to_epochs].append(schedule(epoch))
-            schedule = schedule.observe(val_loss=1.0, top1=50.0)
+            schedule = schedule.observe({"val_loss": 1.0, "top1": 50.0})
     assert lrs == {9: [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25], 3: [1, 1, 0.5]}
 
 

@@ -1,4 +1,7 @@
-"""Step by step, over whole runs and in float64: the LRs of torch's schedulers, as an optimizer really has them."""
+"""Parity with torch's schedulers, step by step over whole runs and in float64.
+
+Their LRs are read from an optimizer, as training would use them.
+"""
 
 import math
 
@@ -197,4 +200,4 @@ def test_plateau_schedule_in_a_training_loop(rule, floor, metrics):
             )
             optimizer.step()
         scheduler.step(val_loss if rule.monitor == "val_loss" else top1)
-        schedule = schedule.observe(val_loss=val_loss, top1=top1)
+        schedule = schedule.observe({"val_loss": val_loss, "top1": top1})

@@ -63,7 +63,7 @@ def schedules(draw, decays=OPEN_LOOP | PLATEAUS):
     schedule = build_schedule(recipe, epochs=epochs, steps_per_epoch=steps_per_epoch)
     assert schedule.warmup_steps == warmup_steps
     for val_loss, top1 in draw(st.lists(METRICS, min_size=epochs, max_size=epochs)):
-        schedule = schedule.observe(val_loss=val_loss, top1=top1)
+        schedule = schedule.observe({"val_loss": val_loss, "top1": top1})
     return schedule
 
 
@@ -150,6 +150,6 @@ def test_observing_is_pure_and_leaves_the_past_alone(schedule, metrics):
         states=schedule.states[:-1],
     )
     known = [shorter(step) for step in range(schedule.total_steps)]
-    once, again = (shorter.observe(val_loss=metrics[0], top1=metrics[1]) for _ in range(2))
+    once, again = (shorter.observe({"val_loss": metrics[0], "top1": metrics[1]}) for _ in range(2))
     assert once == again
     assert [shorter(step) for step in range(schedule.total_steps)] == known == values(once)

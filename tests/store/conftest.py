@@ -2,6 +2,7 @@
 
 import pytest
 
+from lrtune.core.objective import Objective
 from lrtune.core.recipe import Plateau, Recipe
 from lrtune.core.run import Measurement, Run
 from lrtune.core.study import StudyConfig
@@ -14,7 +15,8 @@ def make_config():
         values = {
             "name": "study", "task": {"data": "digits", "model": "mlp"}, "baseline": Recipe(),
             "space_name": "quick", "space_toml": "[parameters]",
-            "epochs": 4, "steps_per_epoch": 10, "num_validation": 100, "num_classes": 10,
+            "epochs": 4, "steps_per_epoch": 10, "num_validation": 100,
+            "objective": Objective(num_counted=100, guessing=10.0),
         }  # fmt: skip
         return StudyConfig(**values | changes)
 
@@ -25,7 +27,8 @@ def make_config():
 def make_run():
     def make(run_id="trial-0000", **changes):
         values = {
-            "id": run_id, "kind": "full", "trial": 0, "recipe": Recipe(decay=Plateau(patience_epochs=2)),
+            "id": run_id, "kind": "full", "trial": 0,
+            "recipe": Recipe(decay=Plateau(patience_epochs=2)),
             "recipe_epochs": 4, "horizon_epochs": 4, "stop_epochs": 4, "seed": 0,
         }  # fmt: skip
         return Run(**values | changes)
@@ -37,9 +40,9 @@ def make_run():
 def measured():
     def make(epoch, **changes):
         values = {
-            "epoch": epoch, "step": 10 * epoch, "lr_first": 0.1, "lr_last": 0.05, "train_loss": 2.0 / epoch,
-            "val_loss": 2.1 / epoch, "top1": 20.0 * epoch, "seconds": 0.5, "images_per_s": 1e3,
-            "ended_at": 1.7e9 + epoch,
+            "epoch": epoch, "step": 10 * epoch, "lr_first": 0.1, "lr_last": 0.05,
+            "metrics": {"train_loss": 2.0 / epoch, "val_loss": 2.1 / epoch, "top1": 20.0 * epoch},
+            "seconds": 0.5, "examples_per_s": 1e3, "ended_at": 1.7e9 + epoch,
         }  # fmt: skip
         return Measurement(**values | changes)
 

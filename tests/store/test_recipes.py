@@ -6,16 +6,9 @@ import pytest
 
 import lrtune
 from lrtune.core.errors import InputError
-from lrtune.core.recipe import OPTIMIZERS, Constant, Cosine, Published, Recipe, StepDecay
+from lrtune.core.recipe import OPTIMIZERS, Constant, Cosine, Recipe, StepDecay
 from lrtune.schedules import build_schedule
 from lrtune.store.recipes import ORDER, describe_recipe, read_recipe, recipe_names
-
-PUBLISHED = {
-    "sgd-step": (76.1, 90),
-    "adamw": (77.4, 75),
-    "adamw-cosine": (78.2, 70),
-    "lamb-cosine": (78.0, 68),
-}
 
 
 def test_all_that_are_shipped_are_listed():
@@ -35,15 +28,6 @@ def test_a_shipped_one_goes_with_runs_of_any_length(name, epochs):
     assert describe_recipe(name).endswith(".")
 
 
-@pytest.mark.parametrize("name", ORDER)
-def test_what_was_published_is_quoted(name):
-    expected = None
-    if name in PUBLISHED:
-        top1, epoch = PUBLISHED[name]
-        expected = Published(on="ImageNet, ResNet-50, 8 A100", top1=top1, convergence_epoch=epoch)
-    assert read_recipe(name, 12).published == expected
-
-
 def test_lengths_are_scaled_to_the_run():
     assert read_recipe("sgd-step", 90).recipe == Recipe(
         peak_lr=0.1, nesterov=False, weight_decay=1e-4, decay=StepDecay(every_epochs=30, factor=0.1)
@@ -59,7 +43,7 @@ def test_a_file_without_a_length_is_meant_for_the_run(tmp_path):
     assert found.recipe == Recipe(
         optimizer="adamw", peak_lr=3e-4, warmup_epochs=2, decay=Constant()
     )
-    assert (found.name, found.published) == ("mine", None)
+    assert found.name == "mine"
 
 
 def test_a_recipe_without_values_is_the_default_one(tmp_path):
@@ -70,7 +54,8 @@ def test_a_recipe_without_values_is_the_default_one(tmp_path):
 def test_all_that_is_wrong_with_a_file_is_said_at_once(tmp_path):
     path = tmp_path / "bad.toml"
     path.write_text(
-        'epochs = 0\npeak_lr = "1e-3"\nlr = 1\nwarmup_epochs = -1\n[decay]\nname = "step"\n[published]\nx = 1\n'
+        'epochs = 0\npeak_lr = "1e-3"\nlr = 1\nwarmup_epochs = -1\n'
+        '[decay]\nname = "step"\n[published]\nx = 1\n'
     )
     with pytest.raises(InputError) as refused:
         read_recipe(path, 5)
@@ -79,7 +64,6 @@ def test_all_that_is_wrong_with_a_file_is_said_at_once(tmp_path):
     assert all(problem.startswith(f"{path}: ") for problem in said)
 
 
-ON = '[published]\non = "ImageNet"\n'
 MISTAKEN = {
     "true as a number": ("epochs = true", "`epochs` must be a whole number from 1, but got True."),
     "a list of decays": ('decay = ["cosine"]', "bad.toml: "),
@@ -92,19 +76,6 @@ MISTAKEN = {
         "epochs = 90\nwarmup_epochs = 95",
         "warmup_epochs=95 with 90 epochs",
     ),
-    "a Top-1 in words": (ON + 'top1 = "76.1"\nconvergence_epoch = 90', "a percentage as top1"),
-    "true as a Top-1": (ON + "top1 = true\nconvergence_epoch = 90", "a percentage as top1"),
-    "more than all": (ON + "top1 = 761\nconvergence_epoch = 90", "a percentage as top1"),
-    "half an epoch": (
-        ON + "top1 = 76.1\nconvergence_epoch = 90.5",
-        "a whole number from 1 as convergence_epoch",
-    ),
-    "epoch 0": (
-        ON + "top1 = 76.1\nconvergence_epoch = 0",
-        "a whole number from 1 as convergence_epoch",
-    ),
-    "nothing of when": (ON + "top1 = 76.1", "convergence_epoch"),
-    "more than is asked for": (ON + "top1 = 76.1\nconvergence_epoch = 90\nseeds = 3", "'seeds': 3"),
 }
 
 

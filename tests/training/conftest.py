@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lrtune.training.datasets import load_dataset
+from lrtune.training.native.data.datasets import load_dataset
 
 
 @pytest.fixture(autouse=True, scope="session")

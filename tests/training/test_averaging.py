@@ -1,17 +1,21 @@
-"""Averaged weights: the formula, what is averaged and what is not, and that training does not notice."""
+"""Averaged weights: the formula, what is averaged, and that training does not notice."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+from lrtune.core.objective import averaged
 from lrtune.core.recipe import Cosine, Recipe
 from lrtune.core.study import TrainSettings
-from lrtune.training.averaging import AveragedWeights
-from lrtune.training.loop import Trainer, state_from_bytes, state_to_bytes
+from lrtune.training.native.averaging import AveragedWeights
+from lrtune.training.native.checkpoints import state_from_bytes, state_to_bytes
+from lrtune.training.native.loop import NativeTraining
 from lrtune.training.task import Task
-from tests.studies import full_run, timeless
+from tests.studies import full_run
+from tests.training.runs import timeless, train
 
 
 def toy():
@@ -120,14 +124,20 @@ def lively():
     return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(32, 10))
 
 
-class WatchedTrainer(Trainer):
+class WatchedTraining(NativeTraining):
     """Keeps the model after each optimizer step."""
 
-    def build_optimizer(self, recipe, model, **kwargs):
-        self.states = []
-        optimizer = super().build_optimizer(recipe, model, **kwargs)
-        optimizer.register_step_post_hook(lambda *_: self.states.append(snapshot(model)))
-        return optimizer
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        build = self.task.build_optimizer
+
+        def build_watched(recipe, model, **kwargs):
+            self.snapshots = []
+            optimizer = build(recipe, model, **kwargs)
+            optimizer.register_step_post_hook(lambda *_: self.snapshots.append(snapshot(model)))
+            return optimizer
+
+        self.task.build_optimizer = build_watched
 
 
 def snapshot(model):
@@ -135,10 +145,10 @@ def snapshot(model):
 
 
 @pytest.fixture
-def trainer_of(digits):
+def training_of(digits):
     def build(**settings):
         task = Task(model=lively, train=digits.train, validation=digits.validation, num_classes=10)
-        return WatchedTrainer(
+        return WatchedTraining(
             task,
             TrainSettings(**{"batch_size": 36, "precision": "fp32", "device": "cpu"} | settings),
         )
@@ -146,17 +156,12 @@ def trainer_of(digits):
     return build
 
 
-def train(trainer, run):
-    files = []
-    measurements = list(
-        trainer.train(run, save=lambda _, state: files.append(state_to_bytes(state)))
-    )
-    return measurements, [state_from_bytes(content) for content in files]
-
-
 def raw(measurements):
     """What the raw weights gave, and nothing of the clock."""
-    return timeless(measurements, averaged_val_loss=0, averaged_top1=0)
+    return [
+        replace(m, metrics={k: v for k, v in m.metrics.items() if not k.startswith("averaged_")})
+        for m in timeless(measurements)
+    ]
 
 
 RUN = full_run(Recipe(peak_lr=0.1, warmup_epochs=0.5, decay=Cosine()), 3)
@@ -167,48 +172,49 @@ RUN = full_run(Recipe(peak_lr=0.1, warmup_epochs=0.5, decay=Cosine()), 3)
     [{}, {"accumulate": 3, "clip_norm": 1.0}, {"precision": "fp16"}],
     ids=["plain", "clipped", "fp16"],
 )
-def test_averaging_changes_no_bit_of_the_training(trainer_of, identical, settings):
-    measurements, states = train(trainer_of(**settings), RUN)
-    without, states_without = train(trainer_of(ema_half_life_epochs=0, **settings), RUN)
+def test_averaging_changes_no_bit_of_the_training(training_of, identical, settings):
+    measurements, states = train(training_of(**settings), RUN)
+    without, states_without = train(training_of(ema_half_life_epochs=0, **settings), RUN)
     assert raw(without) == raw(measurements)
     for one, other in zip(states, states_without, strict=True):
         assert (one.pop("averaged") != {}, other.pop("averaged")) == (True, {})
         assert identical(one, other)
     assert all(
-        math.isfinite(m.averaged_top1) and math.isfinite(m.averaged_val_loss) for m in measurements
+        math.isfinite(m.metrics["averaged_top1"]) and math.isfinite(m.metrics["averaged_val_loss"])
+        for m in measurements
     )
-    assert all(math.isnan(m.averaged_top1) and math.isnan(m.averaged_val_loss) for m in without)
+    assert all("averaged_top1" not in m.metrics for m in without)
 
 
-def test_a_half_life_in_epochs_is_one_of_so_many_steps(trainer_of):
-    trainer = trainer_of(ema_half_life_epochs=0.75)
-    _, states = train(trainer, RUN)
-    assert trainer.steps_per_epoch == 6
-    assert states[-1]["averaged"]["num_steps"] == len(trainer.states) == 18
+def test_a_half_life_in_epochs_is_one_of_so_many_steps(training_of):
+    training = training_of(ema_half_life_epochs=0.75)
+    _, states = train(training, RUN)
+    assert training.task.steps_per_epoch == 6
+    assert states[-1]["averaged"]["num_steps"] == len(training.snapshots) == 18
     model = restored(lively(), states[-1], half_life_steps=0.75 * 6)
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point():
-            expected = closed_form(trainer.states, name, 0.75 * 6)
+            expected = closed_form(training.snapshots, name, 0.75 * 6)
             torch.testing.assert_close(tensor, expected, rtol=1e-5, atol=1e-6)
 
 
 def restored(model, state, half_life_steps):
     """The model of the averages in a run's state."""
-    averaged = AveragedWeights(model, half_life_steps)
-    averaged.restore(state["averaged"])
-    return averaged.refresh()
+    weights = AveragedWeights(model, half_life_steps)
+    weights.restore(state["averaged"])
+    return weights.refresh()
 
 
-def test_what_is_measured_is_the_model_of_the_averages(trainer_of):
-    trainer = trainer_of()
-    measurements, states = train(trainer, RUN)
+def test_what_is_measured_is_the_model_of_the_averages(training_of):
+    training = training_of()
+    measurements, states = train(training, RUN)
     for m, state in zip(measurements, states, strict=True):
         model = lively()
         model.load_state_dict(state["model"])
-        assert trainer.evaluate(model, trainer.validation) == (m.val_loss, m.top1)
-        averages = restored(lively(), state, half_life_steps=0.5 * trainer.steps_per_epoch)
-        assert trainer.evaluate(averages, trainer.validation) == (
-            m.averaged_val_loss,
-            m.averaged_top1,
-        )
-    assert measurements[0].averaged_val_loss != measurements[0].val_loss
+        measured = training.task.evaluation(model, training.task.validation)
+        averages = restored(lively(), state, half_life_steps=0.5 * training.task.steps_per_epoch)
+        of_average = training.task.evaluation(averages, training.task.validation)
+        measured |= {averaged(name): value for name, value in of_average.items()}
+        assert measured == {name: m.metrics[name] for name in measured}
+        assert set(m.metrics) == {*measured, "train_loss"}
+    assert measurements[0].metrics["averaged_val_loss"] != measurements[0].metrics["val_loss"]

@@ -1,4 +1,4 @@
-"""The cache of decoded folders: the second time nothing is decoded, and nothing but the right pixels comes of it."""
+"""The cache of decoded folders: nothing is decoded twice, and the right pixels come of it."""
 
 import errno
 import os
@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from lrtune.core.errors import DataError
-from lrtune.training.datasets import cache, folder, load_dataset
-from lrtune.training.streaming import Rows
+from lrtune.training.native.data.datasets import cache, folder, load_dataset
+from lrtune.training.native.data.rows import Rows
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import torch
 
 from lrtune.core.recipe import Recipe, default_recipe
 from lrtune.core.study import TrainSettings
-from lrtune.training import calibration
-from lrtune.training.calibration import best_num_lanes, calibrate_lanes
-from lrtune.training.models import build_model
+from lrtune.training.native.lanes import calibration
+from lrtune.training.native.lanes.calibration import best_num_lanes, calibrate_lanes
+from lrtune.training.native.models import build_model
 from lrtune.training.task import Task
-from tests.training.test_captured import CallsAgain, CapturingTrainer
+from tests.training.test_captured import CallsAgain, CapturingTraining
 
 # steps a second of 1, 2, 4, 8 lanes together; the lanes that are used
 RATES = [
@@ -30,7 +30,7 @@ def test_lanes_are_doubled_while_it_pays(rates, expected):
 
 
 @pytest.fixture
-def trainer_of(digits, monkeypatch):
+def training_of(digits, monkeypatch):
     monkeypatch.setattr(calibration, "TRIAL_S", 0.01)
 
     def build(player=CallsAgain, **settings):
@@ -38,7 +38,7 @@ def trainer_of(digits, monkeypatch):
             model=lambda: build_model("mlp", num_classes=10, channels=1, image_size=8),
             train=digits.train, validation=digits.validation, num_classes=10,
         )  # fmt: skip
-        kind = type("Trying", (CapturingTrainer,), {"new_player": player})
+        kind = type("Trying", (CapturingTraining,), {"new_player": player})
         return kind(
             task,
             TrainSettings(**{"batch_size": 36, "precision": "fp32", "device": "cpu"} | settings),
@@ -48,7 +48,7 @@ def trainer_of(digits, monkeypatch):
 
 
 @pytest.mark.parametrize("chosen", [1, 2, 8])
-def test_as_many_lanes_are_kept_as_are_used(trainer_of, monkeypatch, chosen):
+def test_as_many_lanes_are_kept_as_are_used(training_of, monkeypatch, chosen):
     tried = []
 
     def rule(rate):
@@ -56,18 +56,18 @@ def test_as_many_lanes_are_kept_as_are_used(trainer_of, monkeypatch, chosen):
         return chosen
 
     monkeypatch.setattr(calibration, "best_num_lanes", rule)
-    trainer = trainer_of()
-    assert calibrate_lanes(trainer, Recipe()) == chosen
+    training = training_of()
+    assert calibrate_lanes(training.pool, Recipe()) == chosen
     assert all(rate > 0 for rate in tried)
-    assert len(trainer._idle) == chosen
+    assert len(training.pool._idle) == chosen
 
 
-def test_recipes_that_are_not_captured_have_one_lane(trainer_of):
-    assert calibrate_lanes(trainer_of(), default_recipe("adagrad")) == 1
-    assert calibrate_lanes(trainer_of(precision="fp16"), Recipe()) == 1
+def test_recipes_that_are_not_captured_have_one_lane(training_of):
+    assert calibrate_lanes(training_of().pool, default_recipe("adagrad")) == 1
+    assert calibrate_lanes(training_of(precision="fp16").pool, Recipe()) == 1
 
 
-def test_lanes_that_do_not_fit_are_not_used(trainer_of, monkeypatch):
+def test_lanes_that_do_not_fit_are_not_used(training_of, monkeypatch):
     made, tried = [], []
 
     class Small(CallsAgain):
@@ -86,27 +86,27 @@ def test_lanes_that_do_not_fit_are_not_used(trainer_of, monkeypatch):
     monkeypatch.setattr(
         calibration, "best_num_lanes", lambda rate: tried.extend(map(rate, (1, 2, 4))) or 2
     )
-    assert calibrate_lanes(trainer_of(Small), Recipe()) == 2
+    assert calibrate_lanes(training_of(Small).pool, Recipe()) == 2
     assert [rate > 0 for rate in tried] == [True, True, False]
     assert threading.active_count() == before
 
 
-def test_several_lanes_of_which_some_are_eager_are_not_used(trainer_of, monkeypatch):
-    trainer, tried = trainer_of(), []
-    new_lane = trainer._captured_lane
+def test_several_lanes_of_which_some_are_eager_are_not_used(training_of, monkeypatch):
+    training, tried = training_of(), []
+    new_lane = training.pool.captured_lane
 
     def only_one(recipe):
-        return new_lane(recipe) if trainer._idle or not trainer._has_captured else None
+        return new_lane(recipe) if training.pool._idle or not training.pool._has_captured else None
 
-    monkeypatch.setattr(trainer, "_captured_lane", only_one)
+    monkeypatch.setattr(training.pool, "captured_lane", only_one)
     monkeypatch.setattr(
         calibration, "best_num_lanes", lambda rate: tried.extend(map(rate, (1, 4))) or 1
     )
-    calibrate_lanes(trainer, Recipe())
+    calibrate_lanes(training.pool, Recipe())
     assert [rate > 0 for rate in tried] == [True, False]
 
 
-def test_a_further_lane_that_cannot_be_captured_is_not_used(trainer_of):
+def test_a_further_lane_that_cannot_be_captured_is_not_used(training_of):
     made = []
 
     class Single(CallsAgain):
@@ -121,16 +121,16 @@ def test_a_further_lane_that_cannot_be_captured_is_not_used(trainer_of):
                 raise RuntimeError("CUDNN_STATUS_INTERNAL_ERROR")
             return super().record(function)
 
-    trainer = trainer_of(Single)
-    assert calibrate_lanes(trainer, Recipe()) == 1
-    assert trainer.why_eager(Recipe()) == ""
+    training = training_of(Single)
+    assert calibrate_lanes(training.pool, Recipe()) == 1
+    assert training.pool.why_eager(Recipe()) == ""
 
 
-def test_a_failed_capture_leaves_one_lane(trainer_of):
+def test_a_failed_capture_leaves_one_lane(training_of):
     class Uncapturable(CallsAgain):
         def record(self, function):
             raise RuntimeError("operation not permitted when stream is capturing")
 
-    trainer = trainer_of(Uncapturable)
-    assert calibrate_lanes(trainer, Recipe()) == 1
-    assert trainer.why_eager(Recipe()).startswith("the capture failed")
+    training = training_of(Uncapturable)
+    assert calibrate_lanes(training.pool, Recipe()) == 1
+    assert training.pool.why_eager(Recipe()).startswith("the capture failed")

@@ -1,4 +1,4 @@
-"""Data sets: the splits, the places, the readers on small files, and what is said of files that are no good."""
+"""Data sets: the splits, the places, the readers on small files, and messages on bad files."""
 
 import gzip
 import struct
@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from lrtune.core.errors import DataError, InputError
-from lrtune.training.datasets import archives, load_dataset
-from lrtune.training.datasets.archives import read_idx
+from lrtune.training.native.data.datasets import archives, load_dataset
+from lrtune.training.native.data.datasets.archives import read_idx
 
 FASHION_MNIST = archives.SYSTEM_DIR / "fashion-mnist"
 

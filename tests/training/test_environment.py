@@ -12,7 +12,7 @@ import torch
 from lrtune.core.errors import InputError
 from lrtune.core.recipe import Recipe
 from lrtune.core.study import TrainSettings
-from lrtune.training.environment import (
+from lrtune.training.native.devices import (
     describe_environment,
     peak_gpu_memory_mib,
     peak_memory_mib,
@@ -52,7 +52,7 @@ def test_a_device_that_is_not_there_is_refused():
 
 def test_peak_memory_is_the_most_that_there_was_of_this_process_alone():
     before = peak_memory_mib()
-    taking = "from lrtune.training.environment import peak_memory_mib; print(peak_memory_mib())"
+    taking = "from lrtune.training.native.devices import peak_memory_mib; print(peak_memory_mib())"
     taking += "; block = bytearray(300 << 20); del block; print(peak_memory_mib())"
     said = subprocess.run(
         [sys.executable, "-c", taking], capture_output=True, text=True, check=True

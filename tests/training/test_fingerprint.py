@@ -11,8 +11,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
-from lrtune.training.batches import Images
 from lrtune.training.fingerprint import fingerprint
+from lrtune.training.native.data.images import Images
 from lrtune.training.task import Task, describe_source
 
 DATA = TensorDataset(torch.arange(60.0).reshape(20, 3), torch.arange(20) % 2)

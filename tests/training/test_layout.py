@@ -6,9 +6,9 @@ from torch import nn
 
 from lrtune.core.recipe import Recipe
 from lrtune.core.study import TrainSettings
-from lrtune.training.layout import fastest_layout
-from lrtune.training.loop import Trainer
-from lrtune.training.models import build_model
+from lrtune.training.native.layout import fastest_layout
+from lrtune.training.native.loop import NativeTraining
+from lrtune.training.native.models import build_model
 from lrtune.training.task import Task
 
 INPUTS = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -72,10 +72,10 @@ def test_a_trainer_builds_its_models_so_and_draws_nothing_for_it(digits):
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    trainer = Trainer(task, TrainSettings(batch_size=36, device="cpu"))
-    assert trainer.layout is torch.channels_last
+    training = NativeTraining(task, TrainSettings(batch_size=36, device="cpu"))
+    assert training.task.layout is torch.channels_last
     assert torch.rand(1) == expected
-    with trainer.lane(Recipe(), 0) as lane:
+    with training.pool.lane(Recipe(), 0) as lane:
         assert lane.learner.model[4].weight.is_contiguous(memory_format=torch.channels_last)
         assert lane.learner.averaged.model[4].weight.is_contiguous(
             memory_format=torch.channels_last

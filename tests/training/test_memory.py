@@ -8,9 +8,10 @@ from torch import nn
 
 from lrtune.core.recipe import OPTIMIZERS, default_recipe
 from lrtune.core.study import TrainSettings
-from lrtune.training.loop import Trainer
+from lrtune.training.native.loop import NativeTraining
 from lrtune.training.task import Task
 from tests.studies import full_run
+from tests.training.runs import measurements_of
 
 MOST_GROWTH = 5_000_000
 """Bytes: less than half of what one copy of the weights of :func:`wide` takes."""
@@ -38,7 +39,7 @@ class Mallinfo2(ctypes.Structure):
 
 
 def allocated() -> int:
-    """Bytes allocated and not freed. (A process's resident size also has what the allocator keeps, and jumps.)"""
+    """Bytes allocated and not freed; a resident size also has what the allocator keeps."""
     libc.mallinfo2.restype = Mallinfo2
     state = libc.mallinfo2()
     return state.uordblks + state.hblkhd
@@ -55,12 +56,12 @@ def wide():
 )
 def test_runs_leave_no_memory_behind(digits):
     task = Task(model=wide, train=digits.train, validation=digits.validation, num_classes=10)
-    trainer = Trainer(task, TrainSettings(batch_size=108, device="cpu"))
+    training = NativeTraining(task, TrainSettings(batch_size=108, device="cpu"))
     gc.collect()
     sizes = []
     for seed, optimizer in enumerate((*OPTIMIZERS, *OPTIMIZERS)):
         recipe = default_recipe(optimizer)
-        for _ in trainer.train(full_run(recipe, 1, seed=seed)):
+        for _ in measurements_of(training, full_run(recipe, 1, seed=seed)):
             break  # as if it were pruned
         sizes.append(allocated())
     once = len(OPTIMIZERS)

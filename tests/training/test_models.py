@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lrtune.core.errors import InputError
-from lrtune.training.models import build_model, check_model, model_names
+from lrtune.training.native.models import build_model, check_model, model_names
 
 # name, channels, image size
 TAKEN = [

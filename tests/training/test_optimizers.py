@@ -10,7 +10,7 @@ from torch import nn
 from lrtune.core.errors import InputError
 from lrtune.core.optimizers import ABOUT
 from lrtune.core.recipe import OPTIMIZERS, Recipe, default_recipe
-from lrtune.training.optimizers import TwoPoints, build_optimizer, library_of, set_lr
+from lrtune.training.native.optimizers import TwoPoints, build_optimizer, library_of, set_lr
 
 # recipe: class, and settings of its group
 BUILT = [
@@ -215,7 +215,7 @@ def test_a_parameter_may_have_its_first_gradient_late(name):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_sweep_of_the_multiplier_stays_finite(name):
-    """A warmup from a millionth of the peak: AdaBound built at its first LR, and not at the peak, gives NaN here."""
+    """A warmup from a millionth of the peak: AdaBound built at its first LR gives NaN here."""
     torch.manual_seed(0)
     model = model_of_two()
     inputs = torch.randn(32, 4)

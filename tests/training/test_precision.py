@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lrtune.core.errors import InputError
-from lrtune.training.precision import choose_arithmetic, choose_device
+from lrtune.training.native.devices import choose_arithmetic, choose_device
 
 CPU = torch.device("cpu")
 
@@ -43,7 +43,8 @@ def test_bf16_is_refused_where_it_would_be_slow(bf16_units):
     with pytest.raises(InputError) as caught:
         choose_arithmetic("bf16", CPU)
     assert str(caught.value) == (
-        "`precision` bf16 needs a processor that computes in bf16, and this one does not: use fp32 or auto."
+        "`precision` bf16 needs a processor that computes in bf16, and this one does not: use fp32 "
+        "or auto."
     )
 
 

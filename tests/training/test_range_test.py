@@ -24,20 +24,22 @@ from torch.utils.data import (
 from lrtune.core.errors import InputError, TaskError
 from lrtune.core.recipe import OPTIMIZERS, Constant, Recipe, default_recipe
 from lrtune.core.study import TrainSettings
-from lrtune.training.lanes import EagerLane
-from lrtune.training.learner import Learner, Step
-from lrtune.training.loop import Trainer
-from lrtune.training.precision import Arithmetic
-from lrtune.training.range_test import (
+from lrtune.training.native.devices import Arithmetic
+from lrtune.training.native.evaluation import Evaluation
+from lrtune.training.native.forward import DefaultForward
+from lrtune.training.native.lanes.eager import EagerLane
+from lrtune.training.native.learner import Learner, Step
+from lrtune.training.native.loop import NativeTraining
+from lrtune.training.native.range_test import (
     BLOCK,
     SWEEPS,
     for_optimizer,
     range_test,
     sweep,
-    task_range_test,
 )
 from lrtune.training.task import Task
 from tests.studies import full_run
+from tests.training.runs import measurements_of, range_test_of
 
 CPU = Arithmetic(torch.device("cpu"), None)
 INPUTS = torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
@@ -112,7 +114,7 @@ LOADERS = [owned_by_the_loader, owned_by_the_sampler, owned_by_the_batch_sampler
 
 
 def setting(optimizer="sgd", loader=owned_by_the_loader):
-    """A caller in the middle of training: moments in the optimizer, a gradient half accumulated, a module frozen."""
+    """A caller in mid-training: with moments, a gradient half accumulated, a module frozen."""
     random.seed(1)
     np.random.seed(2)
     torch.manual_seed(3)
@@ -308,19 +310,19 @@ def mlp():
 
 @pytest.fixture(scope="module")
 def all_digits():
-    from lrtune.training.datasets import load_dataset
+    from lrtune.training.native.data.datasets import load_dataset
 
     return load_dataset("digits")
 
 
 @pytest.fixture
-def trainer_of(all_digits):
+def training_of(all_digits):
     def build(model=mlp, loss=None, parameters=None, **settings):
         task = Task(
             model=model, train=all_digits.train, validation=all_digits.validation, num_classes=10,
             loss=loss, parameters=parameters,
         )  # fmt: skip
-        return Trainer(task, TrainSettings(**{"batch_size": 64, "device": "cpu"} | settings))
+        return NativeTraining(task, TrainSettings(**{"batch_size": 64, "device": "cpu"} | settings))
 
     return build
 
@@ -329,22 +331,22 @@ def random_states():
     return numpy_to_torch([random.getstate(), *np.random.get_state()[1:], torch.get_rng_state()])
 
 
-def test_a_task_is_swept_without_touching_the_random_states(trainer_of, identical):
+def test_a_task_is_swept_without_touching_the_random_states(training_of, identical):
     before = random_states()
-    trainer = trainer_of(loss=Scaled().requires_grad_(False))
-    results = [task_range_test(trainer, Recipe(), seeds=(0, 1), num_steps=20) for _ in range(2)]
+    training = training_of(loss=Scaled().requires_grad_(False))
+    results = [range_test_of(training, Recipe(), seeds=(0, 1), num_steps=20) for _ in range(2)]
     assert identical(random_states(), before)
     assert [curve.seed for curve in results[0].curves] == [0, 1]
     assert results[0].curves[0].losses != results[0].curves[1].losses
 
 
 @pytest.mark.parametrize("error", [ValueError("bad batch"), KeyboardInterrupt()], ids=repr)
-def test_a_task_that_breaks_off_leaves_the_random_states_alone(trainer_of, identical, error):
+def test_a_task_that_breaks_off_leaves_the_random_states_alone(training_of, identical, error):
     before = random_states()
     message = "the task could not be trained in the range test: ValueError: bad batch"
     with pytest.raises((TaskError, KeyboardInterrupt)) as caught:
-        task_range_test(
-            trainer_of(loss=FailingLoss(Scaled().requires_grad_(False), error, at=7)),
+        range_test_of(
+            training_of(loss=FailingLoss(Scaled().requires_grad_(False), error, at=7)),
             Recipe(),
             seeds=(0,),
         )
@@ -352,19 +354,19 @@ def test_a_task_that_breaks_off_leaves_the_random_states_alone(trainer_of, ident
     assert identical(random_states(), before)
 
 
-def test_a_sweep_of_a_task_is_the_same_each_time(trainer_of):
+def test_a_sweep_of_a_task_is_the_same_each_time(training_of):
     results = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        results.append(task_range_test(trainer_of(), Recipe(), seeds=(0,), num_steps=40))
+        results.append(range_test_of(training_of(), Recipe(), seeds=(0,), num_steps=40))
     assert results[0] == results[1]
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_the_answer_on_the_digits_trains_well(trainer_of, optimizer):
+def test_the_answer_on_the_digits_trains_well(training_of, optimizer):
     recipe = replace(for_optimizer(default_recipe("sgd"), optimizer), weight_decay=0.0)
-    trainer = trainer_of()
-    result = task_range_test(trainer, recipe, seeds=(0, 1, 2))
+    training = training_of()
+    result = range_test_of(training, recipe, seeds=(0, 1, 2))
     assert result.optimizer == optimizer
     interval = result.interval
     assert interval is not None
@@ -382,7 +384,7 @@ def test_the_answer_on_the_digits_trains_well(trainer_of, optimizer):
     def top1(peak_lr):
         found = replace(recipe, peak_lr=peak_lr)
         run = full_run(found, 4, seed=7)
-        return [m.top1 for m in trainer.train(run)][-1]
+        return [m.metrics["top1"] for m in measurements_of(training, run)][-1]
 
     assert top1(interval.suggestion) > 75  # chance is 10
     assert top1(interval.low / 30) < top1(interval.suggestion) - 20
@@ -395,8 +397,8 @@ def test_a_task_that_teaches_nothing_gives_no_signal():
     )
     data = TensorDataset(inputs, labels)
     task = Task(model=lambda: nn.Linear(8, 10), train=data, validation=data, num_classes=10)
-    trainer = Trainer(task, TrainSettings(batch_size=40, device="cpu"))
-    result = task_range_test(trainer, Recipe(momentum=0.0), seeds=(0, 1, 2))
+    training = NativeTraining(task, TrainSettings(batch_size=40, device="cpu"))
+    result = range_test_of(training, Recipe(momentum=0.0), seeds=(0, 1, 2))
     assert result.interval is None
     assert "which its noise" in result.reason
 
@@ -418,11 +420,14 @@ def lane_of(
     model, optimizer, num_batches, *, loss=F.cross_entropy, accumulate=1, clip_norm=math.inf
 ):
     learner = Learner(model=model, averaged=None, optimizer=optimizer, scaler=CPU.scaler())
-    step = Step(learner=learner, forward=model, loss=loss, arithmetic=CPU, clip_norm=clip_norm)
+    forward = DefaultForward(loss)
+    step = Step(learner=learner, forward=forward, model=model, arithmetic=CPU, clip_norm=clip_norm)
     batches = Same(num_batches)
+    evaluation = Evaluation(forward=forward, arithmetic=CPU)
     return EagerLane(
-        step=step, batches=batches, validation=batches, evaluation_loss=loss, accumulate=accumulate
-    )
+        step=step, batches=batches, validation=batches, evaluation=evaluation,
+        accumulate=accumulate,
+    )  # fmt: skip
 
 
 def linear_with_base_lr():
@@ -448,8 +453,11 @@ def test_the_sweep_is_an_exponential_grid():
     ]
     optimizer = torch.optim.SGD(groups)
     used = watch(optimizer)
-    curve = range_test(model, optimizer, DataLoader(DATA, batch_size=8), F.cross_entropy, low=1e-6, high=1e-2,
-                       num_steps=17, num_seeds=1).curves[0]  # fmt: skip
+    loader = DataLoader(DATA, batch_size=8)
+    result = range_test(
+        model, optimizer, loader, F.cross_entropy, low=1e-6, high=1e-2, num_steps=17, num_seeds=1
+    )
+    curve = result.curves[0]
     grid = [10 ** (-6 + step / 4) for step in range(17)]
     assert curve.lrs == pytest.approx(grid)
     assert [lr for _, lr in used] == pytest.approx(grid)  # of the group with the largest LR
@@ -457,14 +465,8 @@ def test_the_sweep_is_an_exponential_grid():
     assert not curve.diverged
 
 
-def test_a_task_is_swept_over_its_groups_and_its_range(trainer_of):
+def test_a_task_is_swept_over_its_groups_and_its_range(training_of):
     used = []
-
-    class Watched(Trainer):
-        def build_optimizer(self, recipe, model, **kwargs):
-            optimizer = super().build_optimizer(recipe, model, **kwargs)
-            used.append(watch(optimizer))
-            return optimizer
 
     def two_groups(model):
         return [
@@ -472,15 +474,16 @@ def test_a_task_is_swept_over_its_groups_and_its_range(trainer_of):
             {"params": model[3].parameters(), "lr_scale": 0.5},
         ]
 
-    plain = trainer_of(parameters=two_groups)
-    curve = task_range_test(
-        Watched(plain.task, plain.settings),
-        Recipe(peak_lr=0.7),
-        seeds=(5,),
-        num_steps=21,
-        low=1e-4,
-        high=1e-2,
-    ).curves[0]
+    training = training_of(parameters=two_groups)
+    build = training.task.build_optimizer
+
+    def build_watched(recipe, model, **kwargs):
+        optimizer = build(recipe, model, **kwargs)
+        used.append(watch(optimizer))
+        return optimizer
+
+    training.task.build_optimizer = build_watched
+    curve = training.sweep(Recipe(peak_lr=0.7), seed=5, num_steps=21, low=1e-4, high=1e-2)
     grid = [10 ** (-4 + step / 10) for step in range(21)]
     assert curve.lrs == pytest.approx(grid)
     assert np.array(used[0]) == pytest.approx(np.array([(lr, lr / 2) for lr in grid]))
@@ -587,16 +590,18 @@ IMPOSSIBLE = [
 
 
 @pytest.mark.parametrize(("changes", "problems"), IMPOSSIBLE)
-def test_impossible_sweeps_are_refused_with_all_that_is_wrong(trainer_of, changes, problems):
+def test_impossible_sweeps_are_refused_with_all_that_is_wrong(training_of, changes, problems):
     asked = {"low": 0.01, "high": 1.0, "num_steps": 20, "num_seeds": 1} | changes
     model, optimizer = linear_with_base_lr()
     with pytest.raises(InputError) as caught:
         range_test(model, optimizer, DataLoader(DATA, batch_size=8), F.cross_entropy, **asked)
     assert list(caught.value.problems) == problems
-    seeds = tuple(range(asked.pop("num_seeds")))
-    with pytest.raises(InputError) as caught:
-        task_range_test(trainer_of(), Recipe(), seeds=seeds, **asked)
-    assert list(caught.value.problems) == problems
+    problems = [problem for problem in problems if "num_seeds" not in problem]
+    del asked["num_seeds"]
+    if problems:
+        with pytest.raises(InputError) as caught:
+            training_of().sweep(Recipe(), seed=0, **asked)
+        assert list(caught.value.problems) == problems
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -612,16 +617,16 @@ def test_another_optimizer_is_swept_from_the_middle(optimizer):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_the_answer_on_a_gpu_trains(trainer_of, precision):
-    trainer = trainer_of(device="cuda", precision=precision)
+def test_the_answer_on_a_gpu_trains(training_of, precision):
+    training = training_of(device="cuda", precision=precision)
     before = torch.cuda.get_rng_state()
-    interval = task_range_test(trainer, Recipe(), seeds=(0, 1, 2)).interval
+    interval = range_test_of(training, Recipe(), seeds=(0, 1, 2)).interval
     assert torch.equal(torch.cuda.get_rng_state(), before)
     assert interval is not None
     recipe = Recipe(peak_lr=interval.suggestion)
     run = full_run(recipe, 4, seed=7)
-    assert [m.top1 for m in trainer.train(run)][-1] > 75
-    assert (trainer.why_eager(recipe) == "") == (precision != "fp16")
+    assert [m.metrics["top1"] for m in measurements_of(training, run)][-1] > 75
+    assert (training.pool.why_eager(recipe) == "") == (precision != "fp16")
 
 
 @pytest.mark.gpu

@@ -1,4 +1,4 @@
-"""Reuse with the real training: a run that takes over the epochs of another ends like one trained from the start.
+"""Reuse with the real training: a run that takes over epochs ends like one from the start.
 
 To the last bit, in all that training changes: weights, averaged weights, the optimizer's state and
 the scaler's.
@@ -11,11 +11,13 @@ import torch
 from torch import nn
 
 from lrtune.core.recipe import OPTIMIZERS, WSD, Constant, Cosine, Plateau, StepDecay, default_recipe
+from lrtune.core.run import RunRecord
 from lrtune.core.study import TrainSettings
-from lrtune.training.loop import Trainer, state_from_bytes, state_to_bytes
+from lrtune.training.native.loop import NativeTraining
 from lrtune.training.task import Task
 from lrtune.tuning import reuse
-from tests.studies import full_run, timeless
+from tests.studies import full_run
+from tests.training.runs import Files, timeless
 
 EPOCHS = 6
 
@@ -41,21 +43,14 @@ def weights_and_biases(model):
     ]
 
 
-class Files:
-    """Checkpoints as files hold them, in memory; the latest one saved is the end of a run."""
+class Kept(Files):
+    """Checkpoints, of which the latest one saved is the end of a run."""
 
-    def __init__(self):
-        self.contents, self.latest = {}, ""
-
-    def load(self, key):
-        return state_from_bytes(self.contents[key]) if key in self.contents else None
+    latest = ""
 
     def save(self, key, state, epochs):
-        self.contents[key] = state_to_bytes(state)
+        super().save(key, state, epochs)
         self.latest = key
-
-    def drop(self, key):
-        self.contents.pop(key, None)
 
     def end(self):
         """What the last run ended in, but for the time it took."""
@@ -65,21 +60,24 @@ class Files:
 
 @pytest.fixture
 def train_all(digits):
-    """Trains runs one after the other, each by a trainer of its own, as another process would."""
+    """Trains runs one after the other, each by a training of its own, as another process would."""
 
     def train(*runs, lost=False, **settings):
-        files, known, measurements = Files(), {}, []
+        files, known, measurements = Kept(), {}, []
         for run in runs:
             settings = {"batch_size": 36, "precision": "fp32", "device": "cpu"} | settings
             task = Task(
                 model=lively, train=digits.train, validation=digits.validation, num_classes=10,
                 parameters=weights_and_biases if run.recipe.optimizer != "prodigy" else None,
             )  # fmt: skip
-            trainer = Trainer(task, TrainSettings(**settings))
+            training = NativeTraining(task, TrainSettings(**settings))
             if lost:
                 files.contents.clear()
             torch.manual_seed(len(known))  # what was drawn before is of no account
-            measurements = list(reuse.train(run, reuse.ground_of(run, {}), known, trainer, files))
+            record = RunRecord(run=run, state="running")
+            identity = training.identity(run.recipe)
+            assignment = reuse.assignment_of(record, known, identity, training.facts)
+            measurements = list(reuse.train(assignment, training, files))
             known |= {m.prefix: m for m in measurements if not m.reused}
         return measurements, files.end()
 

@@ -1,4 +1,4 @@
-"""Optimizers that need no schedule: they are their authors', and Schedule-Free is worth its averaged weights.
+"""Optimizers that need no schedule: they are their authors', and worth what they should be.
 
 In the names of the paper (arXiv 2405.15682): z is what steps, x is the average of z, and y between
 the two is where gradients are taken.
@@ -7,6 +7,7 @@ the two is where gradients are taken.
 import copy
 import itertools
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,17 +19,22 @@ from torch.utils.data import DataLoader, TensorDataset
 from lrtune.core.recipe import Constant, Linear, Recipe, default_recipe
 from lrtune.core.study import TrainSettings
 from lrtune.schedules import build_schedule
-from lrtune.training import lanes
-from lrtune.training.lanes import NUM_STATISTICS, gather_statistics
-from lrtune.training.loop import Trainer, state_from_bytes, state_to_bytes
-from lrtune.training.optimizers import build_optimizer
-from lrtune.training.precision import Arithmetic
-from lrtune.training.range_test import range_test
+from lrtune.training.native.devices import Arithmetic
+from lrtune.training.native.forward import DefaultForward
+from lrtune.training.native.lanes import eager
+from lrtune.training.native.lanes.eager import NUM_STATISTICS, gather_statistics
+from lrtune.training.native.loop import NativeTraining
+from lrtune.training.native.optimizers import build_optimizer
+from lrtune.training.native.range_test import range_test
 from lrtune.training.task import Task
 from tests.studies import full_run
+from tests.training.runs import train as train_run
 
 SCHEDULE_FREE = ["schedule-free-sgd", "schedule-free-adamw"]
-CPU = Arithmetic(torch.device("cpu"), None)
+CPU = SimpleNamespace(
+    arithmetic=Arithmetic(torch.device("cpu"), None), forward=DefaultForward(F.cross_entropy)
+)
+"""Of a step, what gathering statistics needs."""
 INPUTS = torch.randn(48, 8, generator=torch.Generator().manual_seed(0))
 LABELS = (INPUTS.sum(1) > 0).long()
 
@@ -44,8 +50,8 @@ def normed():
 
 
 @pytest.fixture
-def trainer_of(digits):
-    def build(model, *, kind=Trainer, **settings):
+def training_of(digits):
+    def build(model, *, kind=NativeTraining, **settings):
         task = Task(model=model, train=digits.train, validation=digits.validation, num_classes=10)
         return kind(
             task,
@@ -55,14 +61,8 @@ def trainer_of(digits):
     return build
 
 
-def train(trainer, recipe, epochs):
-    """All measurements, and the state after each epoch as a file would hold it."""
-    files = []
-    run = full_run(recipe, epochs)
-    measurements = list(
-        trainer.train(run, save=lambda _, state: files.append(state_to_bytes(state)))
-    )
-    return measurements, [state_from_bytes(content) for content in files]
+def train(training, recipe, epochs):
+    return train_run(training, full_run(recipe, epochs))
 
 
 def classifier(dtype=torch.float32):
@@ -71,7 +71,7 @@ def classifier(dtype=torch.float32):
 
 
 def trajectory(make, lrs, dtype=torch.float32):
-    """The weights after each step at these LRs, (steps, weights), and at the end those that the optimizer is worth."""
+    """The weights after each step at these LRs, (steps, weights), and at the end the deployed."""
     model = classifier(dtype)
     optimizer = make(model.parameters())
     switch = {mode: getattr(optimizer, mode, lambda: None) for mode in ("train", "eval")}
@@ -150,26 +150,28 @@ def test_a_warmup_of_the_schedule_is_that_of_the_optimizer(optimizer, kind):
 # --- where it trains, and what it is worth ---
 
 
-def test_training_is_the_recursion_of_the_paper(trainer_of):
+def test_training_is_the_recursion_of_the_paper(training_of):
     recipe = Recipe(
         optimizer="schedule-free-sgd", peak_lr=0.5, momentum=0.8, warmup_epochs=1, decay=Linear()
     )
-    trainer = trainer_of(tiny)
-    _, states = train(trainer, recipe, epochs=3)
+    training = training_of(tiny)
+    _, states = train(training, recipe, epochs=3)
     schedule = build_schedule(recipe, epochs=3, steps_per_epoch=6)
-    model = trainer.build_model(0)
+    model = training.task.build_model(0)
     parameters = list(model.parameters())
     x, z = ([parameter.detach().clone() for parameter in parameters] for _ in range(2))
     total = highest = 0.0
     for epoch, state in enumerate(states):
-        for step, (inputs, labels) in enumerate(trainer.batches.epoch(0, epoch), start=6 * epoch):
+        for step, (inputs, labels) in enumerate(
+            training.task.batches.epoch(0, epoch), start=6 * epoch
+        ):
             lr = 0.5 * schedule(step)
             highest = max(highest, lr)
             total += highest**2
             with torch.no_grad():
                 for parameter, x_i, z_i in zip(parameters, x, z, strict=True):
                     parameter.copy_(0.2 * z_i + 0.8 * x_i)  # y
-            gradients = torch.autograd.grad(trainer.loss(model(inputs), labels), parameters)
+            gradients = torch.autograd.grad(F.cross_entropy(model(inputs), labels), parameters)
             for x_i, z_i, gradient in zip(x, z, gradients, strict=True):
                 z_i -= lr * gradient
                 x_i += highest**2 / total * (z_i - x_i)
@@ -177,36 +179,40 @@ def test_training_is_the_recursion_of_the_paper(trainer_of):
 
 
 @pytest.mark.parametrize("optimizer", SCHEDULE_FREE)
-def test_a_checkpoint_holds_the_model_that_was_evaluated(trainer_of, optimizer):
-    trainer = trainer_of(normed)
-    measurements, states = train(trainer, default_recipe(optimizer), epochs=3)
+def test_a_checkpoint_holds_the_model_that_was_evaluated(training_of, optimizer):
+    training = training_of(normed)
+    measurements, states = train(training, default_recipe(optimizer), epochs=3)
     for measurement, state in zip(measurements, states, strict=True):
         assert [group["train_mode"] for group in state["optimizer"]["param_groups"]] == [False]
         model = normed()
         model.load_state_dict(state["model"])
-        assert trainer.evaluate(model, trainer.validation) == (
-            measurement.val_loss,
-            measurement.top1,
-        )
+        measured = training.task.evaluation(model, training.task.validation)
+        assert measured == {name: measurement.metrics[name] for name in ("val_loss", "top1")}
 
 
 @pytest.mark.parametrize("optimizer", SCHEDULE_FREE)
-def test_averaged_weights_average_where_gradients_are_taken(trainer_of, identical, optimizer):
-    class Watched(Trainer):
-        def build_optimizer(self, recipe, model, **kwargs):
-            def after(*_):
-                self.y = [parameter.detach().clone() for parameter in model.parameters()]
+def test_averaged_weights_average_where_gradients_are_taken(training_of, identical, optimizer):
+    class Watched(NativeTraining):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            build = self.task.build_optimizer
 
-            optimizer = super().build_optimizer(recipe, model, **kwargs)
-            optimizer.register_step_post_hook(after)
-            return optimizer
+            def build_watched(recipe, model, **kwargs):
+                def after(*_):
+                    self.y = [parameter.detach().clone() for parameter in model.parameters()]
 
-    trainer = trainer_of(
+                optimizer = build(recipe, model, **kwargs)
+                optimizer.register_step_post_hook(after)
+                return optimizer
+
+            self.task.build_optimizer = build_watched
+
+    training = training_of(
         tiny, kind=Watched, ema_half_life_epochs=1e-3
     )  # next to nothing but the last step
-    _, (state,) = train(trainer, default_recipe(optimizer), epochs=1)
-    assert identical(state["averaged"]["moments"], trainer.y)
-    assert not torch.equal(state["model"]["1.weight"], trainer.y[0])
+    _, (state,) = train(training, default_recipe(optimizer), epochs=1)
+    assert identical(state["averaged"]["moments"], training.y)
+    assert not torch.equal(state["model"]["1.weight"], training.y[0])
 
 
 # --- batch norm ---
@@ -228,13 +234,13 @@ class HalfFrozen(nn.Module):
         return self.free(self.frozen(inputs))
 
 
-def test_statistics_are_the_mean_over_the_batches_at_the_weights_that_are_evaluated(trainer_of):
-    trainer = trainer_of(normed)
-    _, states = train(trainer, default_recipe("schedule-free-sgd"), epochs=2)
+def test_statistics_are_the_mean_over_the_batches_at_the_weights_that_are_evaluated(training_of):
+    training = training_of(normed)
+    _, states = train(training, default_recipe("schedule-free-sgd"), epochs=2)
     model = normed()
     model.load_state_dict(states[-1]["model"])
     hidden = [
-        model[:2](inputs).detach() for inputs, _ in trainer.batches.epoch(0, 1)
+        model[:2](inputs).detach() for inputs, _ in training.task.batches.epoch(0, 1)
     ]  # each (36, 32)
     torch.testing.assert_close(
         model[2].running_mean, torch.stack([batch.mean(0) for batch in hidden]).mean(0)
@@ -244,13 +250,13 @@ def test_statistics_are_the_mean_over_the_batches_at_the_weights_that_are_evalua
     )
 
 
-def test_without_them_the_first_epochs_are_worth_less(trainer_of, monkeypatch):
+def test_without_them_the_first_epochs_are_worth_less(training_of, monkeypatch):
     recipe = default_recipe("schedule-free-sgd")
-    (with_them,), _ = train(trainer_of(normed), recipe, epochs=1)
-    monkeypatch.setattr(lanes, "gather_statistics", lambda *_: None)
-    (without,), _ = train(trainer_of(normed), recipe, epochs=1)
-    assert with_them.train_loss == without.train_loss
-    assert with_them.top1 > without.top1 + 5
+    (with_them,), _ = train(training_of(normed), recipe, epochs=1)
+    monkeypatch.setattr(eager, "gather_statistics", lambda *_: None)
+    (without,), _ = train(training_of(normed), recipe, epochs=1)
+    assert with_them.metrics["train_loss"] == without.metrics["train_loss"]
+    assert with_them.metrics["top1"] > without.metrics["top1"] + 5
 
 
 def test_only_batch_norms_that_train_are_given_statistics():

@@ -1,4 +1,4 @@
-"""What a worker of a cluster needs of a task: its tensors without a copy, its modules, and a process that is as new."""
+"""What a cluster needs of a task: tensors without a copy, its modules, a process as new."""
 
 import random
 import sys
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from lrtune.training.environment import reset_process
-from lrtune.training.sharing import TENSORS, from_array, to_array
+from lrtune.training.native.devices import reset_process
+from lrtune.training.native.sharing import TENSORS, from_array, to_array
 from lrtune.training.task import NamedTask, TaskFile, load_task, modules_of
 
 ROOT = Path(__file__).parents[2]
@@ -112,7 +112,7 @@ def test_the_table_has_both_ways():
 
 @pytest.fixture
 def write(tmp_path):
-    """`write("task.py", "...")`: a file below a folder of its own; what was imported from there is forgotten."""
+    """`write("task.py", "...")`: a file in a folder of its own, whose imports are forgotten."""
     before, paths = dict(sys.modules), list(sys.path)
 
     def write_file(name, text=""):
@@ -134,7 +134,9 @@ from torch import nn
 import lrtune.training.task
 {imports}
 
-task = lrtune.training.task.Task(model=lambda: nn.Linear(6, 3), train=None, validation=None, num_classes=3)
+task = lrtune.training.task.Task(
+    model=lambda: nn.Linear(6, 3), train=None, validation=None, num_classes=3
+)
 """
 
 
@@ -187,7 +189,7 @@ def test_what_lies_elsewhere_does_not_go_with_it(write):
 
 def test_lrtune_itself_does_not_go_with_a_task_beside_it():
     found = modules_of(TaskFile(path=ROOT / "task.py"))
-    assert sys.modules["lrtune.training.sharing"].__file__.startswith(str(ROOT))
+    assert sys.modules["lrtune.training.native.sharing"].__file__.startswith(str(ROOT))
     assert {module.__name__.partition(".")[0] for module in found}.isdisjoint(
         {"lrtune", "torch", "numpy", "__main__"}
     )

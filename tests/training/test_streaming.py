@@ -1,4 +1,4 @@
-"""Streaming: bit for bit the epochs of a set on the device, its threads, and which sets are streamed."""
+"""Streaming: the epochs of a set on the device bit for bit, threads, which sets are streamed."""
 
 import itertools
 import threading
@@ -7,20 +7,19 @@ import time
 import pytest
 import torch
 
-from lrtune.training import batches as batches_module
-from lrtune.training.batches import (
+from lrtune.training.native.data import images as images_module
+from lrtune.training.native.data.batches import evaluation_batches, training_batches
+from lrtune.training.native.data.images import (
     EvaluationBatches,
     Images,
     ResidentBatches,
     StreamedBatches,
-    evaluation_batches,
-    training_batches,
 )
-from lrtune.training.streaming import NUM_AHEAD, Rows, ahead
+from lrtune.training.native.data.rows import NUM_AHEAD, Rows, ahead
 
 
 def drawn(num_images, *, as_rows=False):
-    """Images of random pixels; as rows, they are every second one of a larger set, in another order."""
+    """Images of random pixels; as rows, every second one of a larger set, in another order."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (2 * num_images, 3, 8, 8), dtype=torch.uint8, generator=generator)
     rows = 2 * torch.randperm(num_images, generator=generator)
@@ -66,9 +65,9 @@ def test_a_streamed_epoch_is_a_resident_one(kind, num_images, identical):
     for as_rows in (False, True):
         streamed = built(drawn(num_images, as_rows=as_rows), kind, "no")
         assert isinstance(streamed, StreamedBatches)
-        assert (streamed.num_batches, streamed.num_images) == (
+        assert (streamed.num_batches, streamed.num_examples) == (
             resident.num_batches,
-            resident.num_images,
+            resident.num_examples,
         )
         for seed, epoch in itertools.product((0, 7), (0, 1, 2)):
             assert identical(list(streamed.epoch(seed, epoch)), list(resident.epoch(seed, epoch)))
@@ -100,7 +99,7 @@ def test_an_error_in_a_thread_reaches_the_consumer(monkeypatch):
             raise OSError("the disk is gone")
         return images[chosen]
 
-    monkeypatch.setattr(batches_module, "gather", gather)
+    monkeypatch.setattr(images_module, "gather", gather)
     pairs = built(drawn(10), "evaluation", "no").epoch(0, 0)
     assert [len(labels) for _, labels in itertools.islice(pairs, 2)] == [4, 4]
     with pytest.raises(OSError, match="the disk is gone"):

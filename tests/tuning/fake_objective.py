@@ -1,4 +1,4 @@
-"""Training without training: Top-1 as a function of recipe and epoch, with a known optimum, and a study of it.
+"""Training without training: Top-1 is a function of recipe and epoch with a known optimum.
 
 Workers in processes of their own import this by name, so what they open is defined here.
 """
@@ -12,16 +12,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lrtune.core.errors import TaskError
+from lrtune.core.objective import Objective
 from lrtune.core.recipe import Recipe
 from lrtune.core.run import Measurement, RunRecord
 from lrtune.core.space import Interval
 from lrtune.core.study import Budget, RangeResult, StudyConfig, StudyState
 from lrtune.decide.plan import next_run
+from lrtune.store.checkpoints import CheckpointStore
 from lrtune.store.database import StudyDatabase
 from lrtune.store.spaces import read_space
 from lrtune.store.workers import this_worker
-from lrtune.tuning.local import Workbench
+from lrtune.tuning.engine import Worker
+from lrtune.tuning.local import work
 from lrtune.tuning.sampler import ask
+from tests.tuning.fake_training import START, MadeUpTraining, MiniStates, StatesOnDisk
 
 EPOCHS = 12
 BEST_LR, BEST_TOP1, CHANCE = 0.3, 95.0, 10.0
@@ -32,7 +36,7 @@ LOST = {"cosine": 0.5, "linear": 0.0, "hold-power": 0.2, "wsd": 0.7, "constant":
 
 
 def final_top1(recipe):
-    """A parabola in log LR about `BEST_LR`, and what decay and warmup cost; where the LR is wild or tiny, chance."""
+    """A parabola in log LR about `BEST_LR`, less what decay and warmup cost; or chance."""
     decades = math.log10(recipe.peak_lr / BEST_LR)
     if recipe.peak_lr < 2e-3:
         return CHANCE
@@ -41,8 +45,9 @@ def final_top1(recipe):
 
 
 def measurement(run, epoch):
-    """A line to the final Top-1, a little different for each seed; an LR above 2.5 diverges in epoch 3.
+    """A line to the final Top-1, a little different for each seed.
 
+    An LR above 2.5 diverges in epoch 3.
     A compressed run comes as far as a full one, so its ranking is right. The averaged weights are
     nearer to the end.
     """
@@ -50,26 +55,57 @@ def measurement(run, epoch):
     reached += 0.1 * math.sin(run.seed + epoch)
     loss = math.nan if run.recipe.peak_lr > 2.5 and epoch == 3 else 3 - reached / 50
     return Measurement(
-        epoch=epoch, step=10 * epoch, lr_first=run.recipe.peak_lr, lr_last=run.recipe.peak_lr, train_loss=loss,
-        val_loss=loss, top1=reached, averaged_val_loss=loss, averaged_top1=(reached + final_top1(run.recipe)) / 2,
-        seconds=1.0, images_per_s=100.0,
+        epoch=epoch, step=10 * epoch, lr_first=run.recipe.peak_lr, lr_last=run.recipe.peak_lr,
+        metrics={
+            "train_loss": loss, "val_loss": loss, "top1": reached, "averaged_val_loss": loss,
+            "averaged_top1": (reached + final_top1(run.recipe)) / 2,
+        },
+        seconds=1.0, examples_per_s=100.0,
         ended_at=1e9 + 1000 * run.trial + 100 * run.seed + epoch,
     )  # fmt: skip
 
 
-def train(run, study):
-    """From the first epoch on, as an engine wants it: it knows itself which ones are recorded."""
-    for epoch in range(1, run.stop_epochs + 1):
-        yield measurement(run, epoch)
+def measurements_of(run, num_epochs=None):
+    """The first measurements of a run; by default all."""
+    num_epochs = run.stop_epochs if num_epochs is None else num_epochs
+    return tuple(measurement(run, epoch) for epoch in range(1, num_epochs + 1))
+
+
+def unkeyed(measurements):
+    """Measurements without the keys that their run gave them."""
+    return tuple(replace(m, prefix="") for m in measurements)
+
+
+def train(run, first=1):
+    """The measurements of a run from one epoch on."""
+    yield from measurements_of(run)[first - 1 :]
+
+
+class FakeTraining(MadeUpTraining):
+    """Yields what a function of a run and its first epoch does; by default, the fake objective.
+
+    It can resume, but not repeat: so runs have nothing to do with one another.
+    """
+
+    def __init__(self, epochs=train, *, without=("repeat",)):
+        super().__init__(steps_per_epoch=10, without=without)
+        self.epochs = epochs
+
+    def train(self, run, multiplier, *, start=START, save=None):
+        for measured in self.epochs(run, start.epochs + 1):
+            if save is not None:
+                save(measured, {"epochs": measured.epoch})
+            yield measured
 
 
 def make_config(**changes):
     """A study of the fake objective, over a space that comes with lrtune."""
     space = changes.pop("space", "default")
     values = {
-        "name": "fake", "task": {"data": "digits"}, "space_name": space, "space_toml": read_space(space)[1],
-        "epochs": EPOCHS, "steps_per_epoch": 10, "num_validation": 1000, "num_classes": 10, "baseline": BASELINE,
-        "budget": Budget(10, "trials"), "num_seeds": 2, "num_confirmed": 2,
+        "name": "fake", "task": {"data": "digits"}, "space_name": space,
+        "space_toml": read_space(space)[1], "epochs": EPOCHS, "steps_per_epoch": 10,
+        "objective": Objective(num_counted=1000, guessing=10.0), "num_validation": 1000,
+        "baseline": BASELINE, "budget": Budget(10, "trials"), "num_seeds": 2, "num_confirmed": 2,
     }  # fmt: skip
     return StudyConfig(**values | changes)
 
@@ -84,12 +120,11 @@ def make_state(**changes):
 
 
 def completed(run):
-    measured = tuple(measurement(run, epoch) for epoch in range(1, run.stop_epochs + 1))
-    return RunRecord(run=run, state="completed", measurements=measured)
+    return RunRecord(run=run, state="completed", measurements=measurements_of(run))
 
 
 def grow(state, num_trials):
-    """`state` after the baseline and `num_trials` more trials, each trained to its end, as one process records them."""
+    """`state` after the baseline and `num_trials` more trials, each trained to its end."""
     state = replace(state, config=replace(state.config, budget=Budget(10_000, "trials")))
     wanted = len(state.of_kind("full")) + num_trials
     while len(state.of_kind("full")) < wanted:
@@ -106,32 +141,54 @@ def open_store(url, config):
     return database.study(config.name)
 
 
-def make_bench(store, *, train=train, emit=lambda event: None):
-    return Workbench(store=store, worker=this_worker(), train=train, ask=ask, emit=emit)
+def make_worker(store, *, states=None, asked=ask, emit=lambda event: None, lane=0):
+    """A worker of a study; its states are by default in memory, and gone with it."""
+    states = MiniStates() if states is None else states
+    return Worker(name=this_worker(lane), store=store, ask=asked, emit=emit, states=states)
+
+
+def work_here(store, training=None, **worker):
+    """Trains a study in this process, to its end."""
+    training, worker = training or FakeTraining(), make_worker(store, **worker)
+    if "resume" not in training.facts.abilities:
+        worker = replace(worker, states=None)
+    return work(training, worker)
 
 
 @dataclass(frozen=True)
-class Worker:
-    """Opens a workbench on the study `fake` in the process that calls it."""
+class OpenWorker:
+    """Opens a worker of the study `fake`, in whatever process calls it."""
 
     url: str
+    folder: Path
+    """Where the states are."""
 
-    def __call__(self, emit):
-        return make_bench(StudyDatabase(self.url).study("fake"), train=self.train, emit=emit)
-
-    def train(self, run, study):
-        yield from train(run, study)
+    def __call__(self, lane, emit):
+        store = StudyDatabase(self.url).study("fake")
+        states = StatesOnDisk(CheckpointStore(self.folder))
+        return make_worker(store, states=states, emit=emit, lane=lane)
 
 
 @dataclass(frozen=True)
-class KilledWorker(Worker):
-    """A worker that is killed in the third epoch of a run: once, if there is a file to remember it by."""
+class OpenFake:
+    """Opens fake training, in whatever process calls it."""
+
+    def __call__(self, devices):
+        return FakeTraining(self.train)
+
+    def train(self, run, first):
+        yield from train(run, first)
+
+
+@dataclass(frozen=True)
+class Killed(OpenFake):
+    """Is killed in the third epoch of a run; once, if there is a file to remember it by."""
 
     run_id: str
     memory: Path | None
 
-    def train(self, run, study):
-        for measured in super().train(run, study):
+    def train(self, run, first):
+        for measured in super().train(run, first):
             if measured.epoch == 3 and self.run_id in (run.id, "any") and self._first_time():
                 os.kill(os.getpid(), signal.SIGKILL)
             yield measured
@@ -147,12 +204,12 @@ class KilledWorker(Worker):
 
 
 @dataclass(frozen=True)
-class StuckWorker(Worker):
-    """A worker that says who it is, in a file named by its process, and then trains for ever."""
+class Stuck(OpenFake):
+    """Says who it is, in a file named by its process, and then trains for ever."""
 
     folder: Path
 
-    def train(self, run, study):
+    def train(self, run, first):
         (self.folder / str(os.getpid())).touch()
         while True:
             time.sleep(1)
@@ -160,24 +217,36 @@ class StuckWorker(Worker):
 
 
 @dataclass(frozen=True)
-class LoadingWorker(Worker):
-    """A worker whose task reads its batches in processes of their own, started as in the process that asked."""
+class Loading(OpenFake):
+    """Reads batches in processes of its own, started as in the process that asked."""
 
     start_method: str
 
-    def train(self, run, study):
+    def train(self, run, first):
         if run.kind == "baseline":
             from torch.utils.data import DataLoader
 
             assert multiprocessing.get_start_method() == self.start_method
             assert len(list(DataLoader(range(4), num_workers=1))) == 4
-        yield from super().train(run, study)
+        yield from super().train(run, first)
 
 
 @dataclass(frozen=True)
-class FailingWorker(Worker):
-    """A worker whose task does not work."""
+class Failing(OpenFake):
+    """Its task does not work."""
 
-    def train(self, run, study):
+    def train(self, run, first):
         raise TaskError("the task's model could not be built")
         yield
+
+
+@dataclass(frozen=True)
+class OnGpus(OpenFake):
+    """Notes which GPUs its process was given, in a file named by the process."""
+
+    folder: Path
+
+    def __call__(self, devices):
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        (self.folder / str(os.getpid())).write_text(f"{seen} {','.join(devices.gpus or ())}")
+        return super().__call__(devices)

@@ -1,4 +1,7 @@
-"""The grid: which peak LRs there are, what recipes share, and which of them is the cheapest to train."""
+"""The grid of recipes.
+
+Checks which peak LRs it has, what recipes share, and which of them is the cheapest to train.
+"""
 
 import math
 
@@ -48,8 +51,9 @@ def space_of(
 @pytest.mark.parametrize(
     ("lr", "expected"),
     [
-        (0.1, 0.1), (0.11, 0.1), (0.111, 0.121), (0.12, 0.121), (0.14, 0.147), (0.2, 0.215), (0.5, 0.464), (0.9, 0.825),
-        (0.95, 1.0), (1.0, 1.0), (3.0, 3.16), (0.0123, 0.0121), (1e-5, 1e-5), (5e-4, 4.64e-4), (10.0, 10.0),
+        (0.1, 0.1), (0.11, 0.1), (0.111, 0.121), (0.12, 0.121), (0.14, 0.147), (0.2, 0.215),
+        (0.5, 0.464), (0.9, 0.825), (0.95, 1.0), (1.0, 1.0), (3.0, 3.16), (0.0123, 0.0121),
+        (1e-5, 1e-5), (5e-4, 4.64e-4), (10.0, 10.0),
     ],
 )  # fmt: skip
 def test_the_nearest_lr_of_the_grid(lr, expected):
@@ -171,10 +175,16 @@ CHEAPEST = {
     "parts of an epoch neither": (
         [wsd(warmup=1)], [trained(HERE, 6, warmup=1), trained(LOW_1, 9, warmup=1)], wsd(warmup=1),
     ),
-    "another decay after the same trunk": ([wsd()], [trained(HIGH_1, 9, StepDecay(every_epochs=4))], wsd(HIGH_1)),
+    "another decay after the same trunk": (
+        [wsd()], [trained(HIGH_1, 9, StepDecay(every_epochs=4))], wsd(HIGH_1),
+    ),
     "a decay that begins at once": ([wsd()], [trained(HIGH_1, 9, Cosine())], wsd()),
-    "but for the warmup": ([wsd(warmup=2)], [trained(HIGH_1, 9, Cosine(), warmup=2)], wsd(HIGH_1, warmup=2)),
-    "the suggested one has no trunk": ([Recipe(peak_lr=HERE)], [trained(HIGH_1, 9)], Recipe(peak_lr=HERE)),
+    "but for the warmup": (
+        [wsd(warmup=2)], [trained(HIGH_1, 9, Cosine(), warmup=2)], wsd(HIGH_1, warmup=2),
+    ),
+    "the suggested one has no trunk": (
+        [Recipe(peak_lr=HERE)], [trained(HIGH_1, 9)], Recipe(peak_lr=HERE),
+    ),
     "another warmup": ([wsd(warmup=1)], [trained(HERE, 9, warmup=2)], wsd(warmup=2)),
     "both": ([wsd(warmup=1)], [trained(LOW_1, 9)], wsd(LOW_1)),
     "too far in LR": ([wsd()], [trained(FAR, 9)], wsd()),

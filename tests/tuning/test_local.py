@@ -1,7 +1,11 @@
-"""The local engine, with a real database and made-up training: every end of a run, interruptions, several workers."""
+"""The local engine: every end of a run, interruptions, several workers.
+
+The database is real, and the training is made up.
+"""
 
 import math
 import multiprocessing
+import os
 import subprocess
 import sys
 import threading
@@ -16,27 +20,35 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lrtune.core.engines import Local
 from lrtune.core.errors import InputError, LrtuneError, StoreError, TaskError, TrialError
 from lrtune.core.events import EpochEnded, Note, RunEnded, RunStarted
 from lrtune.core.recipe import WSD, Constant, Cosine, Recipe, StepDecay
 from lrtune.core.study import Budget, Rung
+from lrtune.core.training import Devices
 from lrtune.decide.plan import outcome
 from lrtune.store.workers import this_worker
-from lrtune.tuning.local import work, work_in_lanes, work_on, work_side_by_side
+from lrtune.tuning.local import LocalEngine, deal_gpus, work_in_lanes, work_on, work_side_by_side
 from tests.studies import full_run
 from tests.tuning.fake_objective import (
     EPOCHS,
-    FailingWorker,
-    KilledWorker,
-    LoadingWorker,
-    Worker,
-    make_bench,
+    Failing,
+    FakeTraining,
+    Killed,
+    Loading,
+    OnGpus,
+    OpenFake,
+    OpenWorker,
     make_config,
+    make_worker,
     measurement,
+    measurements_of,
     open_store,
     train,
+    unkeyed,
+    work_here,
 )
-from tests.tuning.fake_training import MiniStates, MiniTrainer, search, train_with
+from tests.tuning.fake_training import MiniStates, MiniTraining, search
 
 NUM_RUNS = 2 + 10 + 2 * 2
 """Of `make_config`: baseline, trials, confirmations."""
@@ -66,7 +78,7 @@ def in_words(store):
 def test_a_study_from_beginning_to_end(url):
     store = open_store(url, make_config())
     events = []
-    done = work(make_bench(store, emit=events.append))
+    done = work_here(store, emit=events.append)
     assert not done.failed
     records = store.state().records
     assert Counter(record.run.kind for record in records) == {
@@ -75,9 +87,7 @@ def test_a_study_from_beginning_to_end(url):
         "confirm": 4,
     }
     for record in records:
-        assert record.measurements == tuple(
-            measurement(record.run, e) for e in range(1, record.epochs + 1)
-        )
+        assert unkeyed(record.measurements) == measurements_of(record.run, record.epochs)
         assert record.state in ("completed", "pruned", "diverged")
         assert record.epochs == EPOCHS or record.reason
     kinds = Counter(type(event) for event in events)
@@ -87,7 +97,7 @@ def test_a_study_from_beginning_to_end(url):
         RunEnded: NUM_RUNS,
     }
     assert [e.record for e in events if isinstance(e, RunEnded)] == list(records)
-    assert work(make_bench(store, emit=events.append)) == done  # again: nothing is left to do
+    assert work_here(store, emit=events.append) == done  # again: nothing is left to do
     assert len(events) == sum(kinds.values())
 
 
@@ -101,7 +111,7 @@ def test_everything_is_recorded_before_it_is_shown(url):
             case RunEnded(record=record):
                 assert by_id(store)[record.run.id].state == record.state != "running"
 
-    work(make_bench(store, emit=check))
+    work_here(store, emit=check)
     assert by_id(store)
 
 
@@ -115,7 +125,7 @@ def test_everything_is_recorded_before_it_is_shown(url):
 )
 def test_a_budget_of_epochs_runs_or_time_is_not_exceeded(url, budget, most_epochs):
     store = open_store(url, make_config(budget=budget, num_confirmed=1))
-    work(make_bench(store))
+    work_here(store)
     state = store.state()
     assert most_epochs - EPOCHS < state.epochs_trained <= most_epochs or budget.unit == "seconds"
     assert state.spent(budget.unit) <= budget.amount
@@ -137,11 +147,9 @@ class Interrupted:
             self.interruptions += 1
             raise KeyboardInterrupt
 
-    def train(self, run, study):
-        known = next(record.epochs for record in study.records if record.run == run)
-        for measured in train(run, study):
-            if measured.epoch > known:
-                self.strike()
+    def train(self, run, first):
+        for measured in train(run, first):
+            self.strike()
             yield measured
 
     def emit(self, event):
@@ -153,14 +161,16 @@ class Interrupted:
 )
 def test_an_interrupted_study_is_the_unbroken_one(tmp_path, where, every, seed):
     unbroken = open_store(f"sqlite:///{tmp_path / 'unbroken.db'}", make_config(seed=seed))
-    work(make_bench(unbroken))
+    work_here(unbroken)
 
-    url = f"sqlite:///{tmp_path / 'broken.db'}"
+    url, states = f"sqlite:///{tmp_path / 'broken.db'}", MiniStates()
     strike = Interrupted(every)
+    training = FakeTraining(strike.train if where == "train" else train)
+    worker = {"emit": strike.emit} if where == "emit" else {}
     for _ in range(1000):
         store = open_store(url, make_config(seed=seed))
         try:
-            work(make_bench(store, **{where: getattr(strike, where)}))
+            work_here(store, training, states=states, **worker)
             break
         except KeyboardInterrupt:
             assert all(
@@ -170,23 +180,22 @@ def test_an_interrupted_study_is_the_unbroken_one(tmp_path, where, every, seed):
     assert in_words(open_store(url, make_config())) == in_words(unbroken)
 
 
-def test_the_training_is_given_what_was_measured_and_no_epoch_is_recorded_again(url):
-    store = open_store(url, make_config())
+def test_the_training_goes_on_from_what_was_saved_and_no_epoch_is_recorded_again(url):
+    store, states = open_store(url, make_config()), MiniStates()
     asked = []
 
-    def watched(run, study):
-        known = next(record.epochs for record in study.records if record.run == run)
-        asked.append((run.id, known))
-        for measured in train(run, study):
-            if (run.id, measured.epoch, known) == ("baseline-0", 6, 0):
+    def watched(run, first):
+        asked.append((run.id, first))
+        for measured in train(run, first):
+            if (run.id, measured.epoch, first) == ("baseline-0", 6, 1):
                 raise KeyboardInterrupt
             yield measured
 
     with pytest.raises(KeyboardInterrupt):
-        work(make_bench(store, train=watched))
+        work_here(store, FakeTraining(watched), states=states)
     events = []
-    work(make_bench(store, train=watched, emit=events.append))
-    assert asked[:3] == [("baseline-0", 0), ("baseline-0", 5), ("baseline-1", 0)]
+    work_here(store, FakeTraining(watched), states=states, emit=events.append)
+    assert asked[:3] == [("baseline-0", 1), ("baseline-0", 6), ("baseline-1", 1)]
     assert events[0] == RunStarted(by_id(store)["baseline-0"].run, epochs_done=5)
     shown = [
         e.measurement.epoch
@@ -197,7 +206,7 @@ def test_the_training_is_given_what_was_measured_and_no_epoch_is_recorded_again(
 
 
 class Kills(MiniStates):
-    """Strikes by chance: before and after a state is saved, and at each event, which is after it was recorded."""
+    """Strikes by chance: before and after a state is saved, and after an event was recorded."""
 
     def __init__(self, share, seed):
         super().__init__()
@@ -239,18 +248,18 @@ def test_a_search_with_rungs_and_reuse_that_is_killed_at_any_moment_is_the_unbro
 ):
     config = make_config(seed=seed, **WITH_RUNGS)
     unbroken = open_store(f"sqlite:///{tmp_path / 'unbroken.db'}", config)
-    work(make_bench(unbroken, train=train_with(MiniTrainer(steps_per_epoch=10), MiniStates())))
+    work_here(unbroken, MiniTraining(steps_per_epoch=10))
 
     url, kills, num_trained = f"sqlite:///{tmp_path / 'broken.db'}", Kills(0.1, seed), 0
     for _ in range(1000):
-        store, trainer = open_store(url, config), MiniTrainer(steps_per_epoch=10)
+        store, training = open_store(url, config), MiniTraining(steps_per_epoch=10)
         try:
-            work(make_bench(store, train=train_with(trainer, kills), emit=kills.emit))
+            work_here(store, training, states=kills, emit=kills.emit)
             break
         except KeyboardInterrupt:
             assert all(record.orphaned for record in runs_of(store, "running"))
         finally:
-            num_trained += len(trainer.trained)
+            num_trained += len(training.trained)
     moments = {"before the save", "before the record", "EpochEnded", "RunStarted", "RunEnded"}
     assert kills.at.keys() == moments
     assert untimed(store) == untimed(unbroken)
@@ -282,10 +291,10 @@ def test_with_rungs_and_reuse_no_budget_is_exceeded(unit, amount, rungs, pruner,
     config = make_config(
         budget=budget, rungs=Rung.parse(rungs), pruner=pruner, seed=seed, num_confirmed=1
     )
-    trainer = MiniTrainer(steps_per_epoch=10)
-    for state in search(config, any_recipe, trainer, MiniStates()):
+    training = MiniTraining(steps_per_epoch=10)
+    for state in search(config, any_recipe, training, MiniStates()):
         assert state.spent(unit) <= budget.amount + 1e-9
-        assert state.epochs_trained == len(trainer.trained)
+        assert state.epochs_trained == len(training.trained)
     assert outcome(state)
 
 
@@ -318,12 +327,57 @@ def test_a_run_that_was_killed_before_its_end_was_recorded_is_not_trained_again(
     for epoch in range(1, epochs + 1):
         store.record(run, measurement(run, epoch))
 
-    def never(run, study):
+    def never(run, first):
         raise AssertionError("there is nothing to train")
         yield
 
-    work_on(run, make_bench(store, train=never))
+    work_on(run, FakeTraining(never), make_worker(store))
     assert by_id(store)["trial-0000"].state == state
+
+
+# --- trainings that cannot do everything
+
+
+@pytest.mark.parametrize("without", [["resume"], ["repeat"], ["resume", "repeat"]])
+def test_a_training_that_lacks_an_ability_comes_to_the_end_of_its_study(url, without):
+    paired = "repeat" not in without
+    store = open_store(
+        url, make_config(**WITH_RUNGS | {"rungs": Rung.parse("c1,c4")}, paired=paired)
+    )
+    training = MiniTraining(steps_per_epoch=10, without=without)
+    done = work_here(store, training)
+    assert not done.failed
+    state = store.state()
+    assert state.epochs_trained == len(training.trained)
+    assert len(state.of_kind("confirm")) >= 2
+    for record in state.records:
+        reused = {m.reused for m in record.measurements}
+        assert len(reused) == 1  # whole runs, or nothing
+        assert reused == {False} or paired
+
+
+def test_without_resume_a_study_that_is_interrupted_is_the_unbroken_one(tmp_path):
+    config = make_config(budget=Budget(4, "trials"))
+    unbroken, store = (
+        open_store(f"sqlite:///{tmp_path / name}.db", config) for name in ("unbroken", "broken")
+    )
+    work_here(unbroken, MiniTraining(steps_per_epoch=10, without=["resume"]))
+    strike, num_trained = Interrupted(23), 0
+    for _ in range(1000):
+        training = MiniTraining(steps_per_epoch=10, without=["resume"])
+        try:
+            work_here(store, training, emit=strike.emit)
+            break
+        except KeyboardInterrupt:
+            pass
+        finally:
+            num_trained += len(training.trained)
+    assert strike.interruptions > 3
+    assert num_trained > unbroken.state().epochs_trained
+    assert store.state().epochs_trained == num_trained
+    for ours, theirs in zip(store.state().records, unbroken.state().records, strict=True):
+        assert (ours.run, ours.state) == (theirs.run, theirs.state)
+        assert [m.metrics for m in ours.measurements] == [m.metrics for m in theirs.measurements]
 
 
 # --- the ends of a run
@@ -332,41 +386,45 @@ def test_a_run_that_was_killed_before_its_end_was_recorded_is_not_trained_again(
 def only(run_id, misbehave):
     """Training in which one run misbehaves."""
 
-    def train_or_not(run, study):
-        yield from misbehave(run, study) if run.id == run_id else train(run, study)
+    def train_or_not(run, first):
+        yield from misbehave(run, first) if run.id == run_id else train(run, first)
 
-    return train_or_not
+    return FakeTraining(train_or_not)
 
 
-def out_of_memory(run, study):
+def measured_as(run, epoch, **metrics):
+    measured = measurement(run, epoch)
+    return replace(measured, metrics={**measured.metrics, **metrics})
+
+
+def out_of_memory(run, first):
     yield measurement(run, 1)
     raise TrialError("out of memory on cuda: try a smaller --batch-size")
 
 
-def broken_loss(run, study):
+def broken_loss(run, first):
     raise TaskError("the task's loss failed")
     yield
 
 
-def impossible(run, study):
+def impossible(run, first):
     raise InputError("`lr_scale` must be the same in all groups for prodigy")
     yield
 
 
-def stops_early(run, study):
+def stops_early(run, first):
     yield measurement(run, 1)
 
 
-def not_finite(run, study):
+def not_finite(run, first):
     for epoch in (1, 2):
-        loss = 1.0 if epoch == 1 else math.inf
-        yield replace(measurement(run, epoch), train_loss=loss)
+        yield measured_as(run, epoch, train_loss=1.0 if epoch == 1 else math.inf)
     raise AssertionError("a diverged run is drawn from no more")
 
 
-def at_chance(run, study):
+def at_chance(run, first):
     for epoch in range(1, EPOCHS + 1):
-        yield replace(measurement(run, epoch), top1=10.2, averaged_top1=10.2)
+        yield measured_as(run, epoch, top1=10.2, averaged_top1=10.2)
 
 
 # how the run misbehaves, what is recorded of it
@@ -401,7 +459,7 @@ def test_how_a_run_ends_is_recorded_with_its_reason_and_the_study_goes_on(
 ):
     store = open_store(url, make_config())
     events = []
-    done = work(make_bench(store, train=only("trial-0000", misbehave), emit=events.append))
+    done = work_here(store, only("trial-0000", misbehave), emit=events.append)
     record = by_id(store)["trial-0000"]
     assert (record.state, record.epochs, record.reason) == (state, epochs, reason)
     assert not done.failed
@@ -414,7 +472,7 @@ def test_how_a_run_ends_is_recorded_with_its_reason_and_the_study_goes_on(
 
 def test_the_baseline_is_never_pruned(url):
     store = open_store(url, make_config(budget=Budget(1, "trials")))
-    work(make_bench(store, train=only("baseline-0", at_chance)))
+    work_here(store, only("baseline-0", at_chance))
     assert (by_id(store)["baseline-0"].state, by_id(store)["baseline-0"].epochs) == (
         "completed",
         EPOCHS,
@@ -422,8 +480,9 @@ def test_the_baseline_is_never_pruned(url):
 
 
 # pruner, words in the reason of each run that it ends, where it ends any
-PRUNER_WORDS = [("fair", "chance"), ("hopeless", "chance"), ("median", "is below the median"),
-                ("patient", "no Top-1 above"), ("halving", ""), ("hyperband", ""), ("none", "")]  # fmt: skip
+PRUNER_WORDS = [("fair", "chance"), ("hopeless", "chance"), ("median", "is worse than the median"),
+                ("patient", "no Top-1 better"), ("halving", ""), ("hyperband", ""),
+                ("none", "")]  # fmt: skip
 
 
 @pytest.mark.parametrize(("pruner", "words"), PRUNER_WORDS)
@@ -431,7 +490,7 @@ def test_the_pruner_that_was_asked_for_decides(url, pruner, words):
     store = open_store(
         url, make_config(pruner=pruner, sampler="random", budget=Budget(20, "trials"))
     )
-    work(make_bench(store, train=only("trial-0019", at_chance)))
+    work_here(store, only("trial-0019", at_chance))
     reasons = [record.reason for record in runs_of(store, "pruned")]
     assert bool(reasons) == bool(words)
     assert all(words in reason for reason in reasons)
@@ -440,11 +499,11 @@ def test_the_pruner_that_was_asked_for_decides(url, pruner, words):
 def test_three_failures_in_a_row_end_the_study(url):
     store = open_store(url, make_config())
 
-    def fails(run, study):
+    def fails(run, first):
         raise TrialError("out of memory")
         yield
 
-    done = work(make_bench(store, train=fails))
+    done = work_here(store, FakeTraining(fails))
     assert done.failed
     assert "3 runs in a row failed, the last one with: out of memory" in done.reason
     assert len(runs_of(store, "failed")) == len(runs_of(store)) == 3
@@ -453,24 +512,38 @@ def test_three_failures_in_a_row_end_the_study(url):
 def test_a_task_that_fails_before_any_epoch_is_the_users_business(url):
     store = open_store(url, make_config())
     with pytest.raises(TaskError, match="the task's loss failed"):
-        work(make_bench(store, train=broken_loss))
+        work_here(store, FakeTraining(broken_loss))
     (record,) = store.state().records
     assert (record.state, record.orphaned, record.epochs) == (
         "running",
         True,
         0,
     )  # it is tried again once it is mended
-    work(make_bench(store))
+    work_here(store)
     assert by_id(store)["baseline-0"].state == "completed"
 
 
 # --- several workers, in processes of their own
 
 
-def test_two_processes_train_every_run_once(url):
+TWO = [Devices()] * 2
+
+
+@pytest.fixture
+def side_by_side(url, tmp_path):
+    """Works in two processes on the study `fake`."""
+
+    def work(open_training, emit=lambda event: None, *, jobs=TWO, lanes="auto"):
+        open_worker = OpenWorker(url, tmp_path / "states")
+        return work_side_by_side(open_training, open_worker, jobs, lanes, emit)
+
+    return work
+
+
+def test_two_processes_train_every_run_once(url, side_by_side):
     store = open_store(url, make_config(budget=Budget(12, "trials")))
     events = []
-    done = work_side_by_side(Worker(url), 2, events.append)
+    done = side_by_side(OpenFake(), events.append)
     assert not done.failed
     state = store.state()
     assert sorted(record.run.trial for record in state.of_kind("full")) == list(range(12))
@@ -482,19 +555,20 @@ def test_two_processes_train_every_run_once(url):
     assert len(trained) == state.epochs_trained
 
 
-def test_a_worker_can_start_the_processes_of_a_loader(url):
+def test_a_worker_can_start_the_processes_of_a_loader(url, side_by_side):
     open_store(url, make_config())
-    work_side_by_side(LoadingWorker(url, multiprocessing.get_start_method()), 2, lambda event: None)
+    side_by_side(Loading(multiprocessing.get_start_method()))
 
 
-def lanes_on(url, *, train=train):
-    """Opens the workbench of a lane, as a worker of its own."""
+def lanes_on(url):
+    """Opens the worker of a lane."""
+    states = MiniStates()
 
-    def open_lane(lane, emit):
+    def open_worker(lane, emit):
         store = open_store(url, make_config(budget=Budget(12, "trials")))
-        return replace(make_bench(store, train=train, emit=emit), worker=this_worker(lane))
+        return make_worker(store, states=states, emit=emit, lane=lane)
 
-    return open_lane
+    return open_worker
 
 
 @pytest.mark.parametrize("num_lanes", [1, 2, 4])
@@ -502,15 +576,15 @@ def test_lanes_train_every_run_once(url, num_lanes):
     store = open_store(url, make_config(budget=Budget(12, "trials")))
     events, threads = [], set()
 
-    def slowly(run, study):
+    def slowly(run, first):
         threads.add(threading.current_thread())
-        for measured in train(run, study):
+        for measured in train(run, first):
             time.sleep(
                 0.001
             )  # or the first lane would have done everything before the others begin
             yield measured
 
-    done = work_in_lanes(lanes_on(url, train=slowly), num_lanes, events.append)
+    done = work_in_lanes(FakeTraining(slowly), lanes_on(url), num_lanes, events.append)
     assert not done.failed
     assert len(threads) == num_lanes
     state = store.state()
@@ -530,24 +604,21 @@ def test_what_ends_one_lane_ends_all_and_every_run_is_given_back(url, interrupt)
             raise interrupt
 
     with pytest.raises(type(interrupt)):
-        work_in_lanes(lanes_on(url), 3, strike)
+        work_in_lanes(FakeTraining(), lanes_on(url), 3, strike)
     assert all(record.orphaned for record in runs_of(store, "running"))
-    done = work_in_lanes(lanes_on(url), 3, lambda event: None)
+    done = work_in_lanes(FakeTraining(), lanes_on(url), 3, lambda event: None)
     assert not done.failed
     assert not runs_of(store, "running")
 
 
-def test_a_killed_worker_leaves_its_run_to_the_others(url, tmp_path):
+def test_a_killed_worker_leaves_its_run_to_the_others(url, tmp_path, side_by_side):
     store = open_store(url, make_config())
     events = []
-    worker = KilledWorker(url=url, run_id="trial-0001", memory=tmp_path / "killed")
-    done = work_side_by_side(worker, 2, events.append)
+    done = side_by_side(Killed("trial-0001", tmp_path / "killed"), events.append)
     assert not done.failed
     assert (tmp_path / "killed").exists()
     record = by_id(store)["trial-0001"]
-    assert record.measurements == tuple(
-        measurement(record.run, epoch) for epoch in range(1, record.epochs + 1)
-    )
+    assert unkeyed(record.measurements) == measurements_of(record.run, record.epochs)
     assert record.epochs >= 3
     assert len(store.state().of_kind("full")) == 10
     assert not runs_of(store, "running")
@@ -556,29 +627,113 @@ def test_a_killed_worker_leaves_its_run_to_the_others(url, tmp_path):
     ]
 
 
-def test_when_all_workers_die_it_is_said_and_what_they_recorded_stays(url):
+def test_when_all_workers_die_it_is_said_and_what_they_recorded_stays(url, side_by_side):
     store = open_store(url, make_config())
     with pytest.raises(
         LrtuneError, match=r"all worker processes died \(exit codes -9, -9\).*lrtune resume"
     ):
-        work_side_by_side(KilledWorker(url=url, run_id="any", memory=None), 2, lambda event: None)
+        side_by_side(Killed("any", None))
     assert {(record.epochs, record.orphaned) for record in store.state().records} == {(2, True)}
-    work(make_bench(store))
+    work_here(store)
     assert len(runs_of(store)) == NUM_RUNS
     assert not runs_of(store, "running")
 
 
-def test_what_cannot_be_sent_to_a_process_is_said(url):
+def test_what_cannot_be_sent_to_a_process_is_said(side_by_side):
     with pytest.raises(
         TaskError, match=r"cannot be sent to another process: .*lambda.*; use a task file"
     ):
-        work_side_by_side(lambda emit: None, 2, lambda event: None)
+        side_by_side(lambda devices: None)
 
 
-def test_what_a_worker_raises_is_raised_to_its_user(url):
+def test_what_a_worker_raises_is_raised_to_its_user(url, side_by_side):
     open_store(url, make_config())
     with pytest.raises(TaskError, match="the task's model could not be built"):
-        work_side_by_side(FailingWorker(url), 2, lambda event: None)
+        side_by_side(Failing())
+
+
+# --- GPUs
+
+
+# options, visible GPUs: those of each worker process
+DEALT = [
+    ({}, "", [""]),
+    ({}, "0", ["0"]),
+    ({}, "0 1 2 3", ["0", "1", "2", "3"]),
+    ({}, "GPU-5ab GPU-77c", ["GPU-5ab", "GPU-77c"]),
+    ({"jobs": 1}, "0 1", ["0"]),
+    ({"jobs": 5}, "0 1", ["0", "1", "0", "1", "0"]),
+    ({"jobs": 3}, "", ["", "", ""]),
+    ({"gpus": "2"}, "0 1 2", ["2"]),
+    ({"gpus": "2, 0"}, "0 1 2", ["2", "0"]),
+    ({"gpus": "2,0", "jobs": 3}, "0 1 2", ["2", "0", "2"]),
+]
+
+
+@pytest.mark.parametrize(("options", "visible", "dealt"), DEALT)
+def test_gpus_are_dealt_to_worker_processes_in_turn(options, visible, dealt):
+    jobs = deal_gpus(Local(**options), visible.split())
+    assert jobs == [Devices(gpus=(gpu,) if gpu else None) for gpu in dealt]
+
+
+@pytest.mark.parametrize(("gpus", "visible"), [("2", "0 1"), ("0,7", "0"), ("0", "")])
+def test_a_gpu_that_is_not_visible_is_refused(gpus, visible):
+    words = r"`gpus` must be among those that are visible \((0, 1|0|none)\), but got [270]\."
+    with pytest.raises(InputError, match=words):
+        deal_gpus(Local(gpus=gpus), visible.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({}, ["3 3", "5 5"]),
+        ({"jobs": 3}, ["3 3", "3 3", "5 5"]),
+        ({"gpus": "5"}, ["5 5"]),
+        ({"jobs": 1}, []),
+    ],
+)
+def test_each_worker_process_sees_its_own_gpu(url, tmp_path, monkeypatch, options, wanted):
+    """A single worker trains in this process, unless its GPU was chosen."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    open_store(url, make_config(budget=Budget(2, "trials")))
+    (tmp_path / "seen").mkdir()
+    engine = LocalEngine(Local(**options), OnGpus(tmp_path / "seen"), gpus=("3", "5"))
+    here = tmp_path / "seen" / str(os.getpid())
+    assert here.read_text() == "3,5 "
+    here.unlink()
+    done = engine.work(OpenWorker(url, tmp_path / "states"), lambda event: None)
+    assert not done.failed
+    assert sorted(path.read_text() for path in (tmp_path / "seen").iterdir()) == wanted
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,5"
+
+
+class OneLane(MiniTraining):
+    def lanes(self, recipe, wanted):
+        if wanted != "auto":
+            raise InputError("there is no GPU")
+        return 1, "lanes: 1"
+
+
+def test_lanes_that_cannot_be_are_refused_at_once_and_others_are_told(url, tmp_path):
+    with pytest.raises(InputError, match="there is no GPU"):
+        LocalEngine(Local(lanes=2), lambda devices: OneLane())
+    open_store(url, make_config(budget=Budget(1, "trials"), num_confirmed=0))
+    events, engine = [], LocalEngine(Local(), lambda devices: OneLane(steps_per_epoch=10))
+    engine.work(OpenWorker(url, tmp_path / "states"), events.append)
+    assert events[0] == Note("lanes: 1")
+    assert [event for event in events if isinstance(event, Note)] == events[:1]
+
+
+def test_an_engine_asks_its_training():
+    engine, states = LocalEngine(Local(), OpenFake()), MiniStates()
+    recipe = Recipe(peak_lr=0.5)
+    assert engine.facts.steps_per_epoch == 10
+    assert engine.environment(recipe) == {"Device": "made up", "optimizer": "sgd"}
+    assert engine.sweep(recipe, seed=3).seed == 3
+    states.save("final", {"epochs": 12}, 12)
+    assert engine.test(["final", "lost"], states) == {"final": {"top1": 12.0}}
+    engine.use(lambda devices: MiniTraining(steps_per_epoch=7))
+    assert engine.facts.steps_per_epoch == 7
 
 
 @pytest.mark.slow
@@ -586,10 +741,13 @@ def test_workers_do_not_outlive_the_process_that_started_them(url, tmp_path):
     open_store(url, make_config())
     program = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from pathlib import Path; from tests.tuning.fake_objective import StuckWorker\n"
+        "from pathlib import Path; from tests.tuning.fake_objective import OpenWorker, Stuck\n"
+        "from lrtune.core.training import Devices\n"
         "from lrtune.tuning.local import work_side_by_side\n"
         "if __name__ == '__main__':\n"
-        "    work_side_by_side(StuckWorker(url=sys.argv[2], folder=Path(sys.argv[3])), 2, print)\n"
+        "    open_worker = OpenWorker(sys.argv[2], Path(sys.argv[3]).parent / 'states')\n"
+        "    stuck, jobs = Stuck(folder=Path(sys.argv[3])), [Devices()] * 2\n"
+        "    work_side_by_side(stuck, open_worker, jobs, 'auto', print)\n"
     )
     (tmp_path / "program.py").write_text(program)
     (tmp_path / "alive").mkdir()

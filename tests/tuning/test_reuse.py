@@ -1,4 +1,7 @@
-"""Nothing is trained twice, and nobody can tell: the numbers are those of training from the start, to the last bit."""
+"""Nothing is trained twice, and nobody can tell.
+
+The numbers are those of training from the start, to the last bit.
+"""
 
 import math
 import subprocess
@@ -24,10 +27,9 @@ from lrtune.core.recipe import (
 from lrtune.core.run import RunRecord
 from lrtune.core.study import TrainSettings
 from lrtune.schedules.compress import schedule_of
-from lrtune.tuning.reuse import ground_of, known_measurements, train
+from lrtune.tuning.reuse import fingerprint, measurements_by_key
 from tests.studies import full_run, state_of
-from tests.tuning.fake_training import MiniStates, MiniTrainer
-from tests.tuning.fake_training import ground_of as mini_ground_of
+from tests.tuning.fake_training import MiniStates, MiniTraining, train_record
 
 ROOT = Path(__file__).parents[2]
 EPOCHS = 9
@@ -51,14 +53,16 @@ class Study:
     """Runs and records them as an engine does; every call of `train` may be a new process."""
 
     def __init__(self, **kwargs):
-        self.trainer, self.states = MiniTrainer(**kwargs), MiniStates()
+        self.training, self.states = MiniTraining(**kwargs), MiniStates()
+        if "resume" not in self.training.facts.abilities:
+            self.states = None
         self.records = {}
 
     def train(self, run, *, kill_at=None):
-        """Trains a run to its end, or until it is killed before an epoch is recorded; gives its record."""
+        """The record of a run that is trained to its end, or killed before an epoch is recorded."""
         record = self.records.setdefault(run.id, RunRecord(run=run, state="running"))
-        known = known_measurements(state_of(*self.records.values()))
-        for measurement in train(run, mini_ground_of(run), known, self.trainer, self.states):
+        measurements = measurements_by_key(state_of(*self.records.values()))
+        for measurement in train_record(record, measurements, self.training, self.states):
             if measurement.epoch <= record.epochs:
                 continue
             if measurement.epoch == kill_at:
@@ -70,7 +74,7 @@ class Study:
 
     @property
     def num_trained(self):
-        return len(self.trainer.trained)
+        return len(self.training.trained)
 
     def lose(self, *epochs):
         """Forgets the states that took so many epochs; all of them if none are named."""
@@ -161,7 +165,7 @@ def test_every_epoch_has_a_key_of_its_own():
     assert len(set(keys(run_of()))) == EPOCHS
 
 
-# of the surroundings of two runs, what differs
+# of the identities of two runs, what differs
 @pytest.mark.parametrize(
     ("name", "one", "other"),
     [
@@ -173,11 +177,10 @@ def test_every_epoch_has_a_key_of_its_own():
         ("environment", {"Device": "CPU, this"}, {"Device": "CPU, that"}),
     ],
 )
-def test_other_surroundings_are_another_ground(name, one, other):
-    assert ground_of(run_of(), {name: one}) == ground_of(
-        run_of(Cosine(), id="another", **WARM), {name: one}
-    )
-    assert ground_of(run_of(), {name: one}) != ground_of(run_of(), {name: other})
+def test_another_identity_is_another_fingerprint(name, one, other):
+    same = run_of(Cosine(), id="another", **WARM)
+    assert fingerprint(run_of(), {name: one}) == fingerprint(same, {name: one})
+    assert fingerprint(run_of(), {name: one}) != fingerprint(run_of(), {name: other})
 
 
 def test_a_key_is_the_same_in_every_process():
@@ -194,7 +197,7 @@ def test_a_key_is_the_same_in_every_process():
 
 
 def test_plateaus_share_up_to_the_first_drop():
-    """No epoch is better than the first, so the fifth is the fourth bad one, and the seventh the sixth."""
+    """No epoch is better than the first: the fifth is the fourth bad one, the seventh the sixth."""
     three, five, constant = (
         keys(run_of(decay), flat=True)
         for decay in (Plateau(patience_epochs=3), Plateau(patience_epochs=5), Constant())
@@ -212,7 +215,7 @@ def test_what_is_taken_over_is_marked_and_costs_nothing():
     record = study.train(run_of(WSD(cooldown_frac=1 / 3), id="second"))
     assert [m.reused for m in record.measurements] == [True] * 6 + [False] * 3
     assert (record.epochs_trained, record.epochs_reused) == (3, 6)
-    assert study.trainer.trained[EPOCHS:] == [("second", 7), ("second", 8), ("second", 9)]
+    assert study.training.trained[EPOCHS:] == [("second", 7), ("second", 8), ("second", 9)]
     assert numbers(record) == numbers(from_scratch(record.run))
 
 
@@ -234,7 +237,7 @@ def test_a_promoted_run_goes_on_where_it_was_left(decay):
     for stop_epochs in (1, 3, 9):
         record = study.train(run_of(decay, id=f"to-{stop_epochs}", stop_epochs=stop_epochs))
         assert record.epochs == stop_epochs
-    assert study.trainer.trained == [
+    assert study.training.trained == [
         ("to-1", 1),
         ("to-3", 2),
         ("to-3", 3),
@@ -298,7 +301,7 @@ def test_a_lost_state_costs_epochs_and_changes_no_number(lost, again):
     study.train(run_of(id="first"))
     study.lose(*lost)
     record = study.train(run_of(WSD(cooldown_frac=1 / 3), id="second"))
-    assert study.trainer.trained[EPOCHS:] == [("second", epoch) for epoch in range(7 - again, 10)]
+    assert study.training.trained[EPOCHS:] == [("second", epoch) for epoch in range(7 - again, 10)]
     assert [m.again_epochs for m in record.measurements] == [0] * 6 + [again] + [0] * 2
     assert [m.seconds for m in record.measurements[6:]] == [1 + again, 1, 1]
     assert (record.epochs_trained, record.epochs_reused) == (3 + again, 6)
@@ -373,7 +376,8 @@ def test_what_another_run_saved_and_did_not_record_is_counted_once():
 # --- a law
 
 DECAYS = [
-    Constant(), Cosine(), WSD(cooldown_frac=1 / 3), WSD(cooldown_frac=2 / 3), StepDecay(every_epochs=3),
+    Constant(), Cosine(), WSD(cooldown_frac=1 / 3), WSD(cooldown_frac=2 / 3),
+    StepDecay(every_epochs=3),
     StepDecay(every_epochs=2.5), MultiStep(milestones_epochs=(3.0, 6.0)), HoldPower(hold_frac=0.5),
     Plateau(patience_epochs=0), Plateau(patience_epochs=2, threshold=0.05),
     Plateau(patience_epochs=0, monitor="top1", factor=0.5),
@@ -398,7 +402,7 @@ def lrs(run, record, steps_per_epoch=4):
         found.append(
             [run.recipe.peak_lr * schedule(t) for t in range(step, step + steps_per_epoch)]
         )
-        schedule, step = schedule.observe(val_loss=m.val_loss, top1=m.top1), m.step
+        schedule, step = schedule.observe(m.metrics), m.step
     return found
 
 
@@ -446,3 +450,79 @@ def test_every_trained_epoch_is_counted_and_none_is_counted_twice(plans, losses)
     assert sum(record.epochs_trained for record in records) == study.num_trained
     distinct = {m.prefix for record in records for m in record.measurements}
     assert len(distinct) == sum(not m.reused for record in records for m in record.measurements)
+
+
+# --- trainings that cannot do everything
+
+
+def test_without_resume_a_whole_run_is_replayed():
+    study = Study(without=["resume"])
+    first = study.train(run_of(StepDecay(every_epochs=3), id="first"))
+    again = study.train(run_of(MultiStep(milestones_epochs=(3.0, 6.0)), id="second"))
+    assert study.num_trained == EPOCHS
+    assert (again.epochs_trained, again.epochs_reused) == (0, EPOCHS)
+    assert numbers(again) == numbers(first)
+
+
+@pytest.mark.parametrize(
+    "other", [run_of(WSD(cooldown_frac=1 / 3)), run_of(Constant(), horizon_epochs=12)]
+)
+def test_without_resume_a_part_of_a_run_is_not_reused(other):
+    study = Study(without=["resume"])
+    study.train(run_of(id="first", stop_epochs=6))
+    record = study.train(replace(other, id="second", stop_epochs=9))
+    assert study.num_trained == 6 + 9
+    assert not any(m.reused or m.again_epochs for m in record.measurements)
+
+
+def test_without_resume_a_run_that_diverged_is_replayed_whole():
+    study, wild = Study(without=["resume"]), {"peak_lr": 6.0}
+    first = study.train(run_of(id="first", **wild))
+    again = study.train(run_of(StepDecay(every_epochs=6), id="second", **wild))
+    assert first.measurements[-1].diverged
+    assert (again.epochs_trained, numbers(again)) == (0, numbers(first))
+
+
+@pytest.mark.parametrize("kill_at", [1, 4, 9])
+@pytest.mark.parametrize(
+    "decay", [Cosine(), Plateau(patience_epochs=0)], ids=lambda decay: decay.name
+)
+def test_without_resume_a_killed_run_starts_again_and_that_is_counted(decay, kill_at):
+    study, run = Study(without=["resume"]), run_of(decay)
+    with pytest.raises(Killed):
+        study.train(run, kill_at=kill_at)
+    record = study.train(run)
+    assert [epoch for _, epoch in study.training.trained] == [*range(1, kill_at + 1), *range(1, 10)]
+    assert record.measurements[kill_at - 1].again_epochs == kill_at - 1
+    assert record.epochs_trained == EPOCHS + kill_at - 1
+    assert numbers(record) == numbers(from_scratch(run))
+
+
+def test_without_repeat_nothing_of_another_run_is_reused():
+    study = Study(without=["repeat"])
+    records = [study.train(run_of(id=name)) for name in ("first", "second")]
+    assert study.num_trained == 2 * EPOCHS
+    assert not any(m.reused for record in records for m in record.measurements)
+    assert numbers(records[0]) != numbers(records[1])
+    assert not {m.prefix for m in records[0].measurements} & {
+        m.prefix for m in records[1].measurements
+    }
+
+
+@pytest.mark.parametrize("kill_at", [1, 4, 9])
+def test_without_repeat_a_run_goes_on_from_its_own_states(kill_at):
+    study, run = Study(without=["repeat"]), run_of()
+    with pytest.raises(Killed):
+        study.train(run, kill_at=kill_at)
+    record = study.train(run)
+    assert study.num_trained == record.epochs_trained == EPOCHS
+    assert not any(m.reused for m in record.measurements)
+
+
+def test_with_neither_a_run_is_trained_to_its_end():
+    study, run = Study(without=["repeat", "resume"]), run_of(Plateau(patience_epochs=0))
+    with pytest.raises(Killed):
+        study.train(run, kill_at=4)
+    record = study.train(run)
+    assert [m.epoch for m in record.measurements] == list(range(1, EPOCHS + 1))
+    assert record.epochs_trained == study.num_trained - 1 == EPOCHS + 3  # one was not recorded

@@ -1,4 +1,4 @@
-"""The sampler: a pure function of the study's state, always inside the space, and a guest in Optuna's own tools."""
+"""The sampler: a pure function of the study's state, and always inside the space."""
 
 import math
 from dataclasses import replace
@@ -7,7 +7,16 @@ import optuna
 import pytest
 
 from lrtune.core.errors import StoreError
-from lrtune.core.recipe import WSD, Cosine, Linear, MultiStep, Polynomial, Recipe, decay_parameters
+from lrtune.core.recipe import (
+    WSD,
+    Cosine,
+    Linear,
+    MultiStep,
+    ParameterGroup,
+    Polynomial,
+    Recipe,
+    decay_parameters,
+)
 from lrtune.core.run import RunRecord
 from lrtune.core.space import Choice, Range
 from lrtune.core.study import Budget, Rung, StudyState
@@ -16,7 +25,7 @@ from lrtune.decide.trials import ladder_of, trials_of
 from lrtune.store.spaces import space_names
 from lrtune.store.workers import this_worker
 from lrtune.tuning import sampler
-from lrtune.tuning.sampler import ask, fitted_space, importances, known_good, mirror
+from lrtune.tuning.sampler import ask, fitted_space, importances, known_good, mirror, moved
 from tests import studies
 from tests.studies import full_run
 from tests.tuning.fake_objective import (
@@ -160,7 +169,7 @@ def test_a_range_test_without_a_signal_leaves_the_default_bounds():
 
 
 def known_table():
-    """The baseline as it is; of the others a warmup of 5 %, and the LR that the range test suggests, on their grids."""
+    """The baseline as it is, and the others with a warmup of 5 % and the suggested LR, on grids."""
     return [
         ("default", "sgd", [
             Recipe(peak_lr=0.02),
@@ -234,7 +243,7 @@ def ended(number, recipe, state, *, epochs, diverged=False, reason=""):
     run = full_run(recipe, EPOCHS, id=f"trial-{number:04d}", trial=number)
     measured = [measurement(run, epoch) for epoch in range(1, epochs + 1)]
     if diverged:
-        measured[-1] = replace(measured[-1], train_loss=math.nan, val_loss=math.nan, top1=math.nan)
+        measured[-1] = replace(measured[-1], metrics=dict.fromkeys(measured[-1].metrics, math.nan))
     return RunRecord(run=run, state=state, measurements=tuple(measured), reason=reason)
 
 
@@ -261,7 +270,7 @@ def test_runs_of_every_end_are_learnt_from(name):
 
 
 def test_a_divergence_is_learnt_as_bad():
-    """Twenty divergences at high LRs drive TPE away from them; twenty failures, which Optuna ignores, do not."""
+    """Twenty divergences at high LRs drive TPE away; twenty failures, which it ignores, do not."""
     state = grow(make_state(space="quick"), 12)
 
     def high(end):
@@ -286,7 +295,7 @@ def test_a_recipe_survives_the_way_through_optuna(space):
     state = grow(make_state(sampler="random", space=space), 40)
     fitted = fitted_space(state)
     for trial in trials_of(state):
-        frozen = sampler._frozen(trial, fitted)
+        frozen = sampler._frozen(state, trial, fitted)
         frozen._validate()
         asked_again = optuna.trial.FixedTrial(dict(frozen.params))
         assert sampler._suggest(asked_again, fitted, BASELINE) == trial.recipe
@@ -303,14 +312,14 @@ def test_parameters_exist_only_where_they_are_used():
             for key in decay_parameters(decay)
             if key in fitted.decays.get(decay, {})
         }
-        assert set(sampler._frozen(trial, fitted).params) == always | own
+        assert set(sampler._frozen(state, trial, fitted).params) == always | own
 
 
 def test_an_optimizer_has_parameters_of_its_own():
     state = grow(make_state(sampler="random", space="fine-tuning"), 30)
     seen = {}
     for trial in trials_of(state):
-        params = sampler._frozen(trial, fitted_space(state)).params
+        params = sampler._frozen(state, trial, fitted_space(state)).params
         seen.setdefault(trial.recipe.optimizer, set()).update(
             name for name in params if "." in name
         )
@@ -338,8 +347,15 @@ def on_rungs(*ends, number=0, rungs=(C1, FIRST_4), pruner="fair"):
         )
     state = StudyState(config=config, range_results=range_results(), records=tuple(records))
     (trial,) = trials_of(state)
-    kind = sampler._kind(fitted_space(state), trial.recipe.optimizer, trial.recipe.decay.name)
-    return sampler._seen(trial, kind)
+    return trial, sampler._kind(
+        fitted_space(state), trial.recipe.optimizer, trial.recipe.decay.name
+    )
+
+
+def seen(*trials):
+    """What the sampler takes such trials for, that it sees together."""
+    ranks = sampler._ranks([trial for trial, _ in trials])
+    return [sampler._seen(trial, kind, ranks.get(trial.number, 0.0)) for trial, kind in trials]
 
 
 # the runs of a trial; what the sampler takes it for, worst first
@@ -357,9 +373,9 @@ SEEN = [
 
 
 def test_the_further_a_trial_came_the_better_it_is_to_the_sampler_and_then_by_its_score():
-    seen = [on_rungs(*ends) for ends, _ in SEEN]
-    assert [trial.state.name for trial in seen] == [state for _, state in SEEN]
-    values = [trial.value for trial in seen]
+    trials = seen(*(on_rungs(*ends, number=number) for number, (ends, _) in enumerate(SEEN)))
+    assert [trial.state.name for trial in trials] == [state for _, state in SEEN]
+    values = [trial.value for trial in trials]
     assert values == sorted(values)
     assert values[0] == values[1]  # of those that died one is as bad as the other
     assert len(set(values)) == len(values) - 1
@@ -370,14 +386,18 @@ def test_the_further_a_trial_came_the_better_it_is_to_the_sampler_and_then_by_it
     [(["running"], "RUNNING"), (["failed"], "FAIL"), ([60, "failed"], "FAIL"), ([60], "COMPLETE")],
 )
 def test_only_a_trial_that_has_no_score_yet_is_running_to_the_sampler(ends, state):
-    assert on_rungs(*ends).state.name == state
+    (trial,) = seen(on_rungs(*ends))
+    assert trial.state.name == state
 
 
 def test_a_trial_of_a_shorter_bracket_is_as_good_as_one_that_came_as_far():
     brackets = {"rungs": (Rung(1), FIRST_4), "pruner": "hyperband"}
-    in_full = [on_rungs(*[60] * 2, 80, number=0, **brackets), on_rungs(60, 80, number=1, **brackets),
-               on_rungs(80, number=2, **brackets)]  # fmt: skip
-    left = on_rungs(60, 90, number=0, **brackets)
+    *in_full, left = seen(
+        on_rungs(60, 60, 80, number=0, **brackets),
+        on_rungs(60, 80, number=1, **brackets),
+        on_rungs(80, number=2, **brackets),
+        on_rungs(60, 90, number=3, **brackets),
+    )
     assert len({trial.value for trial in in_full}) == 1
     assert in_full[0].value > left.value
 
@@ -393,7 +413,7 @@ def test_a_search_over_rungs_is_mirrored_as_far_as_it_is(tmp_path):
     ]
     assert [t.state.name for t in trials] == ["COMPLETE" if t.finished else "PRUNED" for t in ended]
     assert [t.value for t in trials if t.state.name == "COMPLETE"] == [
-        t.top1 for t in ended if t.finished
+        t.final_metrics["top1"] for t in ended if t.finished
     ]
 
 
@@ -435,6 +455,59 @@ def test_tpe_ends_nearer_to_the_optimum_than_it_began(seed):
     early, late = searched[:15], searched[-15:]
     assert sum(late) / 15 > sum(early) / 15 + 2
     assert max(values) > BEST_TOP1 - 2
+
+
+# --- parameter groups
+
+GROUPS = (ParameterGroup(name="backbone", lr_scale=0.1), ParameterGroup(name="head"))
+SCALED = """
+[parameters]
+peak_lr = { low = 1e-3, high = 1.0, log = true }
+decay = { choices = ["cosine", "linear"] }
+group_scales.backbone = { low = 0.01, high = 1.0, log = true }
+"""
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_scale_of_a_group_is_asked_for(name):
+    state = grow(make_state(sampler=name, space_toml=SCALED, groups=GROUPS), 14)
+    scales = [dict(recipe.group_scales) for recipe in recipes(state)]
+    assert all(set(of_it) == {"backbone"} for of_it in scales)
+    values = [of_it["backbone"] for of_it in scales]
+    assert all(0.01 <= value <= 1.0 for value in values)
+    # What is known to be good keeps the ratio that the task fixed; all others are asked for.
+    num_known = len(known_good(state, fitted_space(state)))
+    assert values[:num_known] == [0.1] * num_known
+    assert len({round(value, 6) for value in values[num_known:]}) > 5
+    assert len({recipe.peak_lr for recipe in recipes(state)}) > 5
+
+
+def test_optuna_sees_the_scale_by_the_name_of_its_group(tmp_path):
+    state = grow(make_state(space_toml=SCALED, groups=GROUPS), 10)
+    url = f"sqlite:///{tmp_path / 'optuna.db'}"
+    mirror(state, url)
+    study = optuna.load_study(study_name=state.config.name, storage=url)
+    for trial, recipe in zip(study.get_trials(), recipes(state), strict=True):
+        assert trial.params["group_scales.backbone"] == dict(recipe.group_scales)["backbone"]
+        assert "group_scales.head" not in trial.params
+
+
+@pytest.mark.parametrize(
+    ("parameter", "wanted", "scale"),
+    [
+        ("0.5", (), 0.5),  # fixed by the space
+        ("{ choices = [0.1, 0.3] }", (("backbone", 0.3),), 0.3),
+        ("{ choices = [0.1, 0.3] }", (("backbone", 0.2),), 0.1),
+        ("{ low = 0.01, high = 1.0, log = true }", (("backbone", 0.05),), 0.05),
+        ("{ low = 0.01, high = 1.0, log = true }", (("backbone", 7.0),), 1.0),
+        ("{ low = 0.2, high = 1.0 }", (), 0.2),  # the task's 0.1 is moved into the space
+    ],
+)
+def test_the_scale_of_a_recipe_that_is_moved_into_the_space(parameter, wanted, scale):
+    toml = f"[parameters]\npeak_lr = 0.1\ngroup_scales.backbone = {parameter}\n"
+    state = make_state(space_toml=toml, groups=GROUPS)
+    recipe = replace(state.config.baseline, group_scales=wanted)
+    assert moved(recipe, fitted_space(state), state.config).group_scales == (("backbone", scale),)
 
 
 # --- Optuna's own tools
@@ -479,11 +552,11 @@ def test_a_mirrored_study_is_visible_to_optuna_and_complete(tmp_path):
     assert [t.user_attrs["lrtune_trial"] for t in trials] == [
         f"{record.run.trial}/1" for record in recorded
     ]
-    assert [t.value for t in trials[:30]] == [record.top1 for record in recorded[:30]]
+    assert [t.value for t in trials[:30]] == [r.metrics["top1"] for r in recorded[:30]]
     for trial, record in zip(trials, recorded, strict=True):
         assert trial.params["peak_lr"] == record.run.recipe.peak_lr
         assert trial.params["decay"] == record.run.recipe.decay.name
-    assert study.best_value == max(record.top1 for record in recorded[:30])
+    assert study.best_value == max(r.metrics["top1"] for r in recorded[:30])
 
 
 def test_mirroring_again_adds_only_what_is_new(tmp_path):
@@ -507,7 +580,7 @@ def test_a_database_that_optuna_cannot_use_is_one_line_without_its_password(tmp_
 
 
 def test_a_grid_whose_end_is_no_round_number_in_binary_is_searched_to_its_end():
-    """0.1 + 6 * 0.1 is not 0.7 in binary, and Optuna, which reckons in decimals, refuses it as too large."""
+    """0.1 + 6 * 0.1 is not 0.7 in binary, and Optuna, which reckons in decimals, refuses it."""
     grid = "hold_frac = { low = 0.1, high = 0.7, step = 0.1 }"
     toml = f"[parameters]\npeak_lr = 0.1\ndecay = 'hold-power'\n[decay.hold-power]\n{grid}"
     state = make_state(sampler="random")

@@ -1,9 +1,9 @@
-"""What is wrong with the learning rates of a run: one rule a function, on what happened in which order.
+"""Finds faults in the learning rates of a run; each rule is one function.
 
-The events of a run are optimizer steps and calls of the scheduler. Beside them stands the
-scheduler's *curve*: its LR after 0, 1, 2, ... calls, far past the end of the run. No rule asks
-which class the scheduler is of: where a decay ends and whether a warmup is ever over can be seen in
-the curve.
+A rule looks at the events of the run, which are optimizer steps and calls of the scheduler in the
+order in which they happened, and at the scheduler's *curve*: its LR after 0, 1, 2, ... calls, far
+past the end of the run. No rule asks for the class of the scheduler: the curve shows where a decay
+ends and whether a warmup is ever over.
 
 A finding is `wrong` where nobody can have meant it, and `suspicious` where somebody may have.
 """
@@ -33,7 +33,7 @@ RULES: tuple[Callable[[Trace], Finding | None], ...] = (
 
 
 def find_faults(trace: Trace) -> tuple[Finding, ...]:
-    """What is wrong with the learning rates of a run, or may be.
+    """Returns what is wrong with the learning rates of a run, and what may be.
 
     Args:
         trace: with at least one optimizer step.
@@ -50,13 +50,16 @@ def find_faults(trace: Trace) -> tuple[Finding, ...]:
 
 
 def _not_as_meant(trace: Trace, meant: Array) -> Finding | None:
-    """The LRs are not those of the curve that was given."""
+    """Reports LRs that are not those of the curve that was given."""
     ran = trace.ran
     if same(ran, meant):
         return None
     size = min(len(ran), len(meant))
     at = int(np.argmax(np.abs(ran[:size] - meant[:size])))
-    what = f"The LR is not the one that was meant: {ran[at]:.3g} at step {at}, and {meant[at]:.3g} was meant."
+    what = (
+        f"The LR is not the one that was meant: {ran[at]:.3g} at step {at}, "
+        f"and {meant[at]:.3g} was meant."
+    )
     for steps, name in ((1, "one step"), (trace.epoch_steps or 1, "one epoch")):
         if same(ran[steps:], meant):
             what += f" It is the meant curve {name} late."

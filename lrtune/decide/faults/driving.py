@@ -1,4 +1,8 @@
-"""How a loop drives its scheduler: in which order, how often, with what, and who else writes the learning rate."""
+"""Rules for how a training loop drives its scheduler.
+
+They look at the order of the calls, their number, their arguments, and at other code that writes
+the learning rate.
+"""
 
 import math
 from itertools import pairwise
@@ -17,11 +21,11 @@ from lrtune.decide.faults.trace import (
 )
 
 SOME, MUCH = 1.1, 1.5
-"""Factors by which a ratio of two LRs is visibly off, and by which it is another one."""
+"""A ratio of two LRs that is off by `SOME` is visibly off; off by `MUCH`, it is another ratio."""
 
 
 def never_changes(trace: Trace) -> Finding | None:
-    """There is a scheduler, and the LR is the same throughout."""
+    """Reports a scheduler under which the LR is the same throughout."""
     scheduler, ran = trace.scheduler, trace.ran
     if (
         scheduler is None
@@ -40,13 +44,18 @@ def never_changes(trace: Trace) -> Finding | None:
         fix = "Build the scheduler after the optimizer that is trained with, from that very object."
     elif not trace.calls:
         what = f"{scheduler.name} is never called"
-        fix = "Call scheduler.step() after optimizer.step(), or once an epoch (timm: step_update() does nothing unless "
-        fix += "t_in_epochs=False, and step() nothing then)."
+        fix = (
+            "Call scheduler.step() after optimizer.step(), or once an epoch (timm: step_update() "
+            "does nothing unless t_in_epochs=False, and step() nothing then)."
+        )
     elif np.ptp(by_step if trace.pace == "step" else by_epoch):
         return None  # only the beginning was seen
     elif np.ptp(scheduler.curve):
         first = int(np.argmax(scheduler.curve != scheduler.curve[0]))
-        what = f"{scheduler.name} changes it first after {first} calls, and the run has {len(trace.calls)}"
+        what = (
+            f"{scheduler.name} changes it first after {first} calls, "
+            f"and the run has {len(trace.calls)}"
+        )
         fix = "Build the scheduler with the length of the run, in the unit in which it is called."
     else:
         what, fix = f"{scheduler.name} never changes it", "None, if a constant LR is meant."
@@ -58,7 +67,7 @@ def never_changes(trace: Trace) -> Finding | None:
 
 
 def unwarmed_start(trace: Trace) -> Finding | None:
-    """The first steps run at a high LR, and the warmup begins after them."""
+    """Reports a warmup that begins only after some steps at a high LR."""
     ran = trace.ran
     changes = np.flatnonzero(np.diff(ran))
     if not len(changes) or (trace.scheduler and trace.scheduler.rises):
@@ -79,16 +88,17 @@ def unwarmed_start(trace: Trace) -> Finding | None:
     return Finding(
         name="first-step-unwarmed",
         severity="wrong",
-        what=f"The warmup begins too late: {steps} at an LR of {ran[0]:.3g}, the next at {ran[first]:.3g}.",
-        fix="Write the LR of a step before that step: the first one before the loop begins; and build the scheduler "
-        "after loading the optimizer's state.",
+        what=f"The warmup begins too late: {steps} at an LR of {ran[0]:.3g}, "
+        f"the next at {ran[first]:.3g}.",
+        fix="Write the LR of a step before that step: the first one before the loop begins; "
+        "and build the scheduler after loading the optimizer's state.",
         ran=ran,
         meant=np.append(ran[first:], np.full(first, ran[-1])),
     )
 
 
 def late(trace: Trace) -> Finding | None:
-    """A scheduler that is told where the run is, is told where it was."""
+    """Reports a scheduler that is given the number of the last step or epoch, not of the next."""
     positions = [call.position for call in trace.calls]
     if trace.scheduler is None or trace.pace is None or len(positions) < 2 or None in positions:
         return None
@@ -101,16 +111,17 @@ def late(trace: Trace) -> Finding | None:
     return Finding(
         name="one-step-late" if trace.pace == "step" else "one-epoch-late",
         severity="suspicious",
-        what=f"{trace.scheduler.name} is told the {trace.pace} that has ended, so each LR comes one {trace.pace} late, "
-        "and the first one twice.",
-        fix=f"Call it with {count} + 1 after the {trace.pace}: it wants the number of the one to come.",
+        what=f"{trace.scheduler.name} is told the {trace.pace} that has ended, "
+        f"so each LR comes one {trace.pace} late, and the first one twice.",
+        fix=f"Call it with {count} + 1 after the {trace.pace}: "
+        "it wants the number of the one to come.",
         ran=trace.ran,
         meant=trace.read(trace.pace),
     )
 
 
 def scheduler_first(trace: Trace) -> Finding | None:
-    """`scheduler.step()` comes before `optimizer.step()`, each time."""
+    """Reports a loop that always calls `scheduler.step()` before `optimizer.step()`."""
     first, last = trace.events[0], trace.events[-1]
     if (
         trace.scheduler is None
@@ -130,8 +141,8 @@ def scheduler_first(trace: Trace) -> Finding | None:
     return Finding(
         name="scheduler-before-optimizer",
         severity="wrong",
-        what=f"{trace.scheduler.name} is called before the optimizer: its first LR, {first.before[lead]:.3g}, is used "
-        f"by no step, and each LR comes one {trace.pace} early.",
+        what=f"{trace.scheduler.name} is called before the optimizer: its first LR, "
+        f"{first.before[lead]:.3g}, is used by no step, and each LR comes one {trace.pace} early.",
         fix="Call optimizer.step() first and scheduler.step() after it.",
         ran=ran,
         meant=trace.read(trace.pace)[: len(ran)],
@@ -139,7 +150,7 @@ def scheduler_first(trace: Trace) -> Finding | None:
 
 
 def two_writers(trace: Trace) -> Finding | None:
-    """Something else than the scheduler writes the LR after the scheduler was first called."""
+    """Reports other code that writes the LR after the scheduler was first called."""
     if trace.scheduler is None or not trace.scheduler.attached:
         return None
     changed, num_overwritten = _writes_of_others(trace)
@@ -154,17 +165,20 @@ def two_writers(trace: Trace) -> Finding | None:
     seen = []
     if changed:
         seen.append(
-            f"other code changed the LR before {len(changed)} steps (the first of them step {changed[0]})"
+            f"other code changed the LR before {len(changed)} steps "
+            f"(the first of them step {changed[0]})"
         )
     if num_overwritten:
         seen.append(
-            f"{num_overwritten} values that other code wrote were overwritten before any step used them"
+            f"{num_overwritten} values that other code wrote were overwritten "
+            "before any step used them"
         )
     return Finding(
         name="two-writers",
         severity="suspicious" if handed_over and not num_overwritten else "wrong",
         what=f"{trace.scheduler.name} is not alone in writing the LR: {', and '.join(seen)}.",
-        fix="Let one mechanism write it: put the warmup into the schedule (torch: SequentialLR or one LambdaLR; "
+        fix="Let one mechanism write it: put the warmup into the schedule "
+        "(torch: SequentialLR or one LambdaLR; "
         "ChainedScheduler for two that are to be multiplied).",
         ran=trace.ran,
         meant=meant,
@@ -172,32 +186,35 @@ def two_writers(trace: Trace) -> Finding | None:
 
 
 def _writes_of_others(trace: Trace) -> tuple[list[int], int]:
-    """The steps whose LR neither the scheduler nor the start left, and how many such LRs the scheduler overwrote.
+    """Returns the steps whose LR other code wrote, and the number of LRs that were overwritten.
 
-    A warmup by hand that is over before the scheduler is first called is none of its business.
+    An LR is by other code if it changed between two events. The number counts such LRs that the
+    scheduler replaced before any step used them. A warmup by hand that is over before the scheduler
+    is first called is not counted.
     """
-    known, step, called = trace.start_lrs, 0, False
+    last_lrs, step, called = trace.start_lrs, 0, False
     changed: list[int] = []
     num_overwritten = 0
     for event in trace.events:
         if isinstance(event, Called):
-            num_overwritten += _differ(event.before, known) and _differ(event.after, event.before)
-            known, called = event.after, True
+            is_by_others = _differ(event.before, last_lrs)
+            num_overwritten += is_by_others and _differ(event.after, event.before)
+            last_lrs, called = event.after, True
         else:
-            if called and _differ(event.lrs, known):
+            if called and _differ(event.lrs, last_lrs):
                 changed.append(step)
-            known = event.lrs
+            last_lrs = event.lrs
             step += not event.skipped
     return changed, num_overwritten
 
 
 def _differ(lrs: tuple[float, ...], others: tuple[float, ...]) -> bool:
-    """An LR that is no number is the same as itself."""
+    """Compares the LRs of two moments; NaN is the same as NaN."""
     return not np.array_equal(lrs, others, equal_nan=True)
 
 
 def group_ratio_lost(trace: Trace) -> Finding | None:
-    """The LRs of the parameter groups do not keep the ratio they began with."""
+    """Reports parameter groups whose LRs do not keep the ratio they began with."""
     if trace.scheduler is not None and trace.scheduler.splits_groups:
         return None
     base = np.array(trace.base_lrs)
@@ -219,17 +236,18 @@ def group_ratio_lost(trace: Trace) -> Finding | None:
     return Finding(
         name="group-ratio-lost",
         severity="wrong" if (off[worst] > math.log(MUCH)).mean() > 0.5 else "suspicious",
-        what=f"Parameter group {group} begins with {ratio:.3g} times the LR of group {trace.lead}, but has not that at "
-        f"{shares[worst]:.0%} of the steps (step {at}: {trace.lrs[group, at]:.3g} beside {lead[at]:.3g}).",
-        fix='Write group["initial_lr"] * multiplier to each group; of a floor (eta_min, min_lr) or a max_lr, give '
-        "one a group.",
+        what=f"Parameter group {group} begins with {ratio:.3g} times the LR of group {trace.lead}, "
+        f"but has not that at {shares[worst]:.0%} of the steps "
+        f"(step {at}: {trace.lrs[group, at]:.3g} beside {lead[at]:.3g}).",
+        fix='Write group["initial_lr"] * multiplier to each group; '
+        "of a floor (eta_min, min_lr) or a max_lr, give one a group.",
         ran=trace.lrs[group],
         meant=meant[worst],
     )
 
 
 def skipped_steps_counted(trace: Trace) -> Finding | None:
-    """The scheduler is called for steps that a gradient scaler skipped."""
+    """Reports a scheduler that is called for steps that a gradient scaler skipped."""
     if trace.scheduler is None or trace.scheduler.plateau or trace.pace != "step":
         return None
     if any(call.position is not None for call in trace.calls):
@@ -246,16 +264,18 @@ def skipped_steps_counted(trace: Trace) -> Finding | None:
     return Finding(
         name="skipped-steps-counted",
         severity="wrong" if num_proven and count > VISIBLE * trace.total_steps else "suspicious",
-        what=f"{trace.scheduler.name} counted {count} steps {why}; {trace.num_steps} were made, so it is ahead.",
-        fix="Call scheduler.step() only if the step was made: `scale = scaler.get_scale(); scaler.step(optimizer); "
-        "scaler.update()`, then `if scaler.get_scale() >= scale: scheduler.step()`.",
+        what=f"{trace.scheduler.name} counted {count} steps {why}; "
+        f"{trace.num_steps} were made, so it is ahead.",
+        fix="Call scheduler.step() only if the step was made: "
+        "`scale = scaler.get_scale(); scaler.step(optimizer); scaler.update()`, "
+        "then `if scaler.get_scale() >= scale: scheduler.step()`.",
         ran=trace.ran,
         meant=trace.read("step")[: trace.num_steps],
     )
 
 
 def _calls_without_a_step(trace: Trace) -> tuple[int, int]:
-    """Calls after a step that was skipped, and calls after no step at all since the call before."""
+    """Counts the calls after a skipped step, and the calls with no step since the call before."""
     num_proven = num_likely = 0
     for before, event in pairwise((None, *trace.events)):
         if isinstance(event, Called):
@@ -266,7 +286,7 @@ def _calls_without_a_step(trace: Trace) -> tuple[int, int]:
 
 
 def called_too_often(trace: Trace) -> Finding | None:
-    """The scheduler is called several times an optimizer step."""
+    """Reports a scheduler that is called several times an optimizer step."""
     num_calls = len(trace.calls) - sum(call.overflow for call in trace.calls)
     times = num_calls / trace.num_steps
     if trace.scheduler is None or trace.scheduler.plateau or times <= 1.5 or num_calls <= 3:
@@ -274,17 +294,17 @@ def called_too_often(trace: Trace) -> Finding | None:
     return Finding(
         name="called-too-often",
         severity="wrong",
-        what=f"{trace.scheduler.name} is called {num_calls} times for {trace.num_steps} optimizer steps, {times:.2g} "
-        "times a step.",
-        fix="Call scheduler.step() where the optimizer steps: not for each micro-batch of an accumulation, nor for "
-        "each device.",
+        what=f"{trace.scheduler.name} is called {num_calls} times for {trace.num_steps} "
+        f"optimizer steps, {times:.2g} times a step.",
+        fix="Call scheduler.step() where the optimizer steps: "
+        "not for each micro-batch of an accumulation, nor for each device.",
         ran=trace.ran,
         meant=trace.read("step"),
     )
 
 
 def plateau_without_metric(trace: Trace) -> Finding | None:
-    """A plateau is not called, or is shown nothing to judge by. NaN counts as nothing."""
+    """Reports a plateau scheduler that is not called, or gets no metric; NaN is no metric."""
     if trace.scheduler is None or not trace.scheduler.plateau:
         return None
     name = trace.scheduler.name
@@ -298,7 +318,10 @@ def plateau_without_metric(trace: Trace) -> Finding | None:
             f"{name} is never called in {trace.num_steps} optimizer steps, so the LR cannot fall."
         )
     elif num_missing > 0.5 * len(metrics):
-        what = f"{name} was called {len(metrics)} times, {num_missing} of them without a metric or with NaN."
+        what = (
+            f"{name} was called {len(metrics)} times, "
+            f"{num_missing} of them without a metric or with NaN."
+        )
     elif len(metrics) >= 3 and len(set(metrics)) == 1:
         what, severity = (
             f"{name} was given {metrics[0]:.4g} at each of {len(metrics)} calls.",
@@ -310,7 +333,7 @@ def plateau_without_metric(trace: Trace) -> Finding | None:
         name="plateau-without-metric",
         severity=severity,
         what=what,
-        fix="Call scheduler.step(metric) after each validation, with the number just measured (Lightning: log what "
-        '"monitor" names, in every epoch; timm: step(epoch + 1, metric)).',
+        fix="Call scheduler.step(metric) after each validation, with the number just measured "
+        '(Lightning: log what "monitor" names, in every epoch; timm: step(epoch + 1, metric)).',
         ran=trace.ran,
     )

@@ -1,4 +1,4 @@
-"""How long a scheduler's curve is, in calls, beside how often the run calls it."""
+"""Rules that compare the length of a scheduler's curve with the number of calls in the run."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,13 +10,16 @@ from lrtune.decide.faults.driving import unwarmed_start
 from lrtune.decide.faults.trace import VISIBLE, Array, Finding, Pace, Severity, Trace
 
 NEAR = 0.05
-"""Two lengths, or LRs of the peak LR, within this fraction of each other are taken for the same."""
+"""Two lengths count as equal within this fraction, and two LRs within this fraction of the peak."""
 NOTHING = 1e-6
-"""What an LR is of its peak when it has come down to nothing."""
+"""An LR of at most this fraction of its peak counts as 0."""
 
 
 def wrong_length(trace: Trace) -> Finding | None:
-    """The scheduler's length is not that of the run, in the unit in which it is called: the first rule that fits."""
+    """Reports a scheduler whose length, in calls, is not that of the run.
+
+    Several rules may hold; the finding is that of the first in `RULES`.
+    """
     if trace.pace is None or not len(trace.curve) or trace.curve.max() <= 0:
         return None
     if (trace.scheduler is not None and not trace.scheduler.attached) or unwarmed_start(trace):
@@ -26,24 +29,24 @@ def wrong_length(trace: Trace) -> Finding | None:
 
 
 class Shape(NamedTuple):
-    """What can be seen in a curve, in calls of the scheduler."""
+    """The landmarks of a curve, in calls of the scheduler."""
 
     peak: int
     """Calls until the highest LR."""
     end: int | None = None
-    """Calls until the decay is over; `None`: it has no end, as far as the curve goes."""
+    """Calls until the decay is over; `None`: the curve shows no end."""
     turns_up: bool = False
-    """From its end on it rises, little by little."""
+    """From its end on the curve rises, little by little."""
     fades: bool = False
-    """It nears its end ever more slowly, so that no call is the last."""
+    """The curve nears its end ever more slowly, so that no call is the last."""
     raises: bool = False
     """The call after its end raises."""
     restart: int | None = None
-    """Calls until it is first back at a high LR, at one blow."""
+    """Calls until one call first brings the LR back up."""
 
 
 def shape_of(curve: Array, *, rises: bool = False, raises: bool = False) -> Shape:
-    """Where a curve has its peak and its end.
+    """Finds the peak, the end and the restart of a curve.
 
     Args:
         curve: LR after 0, 1, 2, ... calls, shape (calls + 1,); the highest must be above 0.
@@ -65,19 +68,19 @@ def shape_of(curve: Array, *, rises: bool = False, raises: bool = False) -> Shap
         return Shape(peak, int(np.argmax(curve < -NOTHING * top)) - 1)
     moving = np.flatnonzero(np.abs(curve - curve[-1]) > NOTHING * top)
     end = int(moving[-1]) + 1 if len(moving) else 0
-    if curve[-1] > top * (1 - NOTHING) or end > 0.9 * len(
-        curve
-    ):  # no decay, or one that is still going on
-        return Shape(peak)
+    if curve[-1] > top * (1 - NOTHING) or end > 0.9 * len(curve):
+        return Shape(peak)  # no decay, or one that is still going on
     last_tenth = curve[peak + int(0.9 * (end - peak))] - curve[end]
     return Shape(peak, end, fades=bool(last_tenth < 1e-3 * top))
 
 
 def _turns(decay: Array, least: float) -> tuple[int | None, int | None]:
-    """Where a curve that has peaked turns up again by more than `least`, and where it restarts before that."""
-    rising = np.concatenate(([0], np.diff(decay) > 1e-9 * decay[0], [0])).astype(
-        int
-    )  # [k]: from k - 1 to k
+    """Finds where a curve turns up again after its peak, and where it restarts before that.
+
+    Both are calls after the peak, or `None`. A rise of at most `least` counts as neither.
+    """
+    # rising[k]: from decay[k - 1] to decay[k]
+    rising = np.concatenate(([0], np.diff(decay) > 1e-9 * decay[0], [0])).astype(int)
     edges = np.diff(rising)
     restart = None
     for begin, end in zip(np.flatnonzero(edges == 1), np.flatnonzero(edges == -1), strict=True):
@@ -92,7 +95,7 @@ def _turns(decay: Array, least: float) -> tuple[int | None, int | None]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Fit:
-    """A curve, beside the run that calls for it."""
+    """A curve and the run whose length it should have."""
 
     trace: Trace
     pace: Pace
@@ -110,7 +113,7 @@ class _Fit:
 
     @cached_property
     def calls(self) -> int:
-        """Of the whole run."""
+        """Calls of the scheduler in the whole run."""
         return self.trace.num_calls(self.pace)
 
     @property
@@ -141,12 +144,12 @@ class _Fit:
     def finding(
         self, name: str, severity: Severity, what: str, fix: str = "", meant: Array | None = None
     ) -> Finding:
-        """By default what was meant is the same curve, as long as the run."""
+        """Builds a finding; by default the same curve, stretched to the run, was meant."""
         if meant is None and self.shape.end:
             meant = self.trace.read(self.pace, stretch=self.calls / self.shape.end)
-        fix = (
-            fix
-            or f"Build the scheduler with the length of the run: {self.calls} calls, the warmup among them."
+        fix = fix or (
+            f"Build the scheduler with the length of the run: {self.calls} calls, "
+            "the warmup among them."
         )
         return Finding(
             name=name,
@@ -180,10 +183,11 @@ def _counted_in_steps(fit: _Fit) -> Finding | None:
     return fit.finding(
         "warmup-once-an-epoch" if peak > 1 else "decay-once-an-epoch",
         "wrong",
-        f"{fit.name} is called once an epoch, but counts optimizer steps: its {length}, the run has {fit.calls} "
-        f"epochs of {fit.steps_per_epoch} steps, and the LR {outcome}.",
-        'Call scheduler.step() after every optimizer step (Lightning: "interval": "step" in the dictionary that '
-        "configure_optimizers returns), or build the scheduler with epochs.",
+        f"{fit.name} is called once an epoch, but counts optimizer steps: its {length}, "
+        f"the run has {fit.calls} epochs of {fit.steps_per_epoch} steps, and the LR {outcome}.",
+        "Call scheduler.step() after every optimizer step "
+        '(Lightning: "interval": "step" in the dictionary that configure_optimizers returns), '
+        "or build the scheduler with epochs.",
         trace.read("step"),
     )
 
@@ -192,12 +196,16 @@ def _counted_in_epochs(fit: _Fit) -> Finding | None:
     shape, epochs = fit.shape, fit.calls / fit.steps_per_epoch
     if fit.pace == "epoch" or fit.steps_per_epoch == 1 or epochs <= 1:
         return None
-    fix = "Call scheduler.step() once an epoch, or build the scheduler with steps (T_max, total_steps, milestones "
-    fix += f"times {fit.steps_per_epoch})."
+    fix = (
+        "Call scheduler.step() once an epoch, or build the scheduler with steps "
+        f"(T_max, total_steps, milestones times {fit.steps_per_epoch})."
+    )
     meant = fit.trace.read("epoch")
     if shape.restart is not None and shape.restart < min(fit.steps_per_epoch, epochs):
-        what = f"{fit.name} is called once an optimizer step and restarts first at step {shape.restart}, within the "
-        what += f"first epoch of {fit.steps_per_epoch} steps."
+        what = (
+            f"{fit.name} is called once an optimizer step and restarts first at step "
+            f"{shape.restart}, within the first epoch of {fit.steps_per_epoch} steps."
+        )
         return fit.finding(
             "counted-in-epochs",
             "suspicious",
@@ -211,8 +219,11 @@ def _counted_in_epochs(fit: _Fit) -> Finding | None:
     at_once = 1 < shape.end <= min(0.1 * fit.calls, epochs + 1)
     if not as_long and not at_once and not (shape.fades and shape.end <= 0.25 * fit.calls):
         return None
-    what = f"{fit.name} is called once an optimizer step, but counts epochs: its decay is over at step {shape.end} of "
-    what += f"{fit.calls} (epoch {shape.end / fit.steps_per_epoch:.2g} of {epochs:g})"
+    what = (
+        f"{fit.name} is called once an optimizer step, but counts epochs: "
+        f"its decay is over at step {shape.end} of {fit.calls} "
+        f"(epoch {shape.end / fit.steps_per_epoch:.2g} of {epochs:g})"
+    )
     what += ", and the next call raises." if shape.raises else "."
     return fit.finding("counted-in-epochs", "wrong", what, fix, meant)
 
@@ -242,12 +253,12 @@ def _turns_up(fit: _Fit) -> Finding | None:
     low = float(fit.curve[end])
     if fit.curve[end : fit.calls].max() - low <= VISIBLE * fit.top:
         return None
+    ends_low = fit.last - low <= NEAR * fit.top
     return fit.finding(
         "turns-up-again",
-        "wrong"
-        if fit.last - low > NEAR * fit.top
-        else "suspicious",  # waves that end low may be meant
-        f"{fit.length(end)}: the LR is down at {low:.3g} after {end} calls, turns up again and ends at {fit.last:.3g}.",
+        "suspicious" if ends_low else "wrong",  # waves that end low may be meant
+        f"{fit.length(end)}: the LR is down at {low:.3g} after {end} calls, "
+        f"turns up again and ends at {fit.last:.3g}.",
     )
 
 
@@ -273,14 +284,16 @@ def _cut_short(fit: _Fit) -> Finding | None:
         return fit.finding(
             "cut-short",
             "wrong",
-            f"The warmup of {fit.name} takes {peak} calls, and the run has {fit.calls}: the LR comes to "
-            f"{fit.last / fit.top:.2g} of its peak.",
+            f"The warmup of {fit.name} takes {peak} calls, and the run has {fit.calls}: "
+            f"the LR comes to {fit.last / fit.top:.2g} of its peak.",
         )
     restart = fit.shape.restart
     if restart is not None and fit.calls < restart and fit.last > 0.5 * fit.top:
-        what = f"The first cycle of {fit.name} takes {restart} calls, and the run has {fit.calls}: the LR ends at "
         return fit.finding(
-            "cut-short", "suspicious", f"{what}{fit.last / fit.top:.2g} of its peak."
+            "cut-short",
+            "suspicious",
+            f"The first cycle of {fit.name} takes {restart} calls, and the run has {fit.calls}: "
+            f"the LR ends at {fit.last / fit.top:.2g} of its peak.",
         )
     if (
         end is None
@@ -294,7 +307,10 @@ def _cut_short(fit: _Fit) -> Finding | None:
     times = round(end / fit.calls)
     if times == 1 or fit.pace == "epoch" or not _near(end / times, fit.calls):
         return finding
-    hint = f" It is {times} times too long: does it count the micro-batches of an accumulation, or devices?"
+    hint = (
+        f" It is {times} times too long: "
+        "does it count the micro-batches of an accumulation, or devices?"
+    )
     return replace(finding, fix=finding.fix + hint)
 
 

@@ -1,4 +1,4 @@
-"""What is known of a run's learning rates, and what a finding is."""
+"""The data of the rules: the trace of a run's learning rates, and a finding."""
 
 import math
 from dataclasses import dataclass, field
@@ -13,14 +13,16 @@ Pace = Literal["step", "epoch"]
 Severity = Literal["wrong", "suspicious"]
 
 VISIBLE = 0.01
-"""Least difference between two curves, as a fraction of the peak LR, that counts."""
+"""Two curves differ if they are further apart than this fraction of the peak LR."""
 
 
 class Stepped(NamedTuple):
-    """The optimizer made a step, with one LR a parameter group; or was called, and skipped it (a fused optimizer)."""
+    """The optimizer was called."""
 
     lrs: tuple[float, ...]
+    """LR of each parameter group."""
     skipped: bool = False
+    """The optimizer, a fused one, skipped the step."""
 
 
 class Called(NamedTuple):
@@ -30,36 +32,36 @@ class Called(NamedTuple):
     """LR of each parameter group before the call."""
     after: tuple[float, ...]
     position: float | None = None
-    """Step or epoch that the scheduler was told (timm); `None`: it counts its calls (torch)."""
+    """Step or epoch passed to the scheduler (timm); `None`: it counts its calls (torch)."""
     metric: float | None = None
-    """What a plateau was given; NaN or `None`: nothing."""
+    """Metric passed to a plateau scheduler; NaN or `None`: no metric."""
     overflow: bool = False
-    """No optimizer step since the call before, and gradients that are not finite: a gradient scaler
-    skipped it."""
+    """A gradient scaler skipped the step: there was no optimizer step since the call before, and
+    the gradients are not finite."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scheduler:
-    """What is known of a scheduler, whatever library it is from."""
+    """The facts about a scheduler of any library."""
 
     name: str
     curve: Array
     """LR of the leading parameter group after 0, 1, 2, ... calls, shape (calls + 1,); empty for a
     plateau."""
     error: str = ""
-    """What the call after the last one of the curve raised."""
+    """The error of the call after the last one of the curve."""
     attached: bool = True
-    """It writes to the optimizer that is looked at."""
+    """The scheduler writes to the optimizer of the run."""
     plateau: bool = False
     rises: bool = False
-    """It goes up and down by design."""
+    """The LR goes up and down by design."""
     splits_groups: bool = False
-    """It has a rule of its own for each parameter group."""
+    """Each parameter group has a rule of its own."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Finding:
-    """One thing that is wrong, or may be."""
+    """One thing that is wrong with the learning rates, or may be."""
 
     name: str
     severity: Severity
@@ -69,26 +71,25 @@ class Finding:
     ran: Array = field(repr=False)
     """LR at each optimizer step of the parameter group that shows it best, shape (steps,)."""
     meant: Array | None = field(default=None, repr=False)
-    """The same as it was probably meant; `None`: nobody knows."""
+    """The LRs that were probably meant instead; `None`: not known."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Trace:
-    """What happened to the learning rates of a run, and what is known beside it."""
+    """The events of a run that have to do with its learning rates, and the facts about the run."""
 
     events: tuple[Stepped | Called, ...]
-    """In their order; at least one optimizer step."""
+    """The events in their order; at least one is an optimizer step."""
     start_lrs: tuple[float, ...]
     """LR of each parameter group before the first event."""
     base_lrs: tuple[float, ...]
     """LR of each parameter group before any schedule."""
     scheduler: Scheduler | None
-    """`None`: it was not shown, so nobody knows who writes the LR."""
+    """The run's scheduler; `None`: it was not shown, so it is not known what writes the LR."""
     steps_per_epoch: int | None = None
-    """Optimizer steps; `None`: not known."""
+    """Optimizer steps in an epoch; `None`: not known."""
     epochs: int | None = None
-    """Length of the run, which may be longer than what was seen of it; `None`: that is all of it.
-    """
+    """Length of the run, which may be more than the events cover; `None`: the events are all."""
     warmup_steps: int | None = None
     """Calls of the scheduler that were meant as its warmup; `None`: not known."""
     meant: Array | None = None
@@ -109,12 +110,12 @@ class Trace:
 
     @property
     def num_steps(self) -> int:
-        """Optimizer steps that were seen."""
+        """Real optimizer steps among the events."""
         return int(self.lrs.shape[1])
 
     @property
     def ran(self) -> Array:
-        """LR of the leading group at each of them."""
+        """LR of the leading group at each real optimizer step, shape (steps,)."""
         lead: Array = self.lrs[self.lead]
         return lead
 
@@ -136,12 +137,14 @@ class Trace:
 
     @cached_property
     def pace(self) -> Pace | None:
-        """How often the scheduler is called; `None`: neither once a step nor once an epoch, or not called yet."""
+        """The unit in which the scheduler is called.
+
+        `None`: it is not called yet, or it is called neither once a step nor once an epoch.
+        """
         if self.scheduler is None:
             return "step"
-        num_calls = sum(
-            not call.overflow for call in self.calls[: self.calls_before[-1]]
-        )  # with a step after them
+        followed = self.calls[: self.calls_before[-1]]  # with a step after them
+        num_calls = sum(not call.overflow for call in followed)
         if num_calls < 2:
             return (
                 None if not self.calls else "step" if self.steps_before_first_call <= 1 else "epoch"
@@ -154,7 +157,10 @@ class Trace:
 
     @cached_property
     def epoch_steps(self) -> int | None:
-        """Optimizer steps of an epoch: as given, or those between two calls of a scheduler not called each step."""
+        """Optimizer steps of an epoch, if they are known.
+
+        Where they are not given, a scheduler that is called once an epoch shows them.
+        """
         if self.steps_per_epoch is None and self.pace == "epoch":
             return round(self.num_steps / len(self.calls))  # a call ends an epoch
         return self.steps_per_epoch
@@ -169,7 +175,7 @@ class Trace:
         )
 
     def num_calls(self, pace: Pace) -> int:
-        """Calls of the scheduler in the whole run at this pace, had it begun when it did."""
+        """Counts the calls of the scheduler in the whole run, were it called at this pace."""
         return math.ceil((self.total_steps - self._idle_steps) / self._steps_a_call(pace))
 
     def _steps_a_call(self, pace: Pace | None) -> int:
@@ -177,25 +183,32 @@ class Trace:
 
     @property
     def _idle_steps(self) -> int:
-        """Steps at the beginning, during a warmup by hand, say, for which the scheduler is not called."""
+        """Steps at the beginning for which the scheduler is not called, as in a warmup by hand."""
         if self.scheduler is None or not self.calls:
             return 0
         return max(0, self.steps_before_first_call - self._steps_a_call(self.pace))
 
     @property
     def curve(self) -> Array:
-        """The scheduler's; without one, the LRs that were seen."""
+        """The scheduler's curve; without a scheduler, the LRs of the events."""
         return self.ran if self.scheduler is None else self.scheduler.curve
 
     def read(self, pace: Pace, stretch: float = 1.0) -> Array:
-        """LR at each step of the whole run, were the scheduler called at this pace and its curve stretched."""
-        calls = np.maximum(0, np.arange(self.total_steps) - self._idle_steps) // self._steps_a_call(
-            pace
-        )
+        """Returns the LR at each step of the whole run, were the scheduler called at this pace.
+
+        Args:
+            pace: how often it is called.
+            stretch: factor by which its curve is made longer.
+        """
+        scheduled_steps = np.maximum(0, np.arange(self.total_steps) - self._idle_steps)
+        calls = scheduled_steps // self._steps_a_call(pace)
         return np.interp(calls / stretch, np.arange(len(self.curve)), self.curve)
 
 
 def same(a: Array, b: Array) -> bool:
-    """Whether two curves agree as far as both go, but for what nobody would see; `b` is the one that was meant."""
+    """Tells whether two curves agree visibly over the length that both have.
+
+    The tolerance is a fraction of the highest LR of `b`, the curve that was meant.
+    """
     size = min(len(a), len(b))
     return size > 0 and float(np.abs(a[:size] - b[:size]).max()) <= VISIBLE * float(np.abs(b).max())

@@ -1,6 +1,6 @@
 """Pruning rules: whether a run that has just been measured goes on. One file a rule.
 
-A rule sees the run's record and the study, decides on validation Top-1 alone, and gives its reason.
+A rule sees the run's record and the study, decides on the objective alone, and gives its reason.
 Runs of the baseline and of the confirmation are never pruned; a run that diverged is ended by the
 engine, whatever the rule. What goes up from rung to rung is not decided here but in
 `lrtune.decide.rungs`: nothing has to be ended for that.

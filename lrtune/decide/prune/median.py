@@ -1,6 +1,5 @@
 """The median rule (Golovin et al. 2017, "Google Vizier", section 3.3.2)."""
 
-import math
 from statistics import median
 
 from lrtune.core.run import GO_ON, PruneDecision, RunRecord
@@ -12,24 +11,23 @@ MIN_PEERS = 5
 
 
 def median_rule(record: RunRecord, state: StudyState) -> PruneDecision:
-    """Ends a run whose best signal so far is below the median of the finished trials at the same epoch.
+    """Ends a run whose best signal so far is below the median of the finished trials.
 
-    Not during its warmup. NaN counts as 0.
+    The median is that at the same epoch. Nothing is ended during its warmup. A signal that is nan
+    counts as the worst.
     """
-    epoch = record.epochs
+    epoch, config = record.epochs, state.config
     finished = [r for r in state.of_kind("full") if r.state == "completed"]
     if len(finished) < MIN_PEERS or epoch <= warmup_epochs_of(record.run):
         return GO_ON
-
-    def score(one: RunRecord, index: int) -> float:
-        top1 = signal_of(state.config, one.measurements[index])
-        return 0.0 if math.isnan(top1) else top1
-
-    best = max(score(record, index) for index in range(epoch))
-    middle = median(score(r, epoch - 1) for r in finished)
+    best = max(signal_of(config, m.metrics) for m in record.measurements)
+    middle = median(signal_of(config, r.measurements[epoch - 1].metrics) for r in finished)
     if best < middle:
-        below = f"is below the median {middle:.2f} of {len(finished)} finished trials"
-        return PruneDecision(
-            prune=True, reason=f"best Top-1 {best:.2f} up to epoch {epoch} {below}"
+        objective = config.objective
+        best_text, middle_text = map(objective.score_text, (best, middle))
+        reason = (
+            f"best {objective.title} {best_text} up to epoch {epoch} is worse than the median "
+            f"{middle_text} of {len(finished)} finished trials"
         )
+        return PruneDecision(prune=True, reason=reason)
     return GO_ON

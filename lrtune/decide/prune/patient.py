@@ -1,4 +1,7 @@
-"""Patience: no progress for so long, no hope (`optuna.pruners.PatientPruner` around no other pruner)."""
+"""Patience: no progress for so long, no hope.
+
+It is `optuna.pruners.PatientPruner` around no other pruner.
+"""
 
 from lrtune.core.run import GO_ON, PruneDecision, RunRecord
 from lrtune.core.study import StudyState
@@ -10,14 +13,17 @@ most after."""
 
 
 def patient(record: RunRecord, state: StudyState) -> PruneDecision:
-    """Ends a run whose best Top-1 is more than `PATIENCE` of its horizon ago; not in its warmup.
+    """Ends a run whose best signal is more than `PATIENCE` of its horizon ago; not in its warmup.
 
-    NaN is no progress.
+    A signal that is nan is no progress.
     """
-    tops = [signal_of(state.config, m) for m in record.measurements]
+    signals = [signal_of(state.config, m.metrics) for m in record.measurements]
     patience = max(1, round(PATIENCE * record.run.horizon_epochs))
-    best = max(range(len(tops)), key=lambda i: tops[i] if tops[i] == tops[i] else -1.0)
-    since = len(tops) - 1 - best
+    best = max(range(len(signals)), key=lambda epoch: signals[epoch])
+    since = len(signals) - 1 - best
     if since <= patience or record.epochs <= warmup_epochs_of(record.run):
         return GO_ON
-    return PruneDecision(prune=True, reason=f"no Top-1 above {tops[best]:.2f} for {since} epochs")
+    objective = state.config.objective
+    value = objective.score_text(signals[best])
+    reason = f"no {objective.title} better than {value} for {since} epochs"
+    return PruneDecision(prune=True, reason=reason)

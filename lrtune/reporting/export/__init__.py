@@ -1,59 +1,63 @@
-"""A recipe in the words of the framework that it will train in: code, a command line or data, to paste."""
+"""A recipe as code for the framework that it will train in, or as data."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import assert_never
 
-from lrtune.core.recipe import Recipe
+from lrtune.core.recipe import ParameterGroup, Recipe, scaled_groups
 from lrtune.core.run import Measurement
 from lrtune.core.study import TrainSettings
-from lrtune.reporting.export import json, keras, lightning, timm, toml, torch, transformers
+from lrtune.reporting.export import json, lightning, timm, toml, torch, transformers
 from lrtune.reporting.export.parts import found_with
 from lrtune.reporting.export.result import Export, Target
-from lrtune.schedules import Schedule, build_schedule
+from lrtune.schedules import build_schedule
 
 __all__ = ["Export", "Target", "export"]
 
 
 def export(
-    recipe: Recipe, *, epochs: int, steps_per_epoch: int, settings: TrainSettings, to: Target,
+    recipe: Recipe,
+    *,
+    epochs: int,
+    steps_per_epoch: int,
+    settings: TrainSettings,
+    to: Target,
+    groups: Sequence[ParameterGroup] = (),
     measurements: Sequence[Measurement] = (),
-) -> Export:  # fmt: skip
-    """`recipe` for the framework `to`, with the LR of `build_schedule` at each optimizer step, or the closest to it.
+) -> Export:
+    """Returns a recipe as code for the framework `to`, or as data.
+
+    The code takes the number of optimizer steps in an epoch from the loader that it trains with.
+    The LR of each of its steps is that of `build_schedule` for that number.
 
     Args:
         recipe: optimizer and schedule.
         epochs: horizon of the run.
-        steps_per_epoch: optimizer steps.
+        steps_per_epoch: optimizer steps where the recipe was trained.
         settings: how the recipe was trained; its LR holds for these.
         to: the framework.
-        measurements: of a run of the recipe, from its first epoch on: what a plateau did, for JSON.
+        groups: the parameter groups that were trained; empty where there was only one.
+        measurements: of a run of the recipe, from its first epoch on. JSON has the LRs that a
+            plateau came to in this run.
 
     Raises:
-        InputError: the framework has no equal, or see `build_schedule`.
+        InputError: the framework cannot run the recipe, or see `build_schedule`.
     """
     schedule = build_schedule(recipe, epochs=epochs, steps_per_epoch=steps_per_epoch)
-    made = _export(schedule, settings, to, measurements)
-    return replace(made, note=f"{made.note} {found_with(settings)}")
-
-
-def _export(
-    schedule: Schedule, settings: TrainSettings, to: Target, measurements: Sequence[Measurement]
-) -> Export:
+    groups = scaled_groups(recipe, groups)
     match to:
         case "torch":
-            return torch.export(schedule, settings)
+            made = torch.export(schedule, settings, groups)
         case "lightning":
-            return lightning.export(schedule)
+            made = lightning.export(schedule, groups)
         case "timm":
-            return timm.export(schedule, settings)
+            made = timm.export(schedule, settings, groups)
         case "transformers":
-            return transformers.export(schedule, settings)
-        case "keras":
-            return keras.export(schedule)
+            made = transformers.export(schedule, settings, groups)
         case "json":
-            return json.export(schedule, settings, measurements)
+            made = json.export(schedule, settings, groups, measurements)
         case "toml":
-            return toml.export(schedule)
+            made = toml.export(schedule)
         case _:
             assert_never(to)
+    return replace(made, note=f"{made.note} {found_with(settings)}")

@@ -1,25 +1,29 @@
-"""Lightning: `configure_optimizers`, and the hooks that a recipe needs besides."""
+"""Lightning: `configure_optimizers`, and the hooks that some recipes need beside it."""
 
+from collections.abc import Sequence
 from textwrap import indent
 
-from lrtune.core.recipe import Plateau
+from lrtune.core.recipe import ParameterGroup, Plateau
 from lrtune.reporting.export.parts import (
+    EXACT,
+    LAMBDA_IMPORT,
+    PEAKS,
+    PLATEAU_IMPORT,
+    RAMP,
     is_schedule_free,
     lengths,
+    monitored,
+    multiplier_code,
     optimizer_code,
     optimizer_import,
+    plateau_code,
     program,
 )
 from lrtune.reporting.export.result import Export
-from lrtune.reporting.export.torch import (
-    PLATEAU_IMPORT,
-    PLATEAU_METRICS,
-    plateau_code,
-    scheduler_code,
-)
 from lrtune.schedules import Schedule
 
-_STEPS = "batches of an epoch, divided by accumulate_grad_batches"
+# With `max_epochs=epochs` a whole number; batches / accumulate_grad_batches, rounded up.
+_STEPS = "self.trainer.estimated_stepping_batches / epochs  # optimizer steps"
 
 _CLASS = '''\
 class Schedule:
@@ -27,18 +31,18 @@ class Schedule:
 
     def configure_optimizers(self):
 {body}
-        return {{"optimizer": optimizer, "lr_scheduler": {config}}}
+        config = {config}
+        return {{"optimizer": optimizer, "lr_scheduler": config}}
 {hooks}'''
 
 _PLATEAU_WARMUP = """
     def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None):
-        if self.trainer.global_step < warmup_steps:
-            for group in optimizer.param_groups:
-                group["lr"] = peak_lr * (self.trainer.global_step + 1) / warmup_steps
+        if self.trainer.global_step < self.warmup_steps:
+{ramp}
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
 
     def lr_scheduler_step(self, scheduler, metric):
-        if self.trainer.global_step >= warmup_steps:  # earlier epochs say nothing of the peak
+        if self.trainer.global_step >= self.warmup_steps:  # earlier epochs say nothing of the peak
             scheduler.step(metric)
 """
 
@@ -56,35 +60,44 @@ _SCHEDULE_FREE = """
 """
 
 
-def export(schedule: Schedule) -> Export:
-    """A class to inherit from; always exact."""
+def export(schedule: Schedule, groups: Sequence[ParameterGroup]) -> Export:
+    """A class to inherit from."""
     recipe = schedule.recipe
+    optimizer = optimizer_code(recipe, groups, "self.parameters()")
+    note = f"{EXACT} Train with `Trainer(max_epochs={schedule.epochs})`."
+    hooks = ""
     if isinstance(recipe.decay, Plateau):
-        metric = recipe.decay.monitor
-        imports, scheduler = PLATEAU_IMPORT, plateau_code(schedule, recipe.decay)
-        definitions: tuple[str, ...] = ()
-        constants = lengths(schedule, steps=_STEPS) if schedule.warmup_steps else []
-        constants += [f"peak_lr = {recipe.peak_lr!r}"] if schedule.warmup_steps else []
-        config = f'{{"scheduler": scheduler, "interval": "epoch", "frequency": 1, "monitor": "{metric}"}}'
-        hooks = _PLATEAU_WARMUP if schedule.warmup_steps else ""
-        note = f'Exact at every step. Log the {PLATEAU_METRICS[metric]}, as `self.log("{metric}", ...)`,'
-        note += " and validate once an epoch: the rule reads it there."
-    else:
-        code = scheduler_code(schedule, steps=_STEPS)
-        imports, definitions, constants = code.imports, code.definitions, code.constants
-        scheduler = f"scheduler = {code.expression}"
-        config, hooks = '{"scheduler": scheduler, "interval": "step", "frequency": 1}', ""
-        note = (
-            'Exact at every step. `interval="step"` matters: Lightning\'s default is once an epoch.'
+        metric = monitored(recipe.decay).metric
+        imports = PLATEAU_IMPORT
+        body = [optimizer, plateau_code(schedule, recipe.decay, groups)]
+        if recipe.warmup_epochs:
+            keep = ["self.warmup_steps = warmup_steps", PEAKS.replace("peaks", "self.peaks", 1)]
+            body = [*lengths(schedule, _STEPS), *body, *keep]
+            ramp = RAMP.format(
+                peaks="self.peaks",
+                step="self.trainer.global_step",
+                warmup_steps="self.warmup_steps",
+            )
+            hooks = _PLATEAU_WARMUP.format(ramp=indent(ramp, " " * 12))
+        config = f'{{"scheduler": scheduler, "interval": "epoch", "monitor": "{metric}"}}'
+        note += (
+            f' Log the metric as `self.log("{metric}", ...)` and validate once an epoch: the rule '
+            "reads it there."
         )
+    else:
+        imports, (constants, multiplier) = LAMBDA_IMPORT, multiplier_code(schedule)
+        body = [*lengths(schedule, _STEPS), *constants, optimizer, "", multiplier, ""]
+        body.append("scheduler = LambdaLR(optimizer, multiplier)")
+        config = '{"scheduler": scheduler, "interval": "step"}'
+        note += ' `"interval": "step"` matters: Lightning\'s default is once an epoch.'
     if is_schedule_free(recipe):
         hooks += _SCHEDULE_FREE
-        note += " Save checkpoints from the validation loop: between the hooks the model has the weights to keep."
-    body = indent("\n".join([optimizer_code(recipe, "self.parameters()"), scheduler]), "        ")
+        note += (
+            " Save checkpoints from the validation loop: between the hooks the model has the "
+            "weights to keep."
+        )
     text = program(
         [optimizer_import(recipe), imports],
-        *constants,
-        *definitions,
-        _CLASS.format(body=body, config=config, hooks=hooks),
+        _CLASS.format(body=indent("\n".join(body), " " * 8), config=config, hooks=hooks),
     )
     return Export(to="lightning", text=text, note=note)

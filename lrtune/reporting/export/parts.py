@@ -1,10 +1,13 @@
-"""What the code for several frameworks is made of: lengths, optimizer, and the multiplier as a function."""
+"""What the code for several frameworks shares: optimizer, lengths, multiplier, plateau."""
 
+import json
 import math
 import re
+from collections.abc import Sequence
 from textwrap import indent
 from typing import Any, assert_never
 
+from lrtune.core.objective import Objective
 from lrtune.core.optimizers import ABOUT
 from lrtune.core.recipe import (
     WSD,
@@ -15,6 +18,7 @@ from lrtune.core.recipe import (
     HoldPower,
     Linear,
     MultiStep,
+    ParameterGroup,
     Plateau,
     Polynomial,
     Recipe,
@@ -24,9 +28,13 @@ from lrtune.core.recipe import (
 from lrtune.core.study import TrainSettings
 from lrtune.schedules import Schedule
 
+EXACT = "Exact at every step."
+LAMBDA_IMPORT = "from torch.optim.lr_scheduler import LambdaLR"
+PLATEAU_IMPORT = "from torch.optim.lr_scheduler import ReduceLROnPlateau"
+
 
 def found_with(settings: TrainSettings) -> str:
-    """What a recipe was trained with besides, and its LR depends on, in a sentence."""
+    """A sentence on the settings that the recipe was trained with, on which its LR depends."""
     clipped = (
         f", gradients clipped to a norm of {settings.clip_norm:g}"
         if math.isfinite(settings.clip_norm)
@@ -39,15 +47,8 @@ def found_with(settings: TrainSettings) -> str:
 
 
 def is_schedule_free(recipe: Recipe) -> bool:
-    """Whether the optimizer has other weights to evaluate than to train (arXiv 2405.15682)."""
+    """Whether the optimizer evaluates other weights than it trains (arXiv 2405.15682)."""
     return recipe.optimizer in ("schedule-free-sgd", "schedule-free-adamw")
-
-
-def optimizer_code(recipe: Recipe, parameters: str = "model.parameters()") -> str:
-    """`optimizer = ...`."""
-    about = ABOUT[recipe.optimizer]
-    name = f"{about.library}.{about.class_name}" if about.is_of_torch else about.class_name
-    return f"optimizer = {name}(\n    {parameters}, {', '.join(named(**optimizer_arguments(recipe)))}\n)"
 
 
 def optimizer_import(recipe: Recipe) -> str:
@@ -56,6 +57,28 @@ def optimizer_import(recipe: Recipe) -> str:
     return (
         "import torch" if about.is_of_torch else f"from {about.library} import {about.class_name}"
     )
+
+
+def optimizer_code(
+    recipe: Recipe, groups: Sequence[ParameterGroup], parameters: str = "model.parameters()"
+) -> str:
+    """`optimizer = ...`, after the list of its parameter groups where there are several.
+
+    A group's LR is the peak LR times its scale. `LambdaLR` multiplies each group's own LR, so that
+    the groups keep their ratio.
+    """
+    about = ABOUT[recipe.optimizer]
+    name = f"{about.library}.{about.class_name}" if about.is_of_torch else about.class_name
+    lines = []
+    if groups:
+        parameters = "groups"
+        lines = ["groups = [  # put the parameters of each group in place of the ..."]
+        for group in groups:
+            lr = f"{recipe.peak_lr!r} * {group.lr_scale!r}"
+            lines.append(f'    {{"params": ..., "lr": {lr}, "name": {json.dumps(group.name)}}},')
+        lines.append("]")
+    arguments = ", ".join(named(**optimizer_arguments(recipe)))
+    return "\n".join([*lines, f"optimizer = {name}(", f"    {parameters}, {arguments}", ")"])
 
 
 def named(**arguments: Any) -> list[str]:
@@ -68,10 +91,13 @@ def call(function: str, *arguments: str) -> str:
     return "\n".join([f"{function}(", *(f"    {argument}," for argument in arguments), ")"])
 
 
-def program(imports: list[str], *parts: str) -> str:
-    """Imports, once each, and parts, as a file; a function or class stands between two empty lines."""
+def program(imports: Sequence[str], *parts: str) -> str:
+    """Imports, once each, and parts, as a file.
+
+    A function or a class stands between two empty lines.
+    """
     code = "".join(
-        f"\n\n{part}\n\n\n" if part.startswith(("def ", "class ", "@")) else f"{part}\n"
+        f"\n\n{part}\n\n\n" if part.startswith(("def ", "class ")) else f"{part}\n"
         for part in parts
     )
     library = ["import math", ""] if "math." in code else []
@@ -80,19 +106,17 @@ def program(imports: list[str], *parts: str) -> str:
     return re.sub(r"\n{4,}", "\n\n\n", text).rstrip("\n") + "\n"
 
 
-IN_A_LOOP = "len(train_loader), unless gradients are accumulated"
+def lengths(schedule: Schedule, steps_per_epoch: str) -> list[str]:
+    """The lengths of the run and of the warmup, in optimizer steps.
 
-
-def lengths(schedule: Schedule, *, steps: str = IN_A_LOOP, total: bool = False) -> list[str]:
-    """The constants that say how long run and warmup are; `steps` says where the steps of an epoch are to be had."""
-    lines = [
-        f"epochs = {schedule.epochs}",
-        f"# Optimizer steps: {steps}.",
-        f"steps_per_epoch = {schedule.steps_per_epoch}",
-    ]
-    if schedule.warmup_steps:
+    Args:
+        schedule: for its epochs and those of its warmup.
+        steps_per_epoch: the expression for the optimizer steps in an epoch of the user's program.
+    """
+    lines = [f"epochs = {schedule.epochs}", f"steps_per_epoch = {steps_per_epoch}"]
+    if schedule.recipe.warmup_epochs:
         lines.append(f"warmup_steps = round({schedule.recipe.warmup_epochs!r} * steps_per_epoch)")
-    return lines + ["total_steps = epochs * steps_per_epoch"] * total
+    return lines
 
 
 _MULTIPLIER = '''\
@@ -101,46 +125,44 @@ def multiplier(step):
 {body}'''
 
 
-def multiplier_code(schedule: Schedule, *, steps: str = IN_A_LOOP) -> tuple[list[str], str]:
-    """Constants, and a function from the number of a step to its multiplier."""
-    recipe = schedule.recipe
+def multiplier_code(schedule: Schedule) -> tuple[list[str], str]:
+    """Constants to follow `lengths`, and the function from a step to its multiplier.
+
+    `LambdaLR` asks for one step more than there are. That step, and any other past the planned end,
+    has the multiplier of the last one.
+    """
+    recipe, body = schedule.recipe, []
     constants, shape = _shape(recipe.decay)
-    body = []
-    if schedule.warmup_steps:
+    if not isinstance(recipe.decay, Constant):
+        constants = ["total_steps = epochs * steps_per_epoch", *constants]
+        body.append("step = min(step, total_steps - 1)  # past the end the last value holds")
+    if recipe.warmup_epochs:
         body += ["if step < warmup_steps:", "    return (step + 1) / warmup_steps"]
     if "progress" in shape:
-        done = (
-            "(step - warmup_steps) / (total_steps - warmup_steps)"
-            if schedule.warmup_steps
-            else "step / total_steps"
-        )
-        body.append(f"progress = {done}")
+        done = "(step - warmup_steps) / (total_steps - warmup_steps)"
+        body.append(f"progress = {done if recipe.warmup_epochs else 'step / total_steps'}")
     if recipe.final_frac:
-        body += [
-            f"shape = {shape}",
-            f"return {recipe.final_frac!r} + (1 - {recipe.final_frac!r}) * shape",
-        ]
+        floor = repr(recipe.final_frac)
+        body += [f"shape = {shape}", f"return {floor} + (1 - {floor}) * shape"]
     else:
         body.append(f"return {shape}")
-    constants = lengths(schedule, steps=steps, total="progress" in shape) + constants
     return constants, _MULTIPLIER.format(body=indent("\n".join(body), "    "))
 
 
-def drops_code(decay: StepDecay | MultiStep) -> str:
-    """`drops = [...]`: the steps at which a staircase goes down."""
-    if isinstance(decay, MultiStep):
-        return f"drops = [round(epoch * steps_per_epoch) for epoch in {list(decay.milestones_epochs)!r}]"
-    every = decay.every_epochs
-    return f"drops = [round(n * {every!r} * steps_per_epoch) for n in range(1, math.ceil(epochs / {every!r}) + 1)]"
-
-
 def _shape(decay: Decay) -> tuple[list[str], str]:
-    """Constants, and the decay as an expression in `progress`, 0 to 1 after warmup, or in `step`."""
+    """Constants, and the decay as an expression in `progress` (0 to 1 after warmup) or `step`."""
+    drops = "{factor!r} ** sum(step >= drop for drop in drops)"
+    held = "1.0 if progress < hold else "
     match decay:
         case Constant():
             return [], "1.0"
-        case StepDecay(factor=factor) | MultiStep(factor=factor):
-            return [drops_code(decay)], f"{factor!r} ** sum(step >= drop for drop in drops)"
+        case StepDecay(every_epochs=every, factor=factor):
+            counts = f"range(1, math.ceil(epochs / {every!r}) + 1)"
+            at = f"drops = [round(n * {every!r} * steps_per_epoch) for n in {counts}]"
+            return [at], drops.format(factor=factor)
+        case MultiStep(milestones_epochs=milestones, factor=factor):
+            at = f"drops = [round(epoch * steps_per_epoch) for epoch in {list(milestones)!r}]"
+            return [at], drops.format(factor=factor)
         case Cosine():
             return [], "(1 + math.cos(math.pi * progress)) / 2"
         case Linear():
@@ -150,16 +172,45 @@ def _shape(decay: Decay) -> tuple[list[str], str]:
         case Exponential(end_frac=end_frac):
             return [], f"{end_frac!r} ** progress"
         case WSD(cooldown_frac=cooldown_frac):
-            hold = f"hold = 1 - {cooldown_frac!r}"
-            return [
-                hold
-            ], "1.0 if progress < hold else 1 - math.sqrt((progress - hold) / (1 - hold))"
+            cooled = "(progress - hold) / (1 - hold)"
+            return [f"hold = 1 - {cooldown_frac!r}"], f"{held}1 - math.sqrt({cooled})"
         case HoldPower(hold_frac=hold_frac, power=power):
-            hold = f"hold = {hold_frac!r}"
-            return [
-                hold
-            ], f"1.0 if progress < hold else (1 - (progress - hold) / (1 - hold)) ** {power!r}"
+            falling = "(1 - (progress - hold) / (1 - hold))"
+            return [f"hold = {hold_frac!r}"], f"{held}{falling} ** {power!r}"
         case Plateau():
             raise AssertionError("a plateau is no function of the step")
         case _:
             assert_never(decay)
+
+
+def monitored(decay: Plateau) -> Objective:
+    """The metric that a plateau monitors, and its direction."""
+    return Objective.parse(decay.monitor)
+
+
+PEAKS = 'peaks = [group["lr"] for group in optimizer.param_groups]'
+"""For the warmup of a plateau, which starts from each group's own LR."""
+
+RAMP = """\
+for group, peak in zip(optimizer.param_groups, {peaks}):
+    group["lr"] = peak * ({step} + 1) / {warmup_steps}"""
+
+
+def plateau_code(
+    schedule: Schedule, decay: Plateau, groups: Sequence[ParameterGroup], name: str = "scheduler"
+) -> str:
+    """`scheduler = ReduceLROnPlateau(...)`, which is stepped with a metric after every epoch."""
+    floor = schedule.recipe.final_frac
+    min_lr = f"{floor!r} * {schedule.recipe.peak_lr!r}" if floor else "0.0"
+    if floor and groups:
+        min_lr = f'[{floor!r} * group["lr"] for group in optimizer.param_groups]'
+    arguments = named(
+        mode=monitored(decay).direction,
+        factor=decay.factor,
+        patience=decay.patience_epochs,
+        threshold=decay.threshold,
+        threshold_mode=decay.threshold_mode,
+        cooldown=decay.cooldown_epochs,
+    )
+    ends = (f"min_lr={min_lr}", "eps=0")
+    return call(f"{name} = ReduceLROnPlateau", "optimizer", *arguments, *ends)

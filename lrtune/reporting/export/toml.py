@@ -1,6 +1,7 @@
-"""A recipe file, as `lrtune.store.recipes` reads it: the keys of `Recipe`, and the epochs that it is meant for."""
+"""A recipe file as `lrtune.store.recipes` reads it: the keys of `Recipe`, and its epochs."""
 
 import json
+from collections.abc import Mapping
 
 from lrtune.reporting.export.result import Export
 from lrtune.schedules import Schedule
@@ -9,13 +10,22 @@ from lrtune.schedules import Schedule
 def export(schedule: Schedule) -> Export:
     """The recipe and the epochs that its lengths are meant for."""
     values = {"epochs": schedule.epochs} | schedule.recipe.to_dict()
-    decay = values.pop("decay")
-    lines = [*map(_line, values.items()), "", "[decay]", *map(_line, decay.items())]
-    note = "Exact: `--baseline`, `--try` and `lrtune compare` read it, and scale its lengths to runs of other lengths."
+    tables = {"decay": values.pop("decay"), "group_scales": values.pop("group_scales")}
+    lines = _lines(values)
+    for name, table in tables.items():
+        if table:
+            lines += ["", f"[{name}]", *_lines(table)]
+    note = (
+        "Exact: `--baseline`, `--try` and `lrtune compare` read it, and scale its lengths to runs "
+        "of other lengths."
+    )
     return Export(to="toml", text="\n".join(lines) + "\n", note=note)
 
 
-def _line(item: tuple[str, object]) -> str:
+def _lines(table: Mapping[str, object]) -> list[str]:
     """TOML writes numbers, truths, words and lists of them as JSON does."""
-    key, value = item
-    return f"{key} = {json.dumps(value)}"
+    return [f"{_key(key)} = {json.dumps(value)}" for key, value in table.items()]
+
+
+def _key(key: str) -> str:
+    return key if key.isidentifier() and key.isascii() else json.dumps(key)

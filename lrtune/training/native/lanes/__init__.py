@@ -1,0 +1,1 @@
+"""Lanes: where a model is trained, one run after another."""

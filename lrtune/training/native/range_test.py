@@ -1,0 +1,238 @@
+"""The LR range test (Smith 2017, arXiv 1506.01186): an exponential sweep of the LR.
+
+It leaves nothing behind.
+"""
+
+import copy
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lrtune.core.errors import InputError, check
+from lrtune.core.optimizers import ABOUT
+from lrtune.core.recipe import OptimizerName, Recipe, default_recipe
+from lrtune.core.study import RangeCurve, RangeResult
+from lrtune.decide.bounds import MIN_POINTS, range_result
+from lrtune.training.native.data.loaders import LoaderBatches
+from lrtune.training.native.data.structure import Batch
+from lrtune.training.native.devices import choose_arithmetic
+from lrtune.training.native.evaluation import Evaluation
+from lrtune.training.native.forward import DefaultForward, Loss
+from lrtune.training.native.lanes.eager import EagerLane, Lane
+from lrtune.training.native.learner import Learner, Step
+from lrtune.training.native.randomness import preserved_random_states
+
+NUM_STEPS = 200
+"""Optimizer steps of a sweep."""
+NUM_SEEDS = 3
+DIVERGED = 3.0
+"""A raw loss this many times the first ones' median ends the sweep."""
+NUM_FIRST = 5
+"""Losses whose median is the level to diverge from."""
+BLOCK = 5
+"""Steps between looks at the losses."""
+
+SWEEPS = {name: about.swept for name, about in ABOUT.items()}
+"""First and last LR of each optimizer's sweep."""
+
+
+def range_test(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loader: Iterable[Batch],
+    loss: Loss,
+    *,
+    low: float = 1e-6,
+    high: float = 10.0,
+    num_steps: int = NUM_STEPS,
+    num_seeds: int = NUM_SEEDS,
+    precision: str = "auto",
+) -> RangeResult:
+    """A range test of objects that the caller already has.
+
+    They are as before when it returns or raises, bit for bit.
+
+    What is kept: weights, buffers, gradients, the train/eval mode of every module, the optimizer's
+    state and parameter groups, and the random states of Python, NumPy, torch and the loader. Groups
+    of different LR keep their ratio in the sweep.
+
+    Args:
+        model: is trained from the weights that it has, once a seed.
+        optimizer: over the model's parameters.
+        loader: batches of `(inputs, targets)`, read from the start as often as needed.
+        loss: mean loss of `(model(inputs), targets)`.
+        low: first LR of the sweep.
+        high: last LR of the sweep.
+        num_steps: optimizer steps of a sweep.
+        num_seeds: sweeps, each over another order of the data where the loader shuffles.
+        precision: as in `lrtune.TrainSettings`.
+
+    Returns:
+        The interval of peak LRs worth trying, or no signal and why.
+
+    Raises:
+        InputError: no such sweep, or a loader without batches.
+    """
+    some_seeds = (num_seeds >= 1, f"`1 <= num_seeds` must hold, but got {num_seeds}.")
+    check([*_rules(low, high, num_steps), some_seeds])
+    device = next(model.parameters()).device
+    arithmetic = choose_arithmetic(precision, device)
+    learner = Learner(model=model, averaged=None, optimizer=optimizer, scaler=arithmetic.scaler())
+    forward = DefaultForward(loss, is_own=True)
+    step = Step(
+        learner=learner, forward=forward, model=model, arithmetic=arithmetic, clip_norm=math.inf
+    )
+    evaluation = Evaluation(forward=forward, arithmetic=arithmetic)
+    curves = []
+    for seed in range(num_seeds):
+        with preserved_random_states(loader), preserved(model, optimizer):
+            largest = max(float(group["lr"]) for group in optimizer.param_groups)
+            for group in optimizer.param_groups:
+                group["base_lr"] = float(group["lr"]) / largest if largest > 0 else 1.0
+            batches = LoaderBatches(loader=loader, device=device)
+            lane = EagerLane(
+                step=step, batches=batches, validation=batches, evaluation=evaluation, accumulate=1
+            )
+            curves.append(sweep(lane, _exponential(low, high, num_steps), 1.0, seed=seed))
+    return range_result(type(optimizer).__name__.lower(), curves)
+
+
+def sweep(lane: Lane, lrs: Sequence[float], peak_lr: float, *, seed: int) -> RangeCurve:
+    """One step at each LR, until the raw loss is not finite or `DIVERGED` times where it began.
+
+    It trains the model.
+
+    The loss at an LR is that of the batches before the step at this LR: it shows what the steps up
+    to there did. As in training, a step takes the micro-batches of an accumulation, and its
+    gradient is clipped.
+
+    Args:
+        lane: at the start of a run.
+        lrs: ascending.
+        peak_lr: of the lane's run.
+        seed: of the order of the batches.
+
+    Raises:
+        InputError: data without batches.
+    """
+    losses: list[float] = []
+    end: int | None = None
+    epoch = 0
+    while end is None and len(losses) < len(lrs):
+        lane.begin_epoch(seed, epoch)
+        num_before = len(losses)
+        while end is None and len(losses) < len(lrs):
+            wanted = lrs[len(losses) :][:BLOCK]
+            latest = lane.steps([lr / peak_lr for lr in wanted]).losses
+            losses += latest
+            end = _divergence(losses)
+            if len(latest) < len(wanted):
+                break
+        if len(losses) == num_before:
+            raise InputError(
+                f"data must give batches each time they are read, but epoch {epoch} had none."
+            )
+        epoch += 1
+    kept = losses[:end]
+    return RangeCurve(
+        seed=seed, lrs=tuple(lrs[: len(kept)]), losses=tuple(kept), diverged=end is not None
+    )
+
+
+def _divergence(losses: Sequence[float]) -> int | None:
+    """The first loss that is not finite or too large; none while there are too few to tell."""
+    for index, loss in enumerate(losses):
+        began = float(np.median(losses[:NUM_FIRST])) if index >= NUM_FIRST else math.inf
+        if not math.isfinite(loss) or loss > DIVERGED * began:
+            return index
+    return None
+
+
+@contextmanager
+def preserved(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Gives model and optimizer back as they were: the very tensors, with the very values."""
+    optimized = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    parameters = list(
+        {id(p): p for p in (*model.parameters(), *optimized)}.values()
+    )  # a loss may have some as well
+    tensors = [*parameters, *model.buffers()]
+    values = [tensor.detach().clone() for tensor in tensors]
+    gradients = [parameter.grad for parameter in parameters]
+    modules = [(module, module.training, dict(module._buffers)) for module in model.modules()]
+    groups = [dict(group) for group in optimizer.param_groups]
+    optimizer_state = optimizer.state
+    optimizer.state = type(optimizer_state)(
+        dict, {p: _copied(s) for p, s in optimizer_state.items()}
+    )
+    for group in optimizer.param_groups:  # Prodigy has sums there, and adds to them in place
+        group.update(
+            {key: value.clone() for key, value in group.items() if isinstance(value, Tensor)}
+        )
+    for parameter in parameters:
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, value in zip(tensors, values, strict=True):
+                tensor.copy_(value)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        for module, training, buffers in modules:
+            module.training = training
+            module._buffers.update(buffers)  # a forward pass may have put others in their places
+        optimizer.state = optimizer_state
+        for group, before in zip(optimizer.param_groups, groups, strict=True):
+            group.clear()
+            group.update(before)
+
+
+def _copied(state: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: value.clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+        for key, value in state.items()
+    }
+
+
+def lrs_of_sweep(
+    optimizer: OptimizerName, low: float | None, high: float | None, num_steps: int | None
+) -> list[float]:
+    """The LRs of an optimizer's sweep, in steps of equal ratio.
+
+    Raises:
+        InputError: there is no such sweep.
+    """
+    first, last = SWEEPS[optimizer]
+    low, high = first if low is None else low, last if high is None else high
+    num_steps = NUM_STEPS if num_steps is None else num_steps
+    check(_rules(low, high, num_steps))
+    return _exponential(low, high, num_steps)
+
+
+def _exponential(low: float, high: float, num_steps: int) -> list[float]:
+    return [float(lr) for lr in np.geomspace(low, high, num_steps)]
+
+
+def _rules(low: float, high: float, num_steps: int) -> list[tuple[bool, str]]:
+    return [
+        (0 < low < high < math.inf, f"`0 < low < high` must hold, but got low={low}, high={high}."),
+        (num_steps >= MIN_POINTS, f"`{MIN_POINTS} <= num_steps` must hold, but got {num_steps}."),
+    ]
+
+
+def for_optimizer(recipe: Recipe, optimizer: OptimizerName) -> Recipe:
+    """The recipe where it has this optimizer; else the optimizer's customary settings.
+
+    Their LR is the middle of the optimizer's sweep: AdaBound bounds its steps by the LR that it was
+    built with.
+    """
+    if recipe.optimizer == optimizer:
+        return recipe
+    low, high = SWEEPS[optimizer]
+    return replace(default_recipe(optimizer), peak_lr=math.sqrt(low * high))
