@@ -121,7 +121,7 @@ def test_trainer_has_the_lrs_of_the_schedule(decay, shape):
 
 
 @pytest.mark.parametrize(("keeps", "accumulate"), LOADERS)
-@pytest.mark.parametrize("decay", [DECAYS[-2], PLATEAUS[1]], ids=str)
+@pytest.mark.parametrize("decay", DECAYS + PLATEAUS, ids=str)
 def test_batches_are_counted_as_the_trainer_counts_them(decay, keeps, accumulate):
     recipe, accumulation = recipe_of(decay, SHAPES[1]), {"accumulate_grad_batches": accumulate}
     planned = lrs_planned(recipe, steps_of(keeps, accumulate))

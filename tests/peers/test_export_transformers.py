@@ -95,7 +95,7 @@ def test_trainer_has_the_lrs_of_the_schedule(decay, shape, tmp_path):
 
 
 @pytest.mark.parametrize(("keeps", "accumulate"), LOADERS)
-@pytest.mark.parametrize("decay", [DECAYS[-2], PLATEAUS[1]], ids=str)
+@pytest.mark.parametrize("decay", DECAYS + PLATEAUS, ids=str)
 def test_batches_are_counted_as_the_trainer_counts_them(decay, keeps, accumulate, tmp_path):
     recipe = recipe_of(decay, SHAPES[1])
     used = trained(trainer_of(recipe, tmp_path, accumulate, keeps, GROUPS))
