@@ -199,11 +199,11 @@ class Sleep:
             )  # fmt: skip
 
     def sweep(self, recipe: Recipe, **sweep: Any) -> RangeCurve:
-        """It cannot."""
+        """Is never called, since it is not among the abilities."""
         raise NotImplementedError
 
     def test(self, state: State) -> Metrics:
-        """It cannot."""
+        """Is never called, since it is not among the abilities."""
         raise NotImplementedError
 
 

@@ -55,7 +55,7 @@ class Audit:
             lines += [
                 *_drawing(self.lrs[self.lead], None),
                 "",
-                "Nothing is wrong with it, as far as can be seen.",
+                "The audit found nothing wrong.",
             ]
         return "\n".join(lines)
 

@@ -1,8 +1,8 @@
 """The objective: the metric that decides, and which of two of its values is the better one.
 
 This is the only module that knows a metric's direction, or that Top-1 is a percentage. The rules
-reckon in *scores*, of which the higher one is always better: the value itself of a metric that is
-maximised, and its negative of one that is minimised.
+compare *scores*, and a higher score is always better: it is the value of a metric that is
+maximised, and the negative of a metric that is minimised.
 """
 
 import math
@@ -57,8 +57,8 @@ class Objective:
     metric: str = TOP1
     direction: Direction = "max"
     num_counted: int = 0
-    """Validation examples of which the metric counts the percentage that is right; 0 where the
-    metric is not counted, or their number is unknown."""
+    """The number of validation examples, for a metric that is the percentage of them that are
+    right; 0 for any other metric, or where the number is unknown."""
     guessing: float | None = None
     """The value that guessing gives, where there is one."""
     constant: float | None = None

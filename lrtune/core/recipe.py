@@ -270,9 +270,9 @@ def default_recipe(optimizer: OptimizerName) -> Recipe:
     """Returns the customary LR and weight decay of an optimizer, with a cosine.
 
     Those that need no schedule hold their LR. Schedule-Free (arXiv 2405.15682) warms up for half an
-    epoch, since its authors recommend a warmup; its SGD at 1 steps as far as SGD at 0.1 with a
-    momentum of 0.9. Of Prodigy (arXiv 2306.06101) they recommend an LR of 1, and no schedule or a
-    cosine.
+    epoch, since its authors recommend a warmup; its SGD at an LR of 1 takes steps as long as those
+    of SGD at 0.1 with a momentum of 0.9. The authors of Prodigy (arXiv 2306.06101) recommend an LR
+    of 1, and no schedule or a cosine.
     """
     about = ABOUT[optimizer]
     recipe = Recipe(optimizer=optimizer, peak_lr=about.peak_lr, weight_decay=about.weight_decay)

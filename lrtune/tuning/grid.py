@@ -41,8 +41,8 @@ def cheapest_nearby(
 ) -> Recipe:
     """Of the recipes suggested and their neighbours on the grid, the one that costs least.
 
-    That is the one of which most is trained already. Of those that are equal in this the first, a
-    suggestion before its neighbours; none of `exclude` unless there is no other.
+    It shares most with what is already trained. The first wins a tie, and a suggestion comes before
+    its neighbours; a recipe of `exclude` is returned only if there is no other.
     """
     trained: dict[Recipe, float] = {}
     for record in state.records:

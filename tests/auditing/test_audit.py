@@ -424,7 +424,7 @@ def test_an_lr_that_is_no_number_has_one_writer_all_the_same():
 def test_a_report_without_findings_says_so():
     optimizer = sgd()
     text = str(audit(optimizer, lrs.CosineAnnealingLR(optimizer, TOTAL_STEPS), **RUN))
-    assert text.endswith("Nothing is wrong with it, as far as can be seen.")
+    assert text.endswith("The audit found nothing wrong.")
 
 
 def test_the_report_as_plain_values():
