@@ -41,6 +41,7 @@ from lrtune.core.study import (
     StudyState,
 )
 from lrtune.core.training import Devices
+from lrtune.decide.abilities import shares_seeds
 from lrtune.decide.bounds import range_result
 from lrtune.decide.recommend import recommend
 from lrtune.decide.rungs import check_rungs
@@ -219,7 +220,7 @@ def search(
             epochs=epochs,
             steps_per_epoch=facts.steps_per_epoch,
             objective=facts.objective,
-            paired="repeat" in facts.abilities,
+            paired=shares_seeds(facts.abilities),
             num_validation=facts.num_validation,
             groups=facts.groups,
             settings=loaded.settings,

@@ -20,6 +20,7 @@ from lrtune.core.errors import InputError, Problems
 from lrtune.core.objective import Objective
 from lrtune.core.recipe import NamedRecipe, length_problems
 from lrtune.core.study import Budget, StudyConfig
+from lrtune.decide.abilities import shares_seeds
 from lrtune.decide.recommend import recommend
 from lrtune.reporting.result import SearchResult
 from lrtune.schedules.compress import compress
@@ -121,7 +122,7 @@ def compare(
             epochs=epochs,
             steps_per_epoch=facts.steps_per_epoch,
             objective=facts.objective,
-            paired="repeat" in facts.abilities,
+            paired=shares_seeds(facts.abilities),
             num_validation=facts.num_validation,
             groups=facts.groups,
             settings=loaded.settings,
