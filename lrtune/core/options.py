@@ -1,0 +1,266 @@
+"""Options: what a user may choose, each said once, as one field of a dataclass.
+
+A field has a name, a type, a default, rules and a help text. The command line, the arguments of
+`lrtune.search`, the checks, the stored study, a report's settings and the documentation's tables
+are derived from it. A recipe and its decay are checked by the same rules.
+
+    @dataclass(frozen=True, kw_only=True)
+    class Repetition(Options):
+        num_seeds: Annotated[int, at_least(1), Option("Runs of each recipe.", flag="--seeds")] = 3
+"""
+
+import copy
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from functools import cache
+from numbers import Real
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    Self,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from lrtune.core.errors import InputError, Problems
+
+Rule = Callable[[str, Any], str]
+"""From a field's name and its value to the rule that the value breaks; empty if it breaks none."""
+
+
+def at_least(low: float) -> Rule:
+    """`low <= value`, and finite. NaN breaks this rule and the others."""
+    return lambda name, value: "" if low <= value < math.inf else f"`{low} <= {name}` must hold"
+
+
+def above(low: float, *, finite: bool = True) -> Rule:
+    """`low < value`, and finite unless told otherwise."""
+
+    def rule(name: str, value: float) -> str:
+        holds = low < value and (value < math.inf or not finite)
+        return "" if holds else f"`{low} < {name}` must hold"
+
+    return rule
+
+
+def within(low: float, high: float, ends: str = "[]") -> Rule:
+    """A number of an interval.
+
+    Args:
+        low: lower end.
+        high: upper end.
+        ends: `[` or `]` for an end that is included, `(` or `)` for one that is not.
+    """
+    left, right = ("<=" if end in "[]" else "<" for end in ends)
+
+    def rule(name: str, value: float) -> str:
+        holds = low < value < high or (value, left) == (low, "<=") or (value, right) == (high, "<=")
+        return "" if holds else f"`{low} {left} {name} {right} {high}` must hold"
+
+    return rule
+
+
+def one_of(words: Collection[str]) -> Rule:
+    """One of several words, which are looked up anew for each value."""
+    return lambda name, value: (
+        "" if value in words else f"`{name}` must be one of {', '.join(words)}"
+    )
+
+
+@dataclass(frozen=True)
+class Option:
+    """What a user is told of an option, besides its name, its type and its rules."""
+
+    help: str
+    """One sentence; it names other options in backticks."""
+    default: str = ""
+    """The default in words, where its value does not say it: `the task's`."""
+    flag: str = ""
+    """On the command line; by default the name, with hyphens."""
+    metavar: str = ""
+    """What stands for its value in help: `N`, `NAME|FILE`."""
+    label: str = ""
+    """In a report's settings; by default the name, in words."""
+    essential: bool = False
+    """Whether `--help` shows it; `--help-all` shows every option."""
+    python_only: bool = False
+    """Whether it cannot be typed, as a function cannot."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptionField:
+    """A field of a dataclass, with all that is known of it."""
+
+    name: str
+    kind: Any
+    """Its type."""
+    default: Any
+    """`dataclasses.MISSING` where it must be given."""
+    rules: tuple[Rule, ...]
+    option: Option | None
+    """`None`: it is not for users to choose."""
+    topic: type
+    """The dataclass that defines it."""
+
+    @property
+    def flag(self) -> str:
+        """Its name on the command line: `--batch-size`."""
+        return (self.option and self.option.flag) or f"--{self.name.replace('_', '-')}"
+
+    @property
+    def label(self) -> str:
+        """Its name in words: `Batch size`."""
+        words = self.name.removeprefix("num_").replace("_", " ")
+        return (self.option and self.option.label) or f"{words[0].upper()}{words[1:]}"
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words that its type lists; empty where it lists none."""
+        literals = (kind for kind in alternatives(self.kind) if get_origin(kind) is Literal)
+        return tuple(word for kind in literals for word in get_args(kind))
+
+    def broken_rule(self, value: Any) -> str:
+        """The rule that a value breaks, in words; empty if it breaks none."""
+        if not any(_is_a(value, kind) for kind in alternatives(self.kind)):
+            described = (_described(kind) for kind in alternatives(self.kind))
+            return f"`{self.name}` must be {' or '.join(filter(None, described))}"
+        if value is None:
+            return ""
+        return next((broken for rule in self.rules if (broken := rule(self.name, value))), "")
+
+
+@cache
+def fields_of(kind: type) -> tuple[OptionField, ...]:
+    """The fields of a dataclass, in the order of its definition."""
+    hints = get_type_hints(kind, include_extras=True)
+    return tuple(_field(item.name, hints[item.name], item.default, kind) for item in fields(kind))
+
+
+def options_of(kind: type) -> tuple[OptionField, ...]:
+    """The fields of a dataclass that are for users to choose."""
+    return tuple(field for field in fields_of(kind) if field.option is not None)
+
+
+def broken_rules(kind: type, values: Mapping[str, Any]) -> dict[str, str]:
+    """A message by name for each value that breaks a rule of its field in a dataclass."""
+    messages = {}
+    for field in fields_of(kind):
+        if field.name in values and (rule := field.broken_rule(value := values[field.name])):
+            messages[field.name] = (
+                f"{rule}, but got {list(value) if isinstance(value, tuple) else value!r}."
+            )
+    return messages
+
+
+class Conflict(NamedTuple):
+    """A rule between several options that does not hold."""
+
+    names: tuple[str, ...]
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of one topic.
+
+    Raises:
+        InputError: every rule that they break.
+    """
+
+    title: ClassVar[str] = "Other options"
+    """Heading of the topic in help and in the documentation."""
+
+    def __post_init__(self) -> None:
+        self.sound(problems := Problems())
+        problems.raise_any()
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """The rules between several options that do not hold.
+
+        Each option keeps its own rules when this is asked.
+        """
+        yield from ()
+
+    def sound(self, problems: Problems) -> Self:
+        """Notes every rule that the options break, and returns options that can be worked with.
+
+        Those that broke a rule have their defaults instead, so that what comes after can be checked
+        and shown together with them. One that must be given is left as it is.
+        """
+        broken = broken_rules(type(self), vars(self))
+        problems += broken.values()
+        repaired = copy.copy(self)
+        for field in fields_of(type(self)):
+            if field.name in broken and field.default is not MISSING:
+                object.__setattr__(repaired, field.name, field.default)
+        problems += [
+            conflict.message
+            for conflict in repaired.conflicts()
+            if not broken.keys() & set(conflict.names)
+        ]
+        return repaired
+
+
+def alternatives(kind: Any) -> tuple[Any, ...]:
+    """The types that a union is made of; any other type stands alone."""
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
+def _field(name: str, hint: Any, default: Any, kind: type) -> OptionField:
+    hint, *extras = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    return OptionField(
+        name=name,
+        kind=hint,
+        default=default,
+        rules=tuple(extra for extra in extras if callable(extra)),
+        option=next((extra for extra in extras if isinstance(extra, Option)), None),
+        topic=next(base for base in kind.__mro__ if name in vars(base).get("__annotations__", {})),
+    )
+
+
+def _is_a(value: object, kind: Any) -> bool:
+    """Whether a value is of a type; whole numbers are numbers, and truth values are neither."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return True
+    if kind in (int, float):
+        numbers = int if kind is int else Real
+        return isinstance(value, numbers) and not isinstance(value, bool)
+    if origin is Literal:
+        return value in arguments
+    if origin in (tuple, Sequence):
+        items = value if isinstance(value, tuple | list) else ()
+        is_list = isinstance(value, tuple | list)
+        each = alternatives(arguments[0])
+        return is_list and all(any(_is_a(item, kind) for kind in each) for item in items)
+    if origin is Callable:
+        return callable(value)
+    return isinstance(value, origin or kind)
+
+
+def _described(kind: Any) -> str:
+    """A type in words."""
+    words = {
+        int: "a whole number", float: "a number", bool: "true or false", str: "text",
+        Path: "a path", NoneType: "",
+    }  # fmt: skip
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind in words:
+        return words[kind]
+    if origin is Literal:
+        return f"one of {', '.join(arguments)}"
+    if origin in (tuple, Sequence):
+        each = filter(None, map(_described, alternatives(arguments[0])))
+        plurals = {"a number": "numbers", "a whole number": "whole numbers"}
+        return "a list of " + " or ".join(plurals.get(word, word) for word in each)
+    if origin is Callable:
+        return "a function"
+    return f"a {kind.__name__}"
