@@ -30,7 +30,7 @@ from typing import (
     get_type_hints,
 )
 
-from lrtune.core.errors import InputError, Problems
+from lrtune.core.errors import Problems
 
 Rule = Callable[[str, Any], str]
 """From a field's name and its value to the rule that the value breaks; empty if it breaks none."""
@@ -195,10 +195,11 @@ class Options:
         Those that broke a rule have their defaults instead, so that what comes after can be checked
         and shown together with them. One that must be given is left as it is.
         """
-        broken = broken_rules(type(self), vars(self))
+        kind: type = type(self)
+        broken = broken_rules(kind, vars(self))
         problems += broken.values()
         repaired = copy.copy(self)
-        for field in fields_of(type(self)):
+        for field in fields_of(kind):
             if field.name in broken and field.default is not MISSING:
                 object.__setattr__(repaired, field.name, field.default)
         problems += [
