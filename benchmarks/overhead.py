@@ -18,7 +18,7 @@ from typing import Any
 
 from lrtune import app
 from lrtune.core.events import EpochEnded, Event, RunEnded, RunStarted
-from lrtune.training.task import NamedTask
+from lrtune.core.sources import NamedTask
 
 
 @dataclass

@@ -52,6 +52,7 @@ from lrtune.core.engines import Local, Ray
 from lrtune.core.objective import Metrics, Objective
 from lrtune.core.recipe import Recipe, default_recipe
 from lrtune.core.run import Measurement, Run
+from lrtune.core.sources import NamedTask
 from lrtune.core.space import Interval
 from lrtune.core.study import Budget, RangeCurve, RangeResult, StudyConfig, TrainSettings
 from lrtune.core.training import (
@@ -67,7 +68,6 @@ from lrtune.store.database import StudyDatabase
 from lrtune.store.spaces import read_space
 from lrtune.store.workers import this_worker
 from lrtune.training.native.devices import describe_environment
-from lrtune.training.task import NamedTask
 from lrtune.tuning.engine import Worker
 from lrtune.tuning.sampler import ask
 

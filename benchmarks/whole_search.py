@@ -33,13 +33,14 @@ from torch.utils.data import DataLoader
 from lrtune import app
 from lrtune.core.recipe import Recipe, decay_from_dict
 from lrtune.core.run import Measurement, Run
+from lrtune.core.sources import NamedTask
 from lrtune.core.study import StudyState
 from lrtune.core.training import State
 from lrtune.decide.recommend import recommend
 from lrtune.schedules import build_schedule
 from lrtune.training.native.devices import cpu_has_bf16, describe_environment
 from lrtune.training.native.loop import NativeTraining
-from lrtune.training.task import NamedTask, Task, load_task
+from lrtune.training.task import Task, load_task
 
 CLOSE = 0.3
 FRESH_SEEDS = (1001, 1002, 1003)

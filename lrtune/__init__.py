@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     from lrtune.core.errors import DataError, InputError, LrtuneError, StoreError, TaskError
     from lrtune.core.objective import Objective
     from lrtune.core.recipe import NamedRecipe, Recipe
+    from lrtune.core.sources import NamedTask, TaskFile
     from lrtune.core.study import TrainSettings
     from lrtune.reporting.result import SearchResult
     from lrtune.schedules import build_schedule
     from lrtune.training.native.range_test import range_test
-    from lrtune.training.task import NamedTask, Task, TaskFile
+    from lrtune.training.task import Task
 
 _HOMES = {
     "Audit": "auditing.audit", "audit": "auditing.audit",
@@ -39,7 +40,7 @@ _HOMES = {
     "Objective": "core.objective", "NamedRecipe": "core.recipe", "Recipe": "core.recipe",
     "TrainSettings": "core.study", "build_schedule": "schedules",
     "SearchResult": "reporting.result", "range_test": "training.native.range_test",
-    "NamedTask": "training.task", "Task": "training.task", "TaskFile": "training.task",
+    "NamedTask": "core.sources", "TaskFile": "core.sources", "Task": "training.task",
 }  # fmt: skip
 
 __all__ = [

@@ -767,5 +767,5 @@ def test_all_bad_arguments_are_shown_together(here):
     with pytest.raises(lrtune.InputError) as caught:
         lrtune.search(make_task(), sampler="cmaes", pruner="asha", budget="banana", engine="slurm")
     said = [problem.split(" must")[0].strip("`") for problem in caught.value.problems]
-    assert said == ["budget", "engine", "sampler", "pruner"]
+    assert said == ["sampler", "pruner", "engine", "budget"]
     assert not list(here.iterdir())

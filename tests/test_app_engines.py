@@ -12,9 +12,10 @@ from lrtune.app.places import Places
 from lrtune.core.engines import Local, Ray
 from lrtune.core.errors import InputError
 from lrtune.core.objective import Objective
+from lrtune.core.sources import NamedTask
 from lrtune.core.study import TrainSettings
 from lrtune.core.training import ABILITIES, Devices, Facts
-from lrtune.training.task import NamedTask, load_task
+from lrtune.training.task import load_task
 from tests.studies import config_of
 
 SETTINGS = TrainSettings(device="cpu", threads=1)

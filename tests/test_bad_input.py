@@ -45,14 +45,14 @@ BAD = {
         "search --data imagenet", {}, ["`data` must be one of digits, mnist", "got 'imagenet'"],
     ),
     "optimizer": (
-        "search --optimizer lion", {}, ["--optimizer", "'lion' is not one of 'sgd', 'adagrad'"],
+        "search --optimizer lion", {}, ["`optimizer` must be one of sgd, adagrad", "got 'lion'"],
     ),
-    "sampler": ("search --sampler cmaes", {}, ["--sampler", "'cmaes' is not one of 'tpe', 'gp'"]),
-    "pruner": ("search --pruner asha", {}, ["--pruner", "'asha' is not one of 'fair', 'halving'"]),
+    "sampler": ("search --sampler cmaes", {}, ["`sampler` must be one of tpe, gp", "got 'cmaes'"]),
+    "pruner": ("search --pruner asha", {}, ["`pruner` must be one of fair, halving", "got 'asha'"]),
     "signal": (
-        "search --signal smoothed", {}, ["--signal", "'smoothed' is not one of 'averaged', 'raw'"],
+        "search --signal smoothed", {}, ["`signal` must be one of averaged, raw", "got 'smoothed'"],
     ),
-    "precision": ("search --precision fp8", {}, ["--precision", "'fp8' is not one of"]),
+    "precision": ("search --precision fp8", {}, ["`precision` must be one of auto, fp32", "got 'fp8'"]),
     "device": ("search --device abacus", {}, ["abacus"]),
     "space": (
         "search --space wide", {},
@@ -94,7 +94,7 @@ BAD = {
     ),
     "hole": ("search --cutout -1", {}, ["`0 <= cutout` must hold, but got -1"]),
     "placement": (
-        "search --data-on-device perhaps", {}, ["--data-on-device", "'perhaps' is not one of"],
+        "search --data-on-device perhaps", {}, ["`--data-on-device` must be one of auto, yes", "got 'perhaps'"],
     ),
     "target": (
         "search --target 150", {}, ["`1 < target <= 100` must hold, in percent, but got 150"],
@@ -102,7 +102,7 @@ BAD = {
     "target as a fraction": (
         "compare --target 0.97", {}, ["in percent, but got 0.97: did you mean 97?"],
     ),
-    "no number": ("search --epochs many", {}, ["--epochs", "'many' is not a valid integer"]),
+    "no number": ("search --epochs many", {}, ["`epochs` must be a whole number, but got 'many'"]),
     "batch size": ("search --batch-size 0", {}, ["`1 <= --batch-size` must hold, but got 0"]),
     "accumulation": (
         "search --batch-size 10 --accumulate 3", {},
@@ -248,7 +248,7 @@ BAD = {
         ["a.toml: `warmup_epochs < epochs` must"],
     ),
     "included study missing": ("compare adamw --include x", {}, ["there are no studies"]),
-    "framework": ("export x --to jax", {}, ["--to", "'jax' is not one of 'torch', 'lightning'"]),
+    "framework": ("export x --to jax", {}, ["`to` must be one of torch, lightning", "got 'jax'"]),
     "nothing to export": ("export x", {}, ["there are no studies"]),
     # tasks
     "task missing": ("search --task my_task.py", {}, ["there is no file my_task.py"]),
@@ -304,8 +304,10 @@ BAD = {
     "list of no database": ("list --storage sqlite:///diary.db", DIARY, ["is not a database"]),
     # several at once
     "options together": (
-        "search --epochs many --sampler cmaes --budget banana --optimizer lion", {},
-        ["'many' is not a valid integer", "'cmaes' is not one of", "'lion' is not one of"],
+        "search --epochs many --sampler cmaes --budget banana --optimizer lion --train-size all "
+        "--rungs 3,1 --space wide --jobs -1 --max-retries 2", {},
+        ["got 'many'", "got 'cmaes'", "got 'banana'", "got 'lion'", "got 'all'", "got '3,1'",
+         "got 'wide'", "got -1", "`--max-retries` does not go with `--engine local`"],
     ),
     "values together": (
         "search --budget banana --space wide --seeds 0 --target 150 --model resnet19", {},
@@ -378,7 +380,7 @@ BAD_FOR_A_STUDY = {
     "report of another": ("report small", ["no study 'small'", "there are: tiny"]),
     "dashboard of another": ("dashboard small", ["no study 'small'", "there are: tiny"]),
     "deletion of another": ("delete small --yes", ["no study 'small'", "there are: tiny"]),
-    "deletion without a terminal": ("delete tiny", ["no terminal to ask at", "`--yes`"]),
+    "deletion without a terminal": ("delete tiny", ["without a terminal", "Pass --yes"]),
     "budget": ("resume tiny --budget banana", ["`budget` must look like", "got 'banana'"]),
     "jobs": ("resume tiny --jobs=-1", ["`0 <= jobs` must hold, but got -1"]),
     "lanes": (

@@ -14,7 +14,7 @@ from benchmarks.replay.measure import Regrets, measure, quartiles
 from benchmarks.replay.peers import NEED_RAY, PEERS
 from benchmarks.replay.pools import Parameter, Pool, bank_pools, recorded_pools
 from lrtune.core.recipe import Constant, Plateau, Recipe
-from lrtune.training.task import NamedTask
+from lrtune.core.sources import NamedTask
 
 NAN, INF = math.nan, math.inf
 

@@ -20,8 +20,9 @@ from lrtune.core.recipe import (
     Recipe,
     StepDecay,
 )
+from lrtune.core.sources import NamedTask
 from lrtune.core.study import TrainSettings
-from lrtune.training.task import NamedTask, Task, load_task
+from lrtune.training.task import Task, load_task
 
 EPOCHS = 27
 HORIZONS = (1, 3, 9, 27)

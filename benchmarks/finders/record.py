@@ -16,11 +16,12 @@ import numpy as np
 
 from lrtune.core.recipe import OptimizerName, Recipe, default_recipe
 from lrtune.core.run import Run
+from lrtune.core.sources import NamedTask
 from lrtune.core.study import TrainSettings
 from lrtune.schedules.compress import schedule_of
 from lrtune.training.native.loop import NativeTraining
 from lrtune.training.native.range_test import NUM_STEPS, SWEEPS
-from lrtune.training.task import NamedTask, load_task
+from lrtune.training.task import load_task
 
 OPTIMIZERS: tuple[OptimizerName, ...] = ("sgd", "adamw", "lamb")
 GRID_FACTOR, GRID_LRS = 2.0, 15

@@ -1,4 +1,4 @@
-"""Checks and defaults for the arguments that several commands share."""
+"""What the arguments of a command stand for: task, metric, settings, threads, GPUs."""
 
 import os
 import re
@@ -6,23 +6,17 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 
-from lrtune.core.engines import EngineName, EngineOptions, Local, Ray
+from lrtune.core.engines import EngineOptions, Local
 from lrtune.core.errors import InputError, Problems
 from lrtune.core.objective import Objective
-from lrtune.core.study import StudyConfig
+from lrtune.core.sources import NamedTask, TaskFile, TaskSource, TypedTask
+from lrtune.core.study import StudyConfig, TrainSettings
 from lrtune.store.encoding import digest
-from lrtune.training.task import (
-    NamedTask,
-    Task,
-    TaskFile,
-    TaskSource,
-    change_settings,
-    load_task,
-)
+from lrtune.training.task import Task, change_settings, load_task
 
 
 def default_name(task_name: str, config: StudyConfig) -> str:
@@ -39,14 +33,19 @@ def task_source(task: TaskSource | str | Path) -> TaskSource:
     """Returns the source of a task; a path is that of a Python file.
 
     Raises:
-        InputError: the argument is no task and no path.
+        InputError: the argument is no task and no path, or what was typed breaks a rule.
     """
-    if isinstance(task, str | Path):
-        return TaskFile(path=Path(task))
-    if not isinstance(task, Task | NamedTask | TaskFile):
-        kinds = "an lrtune.Task, an lrtune.NamedTask or the path of a Python file"
-        raise InputError(f"`task` must be {kinds}, but got a {type(task).__name__}.")
-    return task
+    match task:
+        case str() | Path():
+            return TaskFile(path=Path(task))
+        case TypedTask():
+            task.sound(problems := Problems())
+            problems.raise_any()
+            return task.source
+        case Task() | NamedTask() | TaskFile():
+            return task
+    kinds = "an lrtune.Task, an lrtune.NamedTask or the path of a Python file"
+    raise InputError(f"`task` must be {kinds}, but got a {type(task).__name__}.")
 
 
 def open_task(
@@ -77,17 +76,6 @@ def _asked_for(metric: str | Objective, task: Task) -> Objective:
     return task.decides if metric.strip() == task.decides.metric else Objective.parse(metric)
 
 
-def check_target(problems: Problems, target: float | None, objective: Objective | None) -> None:
-    """Notes what is wrong with the value that convergence is to be measured against.
-
-    Where it is not known what decides, nothing can be said of it.
-    """
-    if target is None or objective is None:
-        return
-    if problem := objective.target_problem(target):
-        problems.append(problem)
-
-
 def objective_of(
     task: TaskSource | str | Path, metric: str | Objective | None, loaded: Task | None
 ) -> Objective | None:
@@ -101,55 +89,13 @@ def objective_of(
     return None
 
 
-def check_study(
-    problems: Problems,
-    *,
-    epochs: int | None,
-    num_seeds: int,
-    max_seeds: int | None,
-    seed: int,
-    study: str | None,
-) -> None:
-    """Notes what is wrong with the arguments that a search and a comparison share."""
-    check_whole(problems, 1, num_seeds=num_seeds, epochs=1 if epochs is None else epochs)
-    check_whole(problems, 0, seed=seed, max_seeds=0 if max_seeds is None else max_seeds)
-    if isinstance(num_seeds, int) and isinstance(max_seeds, int) and max_seeds < num_seeds:
-        problems.append(
-            "`num_seeds <= max_seeds` must hold, but got "
-            f"num_seeds={num_seeds}, max_seeds={max_seeds}."
-        )
-    if study is not None:
-        with problems.gather():
-            check_name(study)
+def changed_settings(asked: TrainSettings) -> dict[str, Any]:
+    """Returns the training settings that were given to a command; the others are the task's."""
+    given = asked.values(TrainSettings)
+    return {name: value for name, value in given.items() if name in asked.given}
 
 
-def check_whole(problems: Problems, least: int, **given: object) -> None:
-    """Notes the arguments that are not whole numbers, or are below `least`."""
-    for name, value in given.items():
-        if not isinstance(value, int) or isinstance(value, bool):
-            problems.append(f"`{name}` must be a whole number, but got {value!r}.")
-        elif value < least:
-            problems.append(f"`{least} <= {name}` must hold, but got {value}.")
-
-
-def engine_of(engine: EngineName | EngineOptions) -> EngineOptions:
-    """Returns the options of an engine; a name stands for its default options.
-
-    Raises:
-        InputError: there is no such engine.
-    """
-    match engine:
-        case Local() | Ray():
-            return engine
-        case "local":
-            return Local()
-        case "ray":
-            return Ray()
-    names = ", ".join(get_args(EngineName))
-    raise InputError(f"`engine` must be one of {names}, or a Local or a Ray, but got {engine!r}.")
-
-
-def with_settings(task: Task, changes: Mapping[str, Any] | None, engine: EngineOptions) -> Task:
+def with_settings(task: Task, changes: Mapping[str, Any], engine: EngineOptions) -> Task:
     """Returns the task with the settings that its runs have.
 
     They are the task's own with the changes, and the number of threads that the engine leaves for
@@ -158,8 +104,8 @@ def with_settings(task: Task, changes: Mapping[str, Any] | None, engine: EngineO
     Raises:
         InputError: a setting breaks a rule, or does not fit the task.
     """
-    settings = change_settings(task, dict(changes or {}))
-    if "threads" not in (changes or {}):
+    settings = change_settings(task, changes)
+    if "threads" not in changes:
         settings = replace(settings, threads=threads_of(engine, settings.device))
     return replace(task, settings=settings)
 

@@ -11,6 +11,7 @@ from lrtune.app.places import Places
 from lrtune.core.engines import EngineOptions, Local, Ray
 from lrtune.core.errors import InputError
 from lrtune.core.events import Event, RunEnded
+from lrtune.core.sources import TaskSource
 from lrtune.core.study import StudyConfig, TrainSettings
 from lrtune.core.training import Facts
 from lrtune.decide.abilities import limits
@@ -18,7 +19,7 @@ from lrtune.store.ledger import Ledger
 from lrtune.store.workers import this_worker
 from lrtune.training.native.opening import NativeStates, OpenNative
 from lrtune.training.native.sharing import TENSORS
-from lrtune.training.task import Task, TaskSource, describe_source, modules_of
+from lrtune.training.task import Task, describe_source, modules_of
 from lrtune.tuning.engine import Emit, Engine, Worker
 from lrtune.tuning.local import LocalEngine
 from lrtune.tuning.sampler import ask
@@ -95,7 +96,7 @@ def places_of(options: EngineOptions, places: Places) -> Places:
     """Returns the places as all processes of an engine see them, on whatever node."""
     if isinstance(options, Local):
         return places
-    home = places.home.resolve()
+    home = Path(places.home).resolve()
     path = options.storage_path
     if path and "://" not in path:
         path = str(Path(path).resolve())

@@ -1,5 +1,7 @@
 """The result, the report and the recipes of a study, finished or not."""
 
+from pathlib import Path
+
 from rich.console import Console
 
 from lrtune.app.places import Places
@@ -54,7 +56,7 @@ def result_of(state: StudyState, places: Places) -> SearchResult:
     """Returns the result of a study, finished or not."""
     recommendation = recommend(state)
     made = Report(state=state, recommendation=recommendation, importances=importances(state))
-    folder = places.out / state.config.name
+    folder = Path(places.out) / state.config.name
     return SearchResult(state=state, recommendation=recommendation, folder=folder, report=made)
 
 

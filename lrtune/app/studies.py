@@ -10,20 +10,29 @@ from functools import partial
 
 from rich.console import Console
 
-from lrtune.app.arguments import default_name
+from lrtune.app.arguments import (
+    changed_settings,
+    check_name,
+    default_name,
+    objective_of,
+    open_task,
+    with_settings,
+)
 from lrtune.app.engines import notes_before, open_engine, open_native, open_worker, places_of
 from lrtune.app.places import Places
 from lrtune.app.results import print_known, write_study_report
+from lrtune.core.commands import Compare, Search
 from lrtune.core.engines import EngineOptions, Ray
-from lrtune.core.errors import InputError, LrtuneError, StoreError
+from lrtune.core.errors import InputError, LrtuneError, Problems, StoreError
 from lrtune.core.events import Event, Note, SweepStarted
 from lrtune.core.objective import Objective
 from lrtune.core.recipe import Plateau, Recipe, group_problems
 from lrtune.core.run import BASELINE
+from lrtune.core.sources import TaskSource
 from lrtune.core.space import Space, parse_space
-from lrtune.core.study import Rung, StudyConfig, StudyState
+from lrtune.core.study import Rung, SearchRules, StudyConfig, StudyState
 from lrtune.core.training import Facts
-from lrtune.decide.abilities import possible_rungs
+from lrtune.decide.abilities import possible_rungs, shares_seeds
 from lrtune.decide.bounds import range_result
 from lrtune.decide.plan import outcome
 from lrtune.decide.race import fresh_seeds
@@ -37,7 +46,7 @@ from lrtune.store.database import StudyStore
 from lrtune.training.native.opening import NativeStates
 from lrtune.training.native.randomness import preserved_random_states
 from lrtune.training.native.range_test import for_optimizer
-from lrtune.training.task import Task, TaskSource
+from lrtune.training.task import Task, describe_source
 from lrtune.tuning.engine import Emit, Engine
 from lrtune.tuning.sampler import fitted_space, moved
 
@@ -61,6 +70,66 @@ class Request:
     """Show no progress."""
     on_event: Emit | None = None
     """Function that is called with each event."""
+
+
+def request_of(asked: Search | Compare, problems: Problems) -> Request:
+    """Returns what a search and a comparison are both asked for, and notes what is wrong with it.
+
+    Raises:
+        InputError: there is no such task, so that nothing more can be checked.
+    """
+    engine, loaded = asked.chosen_engine, None
+    with problems.gather():
+        source, loaded = open_task(asked.task, asked.metric)
+    objective = objective_of(asked.task, asked.metric, loaded)
+    if asked.target is not None and objective is not None:
+        problems += filter(None, [objective.target_problem(asked.target)])
+    if asked.study is not None:
+        with problems.gather():
+            check_name(asked.study)
+    if loaded is None:
+        raise InputError(problems)
+    with problems.gather():
+        loaded = with_settings(loaded, changed_settings(asked), engine)
+    return Request(
+        options=engine,
+        task=loaded,
+        source=source,
+        places=Places.of(asked),
+        quiet=asked.quiet,
+        on_event=asked.on_event,
+    )
+
+
+def begun(
+    asked: Search | Compare, request: Request, engine: Engine, *, epochs: int, baseline: Recipe
+) -> StudyConfig:
+    """Returns the configuration of a study that has just begun, as far as all studies have it.
+
+    Args:
+        asked: options of the study.
+        request: task of the study.
+        engine: it knows the facts of the training.
+        epochs: horizon of every full run.
+        baseline: what the others are compared with.
+    """
+    facts = engine.facts
+    return StudyConfig(
+        **asked.values(SearchRules),
+        name=asked.study or "",
+        task=describe_source(request.source),
+        space_name="",
+        space_toml="",
+        epochs=epochs,
+        steps_per_epoch=facts.steps_per_epoch,
+        objective=facts.objective,
+        paired=shares_seeds(facts.abilities),
+        num_validation=facts.num_validation,
+        groups=facts.groups,
+        settings=request.task.settings,
+        baseline=baseline,
+        environment=engine.environment(baseline),
+    )
 
 
 def train_study(configure: Configure, request: Request) -> SearchResult:

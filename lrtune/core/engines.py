@@ -1,45 +1,65 @@
-"""The options of engines: runs happen on this machine, or on a Ray cluster."""
+"""The engines and their options: runs happen on this machine, or on a Ray cluster."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
-from lrtune.core.errors import InputError, check
+from lrtune.core.errors import InputError
+from lrtune.core.options import Conflict, Option, Options, above, at_least, fields_of
 
 EngineName = Literal["local", "ray"]
 
 
+def _gpu_names(gpus: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in gpus.split(","))
+
+
+def _names_gpus(name: str, gpus: str) -> str:
+    names = _gpu_names(gpus)
+    if all(names) and len(set(names)) == len(names):
+        return ""
+    return f"`{name}` must be all, or name different GPUs like 0,2"
+
+
+def _is_auto_or_counts(name: str, value: str | int) -> str:
+    if value == "auto" or (str(value).isdecimal() and int(value) >= 1):
+        return ""
+    return f"`{name}` must be auto or a whole number from 1"
+
+
+def _is_whole_above_1(name: str, value: float) -> str:
+    return "" if value <= 1 or value == int(value) else f"`{name}` must be whole above 1"
+
+
 @dataclass(frozen=True, kw_only=True)
-class Local:
-    """Runs happen on this machine.
+class Local(Options):
+    """Runs happen on this machine."""
 
-    Raises:
-        InputError: numbers that cannot be, all of them at once.
-    """
+    title: ClassVar[str] = "Engine: this machine (local)"
 
-    jobs: int = 0
-    """Worker processes; 0: one for each GPU, or one on a machine without a GPU."""
-    gpus: str = "all"
-    """The GPUs to use, as `CUDA_VISIBLE_DEVICES` names them, such as `0,2`; `all`: all that are
-    visible."""
-    lanes: str | int = "auto"
-    """Trials side by side in each worker process, on its GPU; `auto` tries out how many pay."""
-
-    def __post_init__(self) -> None:
-        is_number = str(self.lanes).isdecimal() and int(self.lanes) >= 1
-        names = self._named_gpus
-        check([
-            (self.jobs >= 0, f"`0 <= jobs` must hold, but got {self.jobs}."),
-            (
-                all(names) and len(set(names)) == len(names),
-                f"`gpus` must be all, or name different GPUs like 0,2, but got {self.gpus!r}.",
-            ),
-            (
-                self.lanes == "auto" or is_number,
-                f"`lanes` must be auto or a whole number from 1, but got {self.lanes!r}.",
-            ),
-        ])  # fmt: skip
+    jobs: Annotated[
+        int,
+        at_least(0),
+        Option(
+            "Worker processes, each with runs of its own.",
+            default="one for each GPU, or 1",
+            metavar="N",
+            essential=True,
+        ),
+    ] = 0
+    """0: one for each GPU, or one on a machine without a GPU."""
+    gpus: Annotated[
+        str,
+        _names_gpus,
+        Option("GPUs to use, such as 0,2.", metavar="LIST", label="GPUs"),
+    ] = "all"
+    """As `CUDA_VISIBLE_DEVICES` names them; `all`: all that are visible."""
+    lanes: Annotated[
+        str | int,
+        _is_auto_or_counts,
+        Option("Runs side by side in each process, on its GPU.", metavar="N"),
+    ] = "auto"
+    """`auto` tries out how many pay."""
 
     def chosen_gpus(self, visible: Sequence[str]) -> tuple[str, ...]:
         """Returns the GPUs to use out of those that are visible.
@@ -49,7 +69,7 @@ class Local:
         """
         if self.gpus == "all":
             return tuple(visible)
-        chosen = self._named_gpus
+        chosen = _gpu_names(self.gpus)
         if strange := [name for name in chosen if name not in visible]:
             raise InputError(
                 f"`gpus` must be among those that are visible ({', '.join(visible) or 'none'}), "
@@ -57,69 +77,110 @@ class Local:
             )
         return chosen
 
-    @property
-    def _named_gpus(self) -> tuple[str, ...]:
-        return tuple(name.strip() for name in str(self.gpus).split(","))
-
     def num_jobs(self, gpus: Sequence[str]) -> int:
         """Returns the number of worker processes on these GPUs."""
         return self.jobs or max(1, len(gpus))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ray:
-    """Runs happen on a Ray cluster, as trials of Ray Tune.
+class SharedCheckpoints(Options):
+    """The place of checkpoints that several nodes share."""
 
-    Raises:
-        InputError: numbers that cannot be, all of them at once.
-    """
+    title: ClassVar[str] = "Engine: a Ray cluster (ray)"
 
-    address: str = ""
-    """`auto` for the cluster that this machine is a node of, or `host:port`; empty: `RAY_ADDRESS`,
-    which a Ray job has, or else a new cluster on this machine."""
-    cpus_per_trial: float = 1.0
-    """CPU cores of a trial; a whole number is also the number of its threads."""
-    gpus_per_trial: float | None = None
-    """GPUs of a trial. A fraction shares a GPU, but does not limit the memory. `None`: one GPU if
-    the cluster has any."""
-    max_concurrent: int = 0
-    """Trials side by side; 0: as many as the cluster's nodes can hold."""
-    reuse_actors: bool = True
+    storage_path: Annotated[
+        str,
+        Option(
+            "Place of the checkpoints: a folder that all nodes share, or an fsspec URL.",
+            default="in `home`",
+            metavar="PATH|URL",
+        ),
+    ] = ""
+    """Empty: in the study's home."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ray(SharedCheckpoints):
+    """Runs happen on a Ray cluster, as trials of Ray Tune."""
+
+    title: ClassVar[str] = "Engine: a Ray cluster (ray)"
+
+    address: Annotated[
+        str,
+        Option(
+            "Cluster to use: `auto` for the one that this machine is a node of, or host:port.",
+            default="RAY_ADDRESS, or else a new cluster on this machine",
+            metavar="ADDR",
+        ),
+    ] = ""
+    """Empty: `RAY_ADDRESS`, which a Ray job has, or else a new cluster on this machine."""
+    cpus_per_trial: Annotated[float, above(0), Option("CPU cores of a run.", metavar="X")] = 1.0
+    """A whole number is also the number of its threads."""
+    gpus_per_trial: Annotated[
+        float | None,
+        at_least(0),
+        _is_whole_above_1,
+        Option("GPUs of a run, such as 0.5.", default="1 if there are any", metavar="X"),
+    ] = None
+    """A fraction shares a GPU, but does not limit the memory. `None`: one GPU if the cluster has
+    any."""
+    max_concurrent: Annotated[
+        int, at_least(0), Option("Runs side by side.", default="what fits", metavar="N")
+    ] = 0
+    """0: as many as the cluster's nodes can hold."""
+    reuse_actors: Annotated[bool, Option("Use one process for many runs.")] = True
     """A worker process takes one run after the other, instead of one run only."""
-    trial_timeout_s: float = 0.0
-    """Seconds without an epoch after which a worker is ended, and its run goes on elsewhere; 0:
-    never."""
-    max_retries: int = 3
-    """Times that one run may lose its worker."""
-    storage_path: str = ""
-    """Place of the checkpoints: a folder that all nodes share, or an fsspec URL; empty: in the
-    study's home."""
-
-    def __post_init__(self) -> None:
-        gpus = self.gpus_per_trial
-        check([
-            (
-                0 < self.cpus_per_trial < math.inf,
-                f"`0 < cpus_per_trial` must hold, but got {self.cpus_per_trial}.",
-            ),
-            (
-                gpus is None or 0 <= gpus < math.inf,
-                f"`0 <= gpus_per_trial` must hold, but got {gpus}.",
-            ),
-            (
-                gpus is None or not 1 < gpus < math.inf or gpus == int(gpus),
-                f"`gpus_per_trial` must be whole above 1, but got {gpus}.",
-            ),
-            (
-                self.max_concurrent >= 0,
-                f"`0 <= max_concurrent` must hold, but got {self.max_concurrent}.",
-            ),
-            (
-                0 <= self.trial_timeout_s < math.inf,
-                f"`0 <= trial_timeout_s` must hold, but got {self.trial_timeout_s}.",
-            ),
-            (self.max_retries >= 0, f"`0 <= max_retries` must hold, but got {self.max_retries}."),
-        ])  # fmt: skip
+    trial_timeout_s: Annotated[
+        float,
+        at_least(0),
+        Option(
+            "Seconds without an epoch after which a run goes on elsewhere.",
+            default="never",
+            flag="--trial-timeout",
+            metavar="S",
+        ),
+    ] = 0.0
+    """0: never."""
+    max_retries: Annotated[
+        int, at_least(0), Option("Times that a run may lose its worker.", metavar="N")
+    ] = 3
 
 
 EngineOptions = Local | Ray
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Engine(Options):
+    title: ClassVar[str] = "Engine"
+
+    engine: Annotated[
+        EngineName | Local | Ray,
+        Option("Where runs happen: on this machine, or on a Ray cluster.", essential=True),
+    ] = "local"
+    """A `Local` or a `Ray` brings its options along."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineChoice(Ray, Local, _Engine):
+    """An engine by its name, with the options of each of them."""
+
+    @property
+    def chosen_engine(self) -> EngineOptions:
+        """The chosen engine with its options."""
+        if isinstance(self.engine, Local | Ray):
+            return self.engine
+        return Local(**self.values(Local)) if self.engine == "local" else Ray(**self.values(Ray))
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """Options of another engine than the chosen one; an engine that is a value has its own."""
+        yield from super().conflicts()
+        usable = _NAMES[self.engine] if isinstance(self.engine, str) else frozenset[str]()
+        engine = self.engine if isinstance(self.engine, str) else type(self.engine).__name__
+        for name in sorted(self.given & (_NAMES["local"] | _NAMES["ray"]) - usable):
+            yield Conflict((name, "engine"), f"`{name}=` does not go with `engine={engine}`.")
+
+
+_NAMES = {
+    name: frozenset(field.name for field in fields_of(kind))
+    for name, kind in (("local", Local), ("ray", Ray))
+}

@@ -92,6 +92,6 @@ class Problems(list[str]):
             self.extend(error.problems)
 
     def raise_any(self) -> None:
-        """Raises `InputError` with all that was gathered, if anything was."""
+        """Raises `InputError` with all that was gathered, each once, if anything was."""
         if self:
-            raise InputError(self)
+            raise InputError(list(dict.fromkeys(self)))

@@ -12,7 +12,7 @@ are derived from it. A recipe and its decay are checked by the same rules.
 import copy
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from functools import cache
 from numbers import Real
 from pathlib import Path
@@ -68,11 +68,15 @@ def within(low: float, high: float, ends: str = "[]") -> Rule:
     return rule
 
 
-def one_of(words: Collection[str]) -> Rule:
-    """One of several words, which are looked up anew for each value."""
-    return lambda name, value: (
-        "" if value in words else f"`{name}` must be one of {', '.join(words)}"
-    )
+@dataclass(frozen=True)
+class OneOf:
+    """A rule: one of several words, which are looked up anew for each value."""
+
+    words: Collection[str]
+
+    def __call__(self, name: str, value: object) -> str:
+        """The rule that the value breaks."""
+        return "" if value in self.words else f"`{name}` must be one of {', '.join(self.words)}"
 
 
 @dataclass(frozen=True)
@@ -107,8 +111,10 @@ class OptionField:
     rules: tuple[Rule, ...]
     option: Option | None
     """`None`: it is not for users to choose."""
-    topic: type
+    topic: type["Options"]
     """The dataclass that defines it."""
+    is_positional: bool
+    """Whether it can be given without its name."""
 
     @property
     def flag(self) -> str:
@@ -122,10 +128,28 @@ class OptionField:
         return (self.option and self.option.label) or f"{words[0].upper()}{words[1:]}"
 
     @property
+    def help(self) -> str:
+        """What a user is told of it."""
+        return self.option.help if self.option else ""
+
+    @property
+    def default_text(self) -> str:
+        """Its default in words: of the option, of its topic, or the value itself."""
+        own = self.option.default if self.option else ""
+        return own or getattr(self.topic, "default", "") or in_words(self.default)
+
+    def text(self, value: Any) -> str:
+        """A value in words: the default's own words, or the value itself."""
+        own = self.option.default if self.option else ""
+        return own if own and value == self.default else in_words(value)
+
+    @property
     def choices(self) -> tuple[str, ...]:
-        """The words that its type lists; empty where it lists none."""
+        """The words that its type or a rule lists; empty where neither lists any."""
         literals = (kind for kind in alternatives(self.kind) if get_origin(kind) is Literal)
-        return tuple(word for kind in literals for word in get_args(kind))
+        listed = [word for kind in literals for word in get_args(kind)]
+        ruled = [word for rule in self.rules if isinstance(rule, OneOf) for word in rule.words]
+        return (*listed, *ruled)
 
     def broken_rule(self, value: Any) -> str:
         """The rule that a value breaks, in words; empty if it breaks none."""
@@ -141,7 +165,7 @@ class OptionField:
 def fields_of(kind: type) -> tuple[OptionField, ...]:
     """The fields of a dataclass, in the order of its definition."""
     hints = get_type_hints(kind, include_extras=True)
-    return tuple(_field(item.name, hints[item.name], item.default, kind) for item in fields(kind))
+    return tuple(_field(item, hints[item.name], kind) for item in fields(kind))
 
 
 def options_of(kind: type) -> tuple[OptionField, ...]:
@@ -165,6 +189,7 @@ class Conflict(NamedTuple):
 
     names: tuple[str, ...]
     message: str
+    """It says `jobs=` and `engine=ray` for what is `--jobs` and `--engine ray` where it is typed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,10 +202,25 @@ class Options:
 
     title: ClassVar[str] = "Other options"
     """Heading of the topic in help and in the documentation."""
+    default: ClassVar[str] = ""
+    """The default of each of them in words, where it is no value: `the task's`."""
+    given: ClassVar[Any] = frozenset[str]()
+    """Names of the options that were given, even if at their defaults."""
+
+    def __new__(cls, *args: Any, **given: Any) -> Self:
+        """Notes which options are given."""
+        self = super().__new__(cls)
+        object.__setattr__(self, "given", frozenset(given))
+        return self
 
     def __post_init__(self) -> None:
         self.sound(problems := Problems())
         problems.raise_any()
+
+    def values(self, kind: type) -> dict[str, Any]:
+        """The values of those options that another topic has, too."""
+        names = [field.name for field in fields_of(kind)]
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
     def conflicts(self) -> Iterator[Conflict]:
         """The rules between several options that do not hold.
@@ -193,7 +233,8 @@ class Options:
         """Notes every rule that the options break, and returns options that can be worked with.
 
         Those that broke a rule have their defaults instead, so that what comes after can be checked
-        and shown together with them. One that must be given is left as it is.
+        and shown together with them. One that must be given is left as it is. No conflict is noted
+        of an option that broke a rule, or whose default is not known here.
         """
         kind: type = type(self)
         broken = broken_rules(kind, vars(self))
@@ -202,12 +243,28 @@ class Options:
         for field in fields_of(kind):
             if field.name in broken and field.default is not MISSING:
                 object.__setattr__(repaired, field.name, field.default)
+        unknown = broken.keys() | {
+            field.name
+            for field in fields_of(kind)
+            if field.topic is not kind and field.topic.default and field.name not in self.given
+        }
         problems += [
             conflict.message
             for conflict in repaired.conflicts()
-            if not broken.keys() & set(conflict.names)
+            if not unknown & set(conflict.names)
         ]
         return repaired
+
+
+def in_words(value: Any) -> str:
+    """The value of an option for people: `yes`, `none`, `0.5`."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None or value in ("", (), math.inf):
+        return "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(in_words, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def alternatives(kind: Any) -> tuple[Any, ...]:
@@ -215,15 +272,18 @@ def alternatives(kind: Any) -> tuple[Any, ...]:
     return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
 
 
-def _field(name: str, hint: Any, default: Any, kind: type) -> OptionField:
+def _field(item: Field[Any], hint: Any, kind: type) -> OptionField:
     hint, *extras = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     return OptionField(
-        name=name,
+        name=item.name,
         kind=hint,
-        default=default,
+        default=item.default,
         rules=tuple(extra for extra in extras if callable(extra)),
         option=next((extra for extra in extras if isinstance(extra, Option)), None),
-        topic=next(base for base in kind.__mro__ if name in vars(base).get("__annotations__", {})),
+        topic=next(
+            base for base in kind.__mro__ if item.name in vars(base).get("__annotations__", {})
+        ),
+        is_positional=not item.kw_only,
     )
 
 

@@ -2,14 +2,15 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
-from lrtune.core.errors import InputError, check
+from lrtune.core.errors import InputError
 from lrtune.core.objective import Objective
+from lrtune.core.options import Conflict, Option, Options, above, at_least, within
 from lrtune.core.recipe import NamedRecipe, ParameterGroup, Recipe
 from lrtune.core.run import RunRecord
 from lrtune.core.space import Interval
@@ -108,59 +109,158 @@ class Rung:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSettings:
+class TrainSettings(Options):
     """How every run of a study is trained, whatever its recipe."""
 
-    batch_size: int = 128
-    """Images in one optimizer step."""
-    accumulate: int = 1
-    """Micro-batches that make up one step."""
-    precision: Precision = "auto"
-    """`auto`: bf16 or fp16 autocast on a GPU, fp32 on a CPU."""
-    clip_norm: float = math.inf
-    """Largest norm of the gradient; `inf`: not clipped."""
-    label_smoothing: float = 0.0
-    augment: bool = True
-    """Random crops and, where left and right mean the same, flips."""
-    cutout: int = 0
-    """Side in pixels of a square that is cut out of each training image (arXiv 1708.04552); 0:
-    none."""
-    ema_half_life_epochs: float = 0.5
-    """Of the averaged weights that are measured beside the raw ones; 0: there are none."""
-    device: str = "auto"
-    compile: bool = False
-    """Whether the model goes through `torch.compile`: faster where a minute at the start pays."""
-    data_on_device: DataOnDevice = "auto"
-    """Whether resident sets lie on the device; `auto`: where they fit. It changes no number."""
-    threads: int = 0
-    """CPU threads of a run; 0: all cores, divided among the jobs. A setting, since it moves the
-    last bits."""
+    title: ClassVar[str] = "Training"
+    default: ClassVar[str] = "the task's"
 
-    def __post_init__(self) -> None:
-        check([
-            (self.batch_size >= 1, f"`1 <= batch_size` must hold, but got {self.batch_size}."),
-            (self.accumulate >= 1, f"`1 <= accumulate` must hold, but got {self.accumulate}."),
-            (
-                self.accumulate < 1 or self.batch_size % self.accumulate == 0,
+    batch_size: Annotated[
+        int, at_least(1), Option("Examples in an optimizer step.", metavar="N")
+    ] = 128
+    accumulate: Annotated[
+        int,
+        at_least(1),
+        Option("Micro-batches that make up a step.", metavar="N", label="Micro-batches of a step"),
+    ] = 1
+    precision: Annotated[
+        Precision,
+        Option("Arithmetic; auto: AMP on a GPU, fp32 on a CPU; bf16: faster on a CPU with AMX."),
+    ] = "auto"
+    clip_norm: Annotated[
+        float,
+        above(0, finite=False),
+        Option(
+            "Clip the gradient's norm to this; inf: do not.",
+            metavar="X",
+            label="Largest norm of the gradient",
+        ),
+    ] = math.inf
+    label_smoothing: Annotated[
+        float,
+        within(0, 1, "[)"),
+        Option("Smooth the labels of the loss; 0: do not.", metavar="X"),
+    ] = 0.0
+    augment: Annotated[
+        bool, Option("Crop and flip training images at random.", label="Augmentation")
+    ] = True
+    """Flips only where left and right mean the same."""
+    cutout: Annotated[
+        int,
+        at_least(0),
+        Option("Cut a square of this side out of each training image; 0: do not.", metavar="PX"),
+    ] = 0
+    """arXiv 1708.04552."""
+    ema_half_life_epochs: Annotated[
+        float,
+        at_least(0),
+        Option(
+            "Half-life of the averaged weights that are measured beside the raw ones; 0: none.",
+            flag="--ema-half-life",
+            metavar="EPOCHS",
+            label="Half-life of the averaged weights, epochs",
+        ),
+    ] = 0.5
+    device: Annotated[
+        str, Option("What to train on: auto, cpu, cuda, cuda:1, ...", metavar="NAME")
+    ] = "auto"
+    compile: Annotated[
+        bool,
+        Option("Use torch.compile: slow to start, then faster.", label="Compiled model"),
+    ] = False
+    data_on_device: Annotated[
+        DataOnDevice, Option("Keep the images on the device; auto: where they fit.")
+    ] = "auto"
+    """It changes no number."""
+    threads: Annotated[
+        int,
+        at_least(0),
+        Option("CPU threads of a run; 0: its share of the cores.", metavar="N", default="0"),
+    ] = 0
+    """A setting, since it moves the last bits of the numbers."""
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """A batch that cannot be divided into its micro-batches."""
+        yield from super().conflicts()
+        if self.batch_size % self.accumulate:
+            yield Conflict(
+                ("batch_size", "accumulate"),
                 "`batch_size` must be a multiple of `accumulate`, but got "
                 f"{self.batch_size} and {self.accumulate}.",
-            ),
-            (self.clip_norm > 0, f"`0 < clip_norm` must hold, but got {self.clip_norm}."),
-            (
-                0 <= self.ema_half_life_epochs < math.inf,
-                f"`0 <= ema_half_life_epochs` must hold, but got {self.ema_half_life_epochs}.",
-            ),
-            (self.cutout >= 0, f"`0 <= cutout` must hold, but got {self.cutout}."),
-            (
-                self.data_on_device in get_args(DataOnDevice),
-                f"`data_on_device` must be auto, yes or no, but got {self.data_on_device!r}.",
-            ),
-            (
-                0 <= self.label_smoothing < 1,
-                f"`0 <= label_smoothing < 1` must hold, but got {self.label_smoothing}.",
-            ),
-            (self.threads >= 0, f"`0 <= threads` must hold, but got {self.threads}."),
-        ])  # fmt: skip
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repetition(Options):
+    """How often a recipe is trained, and what its runs are measured against."""
+
+    title: ClassVar[str] = "Study"
+
+    seed: Annotated[int, at_least(0), Option("Seed of everything random.", metavar="N")] = 0
+    num_seeds: Annotated[
+        int,
+        at_least(1),
+        Option(
+            "Runs of the baseline and of each recipe that is confirmed or compared, each with a "
+            "fresh seed.",
+            flag="--seeds",
+            metavar="N",
+            label="Seeds of each recipe",
+        ),
+    ] = 3
+    target: Annotated[
+        float | None,
+        Option(
+            "Value of the metric at which a run has converged.",
+            default="the baseline's median",
+            metavar="VALUE",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchRules(Repetition):
+    """How a search chooses recipes, and which of their runs it ends early."""
+
+    title: ClassVar[str] = "Search"
+
+    sampler: Annotated[
+        SamplerName,
+        Option("What suggests recipes; tpe and gp learn from the trials, random and qmc do not."),
+    ] = "tpe"
+    pruner: Annotated[
+        PrunerName,
+        Option(
+            "What ends weak trials early; fair: short looks at each, after which the best go on."
+        ),
+    ] = "fair"
+    reduction_factor: Annotated[
+        int,
+        at_least(2),
+        Option(
+            "Promote one of this many trials on a rung, and one of more where the next run is "
+            "longer by more than this factor.",
+            flag="--reduction",
+            metavar="N",
+        ),
+    ] = 3
+    signal: Annotated[
+        Signal,
+        Option(
+            "Judge unfinished runs by their averaged or their raw weights.",
+            label="Signal of unfinished runs",
+        ),
+    ] = "averaged"
+    num_confirmed: Annotated[
+        int,
+        at_least(0),
+        Option(
+            "Best recipes that are trained again with fresh seeds.",
+            flag="--confirm",
+            metavar="N",
+            label="Recipes to confirm",
+        ),
+    ] = 3
 
 
 RULES = 2
@@ -168,7 +268,7 @@ RULES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyConfig:
+class StudyConfig(SearchRules):
     """What was asked for: enough to go on with the study in a new process."""
 
     name: str
@@ -190,29 +290,15 @@ class StudyConfig:
     groups: tuple[ParameterGroup, ...] = ()
     """Parameter groups with their own share of the peak LR; empty where there is only one."""
     settings: TrainSettings = field(default_factory=TrainSettings)
-    seed: int = 0
     budget: Budget = field(default_factory=lambda: Budget(50, "trials"))
-    sampler: SamplerName = "tpe"
-    pruner: PrunerName = "fair"
     rungs: tuple[Rung, ...] = ()
     """Looks at a recipe before its full run, the cheapest first."""
-    reduction_factor: int = 3
-    """Of this many trials on a rung one goes up at most; of more where the next run is more than so
-    much longer."""
-    signal: Signal = "averaged"
-    """What unfinished runs are judged by."""
+    max_seeds: int = 1
+    """Runs of those that `num_seeds` do not tell apart; below `num_seeds`: no more than those."""
     baseline: Recipe
     """What the user has today."""
     tried: tuple[Recipe, ...] = ()
     """What a search tries first after the baseline, moved into its space."""
-    target: float | None = None
-    """Value that convergence is measured against; `None`: the baseline's median final value."""
-    num_seeds: int = 3
-    """Runs of the baseline, and of each recipe that is confirmed."""
-    max_seeds: int = 1
-    """Runs of those that `num_seeds` do not tell apart; below `num_seeds`: no more than those."""
-    num_confirmed: int = 3
-    """Recipes that are retrained with fresh seeds at the end."""
     recipes: tuple[NamedRecipe, ...] = ()
     """Of a comparison, which has no search; the first of them is its baseline."""
     command: str = ""

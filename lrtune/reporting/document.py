@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from lrtune.core.objective import UNKNOWN, Objective
+from lrtune.core.options import Options, options_of
 from lrtune.core.run import BASELINE
-from lrtune.core.study import StudyConfig, StudyState
+from lrtune.core.study import Repetition, SearchRules, StudyConfig, StudyState
 from lrtune.decide.plan import outcome
 from lrtune.decide.recommend import Contender, Recommendation
 from lrtune.decide.trials import trials_of
@@ -395,40 +396,32 @@ def _target(state: StudyState, recommendation: Recommendation | None) -> str:
 
 
 def _settings(config: StudyConfig) -> Iterator[tuple[str, str]]:
-    settings = config.settings
-    clipping = (
-        f", gradients clipped to {settings.clip_norm:g}"
-        if math.isfinite(settings.clip_norm)
-        else ""
-    )
-    accumulated = f" in {settings.accumulate} micro-batches" if settings.accumulate > 1 else ""
+    """The facts of the training, and every option that is stored with the study."""
     yield "Task", wording.task(config.task)
     yield "Horizon", f"{wording.count(config.epochs, 'epoch')} of {config.steps_per_epoch} steps"
-    yield "Batch", f"{settings.batch_size}{accumulated}{clipping}"
-    off = "off" if "data" in config.task else "the task's own"
-    yield (
-        "Label smoothing, augmentation",
-        f"{settings.label_smoothing:g}, {'on' if settings.augment else off}",
-    )
-    yield "Precision, device", f"{settings.precision}, {settings.device}"
     yield "Objective", str(config.objective)
     if config.num_validation:
         yield "Validation examples", str(config.num_validation)
     if config.groups:
         scales = (f"{group.name} x {group.lr_scale:g}" for group in config.groups)
         yield "Parameter groups, of the peak LR", ", ".join(scales)
+    yield from _options(config.settings, type(config.settings))
     if not config.is_comparison:
-        yield "Space, budget", f"{config.space_name}, {config.budget}"
-        yield "Sampler, pruner", f"{config.sampler}, {config.pruner}"
-        yield from _rung_settings(config)
-    more = (
-        f", up to {config.max_seeds} of those not told apart"
-        if config.max_seeds > config.num_seeds
-        else ""
+        yield "Space", config.space_name
+        yield "Budget", str(config.budget)
+        yield "Rungs", ", ".join(map(str, config.rungs)) or "none"
+    yield from _options(config, Repetition if config.is_comparison else SearchRules)
+    yield (
+        "Seeds of recipes that these do not tell apart",
+        str(max(config.max_seeds, config.num_seeds)),
     )
-    yield "Seeds of each recipe", f"{config.num_seeds}{more}"
-    yield "Seed", str(config.seed)
     yield from config.environment.items()
+
+
+def _options(chosen: Options, topic: type) -> Iterator[tuple[str, str]]:
+    """The options of a topic by their labels."""
+    for option in options_of(topic):
+        yield option.label, option.text(getattr(chosen, option.name))
 
 
 def _peak_memory(state: StudyState) -> Iterator[tuple[str, str]]:
@@ -440,18 +433,3 @@ def _peak_memory(state: StudyState) -> Iterator[tuple[str, str]]:
     ):
         if known_sizes := [size for size in sizes if math.isfinite(size)]:
             yield label, f"{max(known_sizes):,.0f} MiB"
-
-
-def _rung_settings(config: StudyConfig) -> Iterator[tuple[str, str]]:
-    """Only of pruners that they mean something to."""
-    if config.rungs:
-        yield (
-            "Rungs",
-            f"{', '.join(map(str, config.rungs))}; "
-            f"of {config.reduction_factor} trials or more one goes up",
-        )
-    if config.rungs or config.pruner in ("median", "patient"):
-        half_life_epochs = config.settings.ema_half_life_epochs
-        averaged = config.signal == "averaged" and half_life_epochs
-        half_life = f"averaged weights, half-life {wording.count(half_life_epochs, 'epoch')}"
-        yield "Signal of unfinished runs", half_life if averaged else "raw weights"

@@ -11,7 +11,9 @@ from dataclasses import asdict
 from typing import Any
 
 from lrtune.core.objective import Objective
+from lrtune.core.options import options_of
 from lrtune.core.run import RunRecord
+from lrtune.core.study import SearchRules
 from lrtune.decide.noise import Difference
 from lrtune.decide.recommend import Contender, Recommendation
 from lrtune.decide.rungs import summaries
@@ -28,10 +30,8 @@ def render_json(document: Document) -> str:
     """A document of the schema."""
     report = document.report
     config = report.state.config
-    names = (
-        "name", "task", "epochs", "steps_per_epoch", "num_validation", "seed", "num_seeds",
-        "max_seeds", "num_confirmed", "sampler", "pruner",
-    )  # fmt: skip
+    facts = ("name", "task", "epochs", "steps_per_epoch", "num_validation", "max_seeds")
+    names = (*facts, *(option.name for option in options_of(SearchRules)))
     values = {
         "schema": SCHEMA,
         "command": config.command,
@@ -44,7 +44,6 @@ def render_json(document: Document) -> str:
             ],
         }
         | {"rungs": list(map(str, config.rungs))}
-        | {"reduction_factor": config.reduction_factor, "signal": config.signal}
         | {
             "space": config.space_name,
             "budget": str(config.budget),

@@ -18,6 +18,7 @@ from lrtune.core.errors import InputError, Problems, TaskError
 from lrtune.core.objective import TOP1, Objective, averaged
 from lrtune.core.recipe import Plateau, Recipe, default_recipe
 from lrtune.core.run import LOSSES
+from lrtune.core.sources import NamedTask, TaskFile, TaskSource
 from lrtune.core.study import TrainSettings
 from lrtune.training.fingerprint import fingerprint
 from lrtune.training.native.data.batches import Source, is_stream
@@ -27,7 +28,7 @@ from lrtune.training.native.evaluation import is_running
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class Task(TaskSource):
     """What a search trains.
 
     Example:
@@ -202,27 +203,6 @@ def _metric_problems(task: Task, objective: Objective) -> list[str]:
     return problems
 
 
-@dataclass(frozen=True, kw_only=True)
-class NamedTask:
-    """Names on a command line that stand for a task."""
-
-    data: str = "digits"
-    model: str = "small-cnn"
-    data_dir: str | None = None
-    train_size: int | None = None
-    val_size: int | None = None
-    image_size: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskFile:
-    """A Python file that defines a task."""
-
-    path: Path
-
-
-TaskSource = Task | NamedTask | TaskFile
-"""All that a search can begin from."""
 DEFAULT_EPOCHS = {"digits": 20, "mnist": 5, "fashion-mnist": 12, "cifar10": 20, "cifar100": 30}
 
 
@@ -304,6 +284,7 @@ def load_task(source: TaskSource) -> Task:
             return load_task_file(path)
         case Task():
             return source
+    raise AssertionError(source)
 
 
 def modules_of(source: TaskSource) -> list[ModuleType]:
@@ -385,6 +366,7 @@ def describe_source(source: TaskSource) -> Mapping[str, Any]:
             return {"file": str(path.resolve()), "sha256": _digest(path) if path.is_file() else ""}
         case Task():
             return {"python": source.name, "sha256": fingerprint(source)}
+    raise AssertionError(source)
 
 
 def source_from(described: Mapping[str, Any]) -> TaskSource:

@@ -48,7 +48,7 @@ GPUS_NAMED = "`gpus` must be all, or name different GPUs like 0,2, but got {!r}.
         ({"lanes": "two"}, [LANES.format("two")]),
         ({"lanes": "Auto"}, [LANES.format("Auto")]),
         ({"lanes": ""}, [LANES.format("")]),
-        ({"lanes": 2.0}, [LANES.format(2.0)]),
+        ({"lanes": 2.0}, ["`lanes` must be text or a whole number, but got 2.0."]),
         ({"lanes": "1.5"}, [LANES.format("1.5")]),
         ({"gpus": ""}, [GPUS_NAMED.format("")]),
         ({"gpus": "0,"}, [GPUS_NAMED.format("0,")]),

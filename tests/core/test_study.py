@@ -143,10 +143,10 @@ def test_settings_break_their_rules_together():
             batch_size=10, accumulate=3, clip_norm=0, label_smoothing=1, ema_half_life_epochs=-1
         )
     assert caught.value.problems == (
-        "`batch_size` must be a multiple of `accumulate`, but got 10 and 3.",
         "`0 < clip_norm` must hold, but got 0.",
-        "`0 <= ema_half_life_epochs` must hold, but got -1.",
         "`0 <= label_smoothing < 1` must hold, but got 1.",
+        "`0 <= ema_half_life_epochs` must hold, but got -1.",
+        "`batch_size` must be a multiple of `accumulate`, but got 10 and 3.",
     )
 
 

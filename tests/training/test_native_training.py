@@ -5,11 +5,12 @@ from torch import nn
 
 from lrtune.core.errors import InputError
 from lrtune.core.recipe import Recipe, default_recipe
+from lrtune.core.sources import NamedTask
 from lrtune.core.study import TrainSettings
 from lrtune.core.training import ABILITIES, Devices, Training
 from lrtune.training.native.loop import NativeTraining
 from lrtune.training.native.opening import OpenNative
-from lrtune.training.task import NamedTask, Task, describe_source
+from lrtune.training.task import Task, describe_source
 from tests.studies import full_run
 from tests.training.runs import train
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from lrtune.core.sources import NamedTask, TaskFile
 from lrtune.training.native.devices import reset_process
 from lrtune.training.native.sharing import TENSORS, from_array, to_array
-from lrtune.training.task import NamedTask, TaskFile, load_task, modules_of
+from lrtune.training.task import load_task, modules_of
 
 ROOT = Path(__file__).parents[2]
 

@@ -4,15 +4,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import assert_never
 
+from lrtune.core.commands import Target
 from lrtune.core.recipe import ParameterGroup, Recipe, scaled_groups
 from lrtune.core.run import Measurement
 from lrtune.core.study import TrainSettings
 from lrtune.reporting.export import json, lightning, timm, toml, torch, transformers
 from lrtune.reporting.export.parts import found_with
-from lrtune.reporting.export.result import Export, Target
+from lrtune.reporting.export.result import Export
 from lrtune.schedules import build_schedule
 
-__all__ = ["Export", "Target", "export"]
+__all__ = ["Export", "export"]
 
 
 def export(

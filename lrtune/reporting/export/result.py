@@ -1,9 +1,8 @@
 """What an export is."""
 
 from dataclasses import dataclass
-from typing import Literal
 
-Target = Literal["torch", "lightning", "timm", "transformers", "json", "toml"]
+from lrtune.core.commands import Target
 
 
 @dataclass(frozen=True, kw_only=True)

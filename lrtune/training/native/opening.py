@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from lrtune.core.sources import TaskSource
 from lrtune.core.study import TrainSettings
 from lrtune.core.training import Devices, State, Training
 from lrtune.training.native.checkpoints import state_from_bytes, state_to_bytes
 from lrtune.training.native.loop import NativeTraining
-from lrtune.training.task import Task, TaskSource, load_task
+from lrtune.training.task import Task, load_task
 
 
 @dataclass(frozen=True, kw_only=True)
