@@ -42,16 +42,23 @@ class Option(click.Option):
 
     Args:
         flags: its names on the command line.
-        topic: heading in the full help.
-        essential: whether the short help shows it.
+        field: what it sets; `None`: it is of the command line alone.
         more: as of `click.Option`.
     """
 
-    def __init__(
-        self, flags: Sequence[str], *, topic: str, essential: bool = True, **more: Any
-    ) -> None:
+    def __init__(self, flags: Sequence[str], field: OptionField | None = None, **more: Any) -> None:
         super().__init__(flags, **more)
-        self.topic, self.essential = topic, essential
+        self.field = field
+
+    @property
+    def topic(self) -> str:
+        """Heading in the full help."""
+        return self.field.topic.title if self.field else "Output"
+
+    @property
+    def is_essential(self) -> bool:
+        """Whether the short help of a command with many options shows it."""
+        return bool(self.field and self.field.option and self.field.option.essential)
 
     def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
         """Converts like click's method, but returns what it cannot convert."""
@@ -81,7 +88,7 @@ class Command(click.Command):
 
         A plain name that differs from its flag in nothing else stays: it may be a key of a file.
         """
-        flags = {str(option.name): option.opts[0] for option in self._shown(everything=True)}
+        flags = self._flags()
         renamed = {name: flag for name, flag in flags.items() if flag != f"--{name}"}
 
         def typed(match: re.Match[str]) -> str:
@@ -118,11 +125,15 @@ class Command(click.Command):
         options = [option for option in self.params if isinstance(option, Option)]
         if everything or len(options) <= FEW:
             return options
-        return [option for option in options if option.essential]
+        return [option for option in options if option.is_essential]
 
     def _help_of(self, option: Option, ctx: click.Context) -> tuple[str, str]:
         names, text = option.get_help_record(ctx) or ("", "")
-        return names, self.in_flags(text).replace("`", "")
+        flags = self._flags()
+        return names, re.sub(r"`([^`]+)`", lambda match: flags.get(match[1], match[1]), text)
+
+    def _flags(self) -> dict[str, str]:
+        return {str(option.name): option.opts[0] for option in self._shown(everything=True)}
 
 
 class Group(click.Group):
@@ -181,8 +192,7 @@ def _parameter(field: OptionField) -> click.Parameter:
         kind = str if not field.choices else kind
     return Option(
         [flag, field.name],
-        topic=field.topic.title,
-        essential=field.option.essential,
+        field,
         type=kind,
         multiple=is_list,
         is_flag=kinds == [bool],
@@ -193,9 +203,8 @@ def _parameter(field: OptionField) -> click.Parameter:
 
 
 json_option = click.option(
-    "--json", "as_json", cls=Option, is_flag=True, topic="Output",
-    essential=False, help="Print the result as JSON.",
-)  # fmt: skip
+    "--json", "as_json", cls=Option, is_flag=True, help="Print the result as JSON."
+)
 
 
 @click.group(
@@ -245,7 +254,7 @@ def resume(*, as_json: bool = False, **asked: Any) -> None:
 @options(TypedTask, commands.Find, commands.ReportFolder)
 @json_option
 def find(
-    *, out: str = str(commands.ReportFolder().out), as_json: bool = False, **asked: Any
+    *, out: str | Path = commands.ReportFolder.out, as_json: bool = False, **asked: Any
 ) -> None:
     """Test a range of LRs, and say which peak LRs are worth searching."""
     from lrtune import app
@@ -309,7 +318,7 @@ def list_studies(**asked: Any) -> None:
 
 @lrtune.command()
 @options(commands.Delete)
-@click.option("--yes", cls=Option, is_flag=True, topic="Output", help="Do not ask.")
+@click.option("--yes", cls=Option, is_flag=True, help="Do not ask.")
 def delete(*, name: str, yes: bool = False, **asked: Any) -> None:
     """Delete what is recorded of a study, and its checkpoints; its report stays."""
     from lrtune import app

@@ -60,6 +60,20 @@ def test_every_module_says_what_it_is_for():
     ] == []
 
 
+def test_no_function_has_more_than_eight_parameters():
+    functions = (
+        (f"{path.name}: {node.name}", node.args)
+        for path in modules()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+    counts = {
+        name: sum(a.arg not in ("self", "cls") for a in (*p.posonlyargs, *p.args, *p.kwonlyargs))
+        for name, p in functions
+    }
+    assert {name: count for name, count in counts.items() if count > 8} == {}
+
+
 def test_the_wheel_is_told_to_take_the_spaces_along():
     wheel = tomllib.loads(PYPROJECT.read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert wheel["packages"] == ["lrtune"]
@@ -80,7 +94,7 @@ def test_the_wheel_has_the_spaces_and_the_templates(tmp_path):
     package = {
         str(path.relative_to(ROOT))
         for path in (ROOT / "lrtune").rglob("*")
-        if path.suffix in (".py", ".j2", ".css")
+        if path.suffix in (".py", ".j2", ".css", ".typed")
     }
     assert spaces | package <= names
     assert not {name for name in names if name.startswith("tests/")}

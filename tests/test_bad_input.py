@@ -52,7 +52,9 @@ BAD = {
     "signal": (
         "search --signal smoothed", {}, ["`signal` must be one of averaged, raw", "got 'smoothed'"],
     ),
-    "precision": ("search --precision fp8", {}, ["`precision` must be one of auto, fp32", "got 'fp8'"]),
+    "precision": (
+        "search --precision fp8", {}, ["`precision` must be one of auto, fp32", "got 'fp8'"],
+    ),
     "device": ("search --device abacus", {}, ["abacus"]),
     "space": (
         "search --space wide", {},
@@ -94,7 +96,8 @@ BAD = {
     ),
     "hole": ("search --cutout -1", {}, ["`0 <= cutout` must hold, but got -1"]),
     "placement": (
-        "search --data-on-device perhaps", {}, ["`--data-on-device` must be one of auto, yes", "got 'perhaps'"],
+        "search --data-on-device perhaps", {},
+        ["`--data-on-device` must be one of auto, yes", "got 'perhaps'"],
     ),
     "target": (
         "search --target 150", {}, ["`1 < target <= 100` must hold, in percent, but got 150"],

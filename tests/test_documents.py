@@ -1,5 +1,6 @@
 """The documents are right: commands parse, TOML is read, and tables list everything."""
 
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -54,6 +55,20 @@ def test_spaces_and_recipes_that_are_shown_can_be_read(tmp_path):
     assert read_recipe(path, 45).recipe.decay.every_epochs == 15
     for space in fenced("toml", (ROOT / "README.md").read_text()):
         parse_space(space, "README.md")
+
+
+def test_the_table_of_options_is_that_of_the_program():
+    path = ROOT / "docs" / "options_table.py"
+    spec = importlib.util.spec_from_file_location("options_table", path)
+    table = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(table)
+    written = path.with_name("options.md").read_text(encoding="utf-8")
+    assert written == table.document(), "run `python docs/options_table.py`"
+    flags = {flag for c in cli.commands.values() for p in c.params for flag in p.opts[:1]}
+    own = {"--json", "--yes"}  # of the command line alone
+    assert flags - own - {f for f in flags if not f.startswith("-")} == set(
+        re.findall(r"^\| `(--[a-z-]+)", written, re.MULTILINE)
+    )
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

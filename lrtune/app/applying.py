@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lrtune.app.commands import load
+from lrtune.core.commands import Database
 from lrtune.core.errors import InputError
 from lrtune.core.recipe import Recipe
 from lrtune.reporting.result import SearchResult
@@ -17,8 +18,8 @@ def apply(
     *,
     steps_per_epoch: int,
     epochs: int,
-    home: str | Path = ".lrtune",
-    storage: str = "",
+    home: str | Path = Database.home,
+    storage: str = Database.storage,
 ) -> Applied:
     """Sets the LR of each real optimizer step of any loop to that of a recipe.
 

@@ -78,6 +78,19 @@ class Audit:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Intended:
+    """What a run was meant to be, as far as that is known."""
+
+    steps_per_epoch: int | None
+    """Optimizer steps."""
+    epochs: int | None
+    meant: Meant | None
+    """The schedule: a recipe, its schedule, or a function from the step to the multiplier."""
+    warmup_steps: int | None
+    """Calls of the scheduler that its warmup was meant to take."""
+
+
 def audit(
     optimizer: torch.optim.Optimizer,
     scheduler: Any,
@@ -115,13 +128,10 @@ def audit(
         >>> [f.name for f in audit(optimizer, scheduler, steps_per_epoch=100, epochs=30).findings]
         ['counted-in-epochs']
     """
-    check(
-        optimizer,
-        scheduler,
-        steps_per_epoch=steps_per_epoch,
-        epochs=epochs,
-        warmup_steps=warmup_steps,
+    intended = Intended(
+        steps_per_epoch=steps_per_epoch, epochs=epochs, meant=meant, warmup_steps=warmup_steps
     )
+    check(optimizer, scheduler, intended)
     problems = Problems()
     if advanced not in ("step", "epoch"):
         problems.append(f"`advanced` must be step or epoch, but got {advanced!r}.")
@@ -150,10 +160,7 @@ def audit(
         events=events,
         start_lrs=lrs_of(optimizer),
         base_lrs=base_lrs_of(optimizer),
-        steps_per_epoch=steps_per_epoch,
-        epochs=epochs,
-        meant=meant,
-        warmup_steps=warmup_steps,
+        intended=intended,
     )
 
 
@@ -192,10 +199,7 @@ def judge(
     events: tuple[Stepped | Called, ...],
     start_lrs: tuple[float, ...],
     base_lrs: tuple[float, ...],
-    steps_per_epoch: int | None,
-    epochs: int | None,
-    meant: Meant | None,
-    warmup_steps: int | None,
+    intended: Intended,
 ) -> Audit:
     """Makes the audit of a run from its events.
 
@@ -206,11 +210,9 @@ def judge(
         events: at least one optimizer step.
         start_lrs: LR of each parameter group before the first event.
         base_lrs: LR of each parameter group before any schedule.
-        steps_per_epoch: optimizer steps, where known.
-        epochs: length of the run, where known.
-        meant: the schedule that was meant.
-        warmup_steps: calls of the scheduler that its warmup was meant to take.
+        intended: what the run was meant to be.
     """
+    steps_per_epoch, epochs, meant = intended.steps_per_epoch, intended.epochs, intended.meant
     lead = int(np.argmax(base_lrs))
     num_steps = sum(isinstance(event, Stepped) for event in events)
     total_steps = epochs * steps_per_epoch if epochs and steps_per_epoch else num_steps
@@ -221,7 +223,7 @@ def judge(
         scheduler=facts_of(*copies, lead=lead, total_steps=total_steps) if copies else None,
         steps_per_epoch=steps_per_epoch,
         epochs=epochs,
-        warmup_steps=warmup_steps,
+        warmup_steps=intended.warmup_steps,
         meant=None
         if meant is None
         else meant_lrs(meant, base_lrs[lead], epochs=epochs, steps_per_epoch=steps_per_epoch),
@@ -235,18 +237,9 @@ def judge(
     return Audit(title=", ".join(words), lrs=trace.lrs, findings=find_faults(trace), lead=lead)
 
 
-def check(
-    optimizer: torch.optim.Optimizer,
-    scheduler: Any,
-    *,
-    steps_per_epoch: int | None,
-    epochs: int | None,
-    warmup_steps: int | None,
-) -> None:
-    """Raises `InputError` with every rule that is broken.
-
-    `None` stands for a length that is not known, or for no scheduler.
-    """
+def check(optimizer: torch.optim.Optimizer, scheduler: Any, intended: Intended) -> None:
+    """Raises `InputError` with every rule that is broken; a scheduler of `None` is none."""
+    steps_per_epoch, epochs = intended.steps_per_epoch, intended.epochs
     problems = Problems()
     if not isinstance(optimizer, torch.optim.Optimizer):
         problems.append(f"`optimizer` must be one of torch's, but got {type(optimizer).__name__}.")
@@ -257,7 +250,7 @@ def check(
     for name, value, least in (
         ("steps_per_epoch", steps_per_epoch, 1),
         ("epochs", epochs, 1),
-        ("warmup_steps", warmup_steps, 0),
+        ("warmup_steps", intended.warmup_steps, 0),
     ):
         if value is not None and not (isinstance(value, int) and value >= least):
             problems.append(f"`{name}` must be a whole number from {least}, but got {value!r}.")

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import torch
 
-from lrtune.auditing.audit import Audit, check, judge
+from lrtune.auditing.audit import Audit, Intended, check, judge
 from lrtune.auditing.schedulers import Meant, copies_of, is_plateau, method_of
 from lrtune.core.errors import InputError
 from lrtune.decide.faults import Called, Stepped
@@ -57,16 +57,11 @@ class watch:  # noqa: N801 (used as `with watch(optimizer) as seen`, as torch.no
         warmup_steps: int | None = None,
     ) -> None:
         optimizer = torch_optimizer(optimizer)
-        check(
-            optimizer,
-            scheduler,
-            steps_per_epoch=steps_per_epoch,
-            epochs=epochs,
-            warmup_steps=warmup_steps,
+        self._intended = Intended(
+            steps_per_epoch=steps_per_epoch, epochs=epochs, meant=meant, warmup_steps=warmup_steps
         )
+        check(optimizer, scheduler, self._intended)
         self._optimizer, self._scheduler = optimizer, scheduler
-        self._steps_per_epoch, self._epochs = steps_per_epoch, epochs
-        self._meant, self._warmup_steps = meant, warmup_steps
         self._events: list[Stepped | Called] = []
         self._idle = True  # no optimizer step since the last call of the scheduler
         self._class = type(scheduler)
@@ -103,10 +98,7 @@ class watch:  # noqa: N801 (used as `with watch(optimizer) as seen`, as torch.no
             events=tuple(self._events),
             start_lrs=self._start_lrs,
             base_lrs=self._base_lrs,
-            steps_per_epoch=self._steps_per_epoch,
-            epochs=self._epochs,
-            meant=self._meant,
-            warmup_steps=self._warmup_steps,
+            intended=self._intended,
         )
 
     def _on_step(self, optimizer: torch.optim.Optimizer) -> None:

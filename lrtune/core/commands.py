@@ -342,7 +342,8 @@ class Export(OfStudy, Database):
     title: ClassVar[str] = "Export"
 
     to: Annotated[
-        Target, Option("Framework; toml: a file for `baseline`, `tries` and `lrtune compare`.")
+        Target,
+        Option("Framework; toml: a file for `lrtune compare` and for a search as its baseline."),
     ] = "torch"
     recipe: Annotated[
         str | int,

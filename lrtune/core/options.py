@@ -189,7 +189,7 @@ class Conflict(NamedTuple):
 
     names: tuple[str, ...]
     message: str
-    """It says `jobs=` and `engine=ray` for what is `--jobs` and `--engine ray` where it is typed."""
+    """It says `jobs=` and `engine=ray` where `--jobs` and `--engine ray` may have been typed."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,7 +59,7 @@ class TypedTask(NamedTask):
     task_file: Annotated[
         str | None,
         Option(
-            "Python file that defines `task`, instead of --data and --model.",
+            "Python file that defines a task, instead of `data` and `model`.",
             flag="--task",
             metavar="FILE",
             essential=True,

@@ -142,7 +142,7 @@ class TrainSettings(Options):
         Option("Smooth the labels of the loss; 0: do not.", metavar="X"),
     ] = 0.0
     augment: Annotated[
-        bool, Option("Crop and flip training images at random.", label="Augmentation")
+        bool, Option("Crop and flip training images at random.", label="Augmentation by lrtune")
     ] = True
     """Flips only where left and right mean the same."""
     cutout: Annotated[

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from lrtune.core.objective import Objective
+from lrtune.core.options import options_of
 from lrtune.core.recipe import (
     WSD,
     Constant,
@@ -21,7 +22,7 @@ from lrtune.core.recipe import (
     Recipe,
     StepDecay,
 )
-from lrtune.core.study import RangeResult, Rung, StudyState, TrainSettings
+from lrtune.core.study import RangeResult, Rung, SearchRules, StudyState, TrainSettings
 from lrtune.decide.noise import Difference
 from lrtune.decide.spending import Spending
 from lrtune.reporting import wording
@@ -248,8 +249,10 @@ def test_comparison(comparison):
     assert len(document.learning_curves) == 5
     assert document.replayed  # by its plateau
     assert (document.points, document.parallel, document.rungs, document.left) == ((), None, (), ())
-    assert not {"Space, budget", "Sampler, pruner"} & {name for name, _ in document.settings}
-    assert dict(document.settings)["Seeds of each recipe"] == "3, up to 5 of those not told apart"
+    settings = dict(document.settings)
+    assert not {"Space", "Budget", "Sampler", "Pruner", "Rungs"} & settings.keys()
+    assert settings["Seeds of each recipe"] == "3"
+    assert settings["Seeds of recipes that these do not tell apart"] == "5"
 
 
 def test_comparison_of_one_so_far_shows_that_one(config):
@@ -387,51 +390,23 @@ def test_brackets_are_told_apart(climbing_config):
     ]
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"pruner": "none"}, {}),
-        (
-            {"pruner": "median"},
-            {"Signal of unfinished runs": "averaged weights, half-life 0.5 epochs"},
-        ),
-        ({"pruner": "patient", "signal": "raw"}, {"Signal of unfinished runs": "raw weights"}),
-        (
-            {
-                "pruner": "halving",
-                "rungs": (Rung(1), Rung(3)),
-                "settings": TrainSettings(ema_half_life_epochs=0),
-            },
-            {
-                "Rungs": "1, 3; of 3 trials or more one goes up",
-                "Signal of unfinished runs": "raw weights",
-            },
-        ),
-    ],
-)
-def test_rungs_and_signal_in_the_settings(config, changes, said):
-    document = compose(report_of(StudyState(config=replace(config, **changes)), {}))
-    names = ("Rungs", "Signal of unfinished runs")
-    assert {name: value for name, value in document.settings if name in names} == said
-
-
-@pytest.mark.parametrize(
-    ("task", "augment", "said"),
-    [
-        ({"data": "digits"}, True, "0, on"),
-        ({"data": "digits"}, False, "0, off"),
-        ({"python": "mine"}, True, "0, on"),
-        ({"python": "mine"}, False, "0, the task's own"),
-    ],
-)
-def test_what_is_not_augmented_here_may_be_by_the_task(config, task, augment, said):
-    changed = replace(config, task=task, settings=TrainSettings(augment=augment))
-    assert (
-        dict(compose(report_of(StudyState(config=changed))).settings)[
-            "Label smoothing, augmentation"
-        ]
-        == said
+def test_the_settings_are_every_stored_option_by_its_label(config):
+    changed = replace(
+        config,
+        rungs=(Rung(1, compressed=True), Rung(3)),
+        signal="raw",
+        settings=TrainSettings(clip_norm=1.5, augment=False, ema_half_life_epochs=0),
     )
+    settings = dict(compose(report_of(StudyState(config=changed), {})).settings)
+    labels = [option.label for kind in (TrainSettings, SearchRules) for option in options_of(kind)]
+    assert len(set(labels)) == len(labels)
+    assert set(labels) <= settings.keys()
+    assert {
+        "Batch size": "128", "Largest norm of the gradient": "1.5", "Augmentation by lrtune": "no",
+        "Half-life of the averaged weights, epochs": "0", "Compiled model": "no", "Sampler": "tpe",
+        "Signal of unfinished runs": "raw", "Target": "the baseline's median", "Rungs": "c1, 3",
+    }.items() <= settings.items()  # fmt: skip
+    assert dict(compose(report_of(StudyState(config=config), {})).settings)["Rungs"] == "none"
 
 
 def test_peak_memory_is_that_of_the_process_that_took_most(done):

@@ -7,17 +7,19 @@ import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lrtune.core.errors import InputError, check
+from lrtune.core.commands import Command, Sweeps, takes
+from lrtune.core.errors import InputError, Problems, check
 from lrtune.core.optimizers import ABOUT
+from lrtune.core.options import Option
 from lrtune.core.recipe import OptimizerName, Recipe, default_recipe
-from lrtune.core.study import RangeCurve, RangeResult
+from lrtune.core.study import Precision, RangeCurve, RangeResult
 from lrtune.decide.bounds import MIN_POINTS, range_result
 from lrtune.training.native.data.loaders import LoaderBatches
 from lrtune.training.native.data.structure import Batch
@@ -28,9 +30,8 @@ from lrtune.training.native.lanes.eager import EagerLane, Lane
 from lrtune.training.native.learner import Learner, Step
 from lrtune.training.native.randomness import preserved_random_states
 
-NUM_STEPS = 200
-"""Optimizer steps of a sweep."""
-NUM_SEEDS = 3
+NUM_STEPS, NUM_SEEDS = Sweeps.num_steps, Sweeps.num_seeds
+"""Optimizer steps of a sweep, and sweeps."""
 DIVERGED = 3.0
 """A raw loss this many times the first ones' median ends the sweep."""
 NUM_FIRST = 5
@@ -42,36 +43,34 @@ SWEEPS = {name: about.swept for name, about in ABOUT.items()}
 """First and last LR of each optimizer's sweep."""
 
 
-def range_test(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    loader: Iterable[Batch],
-    loss: Loss,
-    *,
-    low: float = 1e-6,
-    high: float = 10.0,
-    num_steps: int = NUM_STEPS,
-    num_seeds: int = NUM_SEEDS,
-    precision: str = "auto",
-) -> RangeResult:
-    """A range test of objects that the caller already has.
+@dataclass(frozen=True, kw_only=True)
+class RangeTest(Command, Sweeps):
+    """What `range_test` is given."""
+
+    model: Annotated[nn.Module, Option("Trained from the weights that it has, once a seed.")] = (
+        field(kw_only=False)
+    )
+    optimizer: Annotated[
+        torch.optim.Optimizer, Option("Optimizer over the model's parameters.")
+    ] = field(kw_only=False)
+    loader: Annotated[
+        Iterable[Batch],
+        Option("Batches of `(inputs, targets)`, read from the start as often as needed."),
+    ] = field(kw_only=False)
+    loss: Annotated[Loss, Option("Mean loss of `(model(inputs), targets)`.")] = field(kw_only=False)
+    precision: Annotated[Precision, Option("As in `lrtune.TrainSettings`.")] = "auto"
+
+
+@takes(RangeTest)
+def range_test(asked: RangeTest) -> RangeResult:
+    """Runs a range test on objects that the caller already has.
 
     They are as before when it returns or raises, bit for bit.
 
     What is kept: weights, buffers, gradients, the train/eval mode of every module, the optimizer's
     state and parameter groups, and the random states of Python, NumPy, torch and the loader. Groups
-    of different LR keep their ratio in the sweep.
-
-    Args:
-        model: is trained from the weights that it has, once a seed.
-        optimizer: over the model's parameters.
-        loader: batches of `(inputs, targets)`, read from the start as often as needed.
-        loss: mean loss of `(model(inputs), targets)`.
-        low: first LR of the sweep.
-        high: last LR of the sweep.
-        num_steps: optimizer steps of a sweep.
-        num_seeds: sweeps, each over another order of the data where the loader shuffles.
-        precision: as in `lrtune.TrainSettings`.
+    of different LR keep their ratio in the sweep. A sweep goes from 1e-6 to 10 unless told
+    otherwise, and each takes another order of the data where the loader shuffles.
 
     Returns:
         The interval of peak LRs worth trying, or no signal and why.
@@ -79,10 +78,18 @@ def range_test(
     Raises:
         InputError: no such sweep, or a loader without batches.
     """
-    some_seeds = (num_seeds >= 1, f"`1 <= num_seeds` must hold, but got {num_seeds}.")
-    check([*_rules(low, high, num_steps), some_seeds])
+    problems = Problems()
+    asked = asked.sound(problems)
+    low, high = (
+        (1e-6 if asked.low is None else asked.low),
+        (10.0 if asked.high is None else asked.high),
+    )
+    num_steps, num_seeds = asked.num_steps, asked.num_seeds
+    model, optimizer, loader, loss = asked.model, asked.optimizer, asked.loader, asked.loss
+    problems += [message for holds, message in _rules(low, high, num_steps) if not holds]
+    problems.raise_any()
     device = next(model.parameters()).device
-    arithmetic = choose_arithmetic(precision, device)
+    arithmetic = choose_arithmetic(asked.precision, device)
     learner = Learner(model=model, averaged=None, optimizer=optimizer, scaler=arithmetic.scaler())
     forward = DefaultForward(loss, is_own=True)
     step = Step(
