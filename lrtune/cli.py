@@ -20,7 +20,8 @@ from click.core import ParameterSource
 
 from lrtune.core.engines import EngineName, EngineOptions, Local, Ray
 from lrtune.core.errors import InputError, LrtuneError, StoreError, shown
-from lrtune.core.recipe import OPTIMIZERS, OptimizerName, default_recipe
+from lrtune.core.optimizers import OPTIMIZERS
+from lrtune.core.recipe import default_recipe
 from lrtune.core.study import (
     DataOnDevice,
     Precision,
@@ -181,7 +182,7 @@ search_options = options(
     option("--budget", default="50", show_default=True, metavar="B",
            help="What may be spent: 50 (trials), 300ep (epochs), 20runs (full ones), 30min or 4h."),
     option("--epochs", type=int, metavar="N", help="Epochs of a full run.  [default: the task's]"),
-    option("--optimizer", type=click.Choice(OPTIMIZERS),
+    option("--optimizer", type=click.Choice(tuple(OPTIMIZERS)),
            help="Optimizer to search with; its customary recipe is the baseline."),
     option("--baseline", metavar="NAME|FILE",
            help="The recipe you use today: see `lrtune recipes`."),
@@ -235,9 +236,7 @@ def lrtune() -> None:
 @out_option
 @quiet_option
 @json_option
-def search(
-    optimizer: OptimizerName | None, baseline: str | None, as_json: bool, **flags: Any
-) -> None:
+def search(optimizer: str | None, baseline: str | None, as_json: bool, **flags: Any) -> None:
     """Search for the best schedule; the same command again goes on with the same study."""
     from lrtune import app
 
@@ -315,7 +314,9 @@ def resume(study: str, as_json: bool, **flags: Any) -> None:
 @lrtune.command()
 @task_options
 @option(
-    "--optimizer", type=click.Choice(OPTIMIZERS), help="Optimizer to test.  [default: the task's]"
+    "--optimizer",
+    type=click.Choice(tuple(OPTIMIZERS)),
+    help="Optimizer to test.  [default: the task's]",
 )
 @option("--low", type=float, metavar="LR", help="First LR of a sweep.  [default: by the optimizer]")
 @option("--high", type=float, metavar="LR", help="Last LR of a sweep.  [default: by the optimizer]")

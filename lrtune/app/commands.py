@@ -28,7 +28,8 @@ from lrtune.core.engines import EngineName, EngineOptions, Local
 from lrtune.core.errors import InputError, Problems, StoreError
 from lrtune.core.events import Note
 from lrtune.core.objective import Objective
-from lrtune.core.recipe import OPTIMIZERS, OptimizerName, Recipe, length_problems
+from lrtune.core.optimizers import OPTIMIZERS
+from lrtune.core.recipe import Recipe, length_problems
 from lrtune.core.space import Space, parse_space
 from lrtune.core.study import (
     Budget,
@@ -401,7 +402,7 @@ def delete(
 def find_lr(
     task: TaskSource | str | Path,
     *,
-    optimizer: OptimizerName | None = None,
+    optimizer: str | None = None,
     low: float | None = None,
     high: float | None = None,
     num_steps: int = 200,
