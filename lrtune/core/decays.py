@@ -1,4 +1,4 @@
-"""The decays: how the LR falls after the warmup. Each is one dataclass, and nothing else is needed.
+"""The decays: how the LR falls after the warmup. A new one is a class here, and nothing else.
 
 A decay states its shape as an expression, where it begins to fall, how its lengths follow the
 length of the run, and how people read it. Its fields are its parameters, with their rules. The
@@ -16,6 +16,7 @@ trunks, reports and their colours ask the class or look it up in `DECAYS`.
             return f"go down to {span.end} by a polynomial of power {self.power:.3g}"
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from itertools import pairwise
@@ -54,7 +55,7 @@ class Span:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decay:
+class Decay(ABC):
     """How the LR falls after the warmup. Lengths are in epochs; their names end in `_epochs`."""
 
     name: ClassVar[str]
@@ -103,9 +104,9 @@ class Decay:
         }
         return replace(self, **lengths)
 
+    @abstractmethod
     def phrase(self, span: Span) -> str:
         """What to do after the warmup, as the end of a sentence for people."""
-        raise NotImplementedError
 
     def problems_at(self, steps_per_epoch: int) -> list[str]:
         """The rules that it breaks in a run with so many optimizer steps an epoch."""
