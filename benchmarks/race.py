@@ -27,7 +27,8 @@ from bank.recipes import SETTINGS, bank_task
 from loops.runs import train
 
 from lrtune import app
-from lrtune.core.recipe import Recipe, decay_from_dict, default_recipe
+from lrtune.core.decays import decay_from_dict
+from lrtune.core.recipe import Recipe, default_recipe
 from lrtune.core.run import Measurement, Run
 from lrtune.core.study import StudyState
 from lrtune.decide.trials import best_first, trials_of

@@ -31,7 +31,8 @@ from loops.runs import train
 from torch.utils.data import DataLoader
 
 from lrtune import app
-from lrtune.core.recipe import Recipe, decay_from_dict
+from lrtune.core.decays import decay_from_dict
+from lrtune.core.recipe import Recipe
 from lrtune.core.run import Measurement, Run
 from lrtune.core.sources import NamedTask
 from lrtune.core.study import StudyState

@@ -11,7 +11,8 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from lrtune.core.recipe import WSD, Constant, Cosine, Recipe, StepDecay
+from lrtune.core.decays import WSD, Constant, Cosine, StepDecay
+from lrtune.core.recipe import Recipe
 from lrtune.schedules.build import build_schedule
 from lrtune.schedules.compress import compress
 

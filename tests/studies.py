@@ -3,8 +3,9 @@
 import math
 from dataclasses import replace
 
+from lrtune.core.decays import Cosine, StepDecay
 from lrtune.core.objective import Objective
-from lrtune.core.recipe import Cosine, Recipe, StepDecay
+from lrtune.core.recipe import Recipe
 from lrtune.core.run import Measurement, Run, RunRecord
 from lrtune.core.study import StudyConfig, StudyState
 

@@ -13,8 +13,8 @@ from torch.utils.data import TensorDataset
 
 import lrtune
 from lrtune.app.arguments import threads_of
+from lrtune.core.decays import Cosine, Linear, Plateau, StepDecay
 from lrtune.core.events import EpochEnded, Note, RunEnded
-from lrtune.core.recipe import Cosine, Linear, Plateau, StepDecay
 from lrtune.schedules import build_schedule
 from lrtune.schedules.compress import compress, schedule_of
 from lrtune.training.native.loop import NativeTraining

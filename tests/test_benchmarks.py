@@ -13,7 +13,8 @@ from benchmarks.replay.ledger import NONE, Ledger, Over, replay
 from benchmarks.replay.measure import Regrets, measure, quartiles
 from benchmarks.replay.peers import NEED_RAY, PEERS
 from benchmarks.replay.pools import Parameter, Pool, bank_pools, recorded_pools
-from lrtune.core.recipe import Constant, Plateau, Recipe
+from lrtune.core.decays import Constant, Plateau
+from lrtune.core.recipe import Recipe
 from lrtune.core.sources import NamedTask
 
 NAN, INF = math.nan, math.inf

@@ -9,7 +9,8 @@ import click
 import pytest
 
 from lrtune.cli import lrtune as cli
-from lrtune.core.recipe import DECAYS, OPTIMIZERS, decay_parameters
+from lrtune.core.decays import DECAYS, decay_parameters
+from lrtune.core.optimizers import OPTIMIZERS
 from lrtune.core.space import parse_space
 from lrtune.store.recipes import read_recipe
 

@@ -9,28 +9,19 @@ from typing import Any
 
 from torch import nn
 
-from lrtune.core.recipe import (
-    WSD,
-    Constant,
-    Cosine,
-    Decay,
-    Linear,
-    OptimizerName,
-    Plateau,
-    Recipe,
-    StepDecay,
-)
+from lrtune.core.decays import WSD, Constant, Cosine, Decay, Linear, Plateau, StepDecay
+from lrtune.core.recipe import Recipe
 from lrtune.core.sources import NamedTask
 from lrtune.core.study import TrainSettings
 from lrtune.training.task import Task, load_task
 
 EPOCHS = 27
 HORIZONS = (1, 3, 9, 27)
-PEAK_LRS: dict[OptimizerName, tuple[float, ...]] = {  # three a decade
+PEAK_LRS: dict[str, tuple[float, ...]] = {  # three a decade
     "sgd": (0.01, 0.0215, 0.0464, 0.1, 0.215, 0.464, 1.0, 2.15),
     "adamw": (2.15e-4, 4.64e-4, 1e-3, 2.15e-3, 4.64e-3, 0.01, 0.0215, 0.0464),
 }
-WEIGHT_DECAYS: dict[OptimizerName, float] = {"sgd": 5e-4, "adamw": 0.01}
+WEIGHT_DECAYS: dict[str, float] = {"sgd": 5e-4, "adamw": 0.01}
 WARMUPS_EPOCHS = (0.0, 2.0)
 DECAYS: tuple[Decay, ...] = (
     Constant(), Cosine(), Linear(), WSD(cooldown_frac=0.3), StepDecay(every_epochs=9.0, factor=0.1),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lrtune.core.recipe import OptimizerName, default_recipe
+from lrtune.core.recipe import default_recipe
 from lrtune.core.study import RangeResult
 from lrtune.decide.bounds import range_result
 from lrtune.training.native.range_test import NUM_SEEDS
@@ -65,7 +65,7 @@ class Grid:
         return min(map(self.lost, [low, high, *inside]))
 
 
-def grids(outcomes: Mapping[Job, Outcome]) -> dict[tuple[str, OptimizerName], Grid]:
+def grids(outcomes: Mapping[Job, Outcome]) -> dict[tuple[str, str], Grid]:
     """Of each task and optimizer, by the seeds that were trained at every LR."""
     runs = pd.DataFrame(
         [
@@ -118,9 +118,7 @@ def summary(answers: pd.DataFrame) -> pd.DataFrame:
     return found.reset_index().sort_values("lost", kind="stable")
 
 
-def verdicts(
-    summarised: pd.DataFrame, found: Mapping[tuple[str, OptimizerName], Grid]
-) -> pd.DataFrame:
+def verdicts(summarised: pd.DataFrame, found: Mapping[tuple[str, str], Grid]) -> pd.DataFrame:
     """A row for each task and optimizer: what ours loses, and the best of theirs.
 
     Ours is the one in use; the best there is of all that theirs suggest. A tie is lost by less than

@@ -14,16 +14,17 @@ from pathlib import Path
 
 import numpy as np
 
-from lrtune.core.recipe import OptimizerName, Recipe, default_recipe
+from lrtune.core import optimizers
+from lrtune.core.recipe import Recipe, default_recipe
 from lrtune.core.run import Run
 from lrtune.core.sources import NamedTask
 from lrtune.core.study import TrainSettings
 from lrtune.schedules.compress import schedule_of
 from lrtune.training.native.loop import NativeTraining
-from lrtune.training.native.range_test import NUM_STEPS, SWEEPS
+from lrtune.training.native.range_test import NUM_STEPS
 from lrtune.training.task import load_task
 
-OPTIMIZERS: tuple[OptimizerName, ...] = ("sgd", "adamw", "lamb")
+OPTIMIZERS: tuple[str, ...] = ("sgd", "adamw", "lamb")
 GRID_FACTOR, GRID_LRS = 2.0, 15
 
 
@@ -70,12 +71,12 @@ class Sweep:
         return [float(lr) for lr in np.geomspace(self.low, self.high, self.num_steps)]
 
 
-def sweeps(optimizer: OptimizerName) -> dict[str, Sweep]:
+def sweeps(optimizer: str) -> dict[str, Sweep]:
     """Ours, and the defaults of fastai's `Learner.lr_find` and of Lightning's `Tuner`.
 
     torch-lr-finder's has the same end as fastai's.
     """
-    low, high = SWEEPS[optimizer]
+    low, high = optimizers.OPTIMIZERS[optimizer].swept
     return {
         "ours": Sweep(low=low, high=high, num_steps=NUM_STEPS),
         "fastai": Sweep(low=1e-7, high=10.0, num_steps=100),
@@ -83,9 +84,9 @@ def sweeps(optimizer: OptimizerName) -> dict[str, Sweep]:
     }
 
 
-def grid(optimizer: OptimizerName) -> list[float]:
+def grid(optimizer: str) -> list[float]:
     """From the highest LR of our sweep down by factors of two, over four decades."""
-    _, high = SWEEPS[optimizer]
+    _, high = optimizers.OPTIMIZERS[optimizer].swept
     return [high / GRID_FACTOR**k for k in range(GRID_LRS)]
 
 
@@ -94,7 +95,7 @@ class Job:
     """A sweep, or with `sweep=""` a training at `lr`."""
 
     case: str
-    optimizer: OptimizerName
+    optimizer: str
     seed: int
     sweep: str = ""
     lr: float = 0.0

@@ -14,8 +14,9 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import TPESampler
 from optuna.trial import create_trial
 
+from lrtune.core.decays import Plateau
 from lrtune.core.objective import Objective
-from lrtune.core.recipe import Plateau, Recipe, default_recipe
+from lrtune.core.recipe import Recipe, default_recipe
 from lrtune.core.run import BASELINE, Measurement, Run, RunRecord, RunState
 from lrtune.core.study import Budget, Rung, SamplerName, Signal, StudyConfig, StudyState
 from lrtune.decide.plan import next_run

@@ -13,7 +13,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from lrtune.core.recipe import Plateau, Recipe
+from lrtune.core.decays import Plateau
+from lrtune.core.recipe import Recipe
 
 Value = float | int | str
 COLUMNS = ["top1", "averaged_top1", "val_loss"]

@@ -22,11 +22,12 @@ from lrtune.app.engines import notes_before, open_engine, open_native, open_work
 from lrtune.app.places import Places
 from lrtune.app.results import print_known, write_study_report
 from lrtune.core.commands import Compare, Search
+from lrtune.core.decays import Plateau
 from lrtune.core.engines import EngineOptions, Ray
 from lrtune.core.errors import InputError, LrtuneError, Problems, StoreError
 from lrtune.core.events import Event, Note, SweepStarted
 from lrtune.core.objective import Objective
-from lrtune.core.recipe import Plateau, Recipe, group_problems
+from lrtune.core.recipe import Recipe, group_problems
 from lrtune.core.run import BASELINE
 from lrtune.core.sources import TaskSource
 from lrtune.core.space import Space, parse_space

@@ -5,7 +5,6 @@ Everything in an event is already on disk.
 
 from dataclasses import dataclass
 
-from lrtune.core.recipe import OptimizerName
 from lrtune.core.run import Measurement, Run, RunRecord
 
 
@@ -13,7 +12,7 @@ from lrtune.core.run import Measurement, Run, RunRecord
 class SweepStarted:
     """A sweep of the LR range test began."""
 
-    optimizer: OptimizerName
+    optimizer: str
     number: int
     """Number of the sweep, from 1."""
     num_sweeps: int

@@ -5,131 +5,18 @@ warmup.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
-from itertools import pairwise
 from numbers import Real
-from typing import Any, Literal, cast, get_args
+from typing import Annotated, Any
+from warnings import warn
 
+from lrtune.core import decays
+from lrtune.core.decays import Cosine, Decay, Span, decay_from_dict
 from lrtune.core.errors import InputError, Problems
-from lrtune.core.objective import Objective
-from lrtune.core.optimizers import ABOUT
-
-OptimizerName = Literal[
-    "sgd", "adagrad", "rmsprop", "adam", "adamw", "lamb", "adabound",
-    "schedule-free-sgd", "schedule-free-adamw", "prodigy",
-]  # fmt: skip
-OPTIMIZERS: tuple[str, ...] = get_args(OptimizerName)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Constant:
-    """The peak LR to the end."""
-
-    name: Literal["constant"] = "constant"
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepDecay:
-    """Times `factor` every `every_epochs`, from the start of training (torch's `StepLR`)."""
-
-    name: Literal["step"] = "step"
-    every_epochs: float
-    factor: float = 0.1
-
-
-@dataclass(frozen=True, kw_only=True)
-class MultiStep:
-    """Times `factor` at each milestone, counted from the start of training (`MultiStepLR`)."""
-
-    name: Literal["multistep"] = "multistep"
-    milestones_epochs: tuple[float, ...]
-    factor: float = 0.1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cosine:
-    """Half a cosine (Loshchilov & Hutter 2017, arXiv 1608.03983, eq. 5, without restarts)."""
-
-    name: Literal["cosine"] = "cosine"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Linear:
-    """A straight line to the final LR (arXiv 2310.07831)."""
-
-    name: Literal["linear"] = "linear"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Polynomial:
-    """`(1 - p) ** power` (`PolynomialLR`)."""
-
-    name: Literal["polynomial"] = "polynomial"
-    power: float = 2.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Exponential:
-    """`end_frac ** p`: a constant factor for each step (`ExponentialLR`)."""
-
-    name: Literal["exponential"] = "exponential"
-    end_frac: float = 0.01
-
-
-@dataclass(frozen=True, kw_only=True)
-class WSD:
-    """Warmup-stable-decay: constant, then a 1-sqrt cooldown (arXiv 2405.18392).
-
-    The cooldown takes the last `cooldown_frac`.
-    """
-
-    name: Literal["wsd"] = "wsd"
-    cooldown_frac: float = 0.2
-
-
-@dataclass(frozen=True, kw_only=True)
-class HoldPower:
-    """Constant for `hold_frac`, then `(1 - x) ** power` (arXiv 2509.19189)."""
-
-    name: Literal["hold-power"] = "hold-power"
-    hold_frac: float = 0.5
-    power: float = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plateau:
-    """Times `factor` after more than `patience_epochs` epochs without progress.
-
-    It is torch's `ReduceLROnPlateau`.
-    """
-
-    name: Literal["plateau"] = "plateau"
-    monitor: str = "val_loss"
-    """Name of the metric, with `:max` or `:min` where the name does not tell its direction."""
-    factor: float = 0.1
-    patience_epochs: int = 3
-    threshold: float = 1e-4
-    threshold_mode: Literal["rel", "abs"] = "rel"
-    cooldown_epochs: int = 0
-
-
-Decay = (
-    Constant
-    | StepDecay
-    | MultiStep
-    | Cosine
-    | Linear
-    | Polynomial
-    | Exponential
-    | WSD
-    | HoldPower
-    | Plateau
-)
-DECAYS: dict[str, type[Decay]] = {
-    str(kind.__dataclass_fields__["name"].default): kind for kind in get_args(Decay)
-}
+from lrtune.core.optimizers import OPTIMIZERS
+from lrtune.core.options import OneOf, above, at_least, broken_rules, within
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,20 +26,20 @@ class Recipe:
     Raises `InputError`, all broken rules at once, when built impossible.
     """
 
-    optimizer: OptimizerName = "sgd"
-    peak_lr: float = 0.1
+    optimizer: Annotated[str, OneOf(OPTIMIZERS)] = "sgd"
+    peak_lr: Annotated[float, above(0)] = 0.1
     """LR after warmup, of the parameter group whose ratio is 1."""
-    warmup_epochs: float = 0.0
+    warmup_epochs: Annotated[float, at_least(0)] = 0.0
     """Linear warmup, stepped per optimizer step; may be fractional."""
     decay: Decay = field(default_factory=Cosine)
-    final_frac: float = 0.0
+    final_frac: Annotated[float, within(0, 1)] = 0.0
     """Floor: the decay ends at this fraction of the peak LR (for plateau: it never goes below)."""
-    momentum: float = 0.9
+    momentum: Annotated[float, within(0, 1, "[)")] = 0.9
     """Of SGD, and the beta of Schedule-Free SGD, which must not be 0; the other optimizers keep
     their own."""
     nesterov: bool = True
     """Of SGD."""
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, at_least(0)] = 0.0
     group_scales: tuple[tuple[str, float], ...] = ()
     """Of named parameter groups, in the order of their names, the group's LR as a multiple of
     `peak_lr`; it takes the place of the `lr_scale` that the task gives the group."""
@@ -179,11 +66,15 @@ class Recipe:
         parts = [f"{self.optimizer} {self.peak_lr:.3g}"]
         if self.warmup_epochs:
             parts.append(f"warmup {self.warmup_epochs:.3g} ep")
-        parts.append(describe_decay(self.decay))
+        parts.append(self.decay.label)
         if self.final_frac:
             parts.append(f"to {self.final_frac:.3g} of peak")
         parts += [f"{name} x {scale:.3g}" for name, scale in self.group_scales]
         return ", ".join(parts)
+
+    def span(self, epochs: int) -> Span:
+        """The part of a run of so many epochs that its decay shapes."""
+        return Span(warmup_epochs=self.warmup_epochs, epochs=epochs, final_frac=self.final_frac)
 
     @property
     def uses_nesterov(self) -> bool:
@@ -192,7 +83,8 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `from_dict` reads them back."""
-        return asdict(self) | {"group_scales": dict(self.group_scales)}
+        own = {"decay": self.decay.to_dict(), "group_scales": dict(self.group_scales)}
+        return asdict(self) | own
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> "Recipe":
@@ -202,7 +94,8 @@ class Recipe:
             InputError: an unknown key, a missing one, or an impossible value.
         """
         values, problems = dict(values), Problems()
-        given, decay = values.pop("decay", "cosine"), cast(Decay, Cosine())
+        given = values.pop("decay", "cosine")
+        decay: Decay = Cosine()
         with problems.gather():
             if not isinstance(given, str | Mapping):
                 raise InputError(
@@ -214,9 +107,9 @@ class Recipe:
             values["group_scales"] = tuple(sorted(scales.items()))
         else:
             problems.append(f"`group_scales` must be a table of numbers, but got {scales!r}.")
-        field_names = {f.name for f in fields(Recipe)}
-        for key in sorted(values.keys() - field_names):
-            problems.append(f"unknown key {key!r} in a recipe; it has {_names(Recipe)}.")
+        field_names = [f.name for f in fields(Recipe)]
+        for key in sorted(values.keys() - set(field_names)):
+            problems.append(f"unknown key {key!r} in a recipe; it has {', '.join(field_names)}.")
         with problems.gather():
             recipe = Recipe(
                 decay=decay, **{key: value for key, value in values.items() if key in field_names}
@@ -266,70 +159,26 @@ def group_problems(names: Iterable[str], groups: Sequence[ParameterGroup]) -> li
     ]
 
 
-def default_recipe(optimizer: OptimizerName) -> Recipe:
-    """Returns the customary LR and weight decay of an optimizer, with a cosine.
-
-    Those that need no schedule hold their LR. Schedule-Free (arXiv 2405.15682) warms up for half an
-    epoch, since its authors recommend a warmup; its SGD at an LR of 1 takes steps as long as those
-    of SGD at 0.1 with a momentum of 0.9. The authors of Prodigy (arXiv 2306.06101) recommend an LR
-    of 1, and no schedule or a cosine.
-    """
-    about = ABOUT[optimizer]
-    recipe = Recipe(optimizer=optimizer, peak_lr=about.peak_lr, weight_decay=about.weight_decay)
-    match optimizer:
-        case "schedule-free-sgd" | "schedule-free-adamw":
-            return replace(recipe, warmup_epochs=0.5, decay=Constant())
-        case "prodigy":
-            return replace(recipe, decay=Constant())
-    return recipe
+def default_recipe(optimizer: str) -> Recipe:
+    """Returns the customary settings of an optimizer, with the decay that it is used with."""
+    facts = OPTIMIZERS[optimizer]
+    return Recipe(
+        optimizer=optimizer,
+        peak_lr=facts.peak_lr,
+        warmup_epochs=facts.warmup_epochs,
+        decay=facts.decay,
+        weight_decay=facts.weight_decay,
+    )
 
 
 def optimizer_arguments(recipe: Recipe) -> dict[str, Any]:
     """What the optimizer's class is built with, besides parameters; the rest are its defaults.
 
-    The LR is the peak, whatever the schedule: AdaBound reads its base LR when it is built. To
-    Schedule-Free a warmup of the LR is the same as its own `warmup_steps`. Prodigy goes without its
-    `safeguard_warmup`: with it, the LR that it finds by itself falls with the one it is given, down
-    to no training at a tenth, and a warmup trains no better.
+    The LR is the peak, whatever the schedule: AdaBound reads its base LR when it is built.
     """
-    arguments: dict[str, Any] = {"lr": recipe.peak_lr}
-    if recipe.optimizer in ("sgd", "schedule-free-sgd"):
-        arguments["momentum"] = recipe.momentum
-    if recipe.optimizer == "sgd":
-        arguments["nesterov"] = recipe.uses_nesterov
-    arguments["weight_decay"] = recipe.weight_decay
-    return arguments
-
-
-def decay_from_dict(values: Mapping[str, Any]) -> Decay:
-    """A decay from `{"name": ..., parameters}`.
-
-    Raises:
-        InputError: no such decay, an unknown parameter, or a missing one.
-    """
-    name = values.get("name")
-    if not isinstance(name, str) or name not in DECAYS:
-        raise InputError(f"`decay` must be one of {', '.join(DECAYS)}, but got {name!r}.")
-    kind: Callable[..., Decay] = DECAYS[name]
-    given = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in values.items()
-        if key != "name"
-    }
-    parameters = {f.name: f.default is MISSING for f in fields(DECAYS[name]) if f.name != "name"}
-    problems = [
-        f"decay {name!r} has no parameter {key!r}; it has {_names(DECAYS[name])}."
-        for key in sorted(given.keys() - parameters.keys())
-    ]
-    problems += [
-        f"decay {name!r} needs {key!r}."
-        for key, needed in parameters.items()
-        if needed and key not in given
-    ]
-    problems += _broken_rules({key: value for key, value in given.items() if key in parameters})
-    if problems:
-        raise InputError(problems)
-    return kind(**given)
+    values = {"momentum": recipe.momentum, "nesterov": recipe.uses_nesterov}
+    own = {name: values[name] for name in OPTIMIZERS[recipe.optimizer].arguments}
+    return {"lr": recipe.peak_lr} | own | {"weight_decay": recipe.weight_decay}
 
 
 def length_problems(recipe: Recipe, epochs: int) -> list[str]:
@@ -340,112 +189,27 @@ def length_problems(recipe: Recipe, epochs: int) -> list[str]:
     return [f"{rule}, but got warmup_epochs={recipe.warmup_epochs:g} with {epochs} epochs."]
 
 
-def describe_decay(decay: Decay) -> str:
-    """`step(every_epochs=3, factor=0.1)`, or just the name where there is nothing to choose."""
-    values = [(f.name, getattr(decay, f.name)) for f in fields(decay) if f.name != "name"]
-    if isinstance(decay, Plateau):  # the two that people tune
-        values = [("patience_epochs", decay.patience_epochs), ("factor", decay.factor)]
-    inside = ", ".join(f"{key}={_plain(value)}" for key, value in values)
-    return f"{decay.name}({inside})" if inside else decay.name
-
-
-def decay_parameters(name: str) -> tuple[str, ...]:
-    """Names of the parameters that decay `name` has."""
-    return tuple(f.name for f in fields(DECAYS[name]) if f.name != "name")
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, tuple):
-        return "[" + ", ".join(_plain(v) for v in value) + "]"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _names(kind: type) -> str:
-    return ", ".join(f.name for f in fields(kind) if f.name != "name") or "none"
-
-
-def _counts(value: object) -> bool:
-    return isinstance(value, int) and value >= 0
-
-
-_NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {
-    "peak_lr": ("`0 < peak_lr` must hold", lambda value: 0 < value < math.inf),
-    "warmup_epochs": ("`0 <= warmup_epochs` must hold", lambda value: 0 <= value < math.inf),
-    "final_frac": ("`0 <= final_frac <= 1` must hold", lambda value: 0 <= value <= 1),
-    "momentum": ("`0 <= momentum < 1` must hold", lambda value: 0 <= value < 1),
-    "weight_decay": ("`0 <= weight_decay` must hold", lambda value: 0 <= value < math.inf),
-    "every_epochs": ("`0 < every_epochs` must hold", lambda value: 0 < value < math.inf),
-    "factor": ("`0 < factor < 1` must hold", lambda value: 0 < value < 1),
-    "power": ("`0 < power` must hold", lambda value: 0 < value < math.inf),
-    "end_frac": ("`0 < end_frac <= 1` must hold", lambda value: 0 < value <= 1),
-    "cooldown_frac": ("`0 < cooldown_frac <= 1` must hold", lambda value: 0 < value <= 1),
-    "hold_frac": ("`0 <= hold_frac < 1` must hold", lambda value: 0 <= value < 1),
-    "threshold": ("`0 <= threshold` must hold", lambda value: value >= 0),
-    "patience_epochs": ("`patience_epochs` must be a whole number from 0", _counts),
-    "cooldown_epochs": ("`cooldown_epochs` must be a whole number from 0", _counts),
-}
-"""What each number of a recipe must be. NaN breaks each of these rules: all comparisons with it are
-false."""
-_WORDS = {
-    "optimizer": OPTIMIZERS,
-    "threshold_mode": ("rel", "abs"),
-}
-
-
-def _problems(r: Recipe) -> list[str]:
-    """Every rule that `r` breaks."""
-    problems = _broken_rules({f.name: getattr(r, f.name) for f in fields(r)})
-    if r.optimizer == "schedule-free-sgd" and r.momentum == 0:
-        problems.append(f"`0 < momentum` must hold for schedule-free-sgd, but got {r.momentum}.")
-    if isinstance(r.decay, Decay):
-        return problems + _broken_rules(vars(r.decay))
-    return [
-        *problems,
-        "`decay` must be one of the decays of lrtune.core.recipe, such as `Cosine()`, but got "
-        f"{r.decay!r}.",
-    ]
-
-
-def _broken_rules(values: Mapping[str, Any]) -> list[str]:
-    """Those that values break, each by itself."""
-    return [
-        f"{rule}, but got {list(value) if isinstance(value, tuple) else value!r}."
-        for key, value in values.items()
-        if (rule := _broken_rule(key, value))
-    ]
-
-
-def _broken_rule(key: str, value: Any) -> str:
-    """Empty where `value` breaks none."""
-    if key in _WORDS:
-        return "" if value in _WORDS[key] else f"`{key}` must be one of {', '.join(_WORDS[key])}"
-    if key == "monitor":
-        return _monitor_rule(value)
-    if key == "group_scales":
-        return _scales_rule(value)
-    if key == "nesterov":
-        return "" if isinstance(value, bool) else "`nesterov` must be true or false"
-    if key == "milestones_epochs":
-        if not isinstance(value, tuple | list) or not all(map(_is_number, value)):
-            return "`milestones_epochs` must be a list of numbers"
-        rising = bool(value) and all(a < b for a, b in pairwise((0.0, *value)))
-        return "" if rising else "`0 < milestones_epochs[0] < milestones_epochs[1] < ...` must hold"
-    if key not in _NUMBERS:
-        return ""
-    rule, holds = _NUMBERS[key]
-    if not _is_number(value):
-        return f"`{key}` must be a number"
-    return "" if holds(value) else rule
-
-
-def _monitor_rule(value: object) -> str:
-    if not isinstance(value, str):
-        return "`monitor` must be the name of a metric"
-    try:
-        Objective.parse(value)
-    except InputError:
-        return "`monitor` must be a metric whose direction is known, or NAME:max or NAME:min"
-    return ""
+def _problems(recipe: Recipe) -> list[str]:
+    """Every rule that a recipe breaks."""
+    values = dict(vars(recipe))
+    decay, scales = values.pop("decay"), values.pop("group_scales")
+    problems = list(broken_rules(Recipe, values).values())
+    if rule := _scales_rule(scales):
+        got = list(scales) if isinstance(scales, tuple) else scales
+        problems.append(f"{rule}, but got {got!r}.")
+    facts = OPTIMIZERS.get(recipe.optimizer) if isinstance(recipe.optimizer, str) else None
+    if facts is not None and facts.needs_momentum and recipe.momentum == 0:
+        problems.append(
+            f"`0 < momentum` must hold for {recipe.optimizer}, but got {recipe.momentum}."
+        )
+    if isinstance(decay, Decay):
+        problems += broken_rules(type(decay), vars(decay)).values()
+    else:
+        problems.append(
+            "`decay` must be one of the decays of lrtune.core.decays, such as `Cosine()`, but got "
+            f"{decay!r}."
+        )
+    return problems
 
 
 def _scales_rule(value: object) -> str:
@@ -462,3 +226,15 @@ def _scales_rule(value: object) -> str:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def __getattr__(name: str) -> Any:
+    """The decays were defined in this module up to version 0.1.0."""
+    if name in ("DECAYS", *(kind.__name__ for kind in decays.DECAYS.values())):
+        warn(
+            f"`{name}` is now in lrtune.core.decays: import it from there.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return getattr(decays, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -29,33 +29,19 @@ decay with the cosine.
 import math
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import product
-from typing import Any, cast
+from typing import Any
 
+from lrtune.core.decays import DECAYS, Plateau, decay_parameters, is_length, missing_parameters
 from lrtune.core.errors import InputError
-from lrtune.core.optimizers import ABOUT
-from lrtune.core.recipe import (
-    DECAYS,
-    OPTIMIZERS,
-    Constant,
-    Decay,
-    OptimizerName,
-    Recipe,
-    decay_parameters,
-)
+from lrtune.core.optimizers import OPTIMIZERS
+from lrtune.core.options import broken_rules, fields_of
+from lrtune.core.recipe import Recipe
 
 Scalar = float | int | str | bool
 Value = Scalar | tuple[float, ...]
 
-_LENGTHS = {
-    "warmup_epochs",
-    "every_epochs",
-    "milestones_epochs",
-    "patience_epochs",
-    "cooldown_epochs",
-}
-_WHOLE = {"patience_epochs", "cooldown_epochs"}
 _RECIPE_KEYS = tuple(f.name for f in fields(Recipe))
 SCALES = "group_scales"
 _SCALE = f"{SCALES}."
@@ -149,43 +135,45 @@ class Space:
     @property
     def monitors(self) -> tuple[str, ...]:
         """What its plateaus may monitor."""
-        own = self.decays.get("plateau", {}).get("monitor", ())
+        own = self.decays.get(Plateau.name, {}).get("monitor", ())
         monitors = own.choices if isinstance(own, Choice) else (own,) if own else ()
         return tuple(map(str, monitors))
 
     @property
-    def needs_range_test(self) -> tuple[OptimizerName, ...]:
+    def needs_range_test(self) -> tuple[str, ...]:
         """The optimizers whose peak LR is bounded by a range test."""
-        wanted = (
-            o
-            for o in self.choices("optimizer")
-            if isinstance(self.parameter("peak_lr", o), RangeTest)
+        return tuple(
+            name
+            for name in self.choices("optimizer")
+            if isinstance(self.parameter("peak_lr", name), RangeTest)
         )
-        return cast(tuple[OptimizerName, ...], tuple(wanted))
 
     def fit(self, epochs: int, intervals: Mapping[str, Interval]) -> "Space":
         """Returns the space with percentages as epochs and `range-test` as intervals.
 
         An optimizer without an interval, because its range test gave no signal, gets the bounds in
-        `ABOUT`.
+        `OPTIMIZERS`.
 
         Raises:
             InputError: the space does not go with `epochs`, every reason listed.
         """
         problems: list[str] = []
 
-        def fit_table(where: str, table: Table) -> dict[str, Any]:
+        def fit_table(where: str, table: Table, kind: type = Recipe) -> dict[str, Any]:
             fitted = {
-                key: _in_epochs(value, epochs, whole=key in _WHOLE) for key, value in table.items()
+                key: _in_epochs(value, epochs, whole=_is_whole(kind, key))
+                for key, value in table.items()
             }
-            problems.extend(_too_long(f"{self.source}: {where}", fitted, epochs))
+            if kind is not Plateau:  # its lengths are waits, which may outlast the run
+                problems.extend(_too_long(f"{self.source}: {where}", fitted, epochs))
+            problems.extend(_impossible_ranges(f"{self.source}: {where}", fitted))
             return fitted
 
         optimizers = {
             name: fit_table(f"[optimizer.{name}]", table) for name, table in self.optimizers.items()
         }
         for optimizer in self.needs_range_test:
-            low, high = ABOUT[optimizer].searched
+            low, high = OPTIMIZERS[optimizer].searched
             if interval := intervals.get(optimizer):
                 low, high = interval.low, interval.high
             optimizers.setdefault(optimizer, {})["peak_lr"] = Range(low, high, log=True)
@@ -193,7 +181,8 @@ class Space:
             self,
             parameters=fit_table("[parameters]", self.parameters),
             decays={
-                name: fit_table(f"[decay.{name}]", table) for name, table in self.decays.items()
+                name: fit_table(f"[decay.{name}]", table, DECAYS[name])
+                for name, table in self.decays.items()
             },
             optimizers=optimizers,
         )
@@ -226,7 +215,9 @@ def parse_space(text: str, source: str, *, optimizer: str = "sgd") -> Space:
     def problem(where: str, what: str) -> None:
         problems.append(f"{source}: {where}: {what}")
 
-    def table_of(where: str, value: object, allowed: tuple[str, ...]) -> dict[str, Any]:
+    def table_of(
+        where: str, value: object, allowed: tuple[str, ...], kind: type = Recipe
+    ) -> dict[str, Any]:
         if not isinstance(value, dict):
             problem(where, f"must be a table, but got {value!r}.")
             return {}
@@ -239,7 +230,7 @@ def parse_space(text: str, source: str, *, optimizer: str = "sgd") -> Space:
                 problem(f"{where} {key}", f"unknown key; known here: {', '.join(allowed)}.")
                 continue
             try:
-                read[key] = _parameter(key, entry)
+                read[key] = _parameter(key, entry, whole=_is_whole(kind, key))
             except ValueError as error:
                 problem(f"{where} {key}", str(error))
         return read
@@ -252,31 +243,33 @@ def parse_space(text: str, source: str, *, optimizer: str = "sgd") -> Space:
     parameters = {"optimizer": optimizer, "decay": "cosine"} | given_parameters
     space = Space(source=source, parameters=parameters)
     tables: dict[str, dict[str, dict[str, Any]]] = {"decay": {}, "optimizer": {}}
-    for kind, names in (("decay", tuple(DECAYS)), ("optimizer", OPTIMIZERS)):
-        for name in space.choices(kind):
+    for topic, names in (("decay", tuple(DECAYS)), ("optimizer", tuple(OPTIMIZERS))):
+        for name in space.choices(topic):
             if name not in names:
                 problem(
-                    f"[parameters] {kind}", f"must be one of {', '.join(names)}, but got {name!r}."
+                    f"[parameters] {topic}", f"must be one of {', '.join(names)}, but got {name!r}."
                 )
-        given = document.get(kind, {})
+        given = document.get(topic, {})
         if not isinstance(given, dict):
-            problem(kind, f"must be a table, but got {given!r}.")
+            problem(topic, f"must be a table, but got {given!r}.")
             continue
         for name, entry in given.items():
-            where = f"[{kind}.{name}]"
+            where = f"[{topic}.{name}]"
             if name not in names:
-                problem(where, f"no such {kind}; there are {', '.join(names)}.")
+                problem(where, f"no such {topic}; there are {', '.join(names)}.")
                 continue
-            if name not in space.choices(kind):
+            if name not in space.choices(topic):
                 problem(
                     where,
-                    f"{kind} {name!r} is not among the choices of [parameters] {kind}: nothing "
+                    f"{topic} {name!r} is not among the choices of [parameters] {topic}: nothing "
                     "would use it.",
                 )
-            allowed = decay_parameters(name) if kind == "decay" else _RECIPE_KEYS
-            tables[kind][name] = table_of(
-                where, entry, tuple(k for k in allowed if k not in ("decay", "optimizer"))
-            )
+            if topic == "decay":
+                table = table_of(where, entry, decay_parameters(name), DECAYS[name])
+            else:
+                own = tuple(key for key in _RECIPE_KEYS if key not in ("decay", "optimizer"))
+                table = table_of(where, entry, own)
+            tables[topic][name] = table
     space = replace(
         space,
         description=str(document.get("description", "")),
@@ -300,7 +293,12 @@ def _with_scales(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield key, entry
 
 
-def _parameter(key: str, entry: object) -> Any:
+def _is_whole(kind: type, key: str) -> bool:
+    """Whether a parameter of a recipe or a decay is a whole number."""
+    return any(field.name == key and field.kind is int for field in fields_of(kind))
+
+
+def _parameter(key: str, entry: object, *, whole: bool) -> Any:
     """One entry of a table. Raises ValueError with the rule that it breaks."""
     if entry == "range-test" and key == "peak_lr":
         return RangeTest()
@@ -332,21 +330,22 @@ def _parameter(key: str, entry: object) -> Any:
     is_number = isinstance(step, int | float) and not isinstance(step, bool)
     if step is not None and (not is_number or not 0 < step < math.inf or log):
         raise ValueError(f"`0 < step` must hold, without `log`, but got step={step!r}, log={log}.")
-    if key in _WHOLE and (
+    if whole and (
         log or not all(isinstance(value, int | Percent) for value in (low, high, step or 1))
     ):
-        raise ValueError(f"`{key}` counts whole epochs, without `log`, but got {entry!r}.")
+        counts = "counts whole epochs" if is_length(key) else "must be a whole number"
+        raise ValueError(f"`{key}` {counts}, without `log`, but got {entry!r}.")
     if not isinstance(low, Percent) and not isinstance(high, Percent):
         if not low <= high:
             raise ValueError(f"`low <= high` must hold, but got low={low}, high={high}.")
         if log and not low > 0:
             raise ValueError(f"`0 < low` must hold with `log`, but got low={low}.")
-    return Range(low, high, log, 1 if step is None and key in _WHOLE else step)
+    return Range(low, high, log, 1 if step is None and whole else step)
 
 
 def _value(key: str, value: object) -> Any:
     if isinstance(value, str) and value.endswith("%"):
-        if key not in _LENGTHS:
+        if not is_length(key):
             raise ValueError(f"only lengths in epochs may be in percent, but got {value!r}.")
         try:
             percent = float(value[:-1])
@@ -390,14 +389,16 @@ def _in_epochs(value: Any, epochs: int, *, whole: bool) -> Any:
 
 
 def _too_long(where: str, table: Table, epochs: int) -> Iterator[str]:
-    """Lengths that leave nothing of the run, and ranges that are impossible in epochs."""
-    for key in sorted(table.keys() & (_LENGTHS - {"cooldown_epochs"})):
+    """Lengths that leave nothing of the run."""
+    for key in sorted(filter(is_length, table)):
         longest = max(_flat(table[key]))
-        if key == "patience_epochs":
-            continue  # a patience longer than the run is a constant LR, which is possible
         if not longest < epochs:
             rule = f"`{key} < epochs` must hold"
             yield f"{where} {key}: {rule}, but got {key}={longest:g} with {epochs} epochs."
+
+
+def _impossible_ranges(where: str, table: Table) -> Iterator[str]:
+    """Ranges that have become impossible in epochs."""
     for key, value in table.items():
         if isinstance(value, Range) and not value.low <= value.high:
             got = f"low={value.low:g}, high={value.high:g}"
@@ -428,50 +429,34 @@ def _semantic_problems(space: Space) -> Iterator[tuple[str, str]]:
                 "[parameters] peak_lr",
                 f'is missing for {optimizer}: give a range, or "range-test".',
             )
-    wanted = {
-        name: set(decay_parameters(name)) - _with_default(DECAYS[name])
-        for name in space.choices("decay")
-    }
-    for name, needed in wanted.items():
-        for key in sorted(needed - set(space.decays.get(name, {}))):
+    for name in space.choices("decay"):
+        for key in sorted(missing_parameters(name, space.decays.get(name, {}))):
             yield f"[decay.{name}] {key}", "is missing."
     trial_epochs = 10**6  # long enough that only what is impossible at any length is a problem here
-    every = space.choices("optimizer")
-    tables = [("[parameters]", "", space.parameters)]
-    tables += [(f"[optimizer.{name}]", "", table) for name, table in space.optimizers.items()]
-    tables += [(f"[decay.{name}]", name, table) for name, table in space.decays.items()]
-    for where, decay, table in tables:
+    optimizers = space.choices("optimizer")
+    tables = [("[parameters]", space.parameters)]
+    tables += [(f"[optimizer.{name}]", table) for name, table in space.optimizers.items()]
+    for where, table in tables:
         for key, parameter in table.items():
             if key in ("optimizer", "decay"):
                 continue
-            values = _extremes(_in_epochs(parameter, trial_epochs, whole=key in _WHOLE))
-            users = (
-                every[:1]
-                if decay
-                else [name for name in every if space.parameter(key, name) is parameter]
-            )
+            values = _extremes(_in_epochs(parameter, trial_epochs, whole=_is_whole(Recipe, key)))
+            users = [name for name in optimizers if space.parameter(key, name) is parameter]
             for optimizer, value in product(users, values):
+                own = {SCALES: ((key, value),)} if key.startswith(_SCALE) else {key: value}
                 try:
-                    _probe(
-                        optimizer,
-                        decay,
-                        key,
-                        value,
-                        {k for k in wanted.get(decay, set()) if k != key},
-                    )
+                    Recipe(optimizer=optimizer, **own)
                 except InputError as error:
                     for line in error.problems:
                         yield f"{where} {key}", line
                     break
-
-
-def _probe(optimizer: str, decay: str, key: str, value: Any, others: set[str]) -> Recipe:
-    if not decay:
-        values = {SCALES: ((key, value),)} if key.startswith(_SCALE) else {key: value}
-        return Recipe(optimizer=cast(OptimizerName, optimizer), decay=Constant(), **values)
-    stand_in: dict[str, Any] = {"every_epochs": 1.0, "milestones_epochs": (1.0,)}
-    kind: type[Decay] = DECAYS[decay]
-    return Recipe(decay=kind(**{key: value}, **{k: stand_in[k] for k in others}))
+    for name, table in space.decays.items():
+        for key, parameter in table.items():
+            whole = _is_whole(DECAYS[name], key)
+            for value in _extremes(_in_epochs(parameter, trial_epochs, whole=whole)):
+                if broken := broken_rules(DECAYS[name], {key: value}):
+                    yield f"[decay.{name}] {key}", broken[key]
+                    break
 
 
 def _extremes(parameter: Any) -> tuple[Any, ...]:
@@ -489,9 +474,3 @@ def _extremes(parameter: Any) -> tuple[Any, ...]:
             return tuple(int(end) if whole else end for end in (parameter.low, parameter.high))
         case _:
             return (parameter,)
-
-
-def _with_default(kind: type[Decay]) -> set[str]:
-    return {
-        f.name for f in fields(kind) if f.default is not MISSING or f.default_factory is not MISSING
-    }

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean, median, stdev
 
 from lrtune.core.objective import Objective
-from lrtune.core.recipe import Recipe, decay_parameters
+from lrtune.core.recipe import Recipe
 from lrtune.core.run import BASELINE, RunRecord
 from lrtune.core.study import StudyState
 from lrtune.decide.convergence import Convergence, convergence_epoch, settling_epoch
@@ -91,7 +91,7 @@ class Contender:
     def num_parts(self) -> int:
         """What there is to set in its schedule: a warmup, a floor, the decay's parameters."""
         parts = (self.recipe.warmup_epochs > 0) + (self.recipe.final_frac > 0)
-        return parts + len(decay_parameters(self.recipe.decay.name))
+        return parts + len(self.recipe.decay.parameters)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from lrtune.core.decays import Plateau
 from lrtune.core.objective import Objective
 from lrtune.core.recipe import Recipe
 from lrtune.core.run import BASELINE, Measurement, RunRecord
@@ -17,7 +18,7 @@ from lrtune.schedules import build_schedule
 NUM_LEARNING_CURVES = 4
 """Beside the baseline's: more lines than this are not told apart in one plot."""
 NUM_COMPARED_CURVES = 10
-"""Of a comparison, where each of them was asked for: as many as there are colours."""
+"""Of a comparison, where each of them was asked for: more than this are not told apart at all."""
 NUM_CURVE_POINTS = 1000
 
 
@@ -92,7 +93,7 @@ def lr_curve(
         for step in sorted({*range(first, end, stride), end - 1}):
             xs.append(step / steps_per_epoch)
             ys.append(recipe.peak_lr * schedule(step))
-        if recipe.decay.name == "plateau":
+        if isinstance(recipe.decay, Plateau):
             if epoch >= len(measurements):
                 break
             schedule = schedule.observe(measurements[epoch].metrics)

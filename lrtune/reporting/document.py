@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from lrtune.core.decays import Plateau
 from lrtune.core.objective import UNKNOWN, Objective
 from lrtune.core.options import Options, options_of
 from lrtune.core.run import BASELINE
@@ -150,7 +151,7 @@ class Document:
             if self.compares
             else (recommendation.best,)
         )
-        return any(contender.recipe.decay.name == "plateau" for contender in shown)
+        return any(isinstance(contender.recipe.decay, Plateau) for contender in shown)
 
     @property
     def tables(self) -> dict[str, Table]:

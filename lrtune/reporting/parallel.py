@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
+from lrtune.core.decays import DECAYS
 from lrtune.core.objective import Objective
-from lrtune.core.recipe import DECAYS, ParameterGroup, Recipe
+from lrtune.core.recipe import ParameterGroup, Recipe
 from lrtune.core.study import StudyState
 from lrtune.decide.trials import Trial, best_first, trials_of
 from lrtune.reporting import wording

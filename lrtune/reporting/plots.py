@@ -3,12 +3,14 @@
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import cycle
 from statistics import median
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
+from lrtune.core.decays import DECAYS
 from lrtune.core.objective import Objective
 from lrtune.core.study import RangeResult
 from lrtune.decide.recommend import Recommendation
@@ -19,24 +21,19 @@ from lrtune.reporting.parallel import Line, Parallel
 from lrtune.reporting.sheet import GRID, INK, MUTED, SERIES, Plot, Sheet, shortened
 from lrtune.reporting.trials import Point
 
-# A decay has the same colour in every report; the common ones have those that are told apart best.
-DECAY_COLOURS = {
-    "cosine": SERIES[0],
-    "linear": SERIES[1],
-    "wsd": SERIES[2],
-    "hold-power": SERIES[3],
-    "plateau": SERIES[4],
-    "step": SERIES[5],
-    "constant": SERIES[6],
-    "polynomial": SERIES[7],
-    "multistep": SERIES[8],
-    "exponential": SERIES[9],
-}
 DASHED = (0, (4, 2))
 NUM_BANDS = 5
 """Bands from the worst seed to the best; more of them would hide each other."""
 BEST_SHARE, MAX_BEST = 4, 10
 """One trial in so many stands out among all, and no more than so many of them."""
+
+
+def decay_colours() -> dict[str, str]:
+    """The colour of each decay, which is the same in every report.
+
+    The common ones come first and have those that are told apart best.
+    """
+    return dict(zip(DECAYS, cycle(SERIES), strict=False))
 
 
 def draw(document: Document) -> tuple[Plot, ...]:
@@ -238,7 +235,7 @@ def _range_sheet(results: tuple[RangeResult, ...], width: float) -> Sheet:
                 line,
                 f"sweep with seed {curve.seed}{', stopped by its loss' if curve.diverged else ''}",
             )
-        name = wording.OPTIMIZER_NAMES.get(result.optimizer, result.optimizer)
+        name = wording.optimizer_title(result.optimizer)
         if result.interval is None:
             axes.set_title(f"{name}: no signal", loc="left", fontsize=8.5)
         else:
@@ -298,9 +295,10 @@ def _trials_sheet(doc: Document, width: float) -> Sheet:
     shown = {label: group for label, group in groups.items() if group}
     sheet = Sheet(width, 2.8 if len(shown) == 1 else 4.4, num_panels=len(shown))
     decays = {point.decay for point in points}
-    for decay in (decay for decay in DECAY_COLOURS if decay in decays):
-        [mark] = sheet.panels[0].plot([], [], "o", color=DECAY_COLOURS[decay], markersize=4)
-        sheet.enter(mark, decay)
+    for decay, colour in decay_colours().items():
+        if decay in decays:
+            [mark] = sheet.panels[0].plot([], [], "o", color=colour, markersize=4)
+            sheet.enter(mark, decay)
     for axes, (label, group) in zip(sheet.panels, shown.items(), strict=True):
         axes.sharex(sheet.panels[-1])
         _plain_values(axes)
@@ -333,12 +331,12 @@ def _trials_panel(sheet: Sheet, axes: Axes, objective: Objective, points: list[P
         top = best + _headroom(objective, best, best - floor)
     else:
         axes.set_yticks([])
-    worse_side = "v" if objective.direction == "max" else "^"
+    colours, worse_side = decay_colours(), "v" if objective.direction == "max" else "^"
     for point, score in scores.items():
         is_diverged = point.state == "diverged"
         marker = "x" if is_diverged else worse_side if score < floor else "o"
         on_rung = point.state == "left"
-        colour = DECAY_COLOURS[point.decay]
+        colour = colours[point.decay]
         height = objective.signed(floor if is_diverged else min(max(score, floor), top))
         axes.plot(
             point.peak_lr, height, marker, color=colour, clip_on=False,
@@ -375,11 +373,11 @@ def _parallel_sheet(parallel: Parallel, width: float) -> Sheet:
     sheet = Sheet(width, 0.35 + 0.5 * num_axes)
     [axes] = sheet.panels
     num_best = min(MAX_BEST, max(1, sum(line.place > 0 for line in parallel.lines) // BEST_SHARE))
-    heights = [-float(i) for i in range(num_axes)]
+    heights, colours = [-float(i) for i in range(num_axes)], decay_colours()
     for line in sorted(parallel.lines, key=_stacking):
         stands_out = 0 < line.place <= num_best
         [drawn] = axes.plot(
-            line.positions, heights, color=DECAY_COLOURS[line.decay] if stands_out else MUTED,
+            line.positions, heights, color=colours[line.decay] if stands_out else MUTED,
             linewidth=2.2 if line.place == 1 else 1.2 if stands_out else 0.6,
             alpha=1 if stands_out else 0.45,
             linestyle="-" if line.place else (0, (2, 2)), zorder=3 if stands_out else 2,
@@ -397,9 +395,10 @@ def _parallel_sheet(parallel: Parallel, width: float) -> Sheet:
                 va="bottom" if above else "top", zorder=5,
             )  # fmt: skip
     shown = {line.decay for line in parallel.lines if 0 < line.place <= num_best}
-    for decay in (decay for decay in DECAY_COLOURS if decay in shown):
-        [drawn] = axes.plot([], [], "-", color=DECAY_COLOURS[decay])
-        sheet.enter(drawn, decay)
+    for decay, colour in colours.items():
+        if decay in shown:
+            [drawn] = axes.plot([], [], "-", color=colour)
+            sheet.enter(drawn, decay)
     axes.set_yticks(heights, [axis.label for axis in parallel.axes])
     axes.set(xlim=(-0.01, 1.01), ylim=(heights[-1] - 0.45, 0.35))
     axes.grid(visible=False)

@@ -35,6 +35,8 @@ SERIES = (
     "#5b5fc7",
     "#3f7f1f",
     "#b03a48",
+    "#0c3c6c",
+    "#603030",
 )
 VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid"} | {
     colour: f"{i}" for i, colour in enumerate(SERIES)

@@ -5,30 +5,16 @@ What is not known (nan) is a dash.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, assert_never
+from typing import Any
 
+from lrtune.core.counts import count as count
 from lrtune.core.objective import UNKNOWN, Objective
-from lrtune.core.optimizers import ABOUT
-from lrtune.core.recipe import (
-    WSD,
-    Constant,
-    Cosine,
-    Exponential,
-    HoldPower,
-    Linear,
-    MultiStep,
-    ParameterGroup,
-    Plateau,
-    Polynomial,
-    Recipe,
-    StepDecay,
-)
+from lrtune.core.optimizers import OPTIMIZERS
+from lrtune.core.recipe import ParameterGroup, Recipe
 from lrtune.core.run import BASELINE, Run
 from lrtune.core.study import RangeResult, Rung, StudyConfig
 from lrtune.decide.convergence import Convergence
 from lrtune.decide.noise import Difference
-
-OPTIMIZER_NAMES = {name: about.title for name, about in ABOUT.items()}
 
 
 def number(value: float, digits: int = 2) -> str:
@@ -113,10 +99,9 @@ def probability(value: float) -> str:
     return "< 1 %" if value < 0.01 else "> 99 %" if value > 0.99 else f"{100 * value:.0f} %"
 
 
-def count(amount: float, noun: str) -> str:
-    """`1 epoch`, `1.5 epochs`, `12,400 epochs`."""
-    digits = f"{amount:,.0f}" if float(amount).is_integer() else f"{amount:.4g}"
-    return f"{digits} {noun}" + ("" if amount == 1 else "s")
+def optimizer_title(name: str) -> str:
+    """What people call an optimizer: `Schedule-Free SGD`; a user's own keeps its name."""
+    return OPTIMIZERS[name].title if name in OPTIMIZERS else name
 
 
 def recipe_name(config: StudyConfig, trial: int) -> str:
@@ -159,10 +144,7 @@ def task(source: Mapping[str, Any]) -> str:
 
 def range_result(result: RangeResult) -> str:
     """What a range test found, or that it found nothing and why."""
-    name, sweeps = (
-        OPTIMIZER_NAMES.get(result.optimizer, result.optimizer),
-        count(len(result.curves), "sweep"),
-    )
+    name, sweeps = optimizer_title(result.optimizer), count(len(result.curves), "sweep")
     if result.interval is None:
         return f"{name}: no signal in {sweeps}. {result.reason}"
     low, high, start = map(
@@ -174,7 +156,7 @@ def range_result(result: RangeResult) -> str:
 
 def schedule_sentence(recipe: Recipe, epochs: int, groups: Sequence[ParameterGroup] = ()) -> str:
     """The whole recipe in one sentence, for someone who will set it up by hand."""
-    optimizer = OPTIMIZER_NAMES[recipe.optimizer]
+    optimizer = optimizer_title(recipe.optimizer)
     start = (
         f"Train {count(epochs, 'epoch')} with {optimizer} at a peak learning rate of "
         f"{lr(recipe.peak_lr)}{_group_scales(recipe, groups)}"
@@ -184,7 +166,7 @@ def schedule_sentence(recipe: Recipe, epochs: int, groups: Sequence[ParameterGro
         if recipe.warmup_epochs
         else ""
     )
-    return f"{start}: {warmup}{_decay(recipe, epochs)}."
+    return f"{start}: {warmup}{recipe.decay.phrase(recipe.span(epochs))}."
 
 
 def _group_scales(recipe: Recipe, groups: Sequence[ParameterGroup]) -> str:
@@ -192,53 +174,3 @@ def _group_scales(recipe: Recipe, groups: Sequence[ParameterGroup]) -> str:
     scales = {group.name: group.lr_scale for group in groups} | dict(recipe.group_scales)
     others = [f"{name}: {scale:.3g} times that" for name, scale in scales.items() if scale != 1]
     return f" ({', '.join(others)})" if others else ""
-
-
-def _decay(recipe: Recipe, epochs: int) -> str:
-    decay, floor = recipe.decay, recipe.final_frac
-    decay_epochs = epochs - recipe.warmup_epochs
-    end = f"{100 * floor:.3g} % of the peak" if floor else "zero"
-    above = f", above a floor of {end}" if floor else ""
-    match decay:
-        case Constant():
-            return (
-                "hold it to the end"
-                if recipe.warmup_epochs
-                else "hold it from the first step to the last"
-            )
-        case StepDecay():
-            interval = count(decay.every_epochs, "epoch")
-            return f"multiply it by {decay.factor:.3g} every {interval}{above}"
-        case MultiStep():
-            *most, last = (f"{epoch:.4g}" for epoch in decay.milestones_epochs)
-            listed = f"epochs {', '.join(most)} and {last}" if most else f"epoch {last}"
-            return f"multiply it by {decay.factor:.3g} after {listed}{above}"
-        case Cosine():
-            return f"follow half a cosine down to {end}"
-        case Linear():
-            return f"go down in a straight line to {end}"
-        case Polynomial():
-            return f"go down to {end} by a polynomial of power {decay.power:.3g}"
-        case Exponential():
-            share = floor + (1 - floor) * decay.end_frac
-            return f"decay exponentially to {100 * share:.3g} % of the peak"
-        case WSD():
-            cooldown = count(decay.cooldown_frac * decay_epochs, "epoch")
-            return f"hold it, and cool down by 1 − √x over the last {cooldown} to {end}"
-        case HoldPower():
-            held = decay.hold_frac * decay_epochs
-            power = (
-                "in a straight line"
-                if decay.power == 1
-                else f"by a polynomial of power {decay.power:.3g}"
-            )
-            return (
-                f"hold it for {count(held, 'epoch')}, and " if held else ""
-            ) + f"go down to {end} {power}"
-        case Plateau():
-            watched = Objective.parse(decay.monitor).title
-            patience = count(decay.patience_epochs, "epoch")
-            waiting = f"after more than {patience} without a better {watched}"
-            return f"multiply it by {decay.factor:.3g} {waiting}{above}"
-        case _:
-            assert_never(decay)

@@ -1,40 +1,17 @@
 """From a recipe and the length of a run to its schedule."""
 
-import math
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
+from lrtune.core.decays import Plateau
 from lrtune.core.errors import InputError
 from lrtune.core.objective import Metrics, Objective
-from lrtune.core.recipe import (
-    WSD,
-    Constant,
-    Cosine,
-    Exponential,
-    HoldPower,
-    Linear,
-    MultiStep,
-    Plateau,
-    Polynomial,
-    Recipe,
-    StepDecay,
-)
+from lrtune.core.recipe import Recipe
+from lrtune.core.training import Multiplier
 from lrtune.schedules import plateau
-from lrtune.schedules.compose import Multiplier, join, stretch, warmup
 from lrtune.schedules.plateau import PlateauState
-from lrtune.schedules.shapes import (
-    Shape,
-    constant,
-    cosine,
-    exponential,
-    floored,
-    hold_power,
-    linear,
-    polynomial,
-    staircase,
-    wsd,
-)
+from lrtune.schedules.shape import shape_of
 
 
 def build_schedule(recipe: Recipe, *, epochs: int, steps_per_epoch: int) -> "Schedule":
@@ -47,8 +24,8 @@ def build_schedule(recipe: Recipe, *, epochs: int, steps_per_epoch: int) -> "Sch
             steps.
 
     Raises:
-        InputError: the run is empty, the warmup leaves no step for the decay, or a step decay's
-            period is shorter than an optimizer step.
+        InputError: the run is empty, the warmup leaves no step for the decay, or the decay does not
+            go with steps of this length.
 
     Example:
         >>> recipe = Recipe(warmup_epochs=1, decay=Linear())
@@ -79,10 +56,11 @@ class Schedule:
     used *for* that step. The training loop calls `observe` after each epoch, whatever the decay,
     and goes on with what it returns.
 
-    With `W` warmup steps of `T` in all, the multiplier is `(t + 1) / W` for `t < W`, and from there
-    on `shape((t - W) / (T - W))`, let down to `final_frac`. The milestones of step and multistep
-    count from the start of training, each to the nearest step. The warmup goes to the peak all the
-    same: milestones that lie in it take effect together at step `W`. Those from `T` on never do.
+    With `W` warmup steps of `T` in all, the multiplier is `(t + 1) / W` for `t < W`: gradual warmup
+    (Goyal et al. 2017, arXiv 1706.02677, section 2.2), which begins above 0 and is 1 for its last
+    step. From there on it is the decay's `shape` at `p = (t - W) / (T - W)`, let down to
+    `final_frac` instead of 0: `final_frac + (1 - final_frac) * shape`. That is `eta_min` of torch's
+    `CosineAnnealingLR` as a fraction of the peak, and `end_factor` of `LinearLR`.
 
     Of a plateau decay, the multiplier after warmup is that of the epoch, the same for all its
     steps, and `final_frac` is the least it can be. An epoch that ends before step `W` is not shown
@@ -104,7 +82,7 @@ class Schedule:
     @property
     def warmup_steps(self) -> int:
         """Optimizer steps of the warmup: its epochs, to the nearest whole step."""
-        return self._nearest_step(self.recipe.warmup_epochs)
+        return round(self.recipe.warmup_epochs * self.steps_per_epoch)
 
     def __call__(self, step: int) -> float:
         """The multiplier for optimizer step `step`.
@@ -149,37 +127,19 @@ class Schedule:
 
     @cached_property
     def _multiplier(self) -> Multiplier:
-        num_steps = self.warmup_steps
-        return join(warmup(num_steps), num_steps, self._after_warmup())
+        warmup_steps, after_warmup = self.warmup_steps, self._after_warmup
+        return lambda t: (t + 1) / warmup_steps if t < warmup_steps else after_warmup(t)
 
+    @property
     def _after_warmup(self) -> Multiplier:
-        """The multiplier by steps since the end of warmup."""
-        shape: Shape
-        match self.recipe.decay:
-            case Plateau():
-                return lambda t: self._observed(t + self.warmup_steps)
-            case Constant():
-                shape = constant()
-            case StepDecay(every_epochs=every, factor=factor):
-                count = math.ceil(self.epochs / every)
-                shape = staircase(
-                    tuple(self._fraction(n * every) for n in range(1, count + 1)), factor
-                )
-            case MultiStep(milestones_epochs=milestones, factor=factor):
-                shape = staircase(tuple(map(self._fraction, milestones)), factor)
-            case Cosine():
-                shape = cosine()
-            case Linear():
-                shape = linear()
-            case Polynomial(power=power):
-                shape = polynomial(power)
-            case Exponential(end_frac=end_frac):
-                shape = exponential(end_frac)
-            case WSD(cooldown_frac=cooldown_frac):
-                shape = wsd(cooldown_frac)
-            case HoldPower(hold_frac=hold_frac, power=power):
-                shape = hold_power(hold_frac, power)
-        return stretch(floored(shape, self.recipe.final_frac), self.total_steps - self.warmup_steps)
+        if isinstance(self.recipe.decay, Plateau):
+            return self._observed
+        shape = shape_of(
+            self.recipe.decay, epochs=self.epochs, steps_per_epoch=self.steps_per_epoch
+        )
+        floor, warmup_steps = self.recipe.final_frac, self.warmup_steps
+        decay_steps = self.total_steps - warmup_steps
+        return lambda t: floor + (1 - floor) * shape((t - warmup_steps) / decay_steps, t)
 
     def _observed(self, step: int) -> float:
         known_steps = len(self.states) * self.steps_per_epoch
@@ -187,16 +147,6 @@ class Schedule:
             rule = f"`step < {known_steps}` must hold until epoch {len(self.states)} was observed"
             raise ValueError(f"{rule}, but got step={step}.")
         return self.states[step // self.steps_per_epoch].multiplier
-
-    def _nearest_step(self, epochs: float) -> int:
-        return round(epochs * self.steps_per_epoch)
-
-    def _fraction(self, epochs: float) -> float:
-        """How much of the decay is done `epochs` after the start, exactly as in `stretch`."""
-        decay_steps = max(
-            1, self.total_steps - self.warmup_steps
-        )  # none where a compressed warmup takes them all
-        return (self._nearest_step(epochs) - self.warmup_steps) / decay_steps
 
 
 def _problems(schedule: Schedule) -> list[str]:
@@ -211,16 +161,11 @@ def _problems(schedule: Schedule) -> list[str]:
         )
     if problems:
         return problems
-    warmup_epochs, decay = schedule.recipe.warmup_epochs, schedule.recipe.decay
+    warmup_epochs = schedule.recipe.warmup_epochs
     if schedule.warmup_steps >= schedule.total_steps:
         steps = f"{schedule.warmup_steps} of {schedule.total_steps} steps"
         problems.append(
             f"`warmup_epochs < epochs` must hold, but got warmup_epochs={warmup_epochs:g}, "
             f"epochs={epochs} ({steps})."
         )
-    if isinstance(decay, StepDecay) and decay.every_epochs < 1 / steps_per_epoch:
-        rule = (
-            f"`every_epochs` must be at least one optimizer step, 1/{steps_per_epoch} of an epoch"
-        )
-        problems.append(f"{rule}, but got every_epochs={decay.every_epochs:g}.")
-    return problems
+    return problems + schedule.recipe.decay.problems_at(steps_per_epoch)

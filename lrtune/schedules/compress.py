@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from lrtune.core.recipe import MultiStep, Plateau, Recipe, StepDecay
+from lrtune.core.recipe import Recipe
 from lrtune.core.run import Run
 from lrtune.schedules.build import Schedule, build_schedule, fit_schedule
 
@@ -26,27 +26,15 @@ def compress(recipe: Recipe, epochs: int, to_epochs: int) -> Recipe:
     """Returns a recipe for `to_epochs` epochs: lengths in proportion, all else unchanged.
 
     The multiplier at share `x` of the compressed run is that at share `x` of the full one, to the
-    nearest step. Of a plateau decay that cannot hold: it waits whole epochs. Its rule lets the LR
-    down after `patience_epochs + 1` bad epochs in a row, so that count is scaled, to the nearest
-    whole one from 1 up; a cooldown likewise from 0 up.
+    nearest step. A plateau decay waits whole epochs, so for it that cannot hold exactly.
 
     Example:
         >>> compress(Recipe(warmup_epochs=3, decay=StepDecay(every_epochs=9)), 27, 9)
         Recipe(..., warmup_epochs=1.0, decay=StepDecay(every_epochs=3.0))
     """
     scale = to_epochs / epochs
-    decay = recipe.decay
-    match decay:
-        case StepDecay():
-            decay = replace(decay, every_epochs=decay.every_epochs * scale)
-        case MultiStep():
-            decay = replace(
-                decay, milestones_epochs=tuple(epoch * scale for epoch in decay.milestones_epochs)
-            )
-        case Plateau():
-            decay = replace(
-                decay,
-                patience_epochs=max(1, round((decay.patience_epochs + 1) * scale)) - 1,
-                cooldown_epochs=round(decay.cooldown_epochs * scale),
-            )
-    return replace(recipe, warmup_epochs=recipe.warmup_epochs * scale, decay=decay)
+    return replace(
+        recipe,
+        warmup_epochs=recipe.warmup_epochs * scale,
+        decay=recipe.decay.scaled(scale),
+    )

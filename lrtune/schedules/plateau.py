@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+from lrtune.core.decays import Plateau
 from lrtune.core.objective import Objective
-from lrtune.core.recipe import Plateau
 
 
 @dataclass(frozen=True, kw_only=True)

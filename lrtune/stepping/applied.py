@@ -7,8 +7,9 @@ from typing import Any, Self
 
 import torch
 
+from lrtune.core.decays import Plateau
 from lrtune.core.errors import InputError, Problems
-from lrtune.core.recipe import ParameterGroup, Plateau, Recipe
+from lrtune.core.recipe import ParameterGroup, Recipe
 from lrtune.schedules import Schedule, build_schedule, plateau
 from lrtune.schedules.plateau import PlateauState
 from lrtune.stepping.counter import StepCounter

@@ -14,9 +14,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from lrtune.core.decays import Plateau
 from lrtune.core.errors import InputError, Problems, TaskError
 from lrtune.core.objective import TOP1, Objective, averaged
-from lrtune.core.recipe import Plateau, Recipe, default_recipe
+from lrtune.core.recipe import Recipe, default_recipe
 from lrtune.core.run import LOSSES
 from lrtune.core.sources import NamedTask, TaskFile, TaskSource
 from lrtune.core.study import TrainSettings

@@ -9,7 +9,8 @@ import math
 from collections.abc import Container, Sequence
 from dataclasses import replace
 
-from lrtune.core.recipe import WSD, Constant, HoldPower, MultiStep, Plateau, Recipe, StepDecay
+from lrtune.core.decays import Constant
+from lrtune.core.recipe import Recipe
 from lrtune.core.space import Range, Space
 from lrtune.core.study import StudyState
 
@@ -68,22 +69,8 @@ def cheapest_nearby(
 
 
 def trunk_epochs(recipe: Recipe, epochs: int) -> float:
-    """Epochs before the decay begins, which recipes of one peak LR and warmup share.
-
-    A plateau decay waits for metrics, and counts as waiting to the end.
-    """
-    after_warmup = epochs - recipe.warmup_epochs
-    match recipe.decay:
-        case Constant() | Plateau():
-            return epochs
-        case StepDecay(every_epochs=begin) | MultiStep(milestones_epochs=(begin, *_)):
-            return min(epochs, max(begin, recipe.warmup_epochs))
-        case WSD(cooldown_frac=frac):
-            return epochs - frac * after_warmup
-        case HoldPower(hold_frac=frac):
-            return recipe.warmup_epochs + frac * after_warmup
-        case _:
-            return recipe.warmup_epochs
+    """Epochs before the decay begins to fall, which recipes of one peak LR and warmup share."""
+    return recipe.decay.trunk_epochs(recipe.span(epochs))
 
 
 def _head(recipe: Recipe) -> Recipe:

@@ -14,7 +14,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 
 import optuna
 from optuna.distributions import (
@@ -27,7 +27,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lrtune.core.errors import StoreError, first_line
-from lrtune.core.recipe import OptimizerName, Recipe, decay_from_dict, default_recipe
+from lrtune.core.recipe import Recipe, default_recipe
 from lrtune.core.space import SCALES, Choice, Parameter, Range, Space, Value, parse_space
 from lrtune.core.study import StudyConfig, StudyState
 from lrtune.decide.trials import Trial, best_first, ladder_of, trials_of
@@ -156,7 +156,7 @@ def moved(recipe: Recipe, space: Space, config: StudyConfig) -> Recipe:
 
     What the space leaves open is as in all its recipes: see `_build`.
     """
-    decay = {f"{recipe.decay.name}.{key}": value for key, value in _plain(recipe.decay).items()}
+    decay = {f"{recipe.decay.name}.{key}": value for key, value in recipe.decay.parameters.items()}
     values = _fixed_scales(config) | _plain(recipe) | decay
     return _build(space, recipe.optimizer, recipe.decay.name, values, config.baseline)
 
@@ -435,11 +435,7 @@ def _build(
     of the optimizer that the space leaves open are the baseline's where that has the same one, and
     else customary.
     """
-    defaults = (
-        baseline
-        if baseline.optimizer == optimizer
-        else default_recipe(cast(OptimizerName, optimizer))
-    )
+    defaults = baseline if baseline.optimizer == optimizer else default_recipe(optimizer)
     own = space.optimizers.get(optimizer, {})
     fields: dict[str, Any] = {
         "momentum": defaults.momentum, "nesterov": defaults.nesterov,
@@ -458,9 +454,7 @@ def _build(
     parts: dict[str, Any] = {"name": decay}
     for key, parameter in space.decays.get(decay, {}).items():
         parts[key] = _in_space(parameter, values.get(f"{decay}.{key}"))
-    return Recipe.from_dict(
-        fields | {"optimizer": optimizer, "decay": _plain(decay_from_dict(parts)), SCALES: scales}
-    )
+    return Recipe.from_dict(fields | {"optimizer": optimizer, "decay": parts, SCALES: scales})
 
 
 def _in_space(parameter: Parameter | None, value: Any) -> Any:
@@ -519,7 +513,7 @@ def _to_optuna(value: Any) -> Any:
     return ", ".join(f"{v:g}" for v in value) if isinstance(value, tuple) else value
 
 
-def _plain(value: Any) -> dict[str, Any]:
-    """The fields of a recipe or a decay, each scale of a parameter group a value of its own."""
-    values = {name: getattr(value, name) for name in value.__dataclass_fields__}
-    return values | {f"{SCALES}.{name}": scale for name, scale in values.pop(SCALES, ())}
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    """The fields of a recipe, each scale of a parameter group a value of its own."""
+    values = {name: getattr(recipe, name) for name in recipe.__dataclass_fields__}
+    return values | {f"{SCALES}.{name}": scale for name, scale in values.pop(SCALES)}

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import ray
 from ray import tune
 
 from lrtune.core.errors import InputError, TaskError, TrialError
-from lrtune.core.recipe import OptimizerName, default_recipe
+from lrtune.core.optimizers import OPTIMIZERS
+from lrtune.core.recipe import default_recipe
 from lrtune.core.run import Assignment
 from lrtune.core.training import Devices, Environment, Facts, OpenTraining, States, Training
 from lrtune.tuning import reuse
@@ -41,13 +42,13 @@ class Statements:
     """What a training says of itself in a worker process."""
 
     facts: Facts
-    environments: Mapping[OptimizerName, Environment]
-    identities: Mapping[OptimizerName, Mapping[str, Any]]
+    environments: Mapping[str, Environment]
+    identities: Mapping[str, Mapping[str, Any]]
 
 
 def statements(training: Training) -> Statements:
     """What a training says of itself, for every optimizer."""
-    recipes = {name: default_recipe(name) for name in get_args(OptimizerName)}
+    recipes = {name: default_recipe(name) for name in OPTIMIZERS}
     return Statements(
         facts=training.facts,
         environments={name: training.environment(recipe) for name, recipe in recipes.items()},

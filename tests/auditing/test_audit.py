@@ -11,8 +11,9 @@ from torch.optim import lr_scheduler as lrs
 from torch.optim.swa_utils import SWALR
 
 from lrtune.auditing.audit import audit
+from lrtune.core.decays import Cosine, Plateau
 from lrtune.core.errors import InputError
-from lrtune.core.recipe import Cosine, Plateau, Recipe
+from lrtune.core.recipe import Recipe
 from lrtune.schedules import build_schedule
 
 EPOCHS, STEPS_PER_EPOCH = 30, 20

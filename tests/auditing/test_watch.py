@@ -11,8 +11,9 @@ import torch
 from torch.optim import lr_scheduler as lrs
 
 from lrtune.auditing.watch import watch
+from lrtune.core.decays import DECAYS, Cosine, MultiStep, Plateau, StepDecay
 from lrtune.core.errors import InputError
-from lrtune.core.recipe import DECAYS, Cosine, MultiStep, Plateau, Recipe, StepDecay
+from lrtune.core.recipe import Recipe
 from lrtune.core.study import TrainSettings
 from lrtune.reporting.export.torch import torch_code
 from lrtune.schedules import build_schedule

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lrtune.core.decays import Plateau
 from lrtune.core.objective import Objective
-from lrtune.core.recipe import Plateau
 from lrtune.core.study import Budget, Rung
 from lrtune.decide.convergence import convergence_epoch, settling_epoch
 from lrtune.decide.plan import next_run

@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lrtune.core.decays import Plateau
 from lrtune.core.objective import Objective
-from lrtune.core.recipe import Plateau, Recipe
+from lrtune.core.recipe import Recipe
 from lrtune.core.run import RunRecord
 from lrtune.core.study import Budget, Rung
 from lrtune.decide.plan import Done, next_run

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from lrtune.core.decays import Cosine, Linear
 from lrtune.core.objective import Objective
-from lrtune.core.recipe import Cosine, Linear, Recipe
+from lrtune.core.recipe import Recipe
 from lrtune.core.run import GO_ON, PruneDecision
 from lrtune.core.study import PrunerName, Rung
 from lrtune.decide.prune import PRUNERS, never, prune

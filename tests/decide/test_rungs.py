@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lrtune.core.decays import Cosine
 from lrtune.core.errors import InputError
-from lrtune.core.recipe import Cosine, Recipe
+from lrtune.core.recipe import Recipe
 from lrtune.core.run import RunRecord
 from lrtune.core.study import Rung, StudyState
 from lrtune.decide.rungs import (

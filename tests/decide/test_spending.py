@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrtune.core.recipe import WSD, Constant, Cosine, Plateau, Recipe, StepDecay
+from lrtune.core.decays import WSD, Constant, Cosine, Plateau, StepDecay
+from lrtune.core.recipe import Recipe
 from lrtune.core.study import Budget, Rung
 from lrtune.decide.spending import Spending, spending_of
 from tests.studies import config_of, record, state_of

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from lrtune.core.recipe import Cosine, Recipe
+from lrtune.core.decays import Cosine
+from lrtune.core.recipe import Recipe
 from lrtune.core.study import Rung
 from lrtune.decide.trials import (
     best_first,

@@ -2,7 +2,7 @@
 
 import math
 
-from lrtune.core.recipe import (
+from lrtune.core.decays import (
     WSD,
     Constant,
     Cosine,
@@ -10,12 +10,11 @@ from lrtune.core.recipe import (
     HoldPower,
     Linear,
     MultiStep,
-    ParameterGroup,
     Plateau,
     Polynomial,
-    Recipe,
     StepDecay,
 )
+from lrtune.core.recipe import ParameterGroup, Recipe
 from lrtune.core.study import TrainSettings
 from lrtune.reporting.export import Export, Target, export
 from lrtune.schedules import build_schedule

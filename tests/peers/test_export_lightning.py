@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from lrtune.core.recipe import OPTIMIZERS, Constant
+from lrtune.core.decays import Constant
+from lrtune.core.optimizers import OPTIMIZERS
 from lrtune.stepping.applied import Applied
 from tests.peers.cases import (
     BATCH_SIZE,

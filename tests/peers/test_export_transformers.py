@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from lrtune.core.recipe import OPTIMIZERS, Recipe
+from lrtune.core.optimizers import OPTIMIZERS
+from lrtune.core.recipe import Recipe
 from lrtune.stepping.applied import Applied
 from tests.peers.cases import (
     DECAYS,

@@ -5,18 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from lrtune.core.decays import WSD, Constant, Cosine, HoldPower, Linear, Plateau, StepDecay
 from lrtune.core.objective import Objective
-from lrtune.core.recipe import (
-    WSD,
-    Constant,
-    Cosine,
-    HoldPower,
-    Linear,
-    NamedRecipe,
-    Plateau,
-    Recipe,
-    StepDecay,
-)
+from lrtune.core.recipe import NamedRecipe, Recipe
 from lrtune.core.run import Measurement, Run, RunRecord
 from lrtune.core.space import Interval
 from lrtune.core.study import Budget, RangeCurve, RangeResult, Rung, StudyConfig, StudyState

@@ -7,9 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from lrtune.core.objective import Objective
-from lrtune.core.options import options_of
-from lrtune.core.recipe import (
+from lrtune.core.decays import (
     WSD,
     Constant,
     Cosine,
@@ -19,9 +17,11 @@ from lrtune.core.recipe import (
     MultiStep,
     Plateau,
     Polynomial,
-    Recipe,
     StepDecay,
 )
+from lrtune.core.objective import Objective
+from lrtune.core.options import options_of
+from lrtune.core.recipe import Recipe
 from lrtune.core.study import RangeResult, Rung, SearchRules, StudyState, TrainSettings
 from lrtune.decide.noise import Difference
 from lrtune.decide.spending import Spending

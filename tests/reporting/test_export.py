@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from lrtune.core.decays import Constant, Plateau
 from lrtune.core.errors import InputError
-from lrtune.core.recipe import OPTIMIZERS, Constant, Plateau, Recipe
+from lrtune.core.optimizers import OPTIMIZERS
+from lrtune.core.recipe import Recipe
 from lrtune.core.run import Measurement
 from lrtune.reporting.export import export
 from lrtune.schedules.compress import compress

@@ -5,8 +5,10 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader, TensorDataset
 
-from lrtune.core.recipe import DECAYS as ALL_DECAYS
-from lrtune.core.recipe import OPTIMIZERS, WSD, Constant, Linear, Plateau, Recipe
+from lrtune.core.decays import DECAYS as ALL_DECAYS
+from lrtune.core.decays import WSD, Constant, Linear, Plateau
+from lrtune.core.optimizers import OPTIMIZERS
+from lrtune.core.recipe import Recipe
 from lrtune.reporting.export.parts import optimizer_code, optimizer_import
 from lrtune.reporting.export.torch import torch_code
 from lrtune.stepping.applied import Applied
@@ -172,7 +174,8 @@ epochs = 12
 steps_per_epoch = len(train_loader)  # optimizer steps
 warmup_steps = round(0.5 * steps_per_epoch)
 total_steps = epochs * steps_per_epoch
-hold = 1 - 0.2
+cooldown_frac = 0.2
+hold = 1 - cooldown_frac
 
 optimizer = torch.optim.SGD(
     model.parameters(), lr=0.2, momentum=0.9, nesterov=True, weight_decay=0.0
@@ -184,8 +187,8 @@ def multiplier(step):
     step = min(step, total_steps - 1)  # past the end the last value holds
     if step < warmup_steps:
         return (step + 1) / warmup_steps
-    progress = (step - warmup_steps) / (total_steps - warmup_steps)
-    return 1.0 if progress < hold else 1 - math.sqrt((progress - hold) / (1 - hold))
+    p = (step - warmup_steps) / (total_steps - warmup_steps)  # share of the decay done
+    return 1.0 if p < hold else 1 - math.sqrt((p - hold) / (1 - hold))
 
 
 scheduler = LambdaLR(optimizer, multiplier)

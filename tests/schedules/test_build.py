@@ -9,8 +9,7 @@ import pickle
 
 import pytest
 
-from lrtune.core.errors import InputError
-from lrtune.core.recipe import (
+from lrtune.core.decays import (
     WSD,
     Constant,
     Cosine,
@@ -20,9 +19,10 @@ from lrtune.core.recipe import (
     MultiStep,
     Plateau,
     Polynomial,
-    Recipe,
     StepDecay,
 )
+from lrtune.core.errors import InputError
+from lrtune.core.recipe import Recipe
 from lrtune.schedules import build_schedule
 
 
@@ -86,6 +86,16 @@ def test_the_warmup_is_taken_to_the_nearest_step(warmup_epochs, steps_per_epoch,
         recipe(Constant(), warmup_epochs), epochs=2, steps_per_epoch=steps_per_epoch
     )
     assert schedule.warmup_steps == warmup_steps
+
+
+@pytest.mark.parametrize(
+    ("warmup_steps", "values"),
+    [(1, [1.0]), (2, [0.5, 1.0]), (4, [0.25, 0.5, 0.75, 1.0])],
+)
+def test_the_warmup_begins_above_zero_and_ends_at_one(warmup_steps, values):
+    schedule = build_schedule(recipe(Linear(), warmup_steps / 8), epochs=1, steps_per_epoch=8)
+    assert [schedule(step) for step in range(warmup_steps)] == values
+    assert schedule(warmup_steps) == 1.0  # the decay counts from zero again
 
 
 @pytest.mark.parametrize("steps_per_epoch", [7, 97, 391, 1251])

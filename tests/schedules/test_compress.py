@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrtune.core.errors import InputError
-from lrtune.core.recipe import (
+from lrtune.core.decays import (
     WSD,
     Constant,
     Cosine,
@@ -17,9 +16,10 @@ from lrtune.core.recipe import (
     MultiStep,
     Plateau,
     Polynomial,
-    Recipe,
     StepDecay,
 )
+from lrtune.core.errors import InputError
+from lrtune.core.recipe import Recipe
 from lrtune.schedules import build_schedule
 from lrtune.schedules.compress import compress, schedule_of
 from tests.studies import full_run

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler as lrs
 
-from lrtune.core.recipe import (
+from lrtune.core.decays import (
     Constant,
     Cosine,
     Exponential,
@@ -19,9 +19,9 @@ from lrtune.core.recipe import (
     MultiStep,
     Plateau,
     Polynomial,
-    Recipe,
     StepDecay,
 )
+from lrtune.core.recipe import Recipe
 from lrtune.schedules import build_schedule
 from lrtune.schedules.plateau import observe, start
 

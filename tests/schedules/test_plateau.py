@@ -5,7 +5,7 @@ from itertools import accumulate
 
 import pytest
 
-from lrtune.core.recipe import Plateau
+from lrtune.core.decays import Plateau
 from lrtune.schedules.plateau import PlateauState, observe, start
 
 NAN, INF = math.nan, math.inf

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from lrtune.auditing.watch import watch
+from lrtune.core.decays import Constant, Cosine, Linear, Plateau
 from lrtune.core.errors import InputError
-from lrtune.core.recipe import Constant, Cosine, Linear, ParameterGroup, Plateau, Recipe
+from lrtune.core.recipe import ParameterGroup, Recipe
 from lrtune.schedules import build_schedule
 from lrtune.stepping.applied import Applied
 from lrtune.stepping.counter import StepCounter

@@ -2,8 +2,9 @@
 
 import pytest
 
+from lrtune.core.decays import Plateau
 from lrtune.core.objective import Objective
-from lrtune.core.recipe import Plateau, Recipe
+from lrtune.core.recipe import Recipe
 from lrtune.core.run import Measurement, Run
 from lrtune.core.study import StudyConfig
 from lrtune.store.database import StudyDatabase

@@ -19,8 +19,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lrtune.core.decays import DECAYS, MultiStep, Plateau, StepDecay
 from lrtune.core.errors import InputError, StoreError
-from lrtune.core.recipe import DECAYS, MultiStep, Plateau, Recipe, StepDecay
+from lrtune.core.recipe import Recipe
 from lrtune.core.run import Measurement
 from lrtune.core.space import Interval
 from lrtune.core.study import Budget, RangeCurve, RangeResult, Rung, StudyConfig, TrainSettings

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 import lrtune
+from lrtune.core.decays import Constant, Cosine, StepDecay
 from lrtune.core.errors import InputError
-from lrtune.core.recipe import OPTIMIZERS, Constant, Cosine, Recipe, StepDecay
+from lrtune.core.optimizers import OPTIMIZERS
+from lrtune.core.recipe import Recipe
 from lrtune.schedules import build_schedule
 from lrtune.store.recipes import ORDER, describe_recipe, read_recipe, recipe_names
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from lrtune.core.decays import Cosine
 from lrtune.core.objective import averaged
-from lrtune.core.recipe import Cosine, Recipe
+from lrtune.core.recipe import Recipe
 from lrtune.core.study import TrainSettings
 from lrtune.training.native.averaging import AveragedWeights
 from lrtune.training.native.checkpoints import state_from_bytes, state_to_bytes

@@ -20,19 +20,22 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 from torchmetrics.classification import MulticlassF1Score
 
+from lrtune.core.decays import Constant, Cosine, StepDecay
 from lrtune.core.errors import TaskError
-from lrtune.core.recipe import Constant, Cosine, Recipe, StepDecay, default_recipe
+from lrtune.core.optimizers import OPTIMIZERS
+from lrtune.core.recipe import Recipe, default_recipe
 from lrtune.core.study import TrainSettings
 from lrtune.training.native.lanes.captured import CapturedLane
 from lrtune.training.native.lanes.eager import EagerLane
 from lrtune.training.native.lanes.pool import LanePool
 from lrtune.training.native.loop import NativeTraining
-from lrtune.training.native.optimizers import CAPTURABLE
 from lrtune.training.task import Task
 from tests.studies import full_run
 from tests.training.runs import range_test_of, timeless
 from tests.training.runs import train as train_run
 from tests.training.test_reuse_exact import lively, weights_and_biases
+
+CAPTURABLE = [name for name, facts in OPTIMIZERS.items() if facts.is_capturable]
 
 
 class CallsAgain:

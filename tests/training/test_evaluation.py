@@ -13,9 +13,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MeanSquaredError, R2Score
 from torchmetrics.classification import MulticlassF1Score, MultilabelAveragePrecision
 
+from lrtune.core.decays import Constant
 from lrtune.core.errors import TaskError
 from lrtune.core.objective import Objective, averaged
-from lrtune.core.recipe import Constant, Recipe
+from lrtune.core.recipe import Recipe
 from lrtune.core.study import TrainSettings
 from lrtune.training.native import constant as constant_module
 from lrtune.training.native.loop import NativeTraining

@@ -10,9 +10,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from lrtune.core.decays import Constant, Plateau
 from lrtune.core.errors import InputError, TaskError
 from lrtune.core.objective import Objective
-from lrtune.core.recipe import Constant, Plateau, Recipe
+from lrtune.core.recipe import Recipe
 from lrtune.core.study import TrainSettings
 from lrtune.training.native.loop import NativeTraining
 from lrtune.training.task import Task

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from lrtune.core.decays import Linear
 from lrtune.core.errors import InputError
-from lrtune.core.recipe import Linear, ParameterGroup, Recipe
+from lrtune.core.recipe import ParameterGroup, Recipe
 from lrtune.core.study import TrainSettings
 from lrtune.schedules import build_schedule
 from lrtune.training.native.loop import NativeTraining

@@ -13,10 +13,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
-from lrtune.core.errors import DataError, InputError, StoreError, TaskError, TrialError
-from lrtune.core.recipe import (
+from lrtune.core.decays import (
     DECAYS,
-    OPTIMIZERS,
     WSD,
     Constant,
     Cosine,
@@ -26,16 +24,16 @@ from lrtune.core.recipe import (
     MultiStep,
     Plateau,
     Polynomial,
-    Recipe,
     StepDecay,
-    default_recipe,
 )
+from lrtune.core.errors import DataError, InputError, StoreError, TaskError, TrialError
+from lrtune.core.optimizers import OPTIMIZERS
+from lrtune.core.recipe import Recipe, default_recipe
 from lrtune.core.study import TrainSettings
 from lrtune.schedules import build_schedule
 from lrtune.training.native.checkpoints import state_from_bytes, state_to_bytes
 from lrtune.training.native.data.batches import evaluation_batches
 from lrtune.training.native.loop import NativeTraining
-from lrtune.training.native.optimizers import CAPTURABLE
 from lrtune.training.task import Task
 from tests.studies import full_run
 from tests.training.runs import measurements_of, timeless, train
@@ -818,7 +816,7 @@ def test_training_learns_on_a_gpu(training_of, optimizer, precision):
     assert measurements[-1].metrics["train_loss"] < 0.8 * measurements[0].metrics["train_loss"]
     assert all(weight.isfinite().all() for weight in states[-1]["model"].values())
     assert (training.pool.why_eager(recipe) == "") == (
-        optimizer in CAPTURABLE and precision != "fp16"
+        OPTIMIZERS[optimizer].is_capturable and precision != "fp16"
     )
 
 

@@ -6,7 +6,8 @@ import gc
 import pytest
 from torch import nn
 
-from lrtune.core.recipe import OPTIMIZERS, default_recipe
+from lrtune.core.optimizers import OPTIMIZERS
+from lrtune.core.recipe import default_recipe
 from lrtune.core.study import TrainSettings
 from lrtune.training.native.loop import NativeTraining
 from lrtune.training.task import Task

@@ -8,8 +8,8 @@ from pytorch_optimizer import AdaBound, Lamb, Prodigy, ScheduleFreeAdamW, Schedu
 from torch import nn
 
 from lrtune.core.errors import InputError
-from lrtune.core.optimizers import ABOUT
-from lrtune.core.recipe import OPTIMIZERS, Recipe, default_recipe
+from lrtune.core.optimizers import OPTIMIZERS
+from lrtune.core.recipe import Recipe, default_recipe
 from lrtune.training.native.optimizers import TwoPoints, build_optimizer, library_of, set_lr
 
 # recipe: class, and settings of its group
@@ -236,7 +236,10 @@ def test_a_sweep_of_the_multiplier_stays_finite(name):
 
 @pytest.mark.parametrize(
     ("name", "package"),
-    [(name, "torch" if ABOUT[name].is_of_torch else "pytorch-optimizer") for name in OPTIMIZERS],
+    [
+        (name, "torch" if facts.is_of_torch else "pytorch-optimizer")
+        for name, facts in OPTIMIZERS.items()
+    ],
 )
 def test_the_library_is_the_one_that_the_class_comes_from(name, package):
     assert library_of(Recipe(optimizer=name)) == {package: version(package)}

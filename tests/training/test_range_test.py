@@ -21,8 +21,10 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from lrtune.core.decays import Constant
 from lrtune.core.errors import InputError, TaskError
-from lrtune.core.recipe import OPTIMIZERS, Constant, Recipe, default_recipe
+from lrtune.core.optimizers import OPTIMIZERS
+from lrtune.core.recipe import Recipe, default_recipe
 from lrtune.core.study import TrainSettings
 from lrtune.training.native.devices import Arithmetic
 from lrtune.training.native.evaluation import Evaluation
@@ -32,7 +34,6 @@ from lrtune.training.native.learner import Learner, Step
 from lrtune.training.native.loop import NativeTraining
 from lrtune.training.native.range_test import (
     BLOCK,
-    SWEEPS,
     for_optimizer,
     range_test,
     sweep,
@@ -371,11 +372,11 @@ def test_the_answer_on_the_digits_trains_well(training_of, optimizer):
     interval = result.interval
     assert interval is not None
     assert (
-        SWEEPS[optimizer][0]
+        OPTIMIZERS[optimizer].swept[0]
         < interval.low
         < interval.suggestion
         <= interval.high
-        < SWEEPS[optimizer][1]
+        < OPTIMIZERS[optimizer].swept[1]
     )
     assert any(
         curve.diverged for curve in result.curves
@@ -607,7 +608,7 @@ def test_impossible_sweeps_are_refused_with_all_that_is_wrong(training_of, chang
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_another_optimizer_is_swept_from_the_middle(optimizer):
     recipe = Recipe(optimizer="adam", peak_lr=0.02, momentum=0, weight_decay=0.1, decay=Constant())
-    middle = math.sqrt(math.prod(SWEEPS[optimizer]))
+    middle = math.sqrt(math.prod(OPTIMIZERS[optimizer].swept))
     expected = recipe if optimizer == "adam" else replace(default_recipe(optimizer), peak_lr=middle)
     assert for_optimizer(recipe, optimizer) == expected
 

@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from lrtune.core.recipe import OPTIMIZERS, WSD, Constant, Cosine, Plateau, StepDecay, default_recipe
+from lrtune.core.decays import WSD, Constant, Cosine, Plateau, StepDecay
+from lrtune.core.optimizers import OPTIMIZERS
+from lrtune.core.recipe import default_recipe
 from lrtune.core.run import RunRecord
 from lrtune.core.study import TrainSettings
 from lrtune.training.native.loop import NativeTraining

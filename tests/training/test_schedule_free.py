@@ -16,7 +16,8 @@ from pytorch_optimizer import Prodigy, ScheduleFreeAdamW, ScheduleFreeSGD
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lrtune.core.recipe import Constant, Linear, Recipe, default_recipe
+from lrtune.core.decays import Constant, Linear
+from lrtune.core.recipe import Recipe, default_recipe
 from lrtune.core.study import TrainSettings
 from lrtune.schedules import build_schedule
 from lrtune.training.native.devices import Arithmetic

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
+from lrtune.core.decays import Constant
 from lrtune.core.errors import InputError
-from lrtune.core.recipe import Constant, Recipe
+from lrtune.core.recipe import Recipe
 from lrtune.core.study import TrainSettings
 from lrtune.training.native.data.batches import evaluation_batches, training_batches
 from lrtune.training.native.loop import NativeTraining

@@ -7,8 +7,9 @@ import math
 from dataclasses import dataclass, replace
 from random import Random
 
+from lrtune.core.decays import Constant
 from lrtune.core.objective import Objective
-from lrtune.core.recipe import Constant, Recipe
+from lrtune.core.recipe import Recipe
 from lrtune.core.run import Measurement
 from lrtune.core.study import Budget, RangeCurve, StudyConfig
 from lrtune.decide.recommend import recommend

@@ -13,9 +13,10 @@ from random import Random
 
 import pytest
 
+from lrtune.core.decays import WSD, Constant, Cosine, MultiStep, StepDecay
 from lrtune.core.errors import StoreError, TaskError, TrialError
 from lrtune.core.events import EpochEnded, Note, RunEnded, RunStarted
-from lrtune.core.recipe import WSD, Constant, Cosine, MultiStep, Recipe, StepDecay
+from lrtune.core.recipe import Recipe
 from lrtune.core.run import Assignment
 from lrtune.core.study import Budget, Rung
 from lrtune.decide.plan import MAX_REPEATS, Done, Wait, next_run

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lrtune.core.recipe import (
+from lrtune.core.decays import (
     WSD,
     Constant,
     Cosine,
@@ -18,9 +18,9 @@ from lrtune.core.recipe import (
     MultiStep,
     Plateau,
     Polynomial,
-    Recipe,
     StepDecay,
 )
+from lrtune.core.recipe import Recipe
 from lrtune.core.space import parse_space
 from lrtune.core.study import Rung
 from lrtune.schedules import build_schedule

@@ -20,10 +20,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lrtune.core.decays import WSD, Constant, Cosine, StepDecay
 from lrtune.core.engines import Local
 from lrtune.core.errors import InputError, LrtuneError, StoreError, TaskError, TrialError
 from lrtune.core.events import EpochEnded, Note, RunEnded, RunStarted
-from lrtune.core.recipe import WSD, Constant, Cosine, Recipe, StepDecay
+from lrtune.core.recipe import Recipe
 from lrtune.core.study import Budget, Rung
 from lrtune.core.training import Devices
 from lrtune.decide.plan import outcome

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrtune.core.recipe import (
+from lrtune.core.decays import (
     WSD,
     Constant,
     Cosine,
@@ -21,9 +21,9 @@ from lrtune.core.recipe import (
     Linear,
     MultiStep,
     Plateau,
-    Recipe,
     StepDecay,
 )
+from lrtune.core.recipe import Recipe
 from lrtune.core.run import RunRecord
 from lrtune.core.study import TrainSettings
 from lrtune.schedules.compress import schedule_of

@@ -6,17 +6,9 @@ from dataclasses import replace
 import optuna
 import pytest
 
+from lrtune.core.decays import WSD, Cosine, Linear, MultiStep, Polynomial, decay_parameters
 from lrtune.core.errors import StoreError
-from lrtune.core.recipe import (
-    WSD,
-    Cosine,
-    Linear,
-    MultiStep,
-    ParameterGroup,
-    Polynomial,
-    Recipe,
-    decay_parameters,
-)
+from lrtune.core.recipe import ParameterGroup, Recipe
 from lrtune.core.run import RunRecord
 from lrtune.core.space import Choice, Range
 from lrtune.core.study import Budget, Rung, StudyState

@@ -20,8 +20,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from lrtune.core.optimizers import ABOUT
-from lrtune.core.recipe import ParameterGroup, Plateau, optimizer_arguments
+from lrtune.core.decays import Plateau
+from lrtune.core.optimizers import OPTIMIZERS
+from lrtune.core.recipe import ParameterGroup, optimizer_arguments
 from lrtune.core.run import Measurement
 from lrtune.core.study import TrainSettings
 from lrtune.reporting.export.result import Export
@@ -36,11 +37,11 @@ def export(
 ) -> Export:
     """The recipe and the LR of every step; for a plateau, those that `measurements` led to."""
     recipe = schedule.recipe
-    about = ABOUT[recipe.optimizer]
+    facts = OPTIMIZERS[recipe.optimizer]
     document = {
         "recipe": recipe.to_dict(),
         "optimizer": {
-            "class": f"{about.library}.{about.class_name}",
+            "class": f"{facts.library}.{facts.class_name}",
             "arguments": optimizer_arguments(recipe),
         },
         "groups": [asdict(group) for group in groups],

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from textwrap import indent
 
-from lrtune.core.recipe import ParameterGroup, Plateau
+from lrtune.core.decays import Plateau
+from lrtune.core.recipe import ParameterGroup
 from lrtune.reporting.export.parts import (
     EXACT,
     LAMBDA_IMPORT,
     PEAKS,
     PLATEAU_IMPORT,
     RAMP,
-    is_schedule_free,
     lengths,
     monitored,
     multiplier_code,
@@ -18,6 +18,7 @@ from lrtune.reporting.export.parts import (
     optimizer_import,
     plateau_code,
     program,
+    swaps_weights,
 )
 from lrtune.reporting.export.result import Export
 from lrtune.schedules import Schedule
@@ -90,7 +91,7 @@ def export(schedule: Schedule, groups: Sequence[ParameterGroup]) -> Export:
         body.append("scheduler = LambdaLR(optimizer, multiplier)")
         config = '{"scheduler": scheduler, "interval": "step"}'
         note += ' `"interval": "step"` matters: Lightning\'s default is once an epoch.'
-    if is_schedule_free(recipe):
+    if swaps_weights(recipe):
         hooks += _SCHEDULE_FREE
         note += (
             " Save checkpoints from the validation loop: between the hooks the model has the "

@@ -1,30 +1,17 @@
 """What the code for several frameworks shares: optimizer, lengths, multiplier, plateau."""
 
+import ast
 import json
 import math
 import re
 from collections.abc import Sequence
 from textwrap import indent
-from typing import Any, assert_never
+from typing import Any
 
+from lrtune.core.decays import Plateau
 from lrtune.core.objective import Objective
-from lrtune.core.optimizers import ABOUT
-from lrtune.core.recipe import (
-    WSD,
-    Constant,
-    Cosine,
-    Decay,
-    Exponential,
-    HoldPower,
-    Linear,
-    MultiStep,
-    ParameterGroup,
-    Plateau,
-    Polynomial,
-    Recipe,
-    StepDecay,
-    optimizer_arguments,
-)
+from lrtune.core.optimizers import OPTIMIZERS
+from lrtune.core.recipe import ParameterGroup, Recipe, optimizer_arguments
 from lrtune.core.study import TrainSettings
 from lrtune.schedules import Schedule
 
@@ -46,16 +33,16 @@ def found_with(settings: TrainSettings) -> str:
     return f"Found with batches of {settings.batch_size}{clipped}{smoothed}."
 
 
-def is_schedule_free(recipe: Recipe) -> bool:
-    """Whether the optimizer evaluates other weights than it trains (arXiv 2405.15682)."""
-    return recipe.optimizer in ("schedule-free-sgd", "schedule-free-adamw")
+def swaps_weights(recipe: Recipe) -> bool:
+    """Whether the optimizer evaluates other weights than those it takes its steps at."""
+    return OPTIMIZERS[recipe.optimizer].swaps_weights
 
 
 def optimizer_import(recipe: Recipe) -> str:
     """The import that `optimizer_code` needs."""
-    about = ABOUT[recipe.optimizer]
+    facts = OPTIMIZERS[recipe.optimizer]
     return (
-        "import torch" if about.is_of_torch else f"from {about.library} import {about.class_name}"
+        "import torch" if facts.is_of_torch else f"from {facts.library} import {facts.class_name}"
     )
 
 
@@ -67,8 +54,8 @@ def optimizer_code(
     A group's LR is the peak LR times its scale. `LambdaLR` multiplies each group's own LR, so that
     the groups keep their ratio.
     """
-    about = ABOUT[recipe.optimizer]
-    name = f"{about.library}.{about.class_name}" if about.is_of_torch else about.class_name
+    facts = OPTIMIZERS[recipe.optimizer]
+    name = f"{facts.library}.{facts.class_name}" if facts.is_of_torch else facts.class_name
     lines = []
     if groups:
         parameters = "groups"
@@ -100,9 +87,9 @@ def program(imports: Sequence[str], *parts: str) -> str:
         f"\n\n{part}\n\n\n" if part.startswith(("def ", "class ")) else f"{part}\n"
         for part in parts
     )
-    library = ["import math", ""] if "math." in code else []
+    library = [f"import {name}" for name in ("bisect", "math") if f"{name}." in code]
     ordered = sorted(set(imports), key=lambda line: (line.startswith("from"), line))
-    text = "\n".join([*library, *ordered, "", code])
+    text = "\n".join([*library, *[""] * bool(library), *ordered, "", code])
     return re.sub(r"\n{4,}", "\n\n\n", text).rstrip("\n") + "\n"
 
 
@@ -131,56 +118,31 @@ def multiplier_code(schedule: Schedule) -> tuple[list[str], str]:
     `LambdaLR` asks for one step more than there are. That step, and any other past the planned end,
     has the multiplier of the last one.
     """
-    recipe, body = schedule.recipe, []
-    constants, shape = _shape(recipe.decay)
-    if not isinstance(recipe.decay, Constant):
-        constants = ["total_steps = epochs * steps_per_epoch", *constants]
+    recipe, decay = schedule.recipe, schedule.recipe.decay
+    variables = _variables(decay.shape)
+    constants, body = [], []
+    if variables & {"p", "step"}:
+        constants.append("total_steps = epochs * steps_per_epoch")
         body.append("step = min(step, total_steps - 1)  # past the end the last value holds")
+    constants += [f"{name} = {value!r}" for name, value in decay.parameters.items()]
+    constants += [f"{name} = {expression}" for name, expression in decay.where.items()]
     if recipe.warmup_epochs:
         body += ["if step < warmup_steps:", "    return (step + 1) / warmup_steps"]
-    if "progress" in shape:
+    if "p" in variables:
         done = "(step - warmup_steps) / (total_steps - warmup_steps)"
-        body.append(f"progress = {done if recipe.warmup_epochs else 'step / total_steps'}")
+        done = done if recipe.warmup_epochs else "step / total_steps"
+        body.append(f"p = {done}  # share of the decay done")
     if recipe.final_frac:
-        floor = repr(recipe.final_frac)
-        body += [f"shape = {shape}", f"return {floor} + (1 - {floor}) * shape"]
+        constants.append(f"final_frac = {recipe.final_frac!r}")
+        body += [f"shape = {decay.shape}", "return final_frac + (1 - final_frac) * shape"]
     else:
-        body.append(f"return {shape}")
+        body.append(f"return {decay.shape}")
     return constants, _MULTIPLIER.format(body=indent("\n".join(body), "    "))
 
 
-def _shape(decay: Decay) -> tuple[list[str], str]:
-    """Constants, and the decay as an expression in `progress` (0 to 1 after warmup) or `step`."""
-    drops = "{factor!r} ** sum(step >= drop for drop in drops)"
-    held = "1.0 if progress < hold else "
-    match decay:
-        case Constant():
-            return [], "1.0"
-        case StepDecay(every_epochs=every, factor=factor):
-            counts = f"range(1, math.ceil(epochs / {every!r}) + 1)"
-            at = f"drops = [round(n * {every!r} * steps_per_epoch) for n in {counts}]"
-            return [at], drops.format(factor=factor)
-        case MultiStep(milestones_epochs=milestones, factor=factor):
-            at = f"drops = [round(epoch * steps_per_epoch) for epoch in {list(milestones)!r}]"
-            return [at], drops.format(factor=factor)
-        case Cosine():
-            return [], "(1 + math.cos(math.pi * progress)) / 2"
-        case Linear():
-            return [], "1 - progress"
-        case Polynomial(power=power):
-            return [], f"(1 - progress) ** {power!r}"
-        case Exponential(end_frac=end_frac):
-            return [], f"{end_frac!r} ** progress"
-        case WSD(cooldown_frac=cooldown_frac):
-            cooled = "(progress - hold) / (1 - hold)"
-            return [f"hold = 1 - {cooldown_frac!r}"], f"{held}1 - math.sqrt({cooled})"
-        case HoldPower(hold_frac=hold_frac, power=power):
-            falling = "(1 - (progress - hold) / (1 - hold))"
-            return [f"hold = {hold_frac!r}"], f"{held}{falling} ** {power!r}"
-        case Plateau():
-            raise AssertionError("a plateau is no function of the step")
-        case _:
-            assert_never(decay)
+def _variables(expression: str) -> set[str]:
+    """Names of the variables in an expression."""
+    return {node.id for node in ast.walk(ast.parse(expression)) if isinstance(node, ast.Name)}
 
 
 def monitored(decay: Plateau) -> Objective:

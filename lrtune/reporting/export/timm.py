@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from textwrap import indent
 
+from lrtune.core.decays import Plateau
 from lrtune.core.errors import InputError
-from lrtune.core.recipe import ParameterGroup, Plateau
+from lrtune.core.recipe import ParameterGroup
 from lrtune.core.study import TrainSettings
 from lrtune.reporting.export.parts import (
     EXACT,
     PLATEAU_IMPORT,
-    is_schedule_free,
     lengths,
     monitored,
     multiplier_code,
@@ -17,6 +17,7 @@ from lrtune.reporting.export.parts import (
     optimizer_import,
     plateau_code,
     program,
+    swaps_weights,
 )
 from lrtune.reporting.export.result import Export
 from lrtune.schedules import Schedule
@@ -62,7 +63,7 @@ def export(schedule: Schedule, settings: TrainSettings, groups: Sequence[Paramet
         InputError: an optimizer that train.py cannot drive.
     """
     recipe = schedule.recipe
-    if is_schedule_free(recipe):
+    if swaps_weights(recipe):
         raise InputError(
             f"timm's train.py must call the optimizer's `train()` and `eval()` for "
             f"{recipe.optimizer}, and does not; use the loop of `--to torch`, with a timm model."

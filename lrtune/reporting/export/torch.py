@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 from textwrap import indent
 
-from lrtune.core.recipe import ParameterGroup, Plateau, Recipe, scaled_groups
+from lrtune.core.decays import Plateau
+from lrtune.core.recipe import ParameterGroup, Recipe, scaled_groups
 from lrtune.core.study import TrainSettings
 from lrtune.reporting.export.parts import (
     EXACT,
@@ -12,7 +13,6 @@ from lrtune.reporting.export.parts import (
     PEAKS,
     PLATEAU_IMPORT,
     RAMP,
-    is_schedule_free,
     lengths,
     monitored,
     multiplier_code,
@@ -20,6 +20,7 @@ from lrtune.reporting.export.parts import (
     optimizer_import,
     plateau_code,
     program,
+    swaps_weights,
 )
 from lrtune.reporting.export.result import Export
 from lrtune.schedules import Schedule, build_schedule
@@ -32,7 +33,7 @@ def export(schedule: Schedule, settings: TrainSettings, groups: Sequence[Paramet
     if isinstance(recipe.decay, Plateau):
         takes = "`model`, `train_loader`, `loss_function` and `validate(model)`"
     note = f"{EXACT} The code takes {takes} from where it is pasted."
-    if is_schedule_free(recipe):
+    if swaps_weights(recipe):
         note += " Validate and save between `optimizer.eval()` and `optimizer.train()`."
     return Export(to="torch", text=_code(schedule, settings, groups), note=note)
 
@@ -136,7 +137,7 @@ def _loop(
     after_epoch: str = "",
 ) -> str:
     """The epochs and steps of a training, with what a schedule adds to them."""
-    norm, switches = settings.clip_norm, is_schedule_free(recipe)
+    norm, switches = settings.clip_norm, swaps_weights(recipe)
     clip = f"torch.nn.utils.clip_grad_norm_(model.parameters(), {norm!r})"
     step = [
         clip if math.isfinite(norm) else "",

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from math import isfinite
 from textwrap import indent
 
-from lrtune.core.recipe import ParameterGroup, Plateau
+from lrtune.core.decays import Plateau
+from lrtune.core.recipe import ParameterGroup
 from lrtune.core.study import TrainSettings
 from lrtune.reporting.export.parts import (
     EXACT,
@@ -13,7 +14,6 @@ from lrtune.reporting.export.parts import (
     PLATEAU_IMPORT,
     RAMP,
     call,
-    is_schedule_free,
     lengths,
     monitored,
     multiplier_code,
@@ -22,6 +22,7 @@ from lrtune.reporting.export.parts import (
     optimizer_import,
     plateau_code,
     program,
+    swaps_weights,
 )
 from lrtune.reporting.export.result import Export
 from lrtune.schedules import Schedule
@@ -79,7 +80,7 @@ def export(schedule: Schedule, settings: TrainSettings, groups: Sequence[Paramet
         constants, multiplier = multiplier_code(schedule)
         parts = ["", *_BATCHES, *lengths(schedule, _STEPS)[1:], *constants, *optimizer]
         parts += [multiplier, "scheduler = LambdaLR(optimizer, multiplier)"]
-    if is_schedule_free(recipe):
+    if swaps_weights(recipe):
         note += " Trainer calls the optimizer's `train()` and `eval()` itself."
     text = program(
         [*imports, transformers],

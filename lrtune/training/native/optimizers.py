@@ -9,13 +9,10 @@ import torch
 from torch import nn
 
 from lrtune.core.errors import InputError, check
-from lrtune.core.optimizers import ABOUT
+from lrtune.core.optimizers import OPTIMIZERS
 from lrtune.core.recipe import ParameterGroup, Recipe, optimizer_arguments, scaled_groups
 
 Groups = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
-
-CAPTURABLE = ("sgd", "rmsprop", "adam", "adamw")
-"""Optimizers whose step reads nothing on the host, so that it can be part of a CUDA graph."""
 
 
 @runtime_checkable
@@ -56,8 +53,8 @@ def build_optimizer(
 
     Raises:
         InputError: a group with an LR of its own, two groups of one name, a scale for a group that
-            does not exist, or groups of different LR for Prodigy, which would step all of them at
-            the first one's.
+            does not exist, or groups of different LR for an optimizer that has one LR: Prodigy
+            would step all of them at the first one's.
     """
     given: list[Any] = list(parameters)
     if given and not isinstance(given[0], dict):
@@ -73,29 +70,22 @@ def build_optimizer(
             # Fused steps take it in single precision on a GPU, and as they take a number on a CPU.
             dtype = torch.float32 if device.type == "cuda" else torch.float64
             group["lr"] = torch.tensor(group["base_lr"], device=device, dtype=dtype)
-    if recipe.optimizer == "prodigy":
-        scales = [group.lr_scale for group in scaled]
-        if len(set(scales)) > 1:
-            raise InputError(
-                f"`lr_scale` must be the same in all groups for prodigy, but got {scales}."
-            )
-    on_gpu = (
-        captured and bool(groups) and groups[0]["params"][0].is_cuda
-    )  # elsewhere torch refuses `capturable`
-    speed = {
-        "sgd": {"fused": True},
-        "rmsprop": {"capturable": on_gpu},
-        "adam": {"fused": True, "capturable": on_gpu},
-        "adamw": {"fused": True, "capturable": on_gpu},
-    }
-    about = ABOUT[recipe.optimizer]
+    facts = OPTIMIZERS[recipe.optimizer]
+    scales = [group.lr_scale for group in scaled]
+    if facts.has_one_lr and len(set(scales)) > 1:
+        raise InputError(
+            f"`lr_scale` must be the same in all groups for {recipe.optimizer}, but got {scales}."
+        )
+    arguments = optimizer_arguments(recipe)
+    if facts.is_fused:
+        arguments["fused"] = True
+    if facts.takes_capturable:  # without a GPU torch refuses it
+        arguments["capturable"] = captured and bool(groups) and groups[0]["params"][0].is_cuda
     build = getattr(
-        import_module(about.library), about.class_name
+        import_module(facts.library), facts.class_name
     )  # pytorch_optimizer takes seconds to import
-    optimizer: torch.optim.Optimizer = build(
-        groups, **optimizer_arguments(recipe), **speed.get(recipe.optimizer, {})
-    )
-    if recipe.optimizer == "sgd" and recipe.momentum:
+    optimizer: torch.optim.Optimizer = build(groups, **arguments)
+    if isinstance(optimizer, torch.optim.SGD) and recipe.momentum:
         # Fused SGD makes its momentum in the first step: it then fails where some parameters have
         # their first gradient in a later one, and leaves uninitialised memory where a gradient
         # scaler skips the first.
@@ -152,5 +142,5 @@ def library_of(recipe: Recipe) -> Mapping[str, str]:
     """The optimizer's library and its version: two LAMBs of the same name differ."""
     from importlib.metadata import version
 
-    package = "torch" if ABOUT[recipe.optimizer].is_of_torch else "pytorch-optimizer"
+    package = "torch" if OPTIMIZERS[recipe.optimizer].is_of_torch else "pytorch-optimizer"
     return {package: version(package)}

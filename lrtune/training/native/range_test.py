@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from lrtune.core.commands import Command, Sweeps, takes
 from lrtune.core.errors import InputError, Problems, check
-from lrtune.core.optimizers import ABOUT
+from lrtune.core.optimizers import OPTIMIZERS
 from lrtune.core.options import Option
-from lrtune.core.recipe import OptimizerName, Recipe, default_recipe
+from lrtune.core.recipe import Recipe, default_recipe
 from lrtune.core.study import Precision, RangeCurve, RangeResult
 from lrtune.decide.bounds import MIN_POINTS, range_result
 from lrtune.training.native.data.loaders import LoaderBatches
@@ -38,9 +38,6 @@ NUM_FIRST = 5
 """Losses whose median is the level to diverge from."""
 BLOCK = 5
 """Steps between looks at the losses."""
-
-SWEEPS = {name: about.swept for name, about in ABOUT.items()}
-"""First and last LR of each optimizer's sweep."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,14 +205,14 @@ def _copied(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def lrs_of_sweep(
-    optimizer: OptimizerName, low: float | None, high: float | None, num_steps: int | None
+    optimizer: str, low: float | None, high: float | None, num_steps: int | None
 ) -> list[float]:
     """The LRs of an optimizer's sweep, in steps of equal ratio.
 
     Raises:
         InputError: there is no such sweep.
     """
-    first, last = SWEEPS[optimizer]
+    first, last = OPTIMIZERS[optimizer].swept
     low, high = first if low is None else low, last if high is None else high
     num_steps = NUM_STEPS if num_steps is None else num_steps
     check(_rules(low, high, num_steps))
@@ -233,7 +230,7 @@ def _rules(low: float, high: float, num_steps: int) -> list[tuple[bool, str]]:
     ]
 
 
-def for_optimizer(recipe: Recipe, optimizer: OptimizerName) -> Recipe:
+def for_optimizer(recipe: Recipe, optimizer: str) -> Recipe:
     """The recipe where it has this optimizer; else the optimizer's customary settings.
 
     Their LR is the middle of the optimizer's sweep: AdaBound bounds its steps by the LR that it was
@@ -241,5 +238,5 @@ def for_optimizer(recipe: Recipe, optimizer: OptimizerName) -> Recipe:
     """
     if recipe.optimizer == optimizer:
         return recipe
-    low, high = SWEEPS[optimizer]
+    low, high = OPTIMIZERS[optimizer].swept
     return replace(default_recipe(optimizer), peak_lr=math.sqrt(low * high))

@@ -7,8 +7,8 @@ that it advances itself. The host only says "once more", and reads nothing until
 Several lanes, each with a stream and a thread of its own, share the resident data of one process.
 
 What is captured must neither read from the device nor copy to it. So the data lie on the device as
-`Images`, the optimizer is one of `optimizers.CAPTURABLE`, and there is no gradient scaler; all else
-trains on an eager lane.
+`Images`, the optimizer is capturable (`core/optimizers.py`), and there is no gradient scaler; all
+else trains on an eager lane.
 """
 
 import gc

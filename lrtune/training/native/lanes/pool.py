@@ -7,8 +7,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from lrtune.core.decays import Constant
 from lrtune.core.errors import first_line
-from lrtune.core.recipe import Constant, Recipe
+from lrtune.core.optimizers import OPTIMIZERS
+from lrtune.core.recipe import Recipe
 from lrtune.core.training import State
 from lrtune.training.native.data.images import EvaluationBatches, ResidentBatches
 from lrtune.training.native.devices import reset_process
@@ -20,7 +22,6 @@ from lrtune.training.native.lanes.captured import (
     Player,
 )
 from lrtune.training.native.lanes.eager import EagerLane, Lane
-from lrtune.training.native.optimizers import CAPTURABLE
 from lrtune.training.native.prepared import PreparedTask, is_out_of_memory
 
 
@@ -76,7 +77,10 @@ class LanePool:
         rules = [
             (on_device, "the data do not lie on the device"),
             (not needs_scaler, "fp16 needs a gradient scaler, which decides on the host"),
-            (recipe.optimizer in CAPTURABLE, f"{recipe.optimizer} reads its LR on the host"),
+            (
+                OPTIMIZERS[recipe.optimizer].is_capturable,
+                f"{recipe.optimizer} reads its LR on the host",
+            ),
             (not self._capture_failure, f"the capture failed: {self._capture_failure}"),
             (task.device.type == "cuda", "there is no GPU"),
         ]
