@@ -350,7 +350,7 @@ def test_a_decay_without_a_name_is_none():
 
 def test_the_decays_can_still_be_imported_from_where_they_were():
     with pytest.warns(DeprecationWarning, match=r"now in lrtune\.core\.decays"):
-        from lrtune.core.recipe import WSD as moved
-    assert moved is WSD
+        from lrtune.core.recipe import Cosine as moved
+    assert moved is Cosine
     with pytest.raises(ImportError):
         from lrtune.core.recipe import Quadratic  # noqa: F401
