@@ -69,6 +69,8 @@ class Decay(ABC):
     modules `math` and `bisect`. The floor is applied to its value. It is empty for a decay that
     follows the metrics of the run.
     """
+    is_searched: ClassVar[bool] = True
+    """Whether a search space may have it."""
     where: ClassVar[Mapping[str, str]] = {}
     """Constants that `shape` uses, each an expression in the constants before it, the decay's
     parameters, `epochs` and `steps_per_epoch`."""
@@ -353,6 +355,19 @@ class Exponential(Decay):
         """See `Decay.phrase`."""
         share = span.final_frac + (1 - span.final_frac) * self.end_frac
         return f"decay exponentially to {100 * share:.3g} % of the peak"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own(Decay):
+    """The LRs that a training command sets by itself, whatever they are."""
+
+    name = "own"
+    shape = "1.0"
+    is_searched = False
+
+    def phrase(self, span: Span) -> str:
+        """See `Decay.phrase`."""
+        return "leave the LR to the command"
 
 
 DECAYS: dict[str, type[Decay]] = {kind.name: kind for kind in Decay.__subclasses__()}

@@ -13,7 +13,7 @@ import copy
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
-from functools import cache
+from functools import cache, cached_property
 from numbers import Real
 from pathlib import Path
 from types import NoneType, UnionType
@@ -151,10 +151,15 @@ class OptionField:
         ruled = [word for rule in self.rules if isinstance(rule, OneOf) for word in rule.words]
         return (*listed, *ruled)
 
+    @cached_property
+    def kinds(self) -> tuple[Any, ...]:
+        """The types that a value may have."""
+        return alternatives(self.kind)
+
     def broken_rule(self, value: Any) -> str:
         """The rule that a value breaks, in words; empty if it breaks none."""
-        if not any(_is_a(value, kind) for kind in alternatives(self.kind)):
-            described = (_described(kind) for kind in alternatives(self.kind))
+        if not any(_is_a(value, kind) for kind in self.kinds):
+            described = (_described(kind) for kind in self.kinds)
             return f"`{self.name}` must be {' or '.join(filter(None, described))}"
         if value is None:
             return ""
@@ -289,12 +294,12 @@ def _field(item: Field[Any], hint: Any, kind: type) -> OptionField:
 
 def _is_a(value: object, kind: Any) -> bool:
     """Whether a value is of a type; whole numbers are numbers, and truth values are neither."""
-    origin, arguments = get_origin(kind), get_args(kind)
-    if kind is Any:
-        return True
-    if kind in (int, float):
+    if kind is int or kind is float:
         numbers = int if kind is int else Real
         return isinstance(value, numbers) and not isinstance(value, bool)
+    if kind is Any:
+        return True
+    origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal:
         return value in arguments
     if origin in (tuple, Sequence):

@@ -1,11 +1,12 @@
-"""What a search can begin from: a task, the names of one, or a file that defines one."""
+"""What a search can begin from: a task, its names, a file that defines it, or a command."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
-from lrtune.core.options import Conflict, Option, Options
+from lrtune.core.options import Conflict, Option, Options, at_least, fields_of
 
 
 class TaskSource:
@@ -51,8 +52,54 @@ class TaskFile(TaskSource):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TypedTask(NamedTask):
-    """A task as it is typed on a command line: by its names, or by its file."""
+class CommandOptions(Options):
+    """How a training command is steered and read."""
+
+    title: ClassVar[str] = "Command"
+
+    read: Annotated[
+        Sequence[str],
+        Option(
+            "Where the metric is read: a regular expression with one group for the output, or "
+            "FILE.csv:COLUMN; may be given again.",
+            default="wherever it appears",
+            metavar="PATTERN|FILE:COLUMN",
+        ),
+    ] = ()
+    seed_offset: Annotated[
+        Literal["on", "off"],
+        Option("Add the seed of the run to every seed that the command sets."),
+    ] = "on"
+    optimizer_index: Annotated[
+        int | None,
+        at_least(0),
+        Option("Steer only this optimizer, counted from 0.", default="all", metavar="N"),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandLine(CommandOptions, TaskSource):
+    """A training command: whatever starts a Python that trains with torch."""
+
+    words: Annotated[Sequence[str], Option("Program and arguments.", python_only=True)] = field(
+        kw_only=False
+    )
+
+    @property
+    def text(self) -> str:
+        """As it would be typed."""
+        return shlex.join(self.words)
+
+    @property
+    def title_text(self) -> str:
+        """A short name: of the script, or of the program."""
+        scripts = [word for word in self.words if word.endswith(".py")]
+        return Path((scripts or [*self.words])[0]).stem
+
+
+@dataclass(frozen=True, kw_only=True)
+class TypedTask(CommandOptions, NamedTask):
+    """A task as it is typed on a command line: by its names, by its file, or as a command."""
 
     title: ClassVar[str] = "Task"
 
@@ -65,22 +112,34 @@ class TypedTask(NamedTask):
             essential=True,
         ),
     ] = None
+    words: Annotated[Sequence[str], Option("The command after `--`.", python_only=True)] = ()
 
     def __post_init__(self) -> None:
         """Checks nothing: a command asks `sound`."""
 
     def conflicts(self) -> Iterator[Conflict]:
-        """Names beside a file."""
+        """Names beside a file, or either beside a command."""
         yield from super().conflicts()
-        names = sorted(self.given - {"task_file"})
+        names = sorted(self.given & {field.name for field in fields_of(NamedTask)})
         if self.task_file is not None and names:
             listed = ", ".join(f"`{name}=`" for name in names)
             message = f"`task_file=` says what is trained, so it does not go with {listed}."
             yield Conflict(("task_file", *names), message)
+        names += ["task_file"] * (self.task_file is not None)
+        if self.words and names:
+            listed = ", ".join(f"`{name}=`" for name in names)
+            message = f"The command after `--` is what is trained, so it does not go with {listed}."
+            yield Conflict(tuple(names), message)
+        names = sorted(self.given & {field.name for field in fields_of(CommandOptions)})
+        if names and not self.words:
+            listed = ", ".join(f"`{name}=`" for name in names)
+            yield Conflict(tuple(names), f"{listed} must come with a command after `--`.")
 
     @property
-    def source(self) -> NamedTask | TaskFile:
-        """The file, or else the names."""
+    def source(self) -> NamedTask | TaskFile | CommandLine:
+        """The command, the file, or else the names."""
+        if self.words:
+            return CommandLine(self.words, **self.values(CommandOptions))
         if self.task_file is not None:
             return TaskFile(path=Path(self.task_file))
         return NamedTask(**self.values(NamedTask))

@@ -35,7 +35,7 @@ from typing import Any
 
 from lrtune.core.decays import DECAYS, Plateau, decay_parameters, is_length, missing_parameters
 from lrtune.core.errors import InputError
-from lrtune.core.optimizers import OPTIMIZERS
+from lrtune.core.optimizers import OPTIMIZERS, OptimizerNames
 from lrtune.core.options import broken_rules, fields_of
 from lrtune.core.recipe import Recipe
 
@@ -138,6 +138,19 @@ class Space:
         own = self.decays.get(Plateau.name, {}).get("monitor", ())
         monitors = own.choices if isinstance(own, Choice) else (own,) if own else ()
         return tuple(map(str, monitors))
+
+    def without(self, decay: str) -> "Space":
+        """The space without a decay.
+
+        Raises:
+            InputError: it has no other one.
+        """
+        choices = tuple(name for name in self.choices("decay") if name != decay)
+        if not choices:
+            raise InputError(f"{self.source}: no decay is left without {decay}.")
+        decays = {name: table for name, table in self.decays.items() if name != decay}
+        chosen = Choice(choices) if len(choices) > 1 else choices[0]
+        return replace(self, parameters={**self.parameters, "decay": chosen}, decays=decays)
 
     @property
     def needs_range_test(self) -> tuple[str, ...]:
@@ -243,7 +256,8 @@ def parse_space(text: str, source: str, *, optimizer: str = "sgd") -> Space:
     parameters = {"optimizer": optimizer, "decay": "cosine"} | given_parameters
     space = Space(source=source, parameters=parameters)
     tables: dict[str, dict[str, dict[str, Any]]] = {"decay": {}, "optimizer": {}}
-    for topic, names in (("decay", tuple(DECAYS)), ("optimizer", tuple(OPTIMIZERS))):
+    decays = tuple(name for name, kind in DECAYS.items() if kind.is_searched)
+    for topic, names in (("decay", decays), ("optimizer", (*OptimizerNames(), optimizer))):
         for name in space.choices(topic):
             if name not in names:
                 problem(
