@@ -24,12 +24,14 @@ from lrtune.core import commands
 from lrtune.core.errors import InputError, LrtuneError, StoreError, shown
 from lrtune.core.events import Event, Note
 from lrtune.core.options import OptionField, alternatives, options_of
-from lrtune.core.sources import TypedTask
+from lrtune.core.sources import CommandLine, TypedTask
 
 if TYPE_CHECKING:
     from lrtune.reporting.result import SearchResult
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+WORDS = "lrtune.words"
+"""Key of the training command in the context."""
 FEW = 10
 """A command with no more options than these shows all of them by `--help`."""
 
@@ -136,6 +138,21 @@ class Command(click.Command):
         return {str(option.name): option.opts[0] for option in self._shown(everything=True)}
 
 
+class WithCommand(Command):
+    """A command that may be followed by `--` and a training command."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Takes what follows the first `--` off the arguments."""
+        if "--" in args:
+            place = args.index("--")
+            ctx.meta[WORDS], args = tuple(args[place + 1 :]), args[:place]
+        return super().parse_args(ctx, args)
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """Names what may follow."""
+        return [*super().collect_usage_pieces(ctx), "[-- COMMAND...]"]
+
+
 class Group(click.Group):
     """A group of such commands."""
 
@@ -215,7 +232,7 @@ def lrtune() -> None:
     """Finds the learning-rate schedule that trains best, by real training runs."""
 
 
-@lrtune.command()
+@lrtune.command(cls=WithCommand)
 @options(TypedTask, commands.Search)
 @json_option
 def search(*, as_json: bool = False, **asked: Any) -> None:
@@ -227,6 +244,7 @@ def search(*, as_json: bool = False, **asked: Any) -> None:
 
 
 @lrtune.command(
+    cls=WithCommand,
     help="Train recipes side by side, seed by seed: names of `lrtune recipes` or TOML files, "
     "all of them by default.\n\nThe first is what the others are compared with."
 )
@@ -250,7 +268,7 @@ def resume(*, as_json: bool = False, **asked: Any) -> None:
     _print(app.resume(command=_command(), **asked), as_json=as_json)
 
 
-@lrtune.command()
+@lrtune.command(cls=WithCommand)
 @options(TypedTask, commands.Find, commands.ReportFolder)
 @json_option
 def find(
@@ -263,7 +281,9 @@ def find(
     task = _task(asked)
     result = app.find_lr(task, **asked)
     what = (
-        Path(task.task_file).stem
+        task.source.title_text
+        if isinstance(task.source, CommandLine)
+        else Path(task.task_file).stem
         if task.task_file
         else re.sub("[:/]", "-", f"{task.data}-{task.model}")
     )
@@ -300,6 +320,25 @@ def export(**asked: Any) -> None:
     exported = app.export(**asked)
     click.echo(exported.note, err=True)
     click.echo(exported.text)
+
+
+@lrtune.command(cls=WithCommand)
+@options(commands.Apply)
+def apply(**asked: Any) -> None:
+    """Train a command once with the recommended schedule of its study."""
+    from lrtune import app
+
+    words = click.get_current_context().meta.get(WORDS, ())
+    sys.exit(app.apply_to_command(words=words, **asked))
+
+
+@lrtune.command()
+@options(commands.Log)
+def log(**asked: Any) -> None:
+    """Print what a run of a training command printed."""
+    from lrtune import app
+
+    click.echo(app.log(**asked), nl=False)
 
 
 @lrtune.command("list")
@@ -387,7 +426,9 @@ def _command() -> str:
 def _task(asked: dict[str, Any]) -> TypedTask:
     """Takes what was typed of the task out of what was asked."""
     names = [field.name for field in options_of(TypedTask) if field.name in asked]
-    return TypedTask(**{name: asked.pop(name) for name in names})
+    words = click.get_current_context().meta.get(WORDS)
+    typed = {name: asked.pop(name) for name in names}
+    return TypedTask(**typed, **({"words": words} if words is not None else {}))
 
 
 def _print(result: "SearchResult", *, as_json: bool) -> None:

@@ -13,7 +13,7 @@ import torch
 from lrtune.core.engines import EngineOptions, Local
 from lrtune.core.errors import InputError, Problems
 from lrtune.core.objective import Objective
-from lrtune.core.sources import NamedTask, TaskFile, TaskSource, TypedTask
+from lrtune.core.sources import CommandLine, NamedTask, TaskFile, TaskSource, TypedTask
 from lrtune.core.study import StudyConfig, TrainSettings
 from lrtune.store.encoding import digest
 from lrtune.training.task import Task, change_settings, load_task
@@ -42,25 +42,22 @@ def task_source(task: TaskSource | str | Path) -> TaskSource:
             task.sound(problems := Problems())
             problems.raise_any()
             return task.source
-        case Task() | NamedTask() | TaskFile():
+        case Task() | NamedTask() | TaskFile() | CommandLine():
             return task
-    kinds = "an lrtune.Task, an lrtune.NamedTask or the path of a Python file"
+    kinds = "an lrtune.Task, an lrtune.NamedTask, an lrtune.CommandLine or the path of a Python file"
     raise InputError(f"`task` must be {kinds}, but got a {type(task).__name__}.")
 
 
-def open_task(
-    task: TaskSource | str | Path, metric: str | Objective | None
-) -> tuple[TaskSource, Task]:
-    """Returns a task and its source; a given metric replaces the task's own.
+def open_task(source: TaskSource, metric: str | Objective | None) -> Task:
+    """Returns a task; a given metric replaces its own.
 
     Raises:
         InputError: there is no such task, or it does not measure this metric.
     """
-    source = task_source(task)
     loaded = load_task(source)
     if metric is None:
-        return source, loaded
-    return source, replace(loaded, objective=_asked_for(metric, loaded))
+        return loaded
+    return replace(loaded, objective=_asked_for(metric, loaded))
 
 
 def _asked_for(metric: str | Objective, task: Task) -> Objective:

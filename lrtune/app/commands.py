@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from lrtune.app.arguments import changed_settings, open_task
+from lrtune.app.arguments import changed_settings, open_task, task_source
 from lrtune.app.engines import open_native
 from lrtune.app.places import Places
 from lrtune.app.results import recipe_of, result_of, write_study_report
@@ -21,8 +21,10 @@ from lrtune.app.studies import (
     check_space,
     fitted_rungs,
     request_of,
+    teller,
     train_study,
 )
+from lrtune.app.subjects import resumed
 from lrtune.core import commands
 from lrtune.core.commands import takes
 from lrtune.core.engines import Local
@@ -43,7 +45,7 @@ from lrtune.store.recipes import read_recipe
 from lrtune.store.spaces import read_space
 from lrtune.training.native.randomness import preserved_random_states
 from lrtune.training.native.range_test import for_optimizer
-from lrtune.training.task import change_settings, source_from
+from lrtune.training.task import change_settings
 from lrtune.tuning.engine import Engine as TrainingEngine
 from lrtune.tuning.sampler import delete_mirror, mirror
 
@@ -73,9 +75,9 @@ def search(asked: commands.Search) -> SearchResult:
         with problems.gather():
             rungs = Rung.parse(asked.rungs)
     request = request_of(asked, problems)
-    task = request.task
-    epochs = asked.epochs or task.epochs
-    own = task.baseline if asked.optimizer is None else default_recipe(asked.optimizer)
+    subject = request.subject
+    epochs = asked.epochs or subject.epochs
+    own = subject.baseline if asked.optimizer is None else default_recipe(asked.optimizer)
     if asked.baseline is not None:
         with problems.gather():
             own = _recipe(asked.baseline, epochs)
@@ -105,7 +107,7 @@ def search(asked: commands.Search) -> SearchResult:
     def configure(engine: TrainingEngine) -> StudyConfig:
         recipes = {"the baseline": own} | {recipe.label: recipe for recipe in tried}
         check_space(engine.facts, space)
-        check_facts(engine.facts, recipes, task.decides)
+        check_facts(engine.facts, recipes, subject.objective)
         config = replace(
             begun(asked, request, engine, epochs=epochs, baseline=own),
             space_name=space_name,
@@ -183,16 +185,13 @@ def resume(asked: commands.Resume) -> SearchResult:
     name, places = asked.name, Places.of(asked)
     config = places.existing().study(name).config
     check_rules(config)
-    source = source_from(config.task)
     if asked.budget is not None:
         first = re.sub(r"; lrtune[ .]resume.*", "", config.command)
         again = asked.command or f"lrtune.resume({name!r}, budget={str(asked.budget)!r})"
         config = replace(config, budget=Budget.parse(asked.budget), command=f"{first}; {again}")
-    _, task = open_task(source, str(config.objective))
     request = Request(
         options=asked.chosen_engine,
-        task=replace(task, settings=config.settings),
-        source=source,
+        subject=resumed(config, asked.chosen_engine, places, teller(asked)),
         places=places,
         quiet=asked.quiet,
         on_event=asked.on_event,
@@ -260,7 +259,8 @@ def find_lr(asked: commands.Find) -> RangeResult:
     asked = asked.sound(problems)
     source = None
     with problems.gather():
-        source, loaded = open_task(asked.task, None)
+        source = task_source(asked.task)
+        loaded = open_task(source, None)
         settings = change_settings(loaded, changed_settings(asked))
     problems.raise_any()
     assert source is not None

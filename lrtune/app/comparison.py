@@ -33,7 +33,7 @@ def compare(asked: commands.Compare) -> SearchResult:
     problems = Problems()
     asked = asked.sound(problems)
     request = request_of(asked, problems)
-    epochs = asked.epochs or request.task.epochs
+    epochs = asked.epochs or request.subject.epochs
     max_seeds = asked.num_seeds if asked.max_seeds is None else asked.max_seeds
     compared: list[NamedRecipe] = []
     for recipe in asked.recipes or recipe_names():
@@ -54,7 +54,7 @@ def compare(asked: commands.Compare) -> SearchResult:
 
     def configure(engine: TrainingEngine) -> StudyConfig:
         recipes = {named.name: named.recipe for named in compared}
-        check_facts(engine.facts, recipes, request.task.decides)
+        check_facts(engine.facts, recipes, request.subject.objective)
         config = replace(
             begun(asked, request, engine, epochs=epochs, baseline=compared[0].recipe),
             budget=Budget(len(compared) * max_seeds, "runs"),

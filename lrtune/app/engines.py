@@ -1,10 +1,11 @@
 """Opens the engine that trains a study, lrtune's own training, and the workers."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 from lrtune.app.arguments import num_cores, num_jobs, visible_gpus
 from lrtune.app.places import Places
@@ -13,13 +14,13 @@ from lrtune.core.errors import InputError
 from lrtune.core.events import Event, RunEnded
 from lrtune.core.sources import TaskSource
 from lrtune.core.study import StudyConfig, TrainSettings
-from lrtune.core.training import Facts
+from lrtune.core.training import Facts, OpenTraining
 from lrtune.decide.abilities import limits
 from lrtune.store.ledger import Ledger
 from lrtune.store.workers import this_worker
 from lrtune.training.native.opening import NativeStates, OpenNative
 from lrtune.training.native.sharing import TENSORS
-from lrtune.training.task import Task, describe_source, modules_of
+from lrtune.training.task import Task, describe_source
 from lrtune.tuning.engine import Emit, Engine, Worker
 from lrtune.tuning.local import LocalEngine
 from lrtune.tuning.sampler import ask
@@ -46,20 +47,25 @@ def open_native(
 
 @contextmanager
 def open_engine(
-    options: EngineOptions, training: OpenNative, source: TaskSource, places: Places
+    options: EngineOptions,
+    training: OpenTraining,
+    places: Places,
+    *,
+    device: str,
+    modules: Sequence[ModuleType],
 ) -> Iterator[Engine]:
     """Opens the engine that was asked for, and closes what it opened.
 
     Args:
         options: which engine.
-        training: from `open_native`.
-        source: where the task is from; on a cluster its modules go with it.
+        training: opens what is trained.
         places: from `places_of`.
+        device: from the settings of what is trained.
+        modules: those that go to a cluster's nodes with what is trained.
 
     Raises:
         InputError: the engine cannot be used.
     """
-    device = training.settings.device
     if isinstance(options, Local):
         gpus = options.chosen_gpus(visible_gpus(device))
         chosen = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if options.gpus != "all" else {}
@@ -87,7 +93,7 @@ def open_engine(
             training,
             cluster=cluster,
             probe=NativeStates(places.checkpoints(PROBES)),
-            modules=modules_of(source),
+            modules=modules,
             serializers=TENSORS,
         )
 

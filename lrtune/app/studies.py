@@ -10,18 +10,12 @@ from functools import partial
 
 from rich.console import Console
 
-from lrtune.app.arguments import (
-    changed_settings,
-    check_name,
-    default_name,
-    objective_of,
-    open_task,
-    with_settings,
-)
-from lrtune.app.engines import notes_before, open_engine, open_native, open_worker, places_of
+from lrtune.app.arguments import check_name, default_name
+from lrtune.app.engines import notes_before, open_engine, open_worker, places_of
 from lrtune.app.places import Places
 from lrtune.app.results import print_known, write_study_report
-from lrtune.core.commands import Compare, Search
+from lrtune.app.subjects import Subject, Tell, subject_of
+from lrtune.core.commands import Compare, Search, Watching
 from lrtune.core.decays import Plateau
 from lrtune.core.engines import EngineOptions, Ray
 from lrtune.core.errors import InputError, LrtuneError, Problems, StoreError
@@ -29,7 +23,6 @@ from lrtune.core.events import Event, Note, SweepStarted
 from lrtune.core.objective import Objective
 from lrtune.core.recipe import Recipe, group_problems
 from lrtune.core.run import BASELINE
-from lrtune.core.sources import TaskSource
 from lrtune.core.space import Space, parse_space
 from lrtune.core.study import Rung, SearchRules, StudyConfig, StudyState
 from lrtune.core.training import Facts
@@ -47,7 +40,7 @@ from lrtune.store.database import StudyStore
 from lrtune.training.native.opening import NativeStates
 from lrtune.training.native.randomness import preserved_random_states
 from lrtune.training.native.range_test import for_optimizer
-from lrtune.training.task import Task, describe_source
+from lrtune.training.task import modules_of
 from lrtune.tuning.engine import Emit, Engine
 from lrtune.tuning.sampler import fitted_space, moved
 
@@ -61,10 +54,8 @@ class Request:
 
     options: EngineOptions
     """Options of the engine that trains it."""
-    task: Task
-    """Task to train, with the settings that were asked for."""
-    source: TaskSource
-    """Source of the task."""
+    subject: Subject
+    """What is trained, with the settings that were asked for."""
     places: Places
     """Places of the study's files."""
     quiet: bool = False
@@ -79,27 +70,28 @@ def request_of(asked: Search | Compare, problems: Problems) -> Request:
     Raises:
         InputError: there is no such task, so that nothing more can be checked.
     """
-    engine, loaded = asked.chosen_engine, None
-    with problems.gather():
-        source, loaded = open_task(asked.task, asked.metric)
-    objective = objective_of(asked.task, asked.metric, loaded)
-    if asked.target is not None and objective is not None:
-        problems += filter(None, [objective.target_problem(asked.target)])
     if asked.study is not None:
         with problems.gather():
             check_name(asked.study)
-    if loaded is None:
-        raise InputError(problems)
-    with problems.gather():
-        loaded = with_settings(loaded, changed_settings(asked), engine)
     return Request(
-        options=engine,
-        task=loaded,
-        source=source,
+        options=asked.chosen_engine,
+        subject=subject_of(asked, problems, teller(asked)),
         places=Places.of(asked),
         quiet=asked.quiet,
         on_event=asked.on_event,
     )
+
+
+def teller(asked: Watching) -> Tell:
+    """Returns what tells the user of what is done before a study begins."""
+
+    def tell(text: str) -> None:
+        if not asked.quiet:
+            Console(stderr=True).print(text, markup=False, highlight=False)
+        if asked.on_event is not None:
+            asked.on_event(Note(text))
+
+    return tell
 
 
 def begun(
@@ -118,7 +110,7 @@ def begun(
     return StudyConfig(
         **asked.values(SearchRules),
         name=asked.study or "",
-        task=describe_source(request.source),
+        task=request.subject.description,
         space_name="",
         space_toml="",
         epochs=epochs,
@@ -127,7 +119,7 @@ def begun(
         paired=shares_seeds(facts.abilities),
         num_validation=facts.num_validation,
         groups=facts.groups,
-        settings=request.task.settings,
+        settings=request.subject.settings,
         baseline=baseline,
         environment=engine.environment(baseline),
     )
@@ -146,19 +138,26 @@ def train_study(configure: Configure, request: Request) -> SearchResult:
     Raises:
         LrtuneError: see `lrtune.core.errors`.
     """
-    options, task, source = request.options, request.task, request.source
+    options, subject = request.options, request.subject
     request = replace(request, places=places_of(options, request.places))
-    training = open_native(options, task, source, task.settings)
+    training = subject.open(options, subject.settings)
     with (
         preserved_random_states(),
-        open_engine(options, training, source, request.places) as engine,
+        open_engine(
+            options,
+            training,
+            request.places,
+            device=subject.settings.device,
+            modules=modules_of(subject.source),
+        ) as engine,
     ):
         config = configure(engine)
-        config = replace(config, name=config.name or default_name(task.name, config))
+        config = replace(config, name=config.name or default_name(subject.name, config))
         store = request.places.database().open(config)
-        settings = store.config.settings
-        if settings != task.settings:  # begun with another number of jobs, and so of threads
-            engine.use(open_native(options, task, source, settings))
+        settings = store.config.settings  # it may have begun with another number of threads
+        training = subject.open(options, settings, config.name)
+        if subject.keeps_runs or settings != subject.settings:
+            engine.use(training)
         try:
             return _run(store, engine, request)
         except KeyboardInterrupt as stop:

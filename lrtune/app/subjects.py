@@ -2,23 +2,34 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from lrtune.app.arguments import open_task, threads_of, with_settings
+from lrtune.app.arguments import (
+    changed_settings,
+    objective_of,
+    open_task,
+    task_source,
+    threads_of,
+    with_settings,
+)
 from lrtune.app.engines import open_native
-from lrtune.core.engines import EngineOptions
+from lrtune.app.places import Places
+from lrtune.core.commands import Compare, Search
+from lrtune.core.engines import EngineOptions, Ray
+from lrtune.core.errors import InputError, Problems
 from lrtune.core.objective import Objective
 from lrtune.core.recipe import Recipe
 from lrtune.core.sources import CommandLine, TaskSource
-from lrtune.core.study import TrainSettings
+from lrtune.core.study import StudyConfig, TrainSettings
 from lrtune.core.training import OpenTraining
 from lrtune.training.command.opening import OpenCommand
-from lrtune.training.command.recording import Recorded, Recorder
-from lrtune.training.task import Task, describe_source
+from lrtune.training.command.recording import Recorded, record
+from lrtune.training.task import Task, describe_source, source_from
 
+Tell = Callable[[str], None]
 RUNS = "runs"
 """Folder of the runs of commands, in the home of the studies."""
 
@@ -54,6 +65,10 @@ class Subject(Protocol):
     def settings(self) -> TrainSettings:
         """How its runs are trained."""
 
+    @property
+    def keeps_runs(self) -> bool:
+        """Whether it keeps the files of a study's runs, in a folder of the study's name."""
+
     def open(
         self, options: EngineOptions, settings: TrainSettings, study: str = ""
     ) -> OpenTraining:
@@ -66,6 +81,7 @@ class TaskSubject:
 
     task: Task
     source: TaskSource
+    keeps_runs: bool = False
 
     @property
     def name(self) -> str:
@@ -102,3 +118,158 @@ class TaskSubject:
     ) -> OpenTraining:
         """See `Subject`."""
         return open_native(options, self.task, self.source, settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandSubject:
+    """A command, steered from outside; its first run as it is has told the rest."""
+
+    source: CommandLine
+    recorded: Recorded
+    objective: Objective
+    folder: Path
+    """Of the runs of commands."""
+    settings: TrainSettings
+    keeps_runs: bool = True
+    timeout_s: float = 0.0
+    """Seconds without an epoch after which a run is ended; 0: never."""
+
+    @property
+    def name(self) -> str:
+        """See `Subject`."""
+        return self.source.title_text
+
+    @property
+    def description(self) -> Mapping[str, Any]:
+        """See `Subject`."""
+        return describe_source(self.source)
+
+    @property
+    def epochs(self) -> int:
+        """See `Subject`."""
+        return self.recorded.epochs
+
+    @property
+    def baseline(self) -> Recipe:
+        """See `Subject`."""
+        return self.recorded.baseline
+
+    def open(
+        self, options: EngineOptions, settings: TrainSettings, study: str = ""
+    ) -> OpenTraining:
+        """See `Subject`."""
+        return OpenCommand(
+            command=self.source,
+            description=self.description,
+            recorded=self.recorded,
+            objective=self.objective,
+            folder=self.folder / (study or folder_name(self.description)),
+            settings=settings,
+            timeout_s=self.timeout_s,
+        )
+
+
+def folder_name(description: Mapping[str, Any]) -> str:
+    """The folder of the first run of a command, which all studies of it share."""
+    text = json.dumps(dict(description), sort_keys=True)
+    return f"recorded-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def subject_of(asked: Search | Compare, problems: Problems, tell: Tell) -> Subject:
+    """Opens what a search or a comparison trains, and notes what is wrong with it.
+
+    A command that has not been run yet is run once, as it is.
+
+    Args:
+        asked: task or command, its settings and its metric.
+        problems: what was wrong so far; nothing is run where anything is.
+        tell: told what is done before the study begins.
+
+    Raises:
+        InputError: there is no such task, so that nothing more can be checked.
+        TaskError: the command cannot be steered or read.
+    """
+    source = None
+    with problems.gather():
+        source = task_source(asked.task)
+    if isinstance(source, CommandLine):
+        return _command(source, asked, problems, tell)
+    loaded = None
+    if source is not None:
+        with problems.gather():
+            loaded = open_task(source, asked.metric)
+    objective = objective_of(asked.task, asked.metric, loaded)
+    if asked.target is not None and objective is not None:
+        problems += filter(None, [objective.target_problem(asked.target)])
+    if loaded is None or source is None:
+        raise InputError(problems)
+    with problems.gather():
+        loaded = with_settings(loaded, changed_settings(asked), asked.chosen_engine)
+    return TaskSubject(task=loaded, source=source)
+
+
+def _command(
+    source: CommandLine, asked: Search | Compare, problems: Problems, tell: Tell
+) -> CommandSubject:
+    problems += [
+        f"`{name}=` is a setting of lrtune's own training; a command has its own."
+        for name in changed_settings(asked)
+    ]
+    if isinstance(asked, Search) and asked.optimizer is not None:
+        problems.append("`optimizer=` does not go with a command, which has its own optimizer.")
+    objective = None
+    if asked.metric is not None:
+        with problems.gather():
+            objective = (
+                asked.metric
+                if isinstance(asked.metric, Objective)
+                else Objective.parse(asked.metric)
+            )
+    if asked.target is not None and objective is not None:
+        problems += filter(None, [objective.target_problem(asked.target)])
+    problems.raise_any()
+    seed = asked.seed + 1  # the first of the fresh seeds
+    return _opened(source, objective, asked.chosen_engine, Places.of(asked), seed, tell, asked.trial_timeout_s)
+
+
+def resumed(config: StudyConfig, engine: EngineOptions, places: Places, tell: Tell) -> Subject:
+    """Opens what a study trains again.
+
+    Raises:
+        InputError: it has changed, or only the program has it that began the study.
+    """
+    source = source_from(config.task)
+    if isinstance(source, CommandLine):
+        timeout_s = engine.trial_timeout_s if isinstance(engine, Ray) else 0.0
+        subject = _opened(source, config.objective, engine, places, config.seed + 1, tell, timeout_s)
+        return replace(subject, settings=config.settings)
+    task = open_task(source, str(config.objective))
+    return TaskSubject(task=replace(task, settings=config.settings), source=source)
+
+
+def _opened(
+    source: CommandLine,
+    objective: Objective | None,
+    engine: EngineOptions,
+    places: Places,
+    seed: int,
+    tell: Tell,
+    timeout_s: float,
+) -> CommandSubject:
+    """Opens a command by what its first run has told; it is run if it has not been."""
+    folder = Path(places.home).resolve() / RUNS
+    first = folder / folder_name(describe_source(source))
+    recorded = Recorded.load(first)
+    if recorded is None or (objective and objective.metric not in recorded.metrics):
+        recorded, objective = record(source, objective, folder=first, seed=seed, timeout_s=timeout_s, tell=tell)
+    elif objective is None:
+        objective = Objective.parse(recorded.objective)
+    settings = TrainSettings(threads=threads_of(engine, "auto"))
+    return CommandSubject(
+        source=source,
+        recorded=recorded,
+        objective=objective,
+        folder=folder,
+        settings=settings,
+        timeout_s=timeout_s,
+    )

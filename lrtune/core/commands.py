@@ -355,6 +355,31 @@ class Export(OfStudy, Database):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Apply(OfStudy, Database):
+    """`lrtune apply`."""
+
+    title: ClassVar[str] = "Recipe"
+
+    recipe: Annotated[
+        str | int,
+        Option(
+            "best, simplest (that may well be the best), or the number of a trial.",
+            metavar="WORD|NUMBER",
+        ),
+    ] = "best"
+    words: Annotated[Sequence[str], Option("The command to train.", python_only=True)] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Log(OfStudy, Database):
+    """`lrtune log`."""
+
+    run: Annotated[
+        str, Option("Run of the study, such as trial-0007 or baseline-0.", metavar="RUN")
+    ] = field(kw_only=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Delete(OfStudy, Database, SharedCheckpoints):
     """`lrtune delete`."""
 

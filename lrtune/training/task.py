@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from lrtune.core.errors import InputError, Problems, TaskError
 from lrtune.core.objective import TOP1, Objective, averaged
 from lrtune.core.recipe import Recipe, default_recipe
 from lrtune.core.run import LOSSES
-from lrtune.core.sources import NamedTask, TaskFile, TaskSource
+from lrtune.core.sources import CommandLine, CommandOptions, NamedTask, TaskFile, TaskSource
 from lrtune.core.study import TrainSettings
 from lrtune.training.fingerprint import fingerprint
 from lrtune.training.native.data.batches import Source, is_stream
@@ -367,6 +368,15 @@ def describe_source(source: TaskSource) -> Mapping[str, Any]:
             return {"file": str(path.resolve()), "sha256": _digest(path) if path.is_file() else ""}
         case Task():
             return {"python": source.name, "sha256": fingerprint(source)}
+        case CommandLine():
+            files = {word: Path(word) for word in source.words if Path(word).is_file()}
+            return {
+                "command": source.text,
+                **source.values(CommandOptions),
+                "read": list(source.read),
+                "folder": str(Path.cwd()),
+                "sha256": {name: _digest(path) for name, path in files.items()},
+            }
     raise AssertionError(source)
 
 
@@ -382,6 +392,8 @@ def source_from(described: Mapping[str, Any]) -> TaskSource:
             "with it and the "
             "study's name again."
         )
+    if "command" in described:
+        return _command_from(described)
     source: NamedTask | TaskFile
     if "file" in described:
         source = TaskFile(path=Path(described["file"]))
@@ -395,6 +407,25 @@ def source_from(described: Mapping[str, Any]) -> TaskSource:
             "ones."
         )
     return source
+
+
+def _command_from(described: Mapping[str, Any]) -> CommandLine:
+    if described["folder"] != str(Path.cwd()):
+        raise InputError(
+            f"A run starts in the folder where the study began, {described['folder']}, but this is "
+            f"{Path.cwd()}: go there first."
+        )
+    options = {field.name: described[field.name] for field in fields(CommandOptions)}
+    command = CommandLine(tuple(shlex.split(described["command"])), **options)
+    now = describe_source(command)
+    if changed := [
+        name for name, old in described["sha256"].items() if now["sha256"].get(name) != old
+    ]:
+        raise InputError(
+            f"{', '.join(changed)} has changed since the study began: its new results would not go "
+            "with the old ones."
+        )
+    return command
 
 
 def _is_mapping(value: object) -> bool:
