@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from lrtune.core import recipe as recipe_module
 from lrtune.core.decays import (
     DECAYS,
     WSD,
@@ -19,7 +20,6 @@ from lrtune.core.decays import (
     StepDecay,
     decay_from_dict,
 )
-from lrtune.core import recipe as recipe_module
 from lrtune.core.errors import InputError
 from lrtune.core.optimizers import OPTIMIZERS
 from lrtune.core.recipe import Recipe, default_recipe
