@@ -215,7 +215,8 @@ class Options:
     def __new__(cls, *args: Any, **given: Any) -> Self:
         """Notes which options are given."""
         self = super().__new__(cls)
-        object.__setattr__(self, "given", frozenset(given))
+        if given:
+            object.__setattr__(self, "given", frozenset(given))
         return self
 
     def __post_init__(self) -> None:

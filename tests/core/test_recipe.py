@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from lrtune.core import recipe as recipe_module
 from lrtune.core.decays import (
     DECAYS,
     WSD,
@@ -350,7 +351,7 @@ def test_a_decay_without_a_name_is_none():
 
 def test_the_decays_can_still_be_imported_from_where_they_were():
     with pytest.warns(DeprecationWarning, match=r"now in lrtune\.core\.decays"):
-        from lrtune.core.recipe import Cosine as moved
-    assert moved is Cosine
+        moved = recipe_module.WSD
+    assert moved is WSD
     with pytest.raises(ImportError):
         from lrtune.core.recipe import Quadratic  # noqa: F401
