@@ -246,7 +246,7 @@ def search(*, as_json: bool = False, **asked: Any) -> None:
 @lrtune.command(
     cls=WithCommand,
     help="Train recipes side by side, seed by seed: names of `lrtune recipes` or TOML files, "
-    "all of them by default.\n\nThe first is what the others are compared with."
+    "all of them by default.\n\nThe first is what the others are compared with.",
 )
 @options(TypedTask, commands.Compare)
 @json_option

@@ -13,8 +13,9 @@ from lrtune.app.commands import (
     studies,
 )
 from lrtune.app.comparison import compare
+from lrtune.app.steering import apply_to_command, log
 
 __all__ = [
-    "apply", "compare", "dashboard", "delete", "export", "find_lr", "load", "report", "resume",
+    "apply", "apply_to_command", "compare", "dashboard", "delete", "export", "find_lr", "load", "log", "report", "resume",
     "search", "studies",
 ]  # fmt: skip

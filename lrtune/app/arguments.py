@@ -44,7 +44,9 @@ def task_source(task: TaskSource | str | Path) -> TaskSource:
             return task.source
         case Task() | NamedTask() | TaskFile() | CommandLine():
             return task
-    kinds = "an lrtune.Task, an lrtune.NamedTask, an lrtune.CommandLine or the path of a Python file"
+    kinds = (
+        "an lrtune.Task, an lrtune.NamedTask, an lrtune.CommandLine or the path of a Python file"
+    )
     raise InputError(f"`task` must be {kinds}, but got a {type(task).__name__}.")
 
 

@@ -13,12 +13,13 @@ from lrtune.app.arguments import (
     open_task,
     task_source,
     threads_of,
+    visible_gpus,
     with_settings,
 )
 from lrtune.app.engines import open_native
 from lrtune.app.places import Places
 from lrtune.core.commands import Compare, Search
-from lrtune.core.engines import EngineOptions, Ray
+from lrtune.core.engines import EngineOptions, Local, Ray
 from lrtune.core.errors import InputError, Problems
 from lrtune.core.objective import Objective
 from lrtune.core.recipe import Recipe
@@ -27,6 +28,7 @@ from lrtune.core.study import StudyConfig, TrainSettings
 from lrtune.core.training import OpenTraining
 from lrtune.training.command.opening import OpenCommand
 from lrtune.training.command.recording import Recorded, record
+from lrtune.training.command.training import CommandTraining
 from lrtune.training.task import Task, describe_source, source_from
 
 Tell = Callable[[str], None]
@@ -158,15 +160,17 @@ class CommandSubject:
         self, options: EngineOptions, settings: TrainSettings, study: str = ""
     ) -> OpenTraining:
         """See `Subject`."""
-        return OpenCommand(
+        is_alone = isinstance(options, Local) and options.num_jobs(visible_gpus("auto")) == 1
+        training = CommandTraining(
             command=self.source,
             description=self.description,
             recorded=self.recorded,
             objective=self.objective,
             folder=self.folder / (study or folder_name(self.description)),
-            settings=settings,
+            threads=0 if is_alone else settings.threads,
             timeout_s=self.timeout_s,
         )
+        return OpenCommand(training)
 
 
 def folder_name(description: Mapping[str, Any]) -> str:
@@ -229,7 +233,9 @@ def _command(
         problems += filter(None, [objective.target_problem(asked.target)])
     problems.raise_any()
     seed = asked.seed + 1  # the first of the fresh seeds
-    return _opened(source, objective, asked.chosen_engine, Places.of(asked), seed, tell, asked.trial_timeout_s)
+    return _opened(
+        source, objective, asked.chosen_engine, Places.of(asked), seed, tell, asked.trial_timeout_s
+    )
 
 
 def resumed(config: StudyConfig, engine: EngineOptions, places: Places, tell: Tell) -> Subject:
@@ -241,7 +247,9 @@ def resumed(config: StudyConfig, engine: EngineOptions, places: Places, tell: Te
     source = source_from(config.task)
     if isinstance(source, CommandLine):
         timeout_s = engine.trial_timeout_s if isinstance(engine, Ray) else 0.0
-        subject = _opened(source, config.objective, engine, places, config.seed + 1, tell, timeout_s)
+        subject = _opened(
+            source, config.objective, engine, places, config.seed + 1, tell, timeout_s
+        )
         return replace(subject, settings=config.settings)
     task = open_task(source, str(config.objective))
     return TaskSubject(task=replace(task, settings=config.settings), source=source)
@@ -261,9 +269,10 @@ def _opened(
     first = folder / folder_name(describe_source(source))
     recorded = Recorded.load(first)
     if recorded is None or (objective and objective.metric not in recorded.metrics):
-        recorded, objective = record(source, objective, folder=first, seed=seed, timeout_s=timeout_s, tell=tell)
-    elif objective is None:
-        objective = Objective.parse(recorded.objective)
+        recorded = record(
+            source, objective, folder=first, seed=seed, timeout_s=timeout_s, tell=tell
+        )
+    objective = objective or Objective.parse(recorded.objective)
     settings = TrainSettings(threads=threads_of(engine, "auto"))
     return CommandSubject(
         source=source,

@@ -58,14 +58,14 @@ class CommandOptions(Options):
     title: ClassVar[str] = "Command"
 
     read: Annotated[
-        Sequence[str],
+        str,
         Option(
-            "Where the metric is read: a regular expression with one group for the output, or "
-            "FILE.csv:COLUMN; may be given again.",
+            "Where the metric is read: a regular expression with one group, for the output, or "
+            "FILE.csv:COLUMN.",
             default="wherever it appears",
             metavar="PATTERN|FILE:COLUMN",
         ),
-    ] = ()
+    ] = ""
     seed_offset: Annotated[
         Literal["on", "off"],
         Option("Add the seed of the run to every seed that the command sets."),

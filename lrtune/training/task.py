@@ -373,7 +373,6 @@ def describe_source(source: TaskSource) -> Mapping[str, Any]:
             return {
                 "command": source.text,
                 **source.values(CommandOptions),
-                "read": list(source.read),
                 "folder": str(Path.cwd()),
                 "sha256": {name: _digest(path) for name, path in files.items()},
             }

@@ -8,7 +8,6 @@ absent, and its last line may be half-written.
 import csv
 import io
 import json
-import os
 import re
 import struct
 import time

@@ -1,16 +1,22 @@
 """The first run of a command, as it is: what there is to steer, and what its metric is."""
 
 import json
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from lrtune.core.decays import Own
+from lrtune.core.errors import InputError, TaskError, TrialError
+from lrtune.core.objective import Objective
 from lrtune.core.optimizers import OPTIMIZERS
 from lrtune.core.recipe import ParameterGroup, Recipe
 from lrtune.core.run import Measurement
+from lrtune.core.sources import CommandLine
+from lrtune.training.command.lines import normalised
+from lrtune.training.command.reading import Epochs, Series, obvious, seen
+from lrtune.training.command.steered import Plan, Steered, measurement_of
 
 FILE = "recorded.json"
 
@@ -39,6 +45,10 @@ class Recorded:
     """From the start of the command to its first optimizer step."""
     versions: Mapping[str, str]
     """Python and PyTorch in the command."""
+    objective: str
+    """The metric that decides, with its direction."""
+    series: Series | None
+    """Which of the values with that name are meant."""
 
     @property
     def epochs(self) -> int:
@@ -67,9 +77,7 @@ class Recorded:
     @property
     def baseline(self) -> Recipe:
         """The command as it is."""
-        known = (
-            name for name, facts in OPTIMIZERS.items() if facts.class_name == self.optimizer
-        )
+        known = (name for name, facts in OPTIMIZERS.items() if facts.class_name == self.optimizer)
         return Recipe(
             optimizer=next(known, "own"),
             peak_lr=self.peak_lr,
@@ -94,7 +102,104 @@ class Recorded:
         own = {
             "ratios": tuple(map(tuple, values["ratios"])),
             "names": tuple(values["names"]),
+            "series": Series(*values["series"]) if values["series"] else None,
             "lrs": tuple(values["lrs"]),
             "measurements": tuple(Measurement(**m) for m in values["measurements"]),
         }
         return Recorded(**values | own)
+
+
+def record(
+    command: CommandLine,
+    objective: Objective | None,
+    *,
+    folder: Path,
+    seed: int,
+    timeout_s: float,
+    tell: Callable[[str], None],
+) -> Recorded:
+    """Runs a command once, as it is, and keeps what it tells in a folder.
+
+    Args:
+        command: to run in this working directory.
+        objective: the metric that decides; `None`: the one that is obvious from its names.
+        folder: where it is kept.
+        seed: what its seeds are offset by.
+        timeout_s: seconds without a value of the metric after which it is given up; 0: never.
+        tell: told what is done.
+
+    Raises:
+        InputError: the metric does not appear, or its direction is not known.
+        TaskError: the command fails, or it has nothing that could be steered.
+    """
+    tell(f"first run of `{command.text}`: as it is, with its learning rates recorded")
+    plan = Plan(
+        mode="record",
+        seed=seed,
+        seed_offset=seed if command.seed_offset == "on" else None,
+        optimizer_index=command.optimizer_index,
+    )
+    metric = objective.metric if objective else None
+    with Steered(command, plan, folder / "run", metric=metric) as run:
+        try:
+            evaluations = list(run.evaluations(timeout_s))
+        except TrialError as error:
+            raise TaskError(f"{error}. Its last lines were:\n{run.last_words(20)}") from None
+    groups, epochs = run.groups, run.epochs
+    if groups is None or not groups.optimizers or not run.steps:
+        raise TaskError(
+            "No step of a torch optimizer was seen in the command, so it has no learning rate that "
+            "could be set. It must train with torch 2.0 or newer, in a Python that reads "
+            "PYTHONPATH (not `python -I`), and step its optimizer outside of captured graphs."
+        )
+    if objective is None:
+        objective = _obvious(epochs)
+        evaluations, epochs = run.read_again(objective.metric)
+        tell(f"metric: {objective}, the only one that was measured on other data than the training")
+    if not evaluations:
+        raise InputError(epochs.problem)
+    first = groups.optimizers[command.optimizer_index or 0]
+    peak_lr = max(group.max_lr for group in first.groups)
+    if not peak_lr > 0:
+        raise TaskError("The learning rate of the command was 0 at every step.")
+    measurements: list[Measurement] = []
+    for evaluation in evaluations:
+        before = measurements[-1] if measurements else None
+        measurements.append(
+            measurement_of(evaluation, before=before, steps=run.steps, start_time=run.start_time)
+        )
+    recorded = Recorded(
+        seed=seed,
+        optimizer=first.class_name,
+        peak_lr=peak_lr,
+        weight_decay=next((g.weight_decay for g in first.groups if g.weight_decay), 0.0),
+        ratios=tuple(
+            tuple(group.max_lr / peak_lr for group in optimizer.groups)
+            for optimizer in groups.optimizers
+        ),
+        names=tuple(group.name or str(index) for index, group in enumerate(first.groups)),
+        lrs=tuple(step.lr for step in run.steps),
+        measurements=tuple(measurements),
+        startup_s=max(0.0, measurements[0].seconds - _typical(measurements)),
+        versions={"Python": groups.python, "PyTorch": groups.torch},
+        objective=str(objective),
+        series=epochs.series,
+    )
+    recorded.save(folder)
+    return recorded
+
+
+def _obvious(epochs: Epochs) -> Objective:
+    """The metric that must be meant where none was named."""
+    candidate = obvious(epochs.candidates)
+    if candidate is None:
+        raise InputError(
+            f"`metric` must name what decides, such as val_loss. {seen(epochs.candidates)}"
+        )
+    return Objective.parse(normalised(candidate.name))
+
+
+def _typical(measurements: Sequence[Measurement]) -> float:
+    """Seconds of an epoch without the start of the command."""
+    later = [measurement.seconds for measurement in measurements[1:]]
+    return float(median(later)) if later else measurements[0].seconds

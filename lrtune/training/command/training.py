@@ -1,28 +1,21 @@
 """A command as a training: each run is one start of it, with its learning rate set from outside."""
 
-from __future__ import annotations
-
 import math
 import os
 import platform
-import shutil
-import struct
-import sys
-import time
-from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from json import dumps
 from pathlib import Path
-from statistics import fmean, median
-from typing import TYPE_CHECKING, Any
+from statistics import median
+from typing import Any
 
 import numpy as np
 
 from lrtune.core.decays import Own
-from lrtune.core.errors import InputError, TaskError, TrialError
-from lrtune.core.objective import Metrics
-from lrtune.core.recipe import Recipe, scaled_groups
+from lrtune.core.errors import InputError, TrialError
+from lrtune.core.objective import Metrics, Objective
+from lrtune.core.optimizers import OPTIMIZERS
+from lrtune.core.recipe import Recipe
 from lrtune.core.run import Measurement, Run
 from lrtune.core.sources import CommandLine
 from lrtune.core.study import RangeCurve
@@ -36,74 +29,165 @@ from lrtune.core.training import (
     State,
 )
 from lrtune.training.command.recording import Recorded
+from lrtune.training.command.steered import Plan, Steered, measurement_of
 
-if TYPE_CHECKING:
-    from lrtune.training.command.opening import OpenCommand
-
-POLL_S = 0.1
 DIVERGED = 3.0
-"""A sweep ends at a loss that is this many times the median of the first ones."""
+"""A loss that is this many times the median of the first ones ends a sweep."""
 NUM_FIRST = 5
+"""Losses whose median is the level to diverge from."""
+NUM_STEPS = 200
+"""Optimizer steps of a sweep, where the command makes so many."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class CommandTraining:
-    """Trains by starting a command; see `lrtune.core.training.Training`."""
+    """Trains by starting a command; see `lrtune.core.training.Training`.
 
-    def __init__(self, opened: OpenCommand):
-        self._opened = opened
-        self._command, self._recorded = opened.command, opened.recorded
+    A command goes on from no state, and it has no test split. With its seeds offset from outside it
+    can repeat a run.
+    """
+
+    command: CommandLine
+    description: Mapping[str, Any]
+    """What tells the command from others."""
+    recorded: Recorded
+    objective: Objective
+    folder: Path
+    """Of the files of its runs."""
+    threads: int
+    """Of torch in the command; 0: as many as it takes."""
+    timeout_s: float
+    """Seconds without an epoch after which a run is ended; 0: never."""
 
     @property
     def facts(self) -> Facts:
         """See `Training`."""
-        recorded = self._recorded
         abilities: set[Ability] = {"sweep"}
-        if self._command.seed_offset == "on":
+        if self.command.seed_offset == "on":
             abilities.add("repeat")
         return Facts(
-            steps_per_epoch=recorded.steps_per_epoch,
-            epochs=recorded.epochs,
-            metrics=recorded.metrics,
-            objective=self._opened.objective,
+            steps_per_epoch=self.recorded.steps_per_epoch,
+            epochs=self.recorded.epochs,
+            metrics=self.recorded.metrics,
+            objective=self.objective,
             abilities=frozenset(abilities),
-            groups=recorded.groups,
-            device=f"the command's own, {recorded.optimizer}",
+            groups=self.recorded.groups,
+            device="the command's own device",
         )
 
     def environment(self, recipe: Recipe) -> Environment:
         """See `Training`."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         return {
-            **self._recorded.versions,
+            **self.recorded.versions,
             "Machine": f"{platform.machine()}, {cores} cores",
-            "Optimizer": f"{self._recorded.optimizer}, the command's own",
+            "Optimizer": f"{self.recorded.optimizer}, the command's own",
         }
 
     def identity(self, recipe: Recipe) -> Mapping[str, Any]:
-        """See `Training`."""
+        """See `Training`. The command as it is agrees with no recipe."""
         return {
-            "task": dict(self._opened.description),
+            "task": dict(self.description),
             "own": isinstance(recipe.decay, Own),
             "environment": dict(self.environment(recipe)),
         }
 
     def lanes(self, recipe: Recipe, wanted: str | int) -> tuple[int, str]:
-        """See `Training`: a process trains one run at a time."""
+        """See `Training`: one process trains one run at a time."""
         if wanted != "auto" and int(wanted) > 1:
             raise InputError(
-                f"`lanes` must be 1 for a command, but got {wanted}: use `jobs` to train several "
-                "runs side by side."
+                f"`lanes` must be 1 for a command, but got {wanted}: `jobs` trains several runs "
+                "side by side."
             )
         return 1, ""
 
     def train(
         self, run: Run, multiplier: Multiplier, *, start: Start = Start(), save: Save | None = None
     ) -> Iterator[Measurement]:
-        """See `Training`."""
+        """See `Training`. The command is ended after the value of the last epoch."""
         own = isinstance(run.recipe.decay, Own)
-        if own and run.seed == self._recorded.seed and run.stop_epochs <= self._recorded.epochs:
-            yield from self._recorded.measurements[: run.stop_epochs]
+        if own and run.seed == self.recorded.seed:
+            yield from self.recorded.measurements[: run.stop_epochs]
             return
-        num_steps = run.horizon_epochs * self._recorded.steps_per_epoch
-        lrs = None if own else [run.recipe.peak_lr * multiplier(step) for step in range(num_steps)]
-        ...
+        num_steps = run.horizon_epochs * self.recorded.steps_per_epoch
+        lrs = [run.recipe.peak_lr * multiplier(step) for step in range(num_steps)]
+        plan = self._plan(run.recipe, run.seed, () if own else lrs)
+        plan = replace(plan, mode="record" if own else "set", epochs=run.horizon_epochs)
+        before: Measurement | None = None
+        with self._start(plan, run.id) as steered:
+            for evaluation in steered.evaluations(self.timeout_s):
+                before = measurement_of(
+                    evaluation,
+                    before=before,
+                    steps=steered.steps,
+                    start_time=steered.start_time,
+                )
+                yield before
+                if before.epoch == run.stop_epochs:
+                    return
+        if before is None:
+            raise TrialError(f"the command ended without a value of `{self.objective.metric}`")
+        for epoch in range(before.epoch + 1, run.stop_epochs + 1):  # it has stopped early by itself
+            yield replace(before, epoch=epoch, seconds=0.0, reused=True)
+
+    def sweep(
+        self,
+        recipe: Recipe,
+        *,
+        seed: int,
+        low: float | None = None,
+        high: float | None = None,
+        num_steps: int | None = None,
+    ) -> RangeCurve:
+        """See `Training`. The losses are those that the command calls `backward` on."""
+        first, last = OPTIMIZERS[recipe.optimizer].swept
+        low, high = first if low is None else low, last if high is None else high
+        num_steps = min(num_steps or NUM_STEPS, self.recorded.measurements[-1].step)
+        if not 0 < low < high < math.inf:
+            raise InputError(f"`0 < low < high` must hold, but got low={low}, high={high}.")
+        lrs = [float(lr) for lr in np.geomspace(low, high, num_steps)]
+        plan = replace(self._plan(recipe, seed, lrs), mode="sweep")
+        losses: list[float] = []
+        diverged = False
+        with self._start(plan, f"sweep-{seed}") as steered:
+            runs = True
+            while runs and not diverged and len(losses) < num_steps:
+                runs = steered.wait()
+                for step in steered.steps[len(losses) : num_steps]:
+                    level = median(losses[:NUM_FIRST]) if len(losses) >= NUM_FIRST else math.inf
+                    diverged = not step.loss < DIVERGED * level
+                    if diverged:
+                        break
+                    losses.append(step.loss)
+        return RangeCurve(
+            seed=seed, lrs=tuple(lrs[: len(losses)]), losses=tuple(losses), diverged=diverged
+        )
+
+    def test(self, state: State) -> Metrics:
+        """A command has no test split."""
+        raise NotImplementedError
+
+    def _plan(self, recipe: Recipe, seed: int, lrs: list[float] | tuple[()]) -> Plan:
+        changed = recipe.weight_decay != self.recorded.weight_decay
+        return Plan(
+            mode="set",
+            seed=seed,
+            seed_offset=seed if self.command.seed_offset == "on" else None,
+            lrs=lrs,
+            ratios=self.recorded.ratios,
+            scales=dict(recipe.group_scales),
+            weight_decay=recipe.weight_decay if changed else None,
+            optimizer_index=self.command.optimizer_index,
+            epochs=self.recorded.epochs,
+            peak_lr=recipe.peak_lr,
+        )
+
+    def _start(self, plan: Plan, name: str) -> Steered:
+        return Steered(
+            self.command,
+            plan,
+            self.folder / name,
+            metric=self.objective.metric,
+            series=self.recorded.series,
+            threads=self.threads,
+        )

@@ -1,0 +1,252 @@
+"""One start of a command whose learning rate is set, or recorded, from outside."""
+
+import json
+import math
+import os
+import shutil
+import time
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from lrtune.core.errors import TrialError
+from lrtune.core.run import Measurement
+from lrtune.core.sources import CommandLine
+from lrtune.training.command.process import Exit, Process, filled
+from lrtune.training.command.reading import (
+    Epochs,
+    Evaluation,
+    Groups,
+    Series,
+    Step,
+    Steps,
+    parse_place,
+    read_failed,
+    read_groups,
+)
+
+Mode = Literal["record", "set", "sweep"]
+CHILD = Path(__file__).parent / "child"
+"""Put on the path of every Python of the command."""
+POLL_S = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a command is told; see `child/`."""
+
+    mode: Mode
+    seed: int
+    seed_offset: int | None
+    """Added to the seeds that the command sets; `None`: they are left alone."""
+    lrs: Sequence[float] = ()
+    """LR of each step, for a group of ratio 1."""
+    ratios: Sequence[Sequence[float]] = ()
+    scales: Mapping[str, float] | None = None
+    weight_decay: float | None = None
+    optimizer_index: int | None = None
+    epochs: int = 0
+    """What `{epochs}` in the command stands for."""
+    peak_lr: float = math.nan
+    """What `{peak_lr}` stands for."""
+
+    def write(self, folder: Path) -> None:
+        """Writes it where the command looks for it."""
+        (folder / "files").mkdir(parents=True, exist_ok=True)
+        if self.lrs:
+            (folder / "table.bin").write_bytes(array("d", self.lrs).tobytes())
+        values: dict[str, Any] = {
+            "version": 1,
+            "mode": self.mode,
+            "scales": dict(self.scales or {}),
+            "weight_decay": self.weight_decay,
+            "seed_offset": self.seed_offset,
+            "optimizer_index": self.optimizer_index,
+        }
+        if self.mode != "record":
+            values["ratios"] = [list(groups) for groups in self.ratios]
+        (folder / "plan.json").write_text(json.dumps(values))
+
+
+def environment(folder: Path, threads: int = 0) -> dict[str, str]:
+    """The variables of a steered command.
+
+    Args:
+        folder: of the run.
+        threads: for torch; 0: as many as the command takes by itself.
+    """
+    path = os.environ.get("PYTHONPATH", "")
+    variables = {
+        "PYTHONPATH": f"{CHILD}{os.pathsep}{path}" if path else str(CHILD),
+        "LRTUNE_STEER": str(folder),
+        "LRTUNE_RUN_DIR": str(folder / "files"),
+        "PYTHONUNBUFFERED": "1",
+    }
+    if threads and "OMP_NUM_THREADS" not in os.environ:
+        variables["OMP_NUM_THREADS"] = str(threads)
+    return variables
+
+
+def words_for(command: CommandLine, plan: Plan, folder: Path) -> tuple[str, ...]:
+    """The command with its placeholders filled in."""
+    values = {
+        "seed": plan.seed,
+        "epochs": plan.epochs,
+        "run_dir": folder / "files",
+        "peak_lr": plan.peak_lr,
+    }
+    return filled(command.words, values)
+
+
+class Steered:
+    """A command that runs under a plan; it is ended when the `with` is left.
+
+    Args:
+        command: what to start, in this working directory.
+        plan: what it is told.
+        folder: of the run; what was in it is deleted.
+        metric: name of the metric; `None`: it is not read while the command runs.
+        series: which of the values with that name are meant, if that is known.
+        threads: see `environment`.
+    """
+
+    def __init__(
+        self,
+        command: CommandLine,
+        plan: Plan,
+        folder: Path,
+        *,
+        metric: str | None,
+        series: Series | None = None,
+        threads: int = 0,
+    ):
+        shutil.rmtree(folder, ignore_errors=True)
+        plan.write(folder)
+        self.folder, self.log = folder, folder / "log"
+        self._place = parse_place(command.read, metric or "") if command.read else None
+        self._metric, self._series = metric, series
+        self.epochs = self._reader(metric)
+        self._steps = Steps(folder / "steps.bin")
+        self.steps: list[Step] = []
+        self.exit: Exit | None = None
+        self.start_time = time.time()
+        self._process = Process.start(
+            words_for(command, plan, folder),
+            folder=folder,
+            environment=environment(folder, threads),
+            cwd=Path.cwd(),
+            log=self.log,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._process.end()
+
+    @property
+    def groups(self) -> Groups | None:
+        """The optimizers that were seen."""
+        return read_groups(self.folder / "groups.json")
+
+    def read_again(self, metric: str) -> tuple[list[Evaluation], Epochs]:
+        """The evaluations of a command that has ended, by another metric."""
+        reader = self._reader(metric)
+        return reader.read(over=True), reader
+
+    def wait(self) -> bool:
+        """Waits for a moment, and reads the steps. Returns whether the command still runs.
+
+        Raises:
+            TrialError: an LR was not the one that was set.
+        """
+        self.exit = self._process.wait(POLL_S)
+        self.steps += self._steps.read()
+        if (failed := read_failed(self.folder / "failed.json")) is not None:
+            raise TrialError(
+                f"the LR of group {failed.group} at step {failed.step} was {failed.got:g}, and not "
+                f"{failed.wanted:g} as it was set: the command changes it within the step"
+            )
+        return self.exit is None
+
+    def evaluations(self, timeout_s: float = 0.0) -> Iterator[Evaluation]:
+        """Yields the evaluations as they come, until the command has ended.
+
+        Args:
+            timeout_s: seconds without one after which the command is given up; 0: never.
+
+        Raises:
+            TrialError: it was given up, it failed, or an LR was not the one that was set.
+        """
+        last = time.monotonic()
+        runs = True
+        while runs:
+            runs = self.wait()
+            for evaluation in self.epochs.read(over=not runs):
+                last = time.monotonic()
+                yield evaluation
+            if runs and timeout_s and time.monotonic() - last > timeout_s:
+                raise TrialError(
+                    f"the command gave no value of `{self._metric}` for {timeout_s:g} s"
+                )
+        assert self.exit is not None
+        if not self.exit.succeeded:
+            raise TrialError(f"the command ended with {self.exit}: {self.last_words()}")
+
+    def last_words(self, count: int = 1) -> str:
+        """The last lines that the command printed."""
+        return "\n".join(self._process.last_lines(count)) or "it printed nothing"
+
+    def _reader(self, metric: str | None) -> Epochs:
+        return Epochs(
+            self.folder,
+            metric,
+            log=self.log,
+            place=self._place,
+            cwd=Path.cwd(),
+            series=self._series,
+        )
+
+
+def measurement_of(
+    evaluation: Evaluation,
+    *,
+    before: Measurement | None,
+    steps: Sequence[Step],
+    start_time: float,
+) -> Measurement:
+    """The measurement of an epoch.
+
+    Args:
+        evaluation: at its end.
+        before: that of the epoch before; `None` for the first.
+        steps: all of the run so far.
+        start_time: of the run, seconds since 1970.
+    """
+    first = before.step if before else 0
+    own = steps[first : evaluation.step]
+    losses = [step.loss for step in own]
+    metrics = dict(evaluation.values)
+    if any(map(math.isfinite, losses)):
+        finite = [loss for loss in losses if math.isfinite(loss)]
+        gone = len(losses) >= 5 and not any(map(math.isfinite, losses[-5:]))
+        metrics.setdefault("train_loss", math.nan if gone else math.fsum(finite) / len(finite))
+    started = before.ended_at if before else start_time
+    return Measurement(
+        epoch=before.epoch + 1 if before else 1,
+        step=evaluation.step,
+        lr_first=own[0].lr if own else math.nan,
+        lr_last=own[-1].lr if own else math.nan,
+        metrics=metrics,
+        seconds=max(0.0, evaluation.time - started),
+        examples_per_s=math.nan,
+        ended_at=evaluation.time,
+    )
