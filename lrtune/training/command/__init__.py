@@ -1,0 +1,1 @@
+"""Trains by running a command of the user's, whose learning rate is set from outside."""
