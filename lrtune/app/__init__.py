@@ -16,6 +16,7 @@ from lrtune.app.comparison import compare
 from lrtune.app.steering import apply_to_command, log
 
 __all__ = [
-    "apply", "apply_to_command", "compare", "dashboard", "delete", "export", "find_lr", "load", "log", "report", "resume",
+    "apply", "apply_to_command", "compare", "dashboard", "delete", "export", "find_lr", "load",
+    "log", "report", "resume",
     "search", "studies",
 ]  # fmt: skip

@@ -37,9 +37,7 @@ def apply_to_command(asked: commands.Apply) -> int:
         raise InputError(f"study {asked.name!r} has nothing to apply: no run of it has finished.")
     recipe = recipe_of(state, recommendation, asked.recipe).recipe
     command = CommandLine(asked.words)
-    schedule = build_schedule(
-        recipe, epochs=config.epochs, steps_per_epoch=config.steps_per_epoch
-    )
+    schedule = build_schedule(recipe, epochs=config.epochs, steps_per_epoch=config.steps_per_epoch)
     changed = recipe.weight_decay != recorded.weight_decay
     own = isinstance(recipe.decay, Own)
     plan = Plan(

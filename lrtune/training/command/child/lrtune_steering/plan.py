@@ -1,0 +1,62 @@
+"""What lrtune asks of a run: `plan.json` and `table.bin`."""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import sys
+from typing import Any
+
+_MODES = ("record", "set", "sweep")
+
+
+class Plan:
+    """The plan of a run.
+
+    Args:
+        document: `plan.json`.
+        table: the LR of a group of ratio 1, by step; empty in the mode `record`.
+    """
+
+    def __init__(self, document: dict[str, Any], table: array.array[float]) -> None:
+        if document["version"] != 1:
+            raise ValueError(f"`version` must be 1, but got {document['version']!r}.")
+        if document["mode"] not in _MODES:
+            raise ValueError(f"`mode` must be one of {_MODES}, but got {document['mode']!r}.")
+        self.sets = document["mode"] != "record"
+        """Whether LRs are set, or only read."""
+        if self.sets and not table:
+            raise ValueError("`table.bin` must hold at least one LR.")
+        self.table = table
+        self.ratios: list[list[float]] = document.get("ratios") or []
+        self.scales: dict[str, float] = document.get("scales") or {}
+        self.weight_decay: float | None = document.get("weight_decay")
+        self.seed_offset: int | None = document.get("seed_offset")
+        self.optimizer_index: int | None = document.get("optimizer_index")
+
+    def lr_at(self, step: int) -> float:
+        """The LR of a group of ratio 1 in a step; beyond the end the last value holds."""
+        return self.table[step] if step < len(self.table) else self.table[-1]
+
+
+def read_plan(folder: str) -> Plan:
+    """Reads the plan in a run folder."""
+    with open(os.path.join(folder, "plan.json"), encoding="utf-8") as file:
+        document = json.load(file)
+    table = array.array("d")
+    if document.get("mode") != "record":
+        with open(os.path.join(folder, "table.bin"), "rb") as binary:
+            table.frombytes(binary.read())
+        if sys.byteorder == "big":
+            table.byteswap()
+    return Plan(document, table)
+
+
+def rank_by_environment() -> int | None:
+    """The rank of this process as its launcher says, or `None`."""
+    for name in ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK"):
+        value = os.environ.get(name, "")
+        if value.isdigit():
+            return int(value)
+    return None
