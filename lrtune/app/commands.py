@@ -14,6 +14,7 @@ from lrtune.app.arguments import changed_settings, open_task, task_source
 from lrtune.app.engines import open_native
 from lrtune.app.places import Places
 from lrtune.app.results import recipe_of, result_of, write_study_report
+from lrtune.app.steering import find_in_command
 from lrtune.app.studies import (
     Request,
     begun,
@@ -31,6 +32,7 @@ from lrtune.core.engines import Local
 from lrtune.core.errors import InputError, Problems, StoreError
 from lrtune.core.events import Note
 from lrtune.core.recipe import Recipe, default_recipe, length_problems
+from lrtune.core.sources import CommandLine
 from lrtune.core.space import Space, parse_space
 from lrtune.core.study import Budget, RangeResult, Rung, StudyConfig, StudyState
 from lrtune.core.training import Devices
@@ -153,6 +155,11 @@ def export(asked: commands.Export) -> Export:
     if recommendation is None:
         raise InputError(f"study {name!r} has nothing to export: no run of it has finished.")
     config, chosen = state.config, recipe_of(state, recommendation, recipe)
+    if "command" in config.task and asked.to != "toml":
+        raise InputError(
+            f"`to` must be toml for {name!r}, which is a study of a command, but got {asked.to}. "
+            f"`lrtune apply {name} -- {config.task['command']}` trains the command with the recipe."
+        )
     made = export_recipe(
         chosen.recipe,
         epochs=config.epochs,
@@ -260,6 +267,9 @@ def find_lr(asked: commands.Find) -> RangeResult:
     source = None
     with problems.gather():
         source = task_source(asked.task)
+        if isinstance(source, CommandLine):
+            problems.raise_any()
+            return find_in_command(source, asked)
         loaded = open_task(source, None)
         settings = change_settings(loaded, changed_settings(asked))
     problems.raise_any()

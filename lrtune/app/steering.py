@@ -2,8 +2,13 @@
 
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import numpy as np
+
+from lrtune.app.arguments import changed_settings
 from lrtune.app.places import Places
 from lrtune.app.results import recipe_of
 from lrtune.app.subjects import RUNS, folder_name
@@ -11,11 +16,16 @@ from lrtune.core import commands
 from lrtune.core.commands import takes
 from lrtune.core.decays import Own
 from lrtune.core.errors import InputError, Problems
+from lrtune.core.optimizers import OPTIMIZERS
+from lrtune.core.recipe import Recipe
 from lrtune.core.sources import CommandLine
+from lrtune.core.study import RangeResult
+from lrtune.decide.bounds import range_result
 from lrtune.decide.recommend import recommend
 from lrtune.schedules.build import build_schedule
-from lrtune.training.command.recording import Recorded
-from lrtune.training.command.steered import Plan, environment, words_for
+from lrtune.training.command.recording import Recorded, peek
+from lrtune.training.command.steered import Steered, environment, words_for
+from lrtune.training.command.training import check_sweep, plan_for, swept
 
 
 @takes(commands.Apply)
@@ -36,21 +46,16 @@ def apply_to_command(asked: commands.Apply) -> int:
     if recommendation is None:
         raise InputError(f"study {asked.name!r} has nothing to apply: no run of it has finished.")
     recipe = recipe_of(state, recommendation, asked.recipe).recipe
-    command = CommandLine(asked.words)
+    command = CommandLine(
+        asked.words, seed_offset="off", optimizer_index=config.task["optimizer_index"]
+    )
     schedule = build_schedule(recipe, epochs=config.epochs, steps_per_epoch=config.steps_per_epoch)
-    changed = recipe.weight_decay != recorded.weight_decay
     own = isinstance(recipe.decay, Own)
-    plan = Plan(
+    plan = replace(
+        plan_for(command, recorded, recipe, 0),
         mode="record" if own else "set",
-        seed=0,
-        seed_offset=None,
         lrs=[recipe.peak_lr * schedule(step) for step in range(schedule.total_steps)],
-        ratios=recorded.ratios,
-        scales=dict(recipe.group_scales),
-        weight_decay=recipe.weight_decay if changed else None,
-        optimizer_index=config.task["optimizer_index"],
         epochs=config.epochs,
-        peak_lr=recipe.peak_lr,
     )
     folder = Path(places.home).resolve() / RUNS / asked.name / f"apply-{os.getpid()}"
     plan.write(folder)
@@ -63,6 +68,41 @@ def apply_to_command(asked: commands.Apply) -> int:
                 return process.wait()
     except OSError as error:
         raise InputError(f"{words[0]} cannot be started: {error.strerror}.") from None
+
+
+def find_in_command(command: CommandLine, asked: commands.Find) -> RangeResult:
+    """Runs an LR range test on a command.
+
+    Raises:
+        LrtuneError: see `lrtune.core.errors`.
+    """
+    problems = Problems(
+        f"`{name}=` is not an option of a range test of a command."
+        for name in sorted((asked.given & _NOT_OF_COMMANDS) | changed_settings(asked).keys())
+    )
+    problems.raise_any()
+    with TemporaryDirectory(prefix="lrtune-") as folder:
+        steerable = peek(
+            command, num_steps=asked.num_steps, folder=Path(folder) / "peek", seed=asked.seed
+        )
+        recipe = Recipe(optimizer=steerable.known_optimizer)
+        first, last = OPTIMIZERS[recipe.optimizer].swept
+        low = first if asked.low is None else asked.low
+        high = last if asked.high is None else asked.high
+        num_steps = min(asked.num_steps, steerable.num_steps)
+        check_sweep(low, high, num_steps)
+        lrs = [float(lr) for lr in np.geomspace(low, high, num_steps)]
+        curves = []
+        for seed in range(asked.seed, asked.seed + asked.num_seeds):
+            plan = replace(
+                plan_for(command, steerable, recipe, seed), mode="sweep", lrs=lrs, weight_decay=None
+            )
+            started = Steered(command, plan, Path(folder) / f"sweep-{seed}", metric=None)
+            curves.append(swept(started, lrs, seed=seed))
+    return range_result(recipe.optimizer, curves)
+
+
+_NOT_OF_COMMANDS = {"optimizer"}
 
 
 @takes(commands.Log)

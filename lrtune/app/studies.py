@@ -180,6 +180,8 @@ def fitted_rungs(config: StudyConfig, facts: Facts) -> tuple[Rung, ...]:
     rungs = config.rungs or automatic_rungs(
         config.pruner, config.epochs, facts.steps_per_epoch, config.reduction_factor
     )
+    if not config.rungs and config.pruner == "fair" and "resume" not in facts.abilities:
+        rungs = tuple(replace(rung, compressed=True) for rung in rungs)
     return possible_rungs(rungs, facts.abilities)
 
 

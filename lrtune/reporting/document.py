@@ -244,15 +244,20 @@ def compose(report: Report) -> Document:
         lr_curves=lr_curves(state, recommendation),
         learning_curves=learning_curves(state, recommendation),
         importances=tuple(sorted(report.importances.items(), key=lambda item: -item[1])),
-        code=torch_code(
-            recommendation.best.recipe,
-            config.epochs,
-            config.steps_per_epoch,
-            config.settings,
-            config.groups,
-        )
-        if recommendation
-        else "",
+        code=_code(config, recommendation) if recommendation else "",
+    )
+
+
+def _code(config: StudyConfig, recommendation: Recommendation) -> str:
+    """The recommended recipe in plain PyTorch; of a command, how to train it so."""
+    if "command" in config.task:
+        return f"lrtune apply {config.name} -- {config.task['command']}\n"
+    return torch_code(
+        recommendation.best.recipe,
+        config.epochs,
+        config.steps_per_epoch,
+        config.settings,
+        config.groups,
     )
 
 

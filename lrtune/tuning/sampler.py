@@ -28,7 +28,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lrtune.core.errors import StoreError, first_line
 from lrtune.core.recipe import Recipe, default_recipe
-from lrtune.core.space import SCALES, Choice, Parameter, Range, Space, Value, parse_space
+from lrtune.core.space import SCALES, Choice, Interval, Parameter, Range, Space, Value, parse_space
 from lrtune.core.study import StudyConfig, StudyState
 from lrtune.decide.trials import Trial, best_first, ladder_of, trials_of
 from lrtune.tuning.grid import cheapest_nearby, nearest_on_grid, on_grid
@@ -50,6 +50,9 @@ yet."""
 NUM_REPEATED = 2
 """Suggestions in a row that were tried before, after which chance looks for one that was not: the
 sampler is sure of itself by then, and asking it takes long."""
+AROUND = 30
+"""The bounds of the peak LR of a command whose range test gave no signal: its own LR divided by
+this, and times this."""
 MIN_TRIALS_FOR_IMPORTANCES = 8
 """Finished trials; of one or two, PED-ANOVA gives every parameter the same share, whatever they
 did."""
@@ -100,6 +103,11 @@ def fitted_space(state: StudyState) -> Space:
     }
     config = state.config
     space = parse_space(config.space_toml, config.space_name, optimizer=config.baseline.optimizer)
+    if isinstance(config.baseline.decay, Own):  # a command, whose metrics come too late for it
+        space = space.without("plateau")
+        peak_lr = config.baseline.peak_lr
+        around = Interval(low=peak_lr / AROUND, high=peak_lr * AROUND, suggestion=peak_lr)
+        intervals = {config.baseline.optimizer: around} | intervals
     return space.fit(config.epochs, intervals)
 
 
@@ -172,7 +180,10 @@ def importances(state: StudyState) -> dict[str, float]:
     It is empty for too few trials.
     """
     trials = trials_of(state)
-    if sum(trial.finished for trial in trials) < MIN_TRIALS_FOR_IMPORTANCES:
+    if sum(trial.finished for trial in trials) < AROUND = 30
+"""The bounds of the peak LR of a command whose range test gave no signal: its own LR divided by
+this, and times this."""
+MIN_TRIALS_FOR_IMPORTANCES:
         return {}
     space = fitted_space(state)
     study = optuna.create_study(direction=_direction(state))

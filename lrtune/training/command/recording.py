@@ -22,29 +22,43 @@ FILE = "recorded.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recorded:
-    """What the first run of a command has told."""
+class Steerable:
+    """What there is to steer in a command."""
 
-    seed: int
-    """What its seeds were offset by."""
     optimizer: str
     """Class of its first optimizer."""
     peak_lr: float
     """Highest LR of all groups of the first optimizer."""
     weight_decay: float
-    """Of its first group."""
+    """Of the first of its groups that has one."""
     ratios: tuple[tuple[float, ...], ...]
     """Of each optimizer and group: its highest LR over `peak_lr`."""
     names: tuple[str, ...]
-    """Of the groups of the first optimizer that have one; else their numbers."""
+    """Of the groups of the first optimizer; its number stands for a group without one."""
+    num_steps: int
+    """Optimizer steps that were seen."""
+    versions: Mapping[str, str]
+    """Python and PyTorch in the command."""
+
+    @property
+    def known_optimizer(self) -> str:
+        """The optimizer by the name that recipes have for it, or `own`."""
+        known = (name for name, facts in OPTIMIZERS.items() if facts.class_name == self.optimizer)
+        return next(known, "own")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded(Steerable):
+    """What the first run of a command has told."""
+
+    seed: int
+    """What its seeds were offset by."""
     lrs: tuple[float, ...]
     """LR of each step."""
     measurements: tuple[Measurement, ...]
     """One an epoch."""
     startup_s: float
-    """From the start of the command to its first optimizer step."""
-    versions: Mapping[str, str]
-    """Python and PyTorch in the command."""
+    """From the start of the command to its first optimizer step, roughly."""
     objective: str
     """The metric that decides, with its direction."""
     series: Series | None
@@ -77,9 +91,8 @@ class Recorded:
     @property
     def baseline(self) -> Recipe:
         """The command as it is."""
-        known = (name for name, facts in OPTIMIZERS.items() if facts.class_name == self.optimizer)
         return Recipe(
-            optimizer=next(known, "own"),
+            optimizer=self.known_optimizer,
             peak_lr=self.peak_lr,
             decay=Own(),
             weight_decay=self.weight_decay,
@@ -145,23 +158,13 @@ def record(
             evaluations = list(run.evaluations(timeout_s))
         except TrialError as error:
             raise TaskError(f"{error}. Its last lines were:\n{run.last_words(20)}") from None
-    groups, epochs = run.groups, run.epochs
-    if groups is None or not groups.optimizers or not run.steps:
-        raise TaskError(
-            "No step of a torch optimizer was seen in the command, so it has no learning rate that "
-            "could be set. It must train with torch 2.0 or newer, in a Python that reads "
-            "PYTHONPATH (not `python -I`), and step its optimizer outside of captured graphs."
-        )
+    steerable, epochs = steerable_in(run, command), run.epochs
     if objective is None:
         objective = _obvious(epochs)
         evaluations, epochs = run.read_again(objective.metric)
         tell(f"metric: {objective}, the only one that was measured on other data than the training")
     if not evaluations:
         raise InputError(epochs.problem)
-    first = groups.optimizers[command.optimizer_index or 0]
-    peak_lr = max(group.max_lr for group in first.groups)
-    if not peak_lr > 0:
-        raise TaskError("The learning rate of the command was 0 at every step.")
     measurements: list[Measurement] = []
     for evaluation in evaluations:
         before = measurements[-1] if measurements else None
@@ -169,7 +172,42 @@ def record(
             measurement_of(evaluation, before=before, steps=run.steps, start_time=run.start_time)
         )
     recorded = Recorded(
+        **vars(steerable),
         seed=seed,
+        lrs=tuple(step.lr for step in run.steps),
+        measurements=tuple(measurements),
+        startup_s=max(0.0, measurements[0].seconds - _typical(measurements)),
+        objective=str(objective),
+        series=epochs.series,
+    )
+    recorded.save(folder)
+    return recorded
+
+
+def steerable_in(run: Steered, command: CommandLine) -> Steerable:
+    """What there is to steer in a command that has run, or runs.
+
+    Raises:
+        TaskError: nothing.
+    """
+    groups = run.groups
+    if groups is None or not groups.optimizers or not run.steps:
+        raise TaskError(
+            "No step of a torch optimizer was seen in the command, so it has no learning rate that "
+            "could be set. It must train with torch 2.0 or newer, in a Python that reads "
+            "PYTHONPATH (not `python -I`), and step its optimizer outside of captured graphs."
+        )
+    index = command.optimizer_index or 0
+    if index >= len(groups.optimizers):
+        raise InputError(
+            f"`optimizer_index` must be one of the {len(groups.optimizers)} optimizers of the "
+            f"command, counted from 0, but got {index}."
+        )
+    first = groups.optimizers[index]
+    peak_lr = max(group.max_lr for group in first.groups)
+    if not peak_lr > 0:
+        raise TaskError("The learning rate of the command was 0 at every step.")
+    return Steerable(
         optimizer=first.class_name,
         peak_lr=peak_lr,
         weight_decay=next((g.weight_decay for g in first.groups if g.weight_decay), 0.0),
@@ -178,15 +216,31 @@ def record(
             for optimizer in groups.optimizers
         ),
         names=tuple(group.name or str(index) for index, group in enumerate(first.groups)),
-        lrs=tuple(step.lr for step in run.steps),
-        measurements=tuple(measurements),
-        startup_s=max(0.0, measurements[0].seconds - _typical(measurements)),
+        num_steps=len(run.steps),
         versions={"Python": groups.python, "PyTorch": groups.torch},
-        objective=str(objective),
-        series=epochs.series,
     )
-    recorded.save(folder)
-    return recorded
+
+
+def peek(command: CommandLine, *, num_steps: int, folder: Path, seed: int) -> Steerable:
+    """Runs a command for so many optimizer steps, as it is, and tells what there is to steer.
+
+    Raises:
+        TaskError: the command fails before, or there is nothing to steer.
+    """
+    plan = Plan(
+        mode="record",
+        seed=seed,
+        seed_offset=seed if command.seed_offset == "on" else None,
+        optimizer_index=command.optimizer_index,
+    )
+    with Steered(command, plan, folder, metric=None) as run:
+        while run.wait() and len(run.steps) < num_steps:
+            pass
+        if run.exit is not None and not run.exit.succeeded:
+            raise TaskError(
+                f"the command ended with {run.exit}. Its last lines were:\n{run.last_words(20)}"
+            )
+        return steerable_in(run, command)
 
 
 def _obvious(epochs: Epochs) -> Objective:

@@ -3,7 +3,7 @@
 import math
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lrtune.core.decays import Own
-from lrtune.core.errors import InputError, TrialError
+from lrtune.core.errors import InputError, TrialError, check
 from lrtune.core.objective import Metrics, Objective
 from lrtune.core.optimizers import OPTIMIZERS
 from lrtune.core.recipe import Recipe
@@ -28,8 +28,9 @@ from lrtune.core.training import (
     Start,
     State,
 )
-from lrtune.training.command.recording import Recorded
-from lrtune.training.command.steered import Plan, Steered, measurement_of
+from lrtune.decide.bounds import MIN_POINTS
+from lrtune.training.command.recording import Recorded, Steerable
+from lrtune.training.command.steered import Mode, Plan, Steered, measurement_of
 
 DIVERGED = 3.0
 """A loss that is this many times the median of the first ones ends a sweep."""
@@ -111,8 +112,9 @@ class CommandTraining:
             return
         num_steps = run.horizon_epochs * self.recorded.steps_per_epoch
         lrs = [run.recipe.peak_lr * multiplier(step) for step in range(num_steps)]
-        plan = self._plan(run.recipe, run.seed, () if own else lrs)
-        plan = replace(plan, mode="record" if own else "set", epochs=run.horizon_epochs)
+        plan = plan_for(self.command, self.recorded, run.recipe, run.seed)
+        mode: Mode = "record" if own else "set"
+        plan = replace(plan, mode=mode, lrs=() if own else lrs, epochs=run.horizon_epochs)
         before: Measurement | None = None
         with self._start(plan, run.id) as steered:
             for evaluation in steered.evaluations(self.timeout_s):
@@ -139,48 +141,19 @@ class CommandTraining:
         high: float | None = None,
         num_steps: int | None = None,
     ) -> RangeCurve:
-        """See `Training`. The losses are those that the command calls `backward` on."""
+        """See `Training`."""
         first, last = OPTIMIZERS[recipe.optimizer].swept
         low, high = first if low is None else low, last if high is None else high
-        num_steps = min(num_steps or NUM_STEPS, self.recorded.measurements[-1].step)
-        if not 0 < low < high < math.inf:
-            raise InputError(f"`0 < low < high` must hold, but got low={low}, high={high}.")
-        lrs = [float(lr) for lr in np.geomspace(low, high, num_steps)]
-        plan = replace(self._plan(recipe, seed, lrs), mode="sweep")
-        losses: list[float] = []
-        diverged = False
-        with self._start(plan, f"sweep-{seed}") as steered:
-            runs = True
-            while runs and not diverged and len(losses) < num_steps:
-                runs = steered.wait()
-                for step in steered.steps[len(losses) : num_steps]:
-                    level = median(losses[:NUM_FIRST]) if len(losses) >= NUM_FIRST else math.inf
-                    diverged = not step.loss < DIVERGED * level
-                    if diverged:
-                        break
-                    losses.append(step.loss)
-        return RangeCurve(
-            seed=seed, lrs=tuple(lrs[: len(losses)]), losses=tuple(losses), diverged=diverged
-        )
+        num_steps = min(num_steps or NUM_STEPS, self.recorded.num_steps)
+        check_sweep(low, high, num_steps)
+        plan = plan_for(self.command, self.recorded, recipe, seed)
+        lrs = tuple(float(lr) for lr in np.geomspace(low, high, num_steps))
+        plan = replace(plan, mode="sweep", lrs=lrs, epochs=self.recorded.epochs)
+        return swept(self._start(plan, f"sweep-{seed}"), lrs, seed=seed)
 
     def test(self, state: State) -> Metrics:
         """A command has no test split."""
         raise NotImplementedError
-
-    def _plan(self, recipe: Recipe, seed: int, lrs: list[float] | tuple[()]) -> Plan:
-        changed = recipe.weight_decay != self.recorded.weight_decay
-        return Plan(
-            mode="set",
-            seed=seed,
-            seed_offset=seed if self.command.seed_offset == "on" else None,
-            lrs=lrs,
-            ratios=self.recorded.ratios,
-            scales=dict(recipe.group_scales),
-            weight_decay=recipe.weight_decay if changed else None,
-            optimizer_index=self.command.optimizer_index,
-            epochs=self.recorded.epochs,
-            peak_lr=recipe.peak_lr,
-        )
 
     def _start(self, plan: Plan, name: str) -> Steered:
         return Steered(
@@ -191,3 +164,44 @@ class CommandTraining:
             series=self.recorded.series,
             threads=self.threads,
         )
+
+
+def plan_for(command: CommandLine, steerable: Steerable, recipe: Recipe, seed: int) -> Plan:
+    """What a command is told for a recipe, without its LRs."""
+    changed = recipe.weight_decay != steerable.weight_decay
+    return Plan(
+        mode="set",
+        seed=seed,
+        seed_offset=seed if command.seed_offset == "on" else None,
+        ratios=steerable.ratios,
+        scales=dict(recipe.group_scales),
+        weight_decay=recipe.weight_decay if changed else None,
+        optimizer_index=command.optimizer_index,
+        peak_lr=recipe.peak_lr,
+    )
+
+
+def check_sweep(low: float, high: float, num_steps: int) -> None:
+    """Raises `InputError` with every rule of a sweep that is broken."""
+    check([
+        (0 < low < high < math.inf, f"`0 < low < high` must hold, but got low={low}, high={high}."),
+        (num_steps >= MIN_POINTS, f"`{MIN_POINTS} <= num_steps` must hold, but got {num_steps}."),
+    ])  # fmt: skip
+
+
+def swept(started: Steered, lrs: Sequence[float], *, seed: int) -> RangeCurve:
+    """The curve of a sweep: the losses that the command calls `backward` on, one at each LR."""
+    losses: list[float] = []
+    diverged, runs = False, True
+    with started as steered:
+        while runs and not diverged and len(losses) < len(lrs):
+            runs = steered.wait()
+            for step in steered.steps[len(losses) : len(lrs)]:
+                level = median(losses[:NUM_FIRST]) if len(losses) >= NUM_FIRST else math.inf
+                diverged = not step.loss < DIVERGED * level
+                if diverged:
+                    break
+                losses.append(step.loss)
+    return RangeCurve(
+        seed=seed, lrs=tuple(lrs[: len(losses)]), losses=tuple(losses), diverged=diverged
+    )
