@@ -2,9 +2,10 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from inspect import isfunction
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def default_name(task_name: str, config: StudyConfig) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_.+]+', '-', words)[-100:].strip('-.')}-{digest(config)}"
 
 
-def task_source(task: TaskSource | str | Path) -> TaskSource:
+def task_source(task: TaskSource | str | Path | Callable[[], object]) -> TaskSource:
     """Returns the source of a task; a path is that of a Python file.
 
     Raises:
@@ -44,6 +45,8 @@ def task_source(task: TaskSource | str | Path) -> TaskSource:
             return task.source
         case Task() | NamedTask() | TaskFile() | CommandLine():
             return task
+        case _ if isfunction(task):
+            return CommandLine.calling(task)
     kinds = (
         "an lrtune.Task, an lrtune.NamedTask, an lrtune.CommandLine or the path of a Python file"
     )
@@ -76,7 +79,7 @@ def _asked_for(metric: str | Objective, task: Task) -> Objective:
 
 
 def objective_of(
-    task: TaskSource | str | Path, metric: str | Objective | None, loaded: Task | None
+    task: object, metric: str | Objective | None, loaded: Task | None
 ) -> Objective | None:
     """What decides, if that is known of a task that may not have been loaded."""
     if loaded is not None:

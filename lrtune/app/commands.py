@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from shutil import rmtree
 
 from lrtune.app.arguments import changed_settings, open_task, task_source
 from lrtune.app.engines import open_native
@@ -25,7 +26,7 @@ from lrtune.app.studies import (
     teller,
     train_study,
 )
-from lrtune.app.subjects import resumed
+from lrtune.app.subjects import RUNS, resumed
 from lrtune.core import commands
 from lrtune.core.commands import takes
 from lrtune.core.engines import Local
@@ -250,6 +251,7 @@ def delete(asked: commands.Delete) -> None:
     name, places = asked.name, Places.of(asked)
     places.existing().delete(name)
     places.checkpoints(name).keep_only(())
+    rmtree(Path(places.home) / RUNS / name, ignore_errors=True)
     delete_mirror(name, places.url)
 
 

@@ -132,9 +132,17 @@ def open_worker(
     )
 
 
+_COMMAND_LIMITS = (
+    "A command cannot go on from a saved state: looks at a recipe are whole schedules in fewer "
+    "epochs, a run that is interrupted starts again, and plateau decays are left out."
+)
+
+
 def notes_before(options: EngineOptions, config: StudyConfig, facts: Facts) -> list[str]:
     """Returns notes to show before training: missing abilities, too many threads."""
     notes = limits(facts.abilities)
+    if "command" in config.task:
+        notes = [_COMMAND_LIMITS]
     if isinstance(options, Local):
         jobs = num_jobs(options, config.settings.device)
         threads, cores = config.settings.threads, num_cores()

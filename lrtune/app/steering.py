@@ -61,7 +61,8 @@ def apply_to_command(asked: commands.Apply) -> int:
     plan.write(folder)
     words = words_for(command, plan, folder)
     try:
-        with subprocess.Popen(words, env={**os.environ, **environment(folder)}) as process:
+        variables = {**os.environ, **environment(folder)}
+        with subprocess.Popen(words, env=variables) as process:  # noqa: S603 (the user's own)
             try:
                 return process.wait()
             except KeyboardInterrupt:  # the command was interrupted as well

@@ -157,9 +157,11 @@ class Trained(Command):
     """A task, for the commands that train one."""
 
     task: Annotated[
-        TaskSource | str | Path,
+        TaskSource | str | Path | Callable[[], object],
         Option(
-            "What is trained: a `Task`, the names of one, or the path of a file that defines it.",
+            "What is trained: a `Task`, the names of one, the path of a file that defines it, a "
+            "`CommandLine`, or a training function of a module, which is called in a process of "
+            "its own.",
             python_only=True,
         ),
     ] = field(kw_only=False)

@@ -1,11 +1,13 @@
 """What a search can begin from: a task, its names, a file that defines it, or a command."""
 
 import shlex
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+from lrtune.core.errors import InputError
 from lrtune.core.options import Conflict, Option, Options, at_least, fields_of
 
 
@@ -84,6 +86,21 @@ class CommandLine(CommandOptions, TaskSource):
     words: Annotated[Sequence[str], Option("Program and arguments.", python_only=True)] = field(
         kw_only=False
     )
+
+    @staticmethod
+    def calling(function: Callable[[], object]) -> "CommandLine":
+        """The command that calls a function of a module.
+
+        Raises:
+            InputError: another process cannot import it.
+        """
+        module, name = function.__module__, function.__qualname__
+        if module == "__main__" or not name.isidentifier():
+            raise InputError(
+                "A training function must be a function of a module that can be imported, but got "
+                f"{module}.{name}."
+            )
+        return CommandLine((sys.executable, "-c", f"from {module} import {name}; {name}()"))
 
     @property
     def text(self) -> str:

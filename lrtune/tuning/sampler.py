@@ -26,6 +26,7 @@ from optuna.distributions import (
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from lrtune.core.decays import Own
 from lrtune.core.errors import StoreError, first_line
 from lrtune.core.recipe import Recipe, default_recipe
 from lrtune.core.space import SCALES, Choice, Interval, Parameter, Range, Space, Value, parse_space
@@ -180,10 +181,7 @@ def importances(state: StudyState) -> dict[str, float]:
     It is empty for too few trials.
     """
     trials = trials_of(state)
-    if sum(trial.finished for trial in trials) < AROUND = 30
-"""The bounds of the peak LR of a command whose range test gave no signal: its own LR divided by
-this, and times this."""
-MIN_TRIALS_FOR_IMPORTANCES:
+    if sum(trial.finished for trial in trials) < MIN_TRIALS_FOR_IMPORTANCES:
         return {}
     space = fitted_space(state)
     study = optuna.create_study(direction=_direction(state))
