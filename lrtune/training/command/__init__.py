@@ -1,0 +1,1 @@
+"""Trains by starting any command and steering its learning rate from outside."""
