@@ -20,20 +20,13 @@ from lrtune.training.command.process import (
     unknown_placeholders,
     visible,
 )
-from lrtune.training.command.supervisor import (
-    NOTE_BYTES,
-    PART_BYTES,
-    Log,
-    remaining,
-)
+from lrtune.training.command.supervisor import NOTE_BYTES, PART_BYTES, Log, processes, remaining
 
 ROOT = Path(__file__).parents[3]
 LONG_S = 60.0
 """Longer than anything here takes on a busy machine."""
 SLEEP = "import time; time.sleep(600)"
-STUBBORN = (
-    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('on')\n" + SLEEP
-)
+STUBBORN = f"import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('on')\n{SLEEP}"
 DAEMON = """
 import os, sys, time
 if os.fork() == 0:
@@ -118,8 +111,8 @@ def test_the_status_of_a_command_that_ends_by_itself(start, command, status, tex
 def test_output_and_errors_are_in_one_file_in_order(start, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "log").write_text("an earlier run\n")
-    process = start("sh", "-c", "echo one; echo two >&2; echo three; pwd; cat; echo $A $LRTUNE_MARK",
-                    environment={"A": "b c"})  # fmt: skip
+    words = "echo one; echo two >&2; echo three; pwd; cat; echo $A $LRTUNE_MARK"
+    process = start("sh", "-c", words, environment={"A": "b c"})
     process.wait(LONG_S)
     lines = ("one", "two", "three", str(tmp_path), f"b c {process.mark}")
     assert process.last_lines() == lines
@@ -139,9 +132,12 @@ def test_a_command_that_goes_on_is_not_over(start):
 
 
 def test_a_command_may_end_itself_when_it_is_told(start):
-    code = (
-        "import signal, sys; signal.signal(15, lambda *_: sys.exit(5)); print('on'); signal.pause()"
-    )
+    code = """
+import signal, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))
+print("on")
+signal.pause()
+"""
     process = start(*python(code))
     printed(process, "on")
     assert process.end().status == 5
@@ -320,27 +316,15 @@ def parent(tmp_path):
 @pytest.mark.parametrize("command", [python(SLEEP), python(STUBBORN), python(DAEMON, "600")])
 def test_nothing_survives_when_lrtune_is_killed(parent, command):
     helper, mark, pid = parent(*command)
-    wait_for(lambda: alive(mark))
+    supervisor = parent_of(pid)
+    assert supervisor in processes()
     helper.kill()
     wait_for(lambda: not alive(mark))
-    wait_for(lambda: not supervisors(mark))
+    wait_for(lambda: processes().get(supervisor, (b"Z",))[0] == b"Z")
 
 
-def supervisors(mark):
-    """Supervisors that work for a mark: they have the log of their run open."""
-    text = subprocess.run(["pgrep", "-f", "command/supervisor.py"], capture_output=True, text=True)
-    return [
-        pid
-        for pid in text.stdout.split()
-        if mark.encode() in b"".join(read(f"/proc/{pid}/environ"))
-    ]
-
-
-def read(path):
-    try:
-        return [Path(path).read_bytes()]
-    except OSError:
-        return []
+def parent_of(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def test_a_supervisor_that_is_killed_is_replaced_by_lrtune(start):
@@ -355,9 +339,9 @@ def test_a_supervisor_that_is_killed_is_replaced_by_lrtune(start):
 def test_leftovers_of_a_run_are_found_when_both_were_killed(parent, tmp_path):
     helper, mark, pid = parent(*python(DAEMON, "600"))
     wait_for(lambda: "daemon" in (tmp_path / "log").read_text())
-    supervisor_pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    supervisor = parent_of(pid)
     os.kill(helper.pid, signal.SIGSTOP)
-    os.kill(supervisor_pid, signal.SIGKILL)
+    os.kill(supervisor, signal.SIGKILL)
     helper.kill()
     wait_for(lambda: alive(mark))
     assert end_leftovers(tmp_path) >= 1
@@ -367,7 +351,7 @@ def test_leftovers_of_a_run_are_found_when_both_were_killed(parent, tmp_path):
 
 
 def test_an_interrupt_of_lrtune_does_not_reach_the_command(parent, tmp_path):
-    code = "import time\nprint('on')\ntry:\n    time.sleep(600)\nexcept KeyboardInterrupt:\n    print('no')"
+    code = f"print('on')\ntry: {SLEEP}\nexcept KeyboardInterrupt: print('no')"
     helper, mark, _ = parent(*python(code))
     wait_for(lambda: "on" in (tmp_path / "log").read_text())
     os.killpg(helper.pid, signal.SIGINT)  # as a terminal does
