@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -229,29 +230,31 @@ def children():
 
 
 @pytest.mark.parametrize(
-    "command",
+    "code",
     [
-        ("sh", "-c", "sleep 600 & exit 4"),
-        ("sh", "-c", "setsid sleep 600 & exit 4"),
-        ("sh", "-c", "nohup sleep 600 >/dev/null 2>&1 & exit 4"),
-        ("sh", "-c", "env -i sleep 600 & exit 4"),
-        ("sh", "-c", "env -i setsid sleep 600 & sleep 0.3; exit 4"),
-        python(DAEMON + "sys.exit(4)", "0"),
+        "{sleep} & exit 4",
+        "setsid {sleep} & exit 4",
+        "nohup {sleep} >/dev/null 2>&1 & exit 4",
+        "env -i {sleep} & exit 4",
+        "env -i setsid {sleep} & sleep 0.3; exit 4",
+        "(setsid {sleep} &) ; exit 4",
     ],
 )
-def test_processes_that_outlive_their_command_are_ended(start, command):
-    before = sleepers()
-    process = start(*command)
+def test_processes_that_outlive_their_command_are_ended(start, code):
+    sleep = f"sleep 600.{uuid.uuid4().int}"  # no other process has this line
+    process = start("sh", "-c", code.format(sleep=sleep))
     ended = process.wait(LONG_S)
     assert (ended.status, ended.was_ended) == (4, False)
     assert ended.num_outliving >= 1
     assert not alive(process.mark)
-    assert sleepers() == before
+    assert subprocess.run(["pgrep", "-f", f"^{sleep}"]).returncode == 1
 
 
-def sleepers():
-    text = subprocess.run(["pgrep", "-f", "^sleep 600"], capture_output=True, text=True).stdout
-    return set(text.split())
+def test_a_daemon_that_outlives_its_command_is_ended(start):
+    process = start(*python(f"{DAEMON}sys.exit(4)", "0"))
+    ended = process.wait(LONG_S)
+    assert (ended.status, ended.num_outliving) == (4, 1)
+    assert not alive(process.mark)
 
 
 def test_a_process_that_only_finishes_late_is_not_disturbed(start):
