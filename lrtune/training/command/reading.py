@@ -24,9 +24,9 @@ from lrtune.training.command.lines import (
     normalised,
     numbers_in,
     parse,
+    visible,
     words_of,
 )
-from lrtune.training.command.process import visible
 from lrtune.training.command.supervisor import NOTE, NOTE_BYTES, PART_BYTES
 
 Source = Literal["report", "lightning", "transformers", "output", "log", "csv"]
@@ -43,6 +43,7 @@ _STEP = struct.Struct("<dd")
 _MAX_LINES = 2_000
 """Of more lines at a time, only those that have a word of the metric's name are read."""
 _MAX_CSV_BYTES = 64 * 1024 * 1024
+_MAX_LINE_BYTES = 1024 * 1024
 _MAX_OTHERS = 64
 _MAX_NAMES = 1_000
 _MAX_SHOWN = 20
@@ -360,8 +361,8 @@ def _split(
     *lines, rest = tail.read(find_position).split(b"\n")
     if over and rest:
         lines.append(rest)
-    else:
-        tail.keep(rest)
+    else:  # a progress bar may print megabytes without an end of line
+        tail.keep(rest if len(rest) < _MAX_LINE_BYTES else rest[-_MAX_LINE_BYTES // 2 :])
     return [line.decode(errors="replace") for line in lines]
 
 
@@ -782,7 +783,9 @@ class Epochs:
             labels.setdefault(value.key, set()).add(value.qualified_key)
         found = [
             Candidate(
-                name=f"{value.label} {value.name}" if len(labels[value.key]) > 1 else value.name,
+                name=f"{value.label} {value.name}".strip()
+                if len(labels[value.key]) > 1
+                else value.name,
                 value=value.value,
                 place=place,
                 count=count,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lrtune.training.command.lines import as_number, normalised, parse, values_in
+from lrtune.training.command.lines import as_number, normalised, parse, values_in, visible
 
 nan, inf = math.nan, math.inf
 
@@ -177,6 +177,21 @@ def test_the_values_of_a_line(line, values):
 
 
 @pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("plain", "plain"),
+        ("a\r\n", "a"),
+        ("10%\r20%", "20%"),
+        ("\x1b[1;32mgreen\x1b[0m", "green"),
+        ("\x1b]8;;http://x\x1b\\link\x1b]8;;\x07", "link"),
+        ("\x1b[2K\x1b[1Aup", "up"),
+    ],
+)
+def test_what_is_visible_of_a_line(line, text):
+    assert visible(line) == text
+
+
+@pytest.mark.parametrize(
     ("names", "key"),
     [
         (("val_loss", "val loss", "val/loss", "Val Loss:", "val-loss", " VAL  LOSS "), "val_loss"),
@@ -203,6 +218,7 @@ def test_spellings_of_a_name(names, key):
         ("Test set: Average loss: 0.0291", "test_set_average_loss", 0.0291),
         ("Test set: Average loss: 0.0291", "loss", None),
         ("loss 0.5 then loss 0.25", "loss", 0.5),
+        ("[rank0]: Test: loss 0.5", "test_loss", 0.5),
     ],
 )
 def test_a_label_tells_values_of_one_name_apart(line, key, value):

@@ -9,6 +9,8 @@ import time
 import pytest
 
 from lrtune.core.errors import InputError
+from lrtune.training.command import reading, supervisor
+from lrtune.training.command.lines import visible
 from lrtune.training.command.reading import (
     Candidate,
     CsvColumn,
@@ -35,7 +37,7 @@ from lrtune.training.command.reading import (
     read_seeds,
     seen,
 )
-from lrtune.training.command.supervisor import PART_BYTES, Log
+from lrtune.training.command.supervisor import Log
 
 
 class Run:
@@ -163,6 +165,19 @@ def test_whole_lines_come_once(tmp_path):
     assert lines.read(over=True) == []
 
 
+def test_a_line_without_end_does_not_fill_the_memory(tmp_path):
+    path = tmp_path / "lines"
+    lines = Lines(path)
+    for number in range(40):
+        with path.open("a") as file:
+            file.write(f"\r{number}%" * 50_000)
+        assert lines.read() == []
+        assert len(lines._tail._rest) < 2**20
+    with path.open("a") as file:
+        file.write("\rval_loss 0.5\n")
+    assert visible(lines.read()[0]) == "val_loss 0.5"
+
+
 def test_lines_that_are_no_reports_are_left_out():
     good = {"step": 3, "time": 1.5, "source": "report", "values": {"f1": 0.5, "name": "x"}}
     bad = ["{", "[]", "[" * 100_000, "{}", json.dumps({**good, "source": "other"}),
@@ -182,30 +197,35 @@ def test_lines_that_are_no_reports_are_left_out():
 # --- the log of a process that goes on
 
 
-@pytest.mark.parametrize("lines_at_once", [1_000, 40_000, 700_000, 3_000_000])
-def test_lines_of_a_log_that_becomes_shorter(tmp_path, lines_at_once):
+@pytest.mark.parametrize("lines_at_once", [100, 1_000, 13_000, 60_000])
+def test_lines_of_a_log_that_becomes_shorter(tmp_path, monkeypatch, lines_at_once):
     """However seldom it is read, no line comes twice, none in part, and the last ones come."""
+    part_bytes = 64 * 1024
+    monkeypatch.setattr(supervisor, "PART_BYTES", part_bytes)
+    monkeypatch.setattr(supervisor, "MAX_TAIL_BYTES", 3 * part_bytes)
+    monkeypatch.setattr(reading, "PART_BYTES", part_bytes)
     path = tmp_path / "log"
     path.write_bytes(b"before\n" * 1000)
     reader = LogLines(path, path.stat().st_size)
     log = Log(str(path))
-    total = 3_000_000
-    come = []
+    total = 60_000
+    lines = []
     for first in range(0, total, lines_at_once):
         last = min(total, first + lines_at_once)
-        for begin in range(first, last, 50_000):
-            numbers = range(begin, min(last, begin + 50_000))
-            log.write(b"".join(b"%019d\n" % number for number in numbers))
-        come += reader.read()
+        for begin in range(first, last, 100):
+            log.write(
+                b"".join(b"%019d\n" % number for number in range(begin, min(last, begin + 100)))
+            )
+        lines += reader.read()
     log.close()
-    come += reader.read(over=True)
-    whole = [int(line) for line in come if len(line) == 19]
-    assert len(whole) >= len(come) - 2  # the one before the gap, and what follows the head
-    assert whole == sorted(set(whole))
-    assert whole[:1000] == list(range(1000))
-    assert whole[-300_000:] == list(range(total - 300_000, total))
-    if 20 * lines_at_once < PART_BYTES:
-        assert len(whole) == total
+    lines += reader.read(over=True)
+    numbers = [int(line) for line in lines if len(line) == 19]
+    assert len(numbers) >= len(lines) - 2  # the last of the head is cut off
+    assert numbers == sorted(set(numbers))
+    assert numbers[:3000] == list(range(3000))
+    assert numbers[-3000:] == list(range(total - 3000, total))
+    if 20 * lines_at_once < part_bytes:
+        assert len(numbers) == total
 
 
 # --- where the metric is
