@@ -801,6 +801,8 @@ class Epochs:
         """Why there is no evaluation, with all the names that were seen; empty if there is one."""
         if self.series is not None and self._last_step:
             return ""
+        if self.metric is None:
+            return f"No metric was named, and none is obvious. {seen(self.candidates)}"
         where = f" by `--read` {self._place}" if self._place else ""
         if self._was_early:
             return (

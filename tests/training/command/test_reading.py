@@ -554,6 +554,7 @@ def test_the_one_obvious_metric(run, lines, name):
     epochs = run.epochs(None)
     run.train(1).print(*lines)
     assert epochs.read(over=True) == []
+    assert epochs.problem.startswith("No metric was named, and none is obvious. ")
     found = obvious(epochs.candidates)
     assert (found.name if found else None) == name
 
