@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 from lrtune.core.errors import TrialError
 from lrtune.core.run import Measurement
 from lrtune.core.sources import CommandLine
-from lrtune.training.command.process import Exit, Process, filled
+from lrtune.training.command.process import Exit, Process, end_leftovers, filled
 from lrtune.training.command.reading import (
     Epochs,
     Evaluation,
@@ -123,10 +123,12 @@ class Steered:
         series: Series | None = None,
         threads: int = 0,
     ):
+        end_leftovers(folder)  # of a run whose lrtune and supervisor were killed
         shutil.rmtree(folder, ignore_errors=True)
         plan.write(folder)
         self.folder, self.log = folder, folder / "log"
-        self._place = parse_place(command.read, metric or "") if command.read else None
+        place = command.read.replace("{run_dir}", str(folder / "files"))
+        self._place = parse_place(place, metric or "") if place else None
         self._metric, self._series = metric, series
         self.epochs = self._reader(metric)
         self._steps = Steps(folder / "steps.bin")
