@@ -105,9 +105,10 @@ class Steered:
     """A command that runs under a plan; it is ended when the `with` is left.
 
     Args:
-        command: what to start, in this working directory.
+        command: what to start.
         plan: what it is told.
         folder: of the run; what was in it is deleted.
+        cwd: the working directory of the command.
         metric: name of the metric; `None`: it is not read while the command runs.
         series: which of the values with that name are meant, if that is known.
         threads: see `environment`.
@@ -119,6 +120,7 @@ class Steered:
         plan: Plan,
         folder: Path,
         *,
+        cwd: Path,
         metric: str | None,
         series: Series | None = None,
         threads: int = 0,
@@ -129,7 +131,7 @@ class Steered:
         self.folder, self.log = folder, folder / "log"
         place = command.read.replace("{run_dir}", str(folder / "files"))
         self._place = parse_place(place, metric or "") if place else None
-        self._metric, self._series = metric, series
+        self._metric, self._series, self._cwd = metric, series, cwd
         self.epochs = self._reader(metric)
         self._steps = Steps(folder / "steps.bin")
         self.steps: list[Step] = []
@@ -139,7 +141,7 @@ class Steered:
             words_for(command, plan, folder),
             folder=folder,
             environment=environment(folder, threads),
-            cwd=Path.cwd(),
+            cwd=cwd,
             log=self.log,
         )
 
@@ -213,7 +215,7 @@ class Steered:
             metric,
             log=self.log,
             place=self._place,
-            cwd=Path.cwd(),
+            cwd=self._cwd,
             series=self._series,
         )
 
