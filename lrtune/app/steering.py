@@ -98,7 +98,9 @@ def find_in_command(command: CommandLine, asked: commands.Find) -> RangeResult:
             plan = replace(
                 plan_for(command, steerable, recipe, seed), mode="sweep", lrs=lrs, weight_decay=None
             )
-            started = Steered(command, plan, Path(folder) / f"sweep-{seed}", metric=None)
+            started = Steered(
+                command, plan, Path(folder) / f"sweep-{seed}", cwd=Path.cwd(), metric=None
+            )
             curves.append(swept(started, lrs, seed=seed))
     return range_result(recipe.optimizer, curves)
 

@@ -1,8 +1,8 @@
 """Reads what a steered command writes: its steps, its parameter groups and its metric.
 
-The files are those of the run folder, which the code in the command's process writes (`child/`), the
-log of the command's output, and a CSV file that the command itself may write. Any of them may be
-absent, and its last line may be half-written.
+The files are those of the run folder, which the code in the command's process writes (`child/`),
+the log of the command's output, and a CSV file that the command itself may write. Any of them may
+be absent, and its last line may be half-written.
 """
 
 import csv
@@ -24,9 +24,9 @@ from lrtune.training.command.lines import (
     normalised,
     numbers_in,
     parse,
+    visible,
     words_of,
 )
-from lrtune.training.command.process import visible
 from lrtune.training.command.supervisor import NOTE, NOTE_BYTES, PART_BYTES
 
 Source = Literal["report", "lightning", "transformers", "output", "log", "csv"]
@@ -43,6 +43,7 @@ _STEP = struct.Struct("<dd")
 _MAX_LINES = 2_000
 """Of more lines at a time, only those that have a word of the metric's name are read."""
 _MAX_CSV_BYTES = 64 * 1024 * 1024
+_MAX_LINE_BYTES = 1024 * 1024
 _MAX_OTHERS = 64
 _MAX_NAMES = 1_000
 _MAX_SHOWN = 20
@@ -360,8 +361,8 @@ def _split(
     *lines, rest = tail.read(find_position).split(b"\n")
     if over and rest:
         lines.append(rest)
-    else:
-        tail.keep(rest)
+    else:  # a progress bar may print megabytes without an end of line
+        tail.keep(rest if len(rest) < _MAX_LINE_BYTES else rest[-_MAX_LINE_BYTES // 2 :])
     return [line.decode(errors="replace") for line in lines]
 
 
@@ -400,7 +401,7 @@ Place = OutputPattern | CsvColumn
 
 
 def parse_place(text: str, metric: str) -> Place:
-    """Returns what `--read` means: `FILE.csv:COLUMN`, or a regular expression.
+    r"""Returns what `--read` means: `FILE.csv:COLUMN`, or a regular expression.
 
     Args:
         text: what the user wrote.
@@ -412,10 +413,10 @@ def parse_place(text: str, metric: str) -> Place:
     Example:
         >>> str(parse_place("out/summary.csv:eval_top1", "top1"))
         'out/summary.csv:eval_top1'
-        >>> parse_place(r"Score (?P<f1>\\S+)", "f1").find("Score 0.5")
+        >>> parse_place(r"Score (?P<f1>\S+)", "f1").find("Score 0.5")
         0.5
     """
-    if match := re.fullmatch(r"(.+\.(?:csv|tsv)):([^:]*\S)", text, re.IGNORECASE):
+    if match := re.fullmatch(r"(.+\.(?:csv|tsv)):([^:]*\S)\s*", text, re.IGNORECASE):
         return CsvColumn(path=match[1], column=match[2].strip())
     try:
         pattern = re.compile(text)
@@ -604,8 +605,6 @@ class Epochs:
         self.metric = metric
         self.series = series
         """Where the metric comes from; `None` before its first value."""
-        self.num_early = 0
-        """Values of the metric before the first optimizer step."""
         self._key = normalised(metric or "")
         self._place = place
         self._reports = Lines(folder / "values.jsonl")
@@ -619,6 +618,7 @@ class Epochs:
         self._pending: _Item | None = None
         self._progress: _Item | None = None
         self._last_step = 0
+        self._was_early = False  # whether there was a value before the first step
 
     def read(self, *, over: bool = False) -> list[Evaluation]:
         """Returns the evaluations since the last call.
@@ -705,7 +705,7 @@ class Epochs:
         if item.metric is None or not self._may_count(item):
             return []
         if item.step == 0:
-            self.num_early += 1
+            self._was_early = True
             self._others.clear()
             return []
         if item.rank == 0:
@@ -758,7 +758,7 @@ class Epochs:
 
     def _note(self, item: _Item) -> None:
         """Keeps the values for the evaluation that they belong to, and as candidates."""
-        file = self._csv.path.name if self._csv else ""
+        file = self._place.path if isinstance(self._place, CsvColumn) else ""
         places: dict[str, str] = {"log": "output", "csv": file}
         for value in item.line.values:
             key = value.qualified_key if value.is_evaluation else value.key
@@ -783,7 +783,9 @@ class Epochs:
             labels.setdefault(value.key, set()).add(value.qualified_key)
         found = [
             Candidate(
-                name=f"{value.label} {value.name}" if len(labels[value.key]) > 1 else value.name,
+                name=f"{value.label} {value.name}".strip()
+                if len(labels[value.key]) > 1
+                else value.name,
                 value=value.value,
                 place=place,
                 count=count,
@@ -799,8 +801,10 @@ class Epochs:
         """Why there is no evaluation, with all the names that were seen; empty if there is one."""
         if self.series is not None and self._last_step:
             return ""
+        if self.metric is None:
+            return f"No metric was named, and none is obvious. {seen(self.candidates)}"
         where = f" by `--read` {self._place}" if self._place else ""
-        if self.num_early:
+        if self._was_early:
             return (
                 f"`{self.metric}` was seen{where} only before the first optimizer step of torch, "
                 "and never after it."

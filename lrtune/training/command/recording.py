@@ -153,7 +153,7 @@ def record(
         optimizer_index=command.optimizer_index,
     )
     metric = objective.metric if objective else None
-    with Steered(command, plan, folder / "run", metric=metric) as run:
+    with Steered(command, plan, folder / "run", cwd=Path.cwd(), metric=metric) as run:
         try:
             evaluations = list(run.evaluations(timeout_s))
         except TrialError as error:
@@ -233,7 +233,7 @@ def peek(command: CommandLine, *, num_steps: int, folder: Path, seed: int) -> St
         seed_offset=seed if command.seed_offset == "on" else None,
         optimizer_index=command.optimizer_index,
     )
-    with Steered(command, plan, folder, metric=None) as run:
+    with Steered(command, plan, folder, cwd=Path.cwd(), metric=None) as run:
         while run.wait() and len(run.steps) < num_steps:
             pass
         if run.exit is not None and not run.exit.succeeded:

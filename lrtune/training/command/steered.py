@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 from lrtune.core.errors import TrialError
 from lrtune.core.run import Measurement
 from lrtune.core.sources import CommandLine
-from lrtune.training.command.process import Exit, Process, filled
+from lrtune.training.command.process import Exit, Process, end_leftovers, filled
 from lrtune.training.command.reading import (
     Epochs,
     Evaluation,
@@ -105,9 +105,10 @@ class Steered:
     """A command that runs under a plan; it is ended when the `with` is left.
 
     Args:
-        command: what to start, in this working directory.
+        command: what to start.
         plan: what it is told.
         folder: of the run; what was in it is deleted.
+        cwd: the working directory of the command.
         metric: name of the metric; `None`: it is not read while the command runs.
         series: which of the values with that name are meant, if that is known.
         threads: see `environment`.
@@ -119,15 +120,18 @@ class Steered:
         plan: Plan,
         folder: Path,
         *,
+        cwd: Path,
         metric: str | None,
         series: Series | None = None,
         threads: int = 0,
     ):
+        end_leftovers(folder)  # of a run whose lrtune and supervisor were killed
         shutil.rmtree(folder, ignore_errors=True)
         plan.write(folder)
         self.folder, self.log = folder, folder / "log"
-        self._place = parse_place(command.read, metric or "") if command.read else None
-        self._metric, self._series = metric, series
+        place = command.read.replace("{run_dir}", str(folder / "files"))
+        self._place = parse_place(place, metric or "") if place else None
+        self._metric, self._series, self._cwd = metric, series, cwd
         self.epochs = self._reader(metric)
         self._steps = Steps(folder / "steps.bin")
         self.steps: list[Step] = []
@@ -137,7 +141,7 @@ class Steered:
             words_for(command, plan, folder),
             folder=folder,
             environment=environment(folder, threads),
-            cwd=Path.cwd(),
+            cwd=cwd,
             log=self.log,
         )
 
@@ -211,7 +215,7 @@ class Steered:
             metric,
             log=self.log,
             place=self._place,
-            cwd=Path.cwd(),
+            cwd=self._cwd,
             series=self._series,
         )
 

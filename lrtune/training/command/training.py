@@ -103,7 +103,12 @@ class CommandTraining:
         return 1, ""
 
     def train(
-        self, run: Run, multiplier: Multiplier, *, start: Start = Start(), save: Save | None = None
+        self,
+        run: Run,
+        multiplier: Multiplier,
+        *,
+        start: Start = Start(),  # noqa: B008  # frozen
+        save: Save | None = None,
     ) -> Iterator[Measurement]:
         """See `Training`. The command is ended after the value of the last epoch."""
         own = isinstance(run.recipe.decay, Own)
@@ -160,6 +165,7 @@ class CommandTraining:
             self.command,
             plan,
             self.folder / name,
+            cwd=Path(self.description["folder"]),
             metric=self.objective.metric,
             series=self.recorded.series,
             threads=self.threads,
