@@ -8,9 +8,11 @@ be absent, and its last line may be half-written.
 import csv
 import io
 import json
+import math
 import re
 import struct
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,6 +46,7 @@ _MAX_LINES = 2_000
 """Of more lines at a time, only those that have a word of the metric's name are read."""
 _MAX_CSV_BYTES = 64 * 1024 * 1024
 _MAX_LINE_BYTES = 1024 * 1024
+_COMPARED_CHARACTERS = 500
 _MAX_OTHERS = 64
 _MAX_NAMES = 1_000
 _MAX_SHOWN = 20
@@ -166,19 +169,23 @@ def read_groups(path: Path) -> Groups | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Failed:
-    """A step whose LR was not the one that was set."""
+    """A step at which the LRs could not be set, or were not the ones that were set."""
 
     step: int
-    group: str
-    wanted: float
-    got: float
+    group: str = ""
+    wanted: float = math.nan
+    got: float = math.nan
+    error: str = ""
+    """What went wrong in lrtune's own code in the command; empty if an LR was wrong."""
 
 
 def read_failed(path: Path) -> Failed | None:
-    """Returns the content of `failed.json`; `None` if no LR failed the check."""
+    """Returns the content of `failed.json`; `None` if nothing failed."""
     content = _json(path)
     if not isinstance(content, dict):
         return None
+    if "error" in content:
+        return Failed(step=content["step"], error=content["error"])
     return Failed(
         step=content["step"],
         group=str(content["group"]),
@@ -237,6 +244,11 @@ def read_output(lines: Iterable[str]) -> Iterator[OutputLine]:
         text = content.get("line")
         if isinstance(text, str) and _is_stamped(content):
             yield OutputLine(step=content["step"], time=content["time"], text=text)
+
+
+def _compared(text: str) -> str:
+    """What a stamped line and its copy in the log have in common."""
+    return visible(text).strip()[:_COMPARED_CHARACTERS]
 
 
 def _is_stamped(content: Mapping[str, Any]) -> bool:
@@ -618,6 +630,8 @@ class Epochs:
         self._pending: _Item | None = None
         self._progress: _Item | None = None
         self._last_step = 0
+        self._arrived: list[tuple[str, _Item]] = []  # lines of the log that may yet be stamped
+        self._stamped = Counter[str]()  # stamped lines that the log has not shown yet
         self._was_early = False  # whether there was a value before the first step
 
     def read(self, *, over: bool = False) -> list[Evaluation]:
@@ -643,11 +657,12 @@ class Epochs:
 
     def _items(self, steps: int, over: bool) -> Iterator[_Item]:
         now = time.time()
-        if self._log is not None:
-            for text in self._worth_reading(self._log.read(over=over)):
-                yield self._from_line("log", steps, now, text)
+        new = self._worth_reading(self._log.read(over=over)) if self._log is not None else ()
+        arrived = [(text, self._from_line("log", steps, now, text)) for text in new]
         for line in read_output(self._worth_reading(self._output.read(over=over))):
+            self._stamped[_compared(line.text)] += 1
             yield self._from_line("output", line.step, line.time, line.text)
+        yield from self._unstamped(arrived, over)
         for report in read_reports(self._reports.read(over=over)):
             values = (Value(name=name, value=value) for name, value in report.values.items())
             parsed = ParsedLine(values=tuple(values))
@@ -665,6 +680,22 @@ class Epochs:
                 since = max(0, steps - self._last_step)
                 step = steps - since + since * number // len(rows)
                 yield self._with_metric(_Item(step=step, time=now, source="csv", line=parsed))
+
+    def _unstamped(self, arrived: list[tuple[str, _Item]], over: bool) -> Iterator[_Item]:
+        """The lines of the log that no steered process has stamped.
+
+        A line of the log has the number of steps that were made when it was read, so a stamped one
+        would count twice, or a value before the first step as one after it. A line may reach the
+        log before its stamp is written, so each waits for the next call.
+        """
+        settled, self._arrived = self._arrived, arrived
+        if over:
+            settled, self._arrived = settled + arrived, []
+        for text, item in settled:
+            if self._stamped[key := _compared(text)]:
+                self._stamped[key] -= 1
+            else:
+                yield item
 
     def _worth_reading(self, lines: Sequence[str]) -> Iterator[str]:
         """The lines that may have a value; of a flood, those that may have the metric."""

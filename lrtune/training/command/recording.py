@@ -157,7 +157,7 @@ def record(
         try:
             evaluations = list(run.evaluations(timeout_s))
         except TrialError as error:
-            raise TaskError(f"{error}. Its last lines were:\n{run.last_words(20)}") from None
+            raise TaskError(_last_lines_after(str(error), run)) from None
     steerable, epochs = steerable_in(run, command), run.epochs
     if objective is None:
         objective = _obvious(epochs)
@@ -191,17 +191,17 @@ def steerable_in(run: Steered, command: CommandLine) -> Steerable:
         TaskError: nothing.
     """
     groups = run.groups
+    index = command.optimizer_index or 0
+    if groups is not None and 0 < len(groups.optimizers) <= index:
+        raise InputError(
+            f"`optimizer_index` must be one of the {len(groups.optimizers)} optimizers of the "
+            f"command, counted from 0, but got {index}."
+        )
     if groups is None or not groups.optimizers or not run.steps:
         raise TaskError(
             "No step of a torch optimizer was seen in the command, so it has no learning rate that "
             "could be set. It must train with torch 2.0 or newer, in a Python that reads "
             "PYTHONPATH (not `python -I`), and step its optimizer outside of captured graphs."
-        )
-    index = command.optimizer_index or 0
-    if index >= len(groups.optimizers):
-        raise InputError(
-            f"`optimizer_index` must be one of the {len(groups.optimizers)} optimizers of the "
-            f"command, counted from 0, but got {index}."
         )
     first = groups.optimizers[index]
     peak_lr = max(group.max_lr for group in first.groups)
@@ -237,10 +237,16 @@ def peek(command: CommandLine, *, num_steps: int, folder: Path, seed: int) -> St
         while run.wait() and len(run.steps) < num_steps:
             pass
         if run.exit is not None and not run.exit.succeeded:
-            raise TaskError(
-                f"the command ended with {run.exit}. Its last lines were:\n{run.last_words(20)}"
-            )
+            raise TaskError(_last_lines_after("", run))
         return steerable_in(run, command)
+
+
+def _last_lines_after(reason: str, run: Steered) -> str:
+    """Why a first run cannot be used, and what it printed last."""
+    if run.exit is not None and not run.exit.succeeded:
+        reason = f"the command ended with {run.exit}"
+    lines = run.last_words(20)
+    return f"{reason}. Its last lines were:\n{lines}" if lines else f"{reason} and printed nothing."
 
 
 def _obvious(epochs: Epochs) -> Objective:

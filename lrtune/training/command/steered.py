@@ -174,7 +174,10 @@ class Steered:
         """
         self.exit = self._process.wait(POLL_S)
         self.steps += self._steps.read()
-        if (failed := read_failed(self.folder / "failed.json")) is not None:
+        failed = read_failed(self.folder / "failed.json")
+        if failed is not None and failed.error:
+            raise TrialError(f"lrtune could not set the LR of step {failed.step}: {failed.error}")
+        if failed is not None:
             raise TrialError(
                 f"the LR of group {failed.group} at step {failed.step} was {failed.got:g}, and not "
                 f"{failed.wanted:g} as it was set: the command changes it within the step"
@@ -203,11 +206,12 @@ class Steered:
                 )
         assert self.exit is not None
         if not self.exit.succeeded:
-            raise TrialError(f"the command ended with {self.exit}: {self.last_words()}")
+            last = self.last_words() or "it printed nothing"
+            raise TrialError(f"the command ended with {self.exit}: {last}")
 
     def last_words(self, count: int = 1) -> str:
-        """The last lines that the command printed."""
-        return "\n".join(self._process.last_lines(count)) or "it printed nothing"
+        """The last lines that the command printed; empty if it printed nothing."""
+        return "\n".join(self._process.last_lines(count))
 
     def _reader(self, metric: str | None) -> Epochs:
         return Epochs(

@@ -570,3 +570,23 @@ def test_nothing_is_there_yet(tmp_path):
     assert Epochs(tmp_path, "val_loss").read() == []
     assert Epochs(tmp_path / "missing", "val_loss").read(over=True) == []
     assert os.listdir(tmp_path) == []
+
+
+def test_a_stamped_line_does_not_count_again_by_the_log(run):
+    """A value before the first step, which the log shows only after some steps."""
+    epochs = run.epochs("score")
+    run.print("score: 9.5").train(3)
+    assert epochs.read() == []
+    run.train(20)
+    assert epochs.read() == []
+    run.print("score: 0.5").train(1)
+    epochs.read()
+    run.print("score: 0.5").train(1)
+    assert epochs.read(over=True)[-1].step == 24
+    assert epochs.series.source == "output"
+
+
+def test_an_error_of_the_steering_itself_is_told(tmp_path):
+    path = tmp_path / "failed.json"
+    path.write_text('{"step": 7, "error": "KeyError(1)"}')
+    assert read_failed(path) == Failed(step=7, error="KeyError(1)")

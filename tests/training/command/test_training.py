@@ -14,6 +14,7 @@ from lrtune.core.sources import CommandLine
 from lrtune.schedules.build import build_schedule
 from lrtune.training.command.recording import Recorded, peek, record
 from lrtune.training.command.training import CommandTraining
+from lrtune.training.task import describe_source
 from tests.training.command.scripts import lrs_of, python, quadratic, same_lrs
 
 VAL_LOSS = Objective.parse("val_loss:min")
@@ -33,7 +34,7 @@ def recorded_by(command, folder, *, objective=VAL_LOSS, seed=1, timeout_s=0.0, t
 def training_of(command, folder, *, objective=VAL_LOSS, recorded=None, timeout_s=0.0):
     return CommandTraining(
         command=command,
-        description={"command": command.text},
+        description=describe_source(command),
         recorded=recorded or recorded_by(command, folder, objective=objective),
         objective=objective,
         folder=folder / "runs",
@@ -82,7 +83,7 @@ def test_the_first_run_tells_all_that_a_search_needs_to_know(command, here):
     assert recorded.measurements[-1].metrics["val_loss"] == pytest.approx(0.41, abs=0.05)
     assert [m.step for m in recorded.measurements] == list(range(5, 41, 5))
     assert said == [f"first run of `{command.text}`: as it is, with its learning rates recorded"]
-    assert Recorded.load(here / "recorded") == recorded
+    assert repr(Recorded.load(here / "recorded")) == repr(recorded)
 
 
 def test_a_metric_that_is_not_named_is_found_where_it_is_obvious(command, here):
@@ -161,6 +162,7 @@ def test_each_real_step_has_the_lr_of_the_recipe(command, here):
     measurements, lrs = trained(training, run)
     assert same_lrs(lrs_of(here / "runs" / run.id), lrs)
     assert [m.epoch for m in measurements] == list(range(1, 9))
+    assert [m.lr_first for m in measurements] == lrs[::5]
     assert [m.lr_last for m in measurements] == lrs[4::5]
     assert measurements[-1].metrics["val_loss"] < 0.02
 
@@ -237,6 +239,16 @@ def test_a_run_that_ends_badly_says_how(case, here):
     training = training_of(command, here, timeout_s=0.5)
     with pytest.raises(TrialError, match=message):
         trained(training, run_of(Recipe(peak_lr=0.4), 8))
+
+
+def test_a_value_before_the_first_step_is_no_epoch(here):
+    show = 'print(f"val_loss {val_loss:.4f}")'
+    start = "print('val_loss 3.0')"
+    training = training_of(CommandLine(python(quadratic(here / "code", start=start, show=show))), here)
+    assert training.recorded.epochs == 8
+    assert training.recorded.series.source == "output"
+    measurements, _ = trained(training, run_of(Recipe(peak_lr=0.4), 8))
+    assert [m.step for m in measurements] == list(range(5, 41, 5))
 
 
 def test_an_lr_that_the_script_changes_within_its_step_ends_the_run(here):
