@@ -12,10 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from lrtune.core.errors import TrialError
+from lrtune.core.errors import InputError, TrialError
 from lrtune.core.run import Measurement
 from lrtune.core.sources import CommandLine
-from lrtune.training.command.process import Exit, Process, end_leftovers, filled
+from lrtune.training.command.process import Exit, Process, end_leftovers, filled, placeholders
 from lrtune.training.command.reading import (
     Epochs,
     Evaluation,
@@ -90,8 +90,25 @@ def environment(folder: Path, threads: int = 0) -> dict[str, str]:
     return variables
 
 
+def asks_for(command: CommandLine, name: str) -> bool:
+    """Whether a command has this placeholder."""
+    return name in placeholders(command.words, [name])
+
+
+def offset_for(command: CommandLine, seed: int) -> int | None:
+    """What is added to the seeds that a command sets; `None` where they are left alone.
+
+    A command that is told its seed needs no other.
+    """
+    return seed if command.seed_offset == "on" and not asks_for(command, "seed") else None
+
+
 def words_for(command: CommandLine, plan: Plan, folder: Path) -> tuple[str, ...]:
     """The command with its placeholders filled in."""
+    if math.isnan(plan.peak_lr) and asks_for(command, "peak_lr"):
+        raise InputError(
+            "{peak_lr} stands for nothing in a run of the command as it is: write the LR itself."
+        )
     values = {
         "seed": plan.seed,
         "epochs": plan.epochs,
@@ -206,8 +223,8 @@ class Steered:
                 )
         assert self.exit is not None
         if not self.exit.succeeded:
-            last = self.last_words() or "it printed nothing"
-            raise TrialError(f"the command ended with {self.exit}: {last}")
+            words = self.last_words() or "it printed nothing"
+            raise TrialError(f"the command ended with {self.exit}: {words}")
 
     def last_words(self, count: int = 1) -> str:
         """The last lines that the command printed; empty if it printed nothing."""

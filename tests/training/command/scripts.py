@@ -10,11 +10,15 @@ STAND_IN = Path(__file__).parent / "stand_in" / "torch"
 """A stand-in for torch that is imported in no time."""
 
 SCRIPT = """
-import json, os, sys, time
+import json, math, os, sys, time
 import torch
 from torch import random
 
 LRS = []
+MODE = "none"
+if "LRTUNE_STEER" in os.environ:
+    with open(os.path.join(os.environ["LRTUNE_STEER"], "plan.json")) as file:
+        MODE = json.load(file)["mode"]
 
 class Noting(torch.optim.SGD):
     def update(self):

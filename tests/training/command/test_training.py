@@ -20,12 +20,13 @@ from tests.training.command.scripts import lrs_of, python, quadratic, same_lrs
 VAL_LOSS = Objective.parse("val_loss:min")
 
 
-def recorded_by(command, folder, *, objective=VAL_LOSS, seed=1, timeout_s=0.0, tell=None):
+def recorded_by(command, folder, *, objective=VAL_LOSS, seed=1, epochs=0, timeout_s=0.0, tell=None):
     return record(
         command,
         objective,
         folder=folder / "recorded",
         seed=seed,
+        epochs=epochs,
         timeout_s=timeout_s,
         tell=tell or (lambda text: None),
     )
@@ -43,9 +44,9 @@ def training_of(command, folder, *, objective=VAL_LOSS, recorded=None, timeout_s
     )
 
 
-def run_of(recipe, epochs, *, seed=5, stop=None, id="trial-0000"):
+def run_of(recipe, epochs, *, seed=5, stop=None):
     return Run(
-        id=id,
+        id="trial-0000",
         kind="full",
         trial=0,
         recipe=recipe,
@@ -83,7 +84,7 @@ def test_the_first_run_tells_all_that_a_search_needs_to_know(command, here):
     assert recorded.measurements[-1].metrics["val_loss"] == pytest.approx(0.41, abs=0.05)
     assert [m.step for m in recorded.measurements] == list(range(5, 41, 5))
     assert said == [f"first run of `{command.text}`: as it is, with its learning rates recorded"]
-    assert repr(Recorded.load(here / "recorded")) == repr(recorded)
+    assert repr(Recorded.load(here / "recorded" / "recorded-val-loss.json")) == repr(recorded)
 
 
 def test_a_metric_that_is_not_named_is_found_where_it_is_obvious(command, here):
@@ -139,7 +140,7 @@ def test_a_first_run_that_ends_badly_says_how(case, here):
     assert all(word in message for word in words), message
     lines = message.splitlines()
     assert len(lines) == len(set(lines)), message  # nothing is said twice
-    assert not (here / "recorded" / "recorded.json").exists()
+    assert not list((here / "recorded").glob("*.json"))
 
 
 def test_without_torch_the_message_says_what_is_missing(here):
@@ -219,7 +220,7 @@ def test_early_stopping_by_the_script_itself_ends_a_run_there(here):
 
 
 def test_a_diverged_run_has_a_loss_that_is_not_finite(here):
-    show = 'print(f"val_loss: {val_loss if val_loss < 1e3 else float(\'nan\')}")'
+    show = "print(f\"val_loss: {val_loss if val_loss < 1e3 else float('nan')}\")"
     training = training_of(CommandLine(python(quadratic(here / "code", show=show))), here)
     measurements, _ = trained(training, run_of(Recipe(peak_lr=3.0), 8))
     assert any(m.diverged for m in measurements)
@@ -244,7 +245,8 @@ def test_a_run_that_ends_badly_says_how(case, here):
 def test_a_value_before_the_first_step_is_no_epoch(here):
     show = 'print(f"val_loss {val_loss:.4f}")'
     start = "print('val_loss 3.0')"
-    training = training_of(CommandLine(python(quadratic(here / "code", start=start, show=show))), here)
+    script = quadratic(here / "code", start=start, show=show)
+    training = training_of(CommandLine(python(script)), here)
     assert training.recorded.epochs == 8
     assert training.recorded.series.source == "output"
     measurements, _ = trained(training, run_of(Recipe(peak_lr=0.4), 8))
