@@ -9,11 +9,26 @@ from contextlib import closing
 import pytest
 
 import lrtune
+from lrtune.reporting.document import compose
+from lrtune.reporting.json import render_json
 from lrtune.schedules import build_schedule
 from tests.training.command.scripts import alive, lrs_of, python, quadratic, same_lrs
 
 SMALL = ("--metric", "val_loss", "--budget", "3", "--seeds", "1", "--confirm", "0", "--quiet")
 """Four runs at most."""
+
+
+def write_values_only(report, folder):
+    """Stands in for `write_report`, whose pictures take seconds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").write_text(render_json(compose(report)))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def reports_without_pictures():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lrtune.app.results.write_report", write_values_only)
+        yield
 
 
 @pytest.fixture
@@ -54,8 +69,7 @@ def test_a_script_is_searched_to_its_optimum(here, call, train):
     assert "first run of" in done.err
     result = lrtune.load("x")
     assert loss_of(result, "baseline-0") > 0.35
-    best = [f"trial-{result.best.number:04d}-confirm-{seed}" for seed in range(2)]
-    assert all(loss_of(result, run) < 0.02 for run in best)  # 20 times as good at least
+    assert result.best.value < 0.02  # 20 times as good at least
     for record in result.state.records:
         if record.run.trial >= 0:
             noted = lrs_of(here / ".lrtune" / "runs" / "x" / record.run.id)
@@ -64,7 +78,6 @@ def test_a_script_is_searched_to_its_optimum(here, call, train):
             )
             expected = [record.run.recipe.peak_lr * schedule(step) for step in range(len(noted))]
             assert same_lrs(noted, expected)
-    assert (here / "reports" / "x" / "report.html").is_file()
 
 
 def test_the_same_command_again_trains_nothing(here, call, train):
@@ -131,7 +144,7 @@ def test_a_function_is_trained_in_a_process_of_its_own(here, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def study_folder(tmp_path_factory):
+def study_folder(tmp_path_factory, reports_without_pictures):
     """A finished search, and the folder that it was made in."""
     folder = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:
@@ -237,7 +250,6 @@ def test_recipes_are_compared_with_the_command_as_it_is(here, call, train):
     assert "needs two recipes at least, but got own" in done.err  # its optimizer is not torch's
     (here / "mine.toml").write_text("optimizer = 'own'\npeak_lr = 0.4\ndecay = 'linear'\n")
     (here / "weak.toml").write_text("optimizer = 'own'\npeak_lr = 0.01\n")
-    words = ("--metric", "val_loss", "--seeds", "2", "--study", "c", "--quiet")
     done = call("compare", "weak.toml", "mine.toml", *words, *train)
     assert done.code == 0, done.err
     assert "In the lead: mine" in done.out

@@ -1,0 +1,215 @@
+"""Searches in front of a command that are interrupted: nothing is left, and they go on."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+
+import pytest
+
+from lrtune.cli import main
+from tests.training.command.scripts import alive, python, quadratic
+
+WORDS = (
+    "search", "--metric", "val_loss", "--budget", "4", "--seeds", "2", "--confirm", "1",
+    "--rungs", "c2", "--study", "x", "--quiet",
+)  # fmt: skip
+SECONDS = 60.0
+"""The longest that a test waits for anything."""
+
+
+def waited(holds):
+    """Whether something comes to hold."""
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        if holds():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def slow_script(folder, **more):
+    """A script whose epochs take long enough to be interrupted."""
+    return quadratic(folder / "code", **({"epoch": "time.sleep(0.03)"} | more))
+
+
+def lrtune(folder, *words):
+    """Starts lrtune in a copy of this process, which has all imported already."""
+
+    def run():
+        os.setsid()
+        os.chdir(folder)
+        sys.argv = ["lrtune", *words]
+        import lrtune.app.results
+
+        lrtune.app.results.write_report = lambda report, folder: None
+        with (
+            open("printed", "a") as file,
+            contextlib.redirect_stdout(file),
+            contextlib.redirect_stderr(file),
+        ):
+            try:
+                main()
+                code = 0
+            except SystemExit as done:
+                code = done.code or 0
+        os._exit(code)
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    return process
+
+
+def rows(folder, what):
+    path = folder / ".lrtune" / "lrtune.db"
+    if not path.exists():
+        return []
+    with closing(sqlite3.connect(path, timeout=60)) as connection:
+        made = connection.execute(
+            "SELECT count(*) FROM sqlite_master WHERE name = 'lrtune_measurements'"
+        ).fetchone()
+        return connection.execute(f"SELECT {what} ORDER BY 1, 2, 3").fetchall() if made[0] else []
+
+
+def outcome(folder):
+    """All that a study says in the end, but for how long it took."""
+    lengths = "recipe_epochs, horizon_epochs, stop_epochs"
+    return (
+        rows(folder, f"id, kind, trial, recipe, {lengths}, seed, state, reason FROM lrtune_runs"),
+        rows(
+            folder,
+            "run, epoch, step, lr_first, lr_last, metrics, reused FROM lrtune_measurements",
+        ),
+        rows(folder, "range_results, 0, 0 FROM lrtune_studies"),
+    )
+
+
+def left(folder):
+    """The processes of commands that still run."""
+    return alive(f"LRTUNE_STEER={folder}")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_search_that_is_killed_five_times_ends_as_an_unbroken_one(tmp_path):
+    unbroken, killed = tmp_path / "unbroken", tmp_path / "killed"
+    for folder in (unbroken, killed):
+        slow_script(folder)
+    command = ("--", *python("code/train.py"))
+    process = lrtune(unbroken, *WORDS, *command)
+    process.join()
+    assert process.exitcode == 0, (unbroken / "printed").read_text()
+
+    def epochs():
+        return len(rows(killed, "* FROM lrtune_measurements"))
+
+    total = len(rows(unbroken, "* FROM lrtune_measurements"))
+    moments = [
+        lambda: list(killed.glob(".lrtune/runs/recorded-*/run/steps.bin")),  # the first run
+        lambda: list(killed.glob(".lrtune/runs/*/sweep-*/board.bin")),  # the range test
+        lambda: epochs() >= 10,  # the baseline
+        lambda: epochs() >= total // 2,  # the search
+        lambda: epochs() >= total - 10,  # the confirmation
+    ]
+    for moment in moments:
+        began = rows(killed, "name, 0, 0 FROM lrtune_studies")
+        process = lrtune(killed, *(("resume", "x", "--quiet") if began else (*WORDS, *command)))
+        assert waited(moment)
+        process.kill()
+        process.join()
+        assert waited(lambda: not left(killed))
+    process = lrtune(killed, "resume", "x", "--quiet")
+    process.join()
+    assert process.exitcode == 0, (killed / "printed").read_text()
+    assert outcome(killed) == outcome(unbroken)
+    assert not left(killed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_ctrl_c_ends_the_command_and_the_study_goes_on(tmp_path, command, stubborn):
+    start = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)" if stubborn else ""
+    slow_script(tmp_path, start=start, epoch="time.sleep(0.3)")
+    words = command(*WORDS, "--", *python("code/train.py"))
+    process = subprocess.Popen(
+        words, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert waited(lambda: rows(tmp_path, "* FROM lrtune_measurements WHERE run = 'baseline-1'"))
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=SECONDS)
+    assert process.returncode == 130, said
+    assert "lrtune: stopped. What was finished is kept: `lrtune resume x` goes on" in said
+    assert "Traceback" not in said
+    assert not left(tmp_path)
+    again = lrtune(tmp_path, "resume", "x", "--quiet")
+    assert waited(lambda: rows(tmp_path, "* FROM lrtune_measurements WHERE run LIKE 'trial-%'"))
+    os.kill(again.pid, signal.SIGINT)
+    again.join()
+    assert again.exitcode == 130
+    assert not left(tmp_path)
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_the_first_run(tmp_path, command):
+    slow_script(tmp_path, epoch="time.sleep(1)")
+    words = command(*WORDS, "--", *python("code/train.py"))
+    process = subprocess.Popen(
+        words, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert waited(lambda: list(tmp_path.glob(".lrtune/runs/recorded-*/run/steps.bin")))
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=SECONDS)
+    assert process.returncode == 130, said
+    assert "lrtune: stopped." in said
+    assert "Traceback" not in said
+    assert not left(tmp_path)
+
+
+@pytest.mark.slow
+def test_ctrl_c_of_an_applied_schedule_ends_the_command(tmp_path, command):
+    slow_script(tmp_path, epoch="pass")
+    process = lrtune(tmp_path, *WORDS, "--", *python("code/train.py"))
+    process.join()
+    assert process.exitcode == 0, (tmp_path / "printed").read_text()
+    script = quadratic(tmp_path / "code", name="long.py", epoch="time.sleep(0.5)", epochs="1000")
+    process = subprocess.Popen(
+        command("apply", "x", "--", *python(script)),
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout.readline().startswith("epoch 0 val_loss: ")
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=SECONDS)
+    assert process.returncode == 130, said
+    assert said.count("Traceback") == 1  # that of the script
+    assert not left(tmp_path)
+
+
+@pytest.mark.slow
+def test_two_jobs(tmp_path, command):
+    slow_script(tmp_path)
+    words = (*WORDS, "--jobs", "2", "--", *python("code/train.py"))
+    process = subprocess.Popen(
+        command(*words), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    assert waited(lambda: rows(tmp_path, "* FROM lrtune_measurements WHERE run = 'baseline-1'"))
+    assert waited(lambda: left(tmp_path))
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=SECONDS)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert not left(tmp_path)
+    done = subprocess.run(
+        command("resume", "x", "--jobs", "2", "--quiet"), cwd=tmp_path, capture_output=True,
+        text=True, timeout=SECONDS * 3,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    ends = {state for state, *_ in rows(tmp_path, "state, 0, 0 FROM lrtune_runs")}
+    assert ends == {"completed"}
+    assert not left(tmp_path)
