@@ -257,7 +257,10 @@ def parse_space(text: str, source: str, *, optimizer: str = "sgd") -> Space:
     parameters = {"optimizer": optimizer, "decay": "cosine"} | given_parameters
     space = Space(source=source, parameters=parameters)
     tables: dict[str, dict[str, dict[str, Any]]] = {"decay": {}, "optimizer": {}}
-    for topic, names in (("decay", tuple(DECAYS)), ("optimizer", (*OPTIMIZERS, optimizer))):
+    for topic, names in (
+        ("decay", tuple(DECAYS)),
+        ("optimizer", tuple(dict.fromkeys((*OPTIMIZERS, optimizer)))),
+    ):
         for name in space.choices(topic):
             if name not in names:
                 problem(
