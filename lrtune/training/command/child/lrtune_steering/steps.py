@@ -46,23 +46,30 @@ class Position:
     def __init__(self, plan: Plan) -> None:
         self.num_steps = 0
         """Real steps as known here; `settle()` brings it up to date."""
-        self._plan = plan
+        self._table = plan.table
+        self._num_planned = len(plan.table)
         self._on_device: torch.Tensor | None = None
-        self._table: torch.Tensor | None = None
+        self._table_on_device: torch.Tensor | None = None
 
     def next_lr(self, overflow: torch.Tensor | None) -> Number:
-        """The LR of the next step; `overflow` is not 0 where that will not be a real one."""
+        """The LR of the next step; beyond the end of the table its last value holds.
+
+        Args:
+            overflow: not 0 where the step will not be a real one; `None` where it certainly is.
+        """
         if overflow is None or not is_late(overflow):
             if self._on_device is not None:
                 self._leave_device()
-            return self._plan.lr_at(self.num_steps)
+            step = self.num_steps
+            return self._table[step] if step < self._num_planned else self._table[-1]
         if self._on_device is None or self._on_device.device != overflow.device:
             self.settle()
             self._on_device = torch.tensor(self.num_steps, device=overflow.device)
-        if self._table is None or self._table.device != overflow.device:
-            table = torch.tensor(self._plan.table, dtype=torch.float64)
-            self._table = table.to(overflow.device)
-        return self._table.take(self._on_device.clamp(max=len(self._table) - 1))
+        table = self._table_on_device
+        if table is None or table.device != overflow.device:
+            table = torch.tensor(self._table, dtype=torch.float64).to(overflow.device)
+            self._table_on_device = table
+        return table.take(self._on_device.clamp(max=self._num_planned - 1))
 
     def advance(self, overflow: torch.Tensor | None) -> bool:
         """Counts a step that has ended; returns whether it was a real one, as far as is known."""
@@ -229,7 +236,7 @@ class Steering:
             steered = self._by_id.get(id(optimizer))
             if steered is None or steered.reference() is not optimizer:
                 steered = self._meet(optimizer)
-            if is_capturing():
+            if torch.cuda._initialized and is_capturing():
                 return
             self._frame, self._current = _caller(), steered
             steered.begin(optimizer, None)
@@ -251,12 +258,13 @@ class Steering:
             # A tensor that is not 0 where a fused optimizer has skipped the step.
             overflow = getattr(optimizer, "found_inf", None)
             is_real = steered.position.advance(overflow)
-            self._losses.end_step()
             if not self._stood_for_election:
                 self._stand_for_election()
             if steered.index == self._main_index and self._files is not None:
                 self._keep_step(steered, is_real, overflow)
-            elif len(self._checks) > 20 * BLOCK_STEPS:
+                return
+            self._losses.end_step()
+            if len(self._checks) > 20 * BLOCK_STEPS:
                 self._flush()
         except Exception as error:
             self._give_up(error)
@@ -491,7 +499,7 @@ def _rank() -> int:
 def _caller() -> FrameType | None:
     """The frame that called the hook: torch's wrapper of the optimizer's `step()`."""
     frame: FrameType | None = sys._getframe(2)
-    while frame is not None and frame.f_globals["__name__"].startswith("torch._dynamo"):
+    while frame is not None and "_dynamo" in frame.f_code.co_filename:
         frame = frame.f_back
     return frame
 
