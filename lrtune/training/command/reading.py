@@ -164,26 +164,17 @@ def read_groups(path: Path) -> Groups | None:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Failed:
-    """A step whose LR was not the one that was set."""
-
-    step: int
-    group: str
-    wanted: float
-    got: float
-
-
-def read_failed(path: Path) -> Failed | None:
-    """Returns the content of `failed.json`; `None` if no LR failed the check."""
+def read_failed(path: Path) -> str:
+    """Returns why a run cannot be steered, by its `failed.json`; empty if nothing failed."""
     content = _json(path)
     if not isinstance(content, dict):
-        return None
-    return Failed(
-        step=content["step"],
-        group=str(content["group"]),
-        wanted=content["wanted"],
-        got=content["got"],
+        return ""
+    if "error" in content:
+        return f"it could not be steered at step {content['step']}: {content['error']}"
+    what = "weight decay" if content.get("key") == "weight_decay" else "LR"
+    return (
+        f"the {what} of group {content['group']} at step {content['step']} was {content['got']:g}, "
+        f"and not {content['wanted']:g} as it was set: the command changes it within the step"
     )
 
 

@@ -174,11 +174,8 @@ class Steered:
         """
         self.exit = self._process.wait(POLL_S)
         self.steps += self._steps.read()
-        if (failed := read_failed(self.folder / "failed.json")) is not None:
-            raise TrialError(
-                f"the LR of group {failed.group} at step {failed.step} was {failed.got:g}, and not "
-                f"{failed.wanted:g} as it was set: the command changes it within the step"
-            )
+        if failed := read_failed(self.folder / "failed.json"):
+            raise TrialError(failed)
         return self.exit is None
 
     def evaluations(self, timeout_s: float = 0.0) -> Iterator[Evaluation]:
