@@ -25,7 +25,7 @@ TASK = (
     "--accumulate", "--augment", "--batch-size", "--clip-norm", "--compile", "--cutout", "--data",
     "--data-dir", "--data-on-device", "--device", "--ema-half-life", "--image-size",
     "--label-smoothing", "--model", "--no-augment", "--no-compile", "--precision", "--task",
-    "--threads", "--train-size", "--val-size",
+    "--threads", "--train-size", "--val-size", "--read", "--seed-offset", "--optimizer-index",
 )  # fmt: skip
 PLACES = ("--home", "--storage")
 
@@ -37,6 +37,8 @@ ENGINE = {
 
 # Every command, its arguments and its options: what users' scripts rely on.
 SURFACE = {
+    "apply": {"STUDY", *PLACES, "--recipe"},
+    "log": {"STUDY", "RUN", *PLACES},
     "compare": {
         "[RECIPE]...", *TASK, *PLACES, *ENGINE, "--epochs", "--include", "--json", "--max-seeds",
         "--out", "--quiet", "--seed", "--seeds", "--study", "--target", "--metric",

@@ -250,6 +250,7 @@ def test_recipes_are_compared_with_the_command_as_it_is(here, call, train):
     assert "needs two recipes at least, but got own" in done.err  # its optimizer is not torch's
     (here / "mine.toml").write_text("optimizer = 'own'\npeak_lr = 0.4\ndecay = 'linear'\n")
     (here / "weak.toml").write_text("optimizer = 'own'\npeak_lr = 0.01\n")
+    words = ("--metric", "val_loss", "--seeds", "2", "--study", "c", "--quiet")
     done = call("compare", "weak.toml", "mine.toml", *words, *train)
     assert done.code == 0, done.err
     assert "In the lead: mine" in done.out

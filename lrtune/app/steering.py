@@ -17,7 +17,6 @@ from lrtune.core import commands
 from lrtune.core.commands import takes
 from lrtune.core.decays import Own
 from lrtune.core.errors import InputError, Problems
-from lrtune.core.optimizers import OPTIMIZERS
 from lrtune.core.recipe import Recipe
 from lrtune.core.sources import CommandLine
 from lrtune.core.study import RangeResult, StudyConfig
@@ -26,7 +25,7 @@ from lrtune.decide.recommend import recommend
 from lrtune.schedules.build import build_schedule
 from lrtune.training.command.recording import Recorded, peek, recorded_file
 from lrtune.training.command.steered import Steered, environment, words_for
-from lrtune.training.command.training import check_sweep, plan_for, swept
+from lrtune.training.command.training import check_sweep, plan_for, swept, swept_lrs
 
 
 @takes(commands.Apply)
@@ -89,7 +88,7 @@ def find_in_command(command: CommandLine, asked: commands.Find) -> RangeResult:
             command, num_steps=asked.num_steps, folder=Path(folder) / "peek", seed=asked.seed
         )
         recipe = Recipe(optimizer=steerable.known_optimizer)
-        first, last = OPTIMIZERS[recipe.optimizer].swept
+        first, last = swept_lrs(recipe.optimizer)
         low = first if asked.low is None else asked.low
         high = last if asked.high is None else asked.high
         num_steps = min(asked.num_steps, steerable.num_steps)

@@ -16,7 +16,7 @@ from warnings import warn
 from lrtune.core.engines import EngineChoice, SharedCheckpoints
 from lrtune.core.events import Event
 from lrtune.core.objective import Objective
-from lrtune.core.optimizers import OptimizerNames
+from lrtune.core.optimizers import OPTIMIZERS
 from lrtune.core.options import (
     Conflict,
     OneOf,
@@ -232,7 +232,7 @@ class Searched(Options):
     ] = "50"
     optimizer: Annotated[
         str | None,
-        OneOf(OptimizerNames()),
+        OneOf(OPTIMIZERS),
         Option(
             "Optimizer to search with; its customary recipe is the baseline.",
             default="the task's",
@@ -443,7 +443,7 @@ class Find(Trained, TrainSettings, Sweeps):
 
     optimizer: Annotated[
         str | None,
-        OneOf(OptimizerNames()),
+        OneOf(OPTIMIZERS),
         Option("Optimizer to test.", default="the task's", metavar="NAME", essential=True),
     ] = None
     seed: Annotated[int, at_least(0), Option("Seed of the first sweep.", metavar="N")] = 0

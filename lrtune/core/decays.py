@@ -70,7 +70,7 @@ class Decay(ABC):
     follows the metrics of the run.
     """
     is_searched: ClassVar[bool] = True
-    """Whether a search space may have it."""
+    """Whether recipes are made with it; else only a training command has it."""
     where: ClassVar[Mapping[str, str]] = {}
     """Constants that `shape` uses, each an expression in the constants before it, the decay's
     parameters, `epochs` and `steps_per_epoch`."""
@@ -365,12 +365,19 @@ class Own(Decay):
     shape = "1.0"
     is_searched = False
 
+    @property
+    def label(self) -> str:
+        """In a recipe's line."""
+        return "its own schedule"
+
     def phrase(self, span: Span) -> str:
         """See `Decay.phrase`."""
         return "leave the LR to the command"
 
 
-DECAYS: dict[str, type[Decay]] = {kind.name: kind for kind in Decay.__subclasses__()}
+DECAYS: dict[str, type[Decay]] = {
+    kind.name: kind for kind in Decay.__subclasses__() if kind.is_searched
+}
 """By name, in the order of their definition: the common ones first, which also have the colours
 that are told apart best. It is looked up when needed and never copied."""
 
@@ -399,6 +406,8 @@ def decay_from_dict(values: Mapping[str, Any]) -> Decay:
         InputError: there is no such decay, a parameter is unknown or missing, or it breaks a rule.
     """
     name = values.get("name")
+    if name == Own.name:
+        return Own()
     if not isinstance(name, str) or name not in DECAYS:
         raise InputError(f"`decay` must be one of {', '.join(DECAYS)}, but got {name!r}.")
     given = {

@@ -1,6 +1,5 @@
 """The optimizers: one entry of a table is all that lrtune knows of one by its name."""
 
-from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -31,8 +30,6 @@ class OptimizerFacts:
     """Bounds of the peak LR where a range test was asked for and gave no signal."""
     swept: tuple[float, float]
     """First and last LR of a range test: from far below any useful LR to past divergence."""
-    is_searched: bool = True
-    """Whether users may choose it; they do not choose the optimizer of a training command."""
     needs_momentum: bool = False
     """Whether its momentum must not be 0."""
     has_one_lr: bool = False
@@ -115,22 +112,8 @@ OPTIMIZERS: dict[str, OptimizerFacts] = {
         title="Prodigy", library=_OTHERS, class_name="Prodigy", has_one_lr=True,
         peak_lr=1.0, decay=Constant(), searched=(0.1, 10.0), swept=(1e-2, 100.0),
     ),
-    "own": OptimizerFacts(
-        title="the command's own optimizer", class_name="", is_searched=False,
-        peak_lr=1.0, searched=(1e-6, 10.0), swept=(1e-6, 10.0),
-    ),
 }  # fmt: skip
 """By the name that users call it. It is looked up when needed and never copied."""
 
-
-class OptimizerNames(Collection[str]):
-    """The names of the optimizers that users may choose, looked up when they are needed."""
-
-    def __iter__(self) -> Iterator[str]:
-        return (name for name, facts in OPTIMIZERS.items() if facts.is_searched)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def __contains__(self, name: object) -> bool:
-        return name in tuple(self)
+OWN = "own"
+"""The optimizer of a training command that is none of these: nothing is known of it."""

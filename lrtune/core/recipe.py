@@ -15,8 +15,12 @@ from warnings import warn
 from lrtune.core import decays
 from lrtune.core.decays import Cosine, Decay, Span, decay_from_dict
 from lrtune.core.errors import InputError, Problems
-from lrtune.core.optimizers import OPTIMIZERS
+from lrtune.core.optimizers import OPTIMIZERS, OWN
 from lrtune.core.options import OneOf, above, at_least, broken_rules, within
+
+
+def _is_optimizer(name: str, value: str) -> str:
+    return "" if value == OWN else OneOf(OPTIMIZERS)(name, value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +30,7 @@ class Recipe:
     Raises `InputError`, all broken rules at once, when built impossible.
     """
 
-    optimizer: Annotated[str, OneOf(OPTIMIZERS)] = "sgd"
+    optimizer: Annotated[str, _is_optimizer] = "sgd"
     peak_lr: Annotated[float, above(0)] = 0.1
     """LR after warmup, of the parameter group whose ratio is 1."""
     warmup_epochs: Annotated[float, at_least(0)] = 0.0

@@ -35,7 +35,7 @@ from typing import Any
 
 from lrtune.core.decays import DECAYS, Plateau, decay_parameters, is_length, missing_parameters
 from lrtune.core.errors import InputError
-from lrtune.core.optimizers import OPTIMIZERS, OptimizerNames
+from lrtune.core.optimizers import OPTIMIZERS
 from lrtune.core.options import broken_rules, fields_of
 from lrtune.core.recipe import Recipe
 
@@ -186,9 +186,10 @@ class Space:
             name: fit_table(f"[optimizer.{name}]", table) for name, table in self.optimizers.items()
         }
         for optimizer in self.needs_range_test:
-            low, high = OPTIMIZERS[optimizer].searched
             if interval := intervals.get(optimizer):
                 low, high = interval.low, interval.high
+            else:
+                low, high = OPTIMIZERS[optimizer].searched
             optimizers.setdefault(optimizer, {})["peak_lr"] = Range(low, high, log=True)
         fitted = replace(
             self,
@@ -256,8 +257,10 @@ def parse_space(text: str, source: str, *, optimizer: str = "sgd") -> Space:
     parameters = {"optimizer": optimizer, "decay": "cosine"} | given_parameters
     space = Space(source=source, parameters=parameters)
     tables: dict[str, dict[str, dict[str, Any]]] = {"decay": {}, "optimizer": {}}
-    decays = tuple(name for name, kind in DECAYS.items() if kind.is_searched)
-    for topic, names in (("decay", decays), ("optimizer", (*OptimizerNames(), optimizer))):
+    for topic, names in (
+        ("decay", tuple(DECAYS)),
+        ("optimizer", tuple(dict.fromkeys((*OPTIMIZERS, optimizer)))),
+    ):
         for name in space.choices(topic):
             if name not in names:
                 problem(

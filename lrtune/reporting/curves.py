@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from lrtune.core.decays import Plateau
+from lrtune.core.decays import Own, Plateau
 from lrtune.core.objective import Objective
 from lrtune.core.recipe import Recipe
 from lrtune.core.run import BASELINE, Measurement, RunRecord
@@ -80,9 +80,18 @@ def lr_curve(
         recipe: whose LR.
         epochs: horizon.
         steps_per_epoch: optimizer steps.
-        measurements: of one run, from its first epoch; only a plateau needs them, and it ends where
-            they end.
+        measurements: of one run, from its first epoch; a plateau and the LRs of a training command
+            need them, and end where they end.
     """
+    if isinstance(recipe.decay, Own):
+        points = [
+            point
+            for m in measurements
+            for point in ((m.epoch - 1, m.lr_first), (m.epoch - 1 / steps_per_epoch, m.lr_last))
+        ]
+        return Curve(
+            label=label, xs=tuple(float(x) for x, _ in points), ys=tuple(y for _, y in points)
+        )
     schedule = build_schedule(recipe, epochs=epochs, steps_per_epoch=steps_per_epoch)
     stride = max(1, epochs * steps_per_epoch // NUM_CURVE_POINTS)
     xs, ys = [], []

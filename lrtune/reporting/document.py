@@ -136,6 +136,21 @@ class Document:
         return self.report.state.config.is_comparison
 
     @property
+    def steers(self) -> bool:
+        """Whether it is of a training command that is steered, which keeps its own loop."""
+        return "command" in self.report.state.config.task
+
+    @property
+    def code_title(self) -> str:
+        """Heading of the code."""
+        if self.steers:
+            return "To train the command with it"
+        recommendation = self.report.recommendation
+        if self.compares and recommendation is not None:
+            return f"{recommendation.best.name} in plain PyTorch"
+        return "In plain PyTorch"
+
+    @property
     def reference(self) -> str:
         """What the others are compared with, by name."""
         return wording.recipe_name(self.report.state.config, BASELINE)
@@ -411,7 +426,8 @@ def _settings(config: StudyConfig) -> Iterator[tuple[str, str]]:
     if config.groups:
         scales = (f"{group.name} x {group.lr_scale:g}" for group in config.groups)
         yield "Parameter groups, of the peak LR", ", ".join(scales)
-    yield from _options(config.settings, type(config.settings))
+    if "command" not in config.task:  # which has settings of its own
+        yield from _options(config.settings, type(config.settings))
     if not config.is_comparison:
         yield "Space", config.space_name
         yield "Budget", str(config.budget)

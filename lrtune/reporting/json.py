@@ -47,7 +47,7 @@ def render_json(document: Document) -> str:
         | {
             "space": config.space_name,
             "budget": str(config.budget),
-            "settings": asdict(config.settings),
+            "settings": {} if document.steers else asdict(config.settings),
             "objective": asdict(config.objective),
             "groups": list(map(asdict, config.groups)),
         },

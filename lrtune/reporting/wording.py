@@ -9,7 +9,7 @@ from typing import Any
 
 from lrtune.core.counts import count as count
 from lrtune.core.objective import UNKNOWN, Objective
-from lrtune.core.optimizers import OPTIMIZERS
+from lrtune.core.optimizers import OPTIMIZERS, OWN
 from lrtune.core.recipe import ParameterGroup, Recipe
 from lrtune.core.run import BASELINE, Run
 from lrtune.core.study import RangeResult, Rung, StudyConfig
@@ -101,6 +101,8 @@ def probability(value: float) -> str:
 
 def optimizer_title(name: str) -> str:
     """What people call an optimizer: `Schedule-Free SGD`; a user's own keeps its name."""
+    if name == OWN:
+        return "the command's own optimizer"
     return OPTIMIZERS[name].title if name in OPTIMIZERS else name
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 from collections import Counter
+from typing import get_overloads
 
 import pytest
 
@@ -65,7 +66,7 @@ def test_a_function_has_the_signature_and_the_help_of_its_options():
     assert all(f"    {name}: " in help_text for name in parameters)
 
 
-@pytest.mark.parametrize("name", ["search", "compare", "resume", "find_lr", "report", "export"])
+@pytest.mark.parametrize("name", ["search", "compare", "resume", "find_lr", "load", "export"])
 def test_public_functions_describe_every_argument(name):
     function = getattr(lrtune, name)
     parameters = inspect.signature(function).parameters
@@ -87,3 +88,11 @@ def test_a_conflict_with_a_setting_of_the_task_is_not_foreseen():
     assert len(problems) == 1
     with pytest.raises(lrtune.InputError):
         TrainSettings(accumulate=3)
+
+
+def test_the_arguments_of_a_report_are_its_options():
+    """`lrtune.report` has two meanings, so that its arguments are written out for type checkers."""
+    of_study, of_metrics = get_overloads(lrtune.report)
+    names = [option.name for option in options_of(commands.Report)]
+    assert sorted(inspect.signature(of_study).parameters) == sorted(names)
+    assert list(inspect.signature(of_metrics).parameters) == ["values"]

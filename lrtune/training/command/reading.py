@@ -8,7 +8,6 @@ be absent, and its last line may be half-written.
 import csv
 import io
 import json
-import math
 import re
 import struct
 import time
@@ -167,30 +166,17 @@ def read_groups(path: Path) -> Groups | None:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Failed:
-    """A step at which the LRs could not be set, or were not the ones that were set."""
-
-    step: int
-    group: str = ""
-    wanted: float = math.nan
-    got: float = math.nan
-    error: str = ""
-    """What went wrong in lrtune's own code in the command; empty if an LR was wrong."""
-
-
-def read_failed(path: Path) -> Failed | None:
-    """Returns the content of `failed.json`; `None` if nothing failed."""
+def read_failed(path: Path) -> str:
+    """Returns why a run cannot be steered, by its `failed.json`; empty if nothing failed."""
     content = _json(path)
     if not isinstance(content, dict):
-        return None
+        return ""
     if "error" in content:
-        return Failed(step=content["step"], error=content["error"])
-    return Failed(
-        step=content["step"],
-        group=str(content["group"]),
-        wanted=content["wanted"],
-        got=content["got"],
+        return f"it could not be steered at step {content['step']}: {content['error']}"
+    what = "weight decay" if content.get("key") == "weight_decay" else "LR"
+    return (
+        f"the {what} of group {content['group']} at step {content['step']} was {content['got']:g}, "
+        f"and not {content['wanted']:g} as it was set: the command changes it within the step"
     )
 
 

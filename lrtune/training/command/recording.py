@@ -10,7 +10,7 @@ from typing import Any
 from lrtune.core.decays import Own
 from lrtune.core.errors import InputError, TaskError, TrialError
 from lrtune.core.objective import Objective
-from lrtune.core.optimizers import OPTIMIZERS
+from lrtune.core.optimizers import OPTIMIZERS, OWN
 from lrtune.core.recipe import ParameterGroup, Recipe
 from lrtune.core.run import Measurement
 from lrtune.core.sources import CommandLine
@@ -46,9 +46,9 @@ class Steerable:
 
     @property
     def known_optimizer(self) -> str:
-        """The optimizer by the name that recipes have for it, or `own`."""
+        """The optimizer by the name that recipes have for it, or `OWN`."""
         known = (name for name, facts in OPTIMIZERS.items() if facts.class_name == self.optimizer)
-        return next(known, "own")
+        return next(known, OWN)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from array import array
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ Mode = Literal["record", "set", "sweep"]
 CHILD = Path(__file__).parent / "child"
 """Put on the path of every Python of the command."""
 POLL_S = 0.1
+LATE_STEPS_S = 5.0
+"""The longest that a value waits for the steps before it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,14 +194,8 @@ class Steered:
         """
         self.exit = self._process.wait(POLL_S)
         self.steps += self._steps.read()
-        failed = read_failed(self.folder / "failed.json")
-        if failed is not None and failed.error:
-            raise TrialError(f"lrtune could not set the LR of step {failed.step}: {failed.error}")
-        if failed is not None:
-            raise TrialError(
-                f"the LR of group {failed.group} at step {failed.step} was {failed.got:g}, and not "
-                f"{failed.wanted:g} as it was set: the command changes it within the step"
-            )
+        if failed := read_failed(self.folder / "failed.json"):
+            raise TrialError(failed)
         return self.exit is None
 
     def evaluations(self, timeout_s: float = 0.0) -> Iterator[Evaluation]:
@@ -211,12 +208,20 @@ class Steered:
             TrialError: it was given up, it failed, or an LR was not the one that was set.
         """
         last = time.monotonic()
+        arrived: deque[tuple[float, Evaluation]] = deque()
         runs = True
         while runs:
             runs = self.wait()
             for evaluation in self.epochs.read(over=not runs):
                 last = time.monotonic()
-                yield evaluation
+                arrived.append((last, evaluation))
+            # The command writes its steps in blocks, perhaps after the value that belongs to them.
+            while arrived and (
+                not runs
+                or arrived[0][1].step <= len(self.steps)
+                or time.monotonic() - arrived[0][0] > LATE_STEPS_S
+            ):
+                yield arrived.popleft()[1]
             if runs and timeout_s and time.monotonic() - last > timeout_s:
                 raise TrialError(
                     f"the command gave no value of `{self._metric}` for {timeout_s:g} s"

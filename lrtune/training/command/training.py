@@ -154,7 +154,7 @@ class CommandTraining:
         num_steps: int | None = None,
     ) -> RangeCurve:
         """See `Training`."""
-        first, last = OPTIMIZERS[recipe.optimizer].swept
+        first, last = swept_lrs(recipe.optimizer)
         low, high = first if low is None else low, last if high is None else high
         num_steps = min(num_steps or NUM_STEPS, self.recorded.num_steps)
         check_sweep(low, high, num_steps)
@@ -192,6 +192,11 @@ def plan_for(command: CommandLine, steerable: Steerable, recipe: Recipe, seed: i
         optimizer_index=command.optimizer_index,
         peak_lr=recipe.peak_lr,
     )
+
+
+def swept_lrs(optimizer: str) -> tuple[float, float]:
+    """First and last LR of a sweep."""
+    return OPTIMIZERS[optimizer].swept if optimizer in OPTIMIZERS else (1e-6, 10.0)
 
 
 def check_sweep(low: float, high: float, num_steps: int) -> None:

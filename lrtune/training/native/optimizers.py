@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lrtune.core.errors import InputError, check
-from lrtune.core.optimizers import OPTIMIZERS
+from lrtune.core.optimizers import OPTIMIZERS, OWN
 from lrtune.core.recipe import ParameterGroup, Recipe, optimizer_arguments, scaled_groups
 
 Groups = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
@@ -70,6 +70,8 @@ def build_optimizer(
             # Fused steps take it in single precision on a GPU, and as they take a number on a CPU.
             dtype = torch.float32 if device.type == "cuda" else torch.float64
             group["lr"] = torch.tensor(group["base_lr"], device=device, dtype=dtype)
+    if recipe.optimizer == OWN:
+        raise InputError("The optimizer `own` is that of a training command, and of nothing else.")
     facts = OPTIMIZERS[recipe.optimizer]
     scales = [group.lr_scale for group in scaled]
     if facts.has_one_lr and len(set(scales)) > 1:

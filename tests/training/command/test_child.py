@@ -977,6 +977,12 @@ def test_a_python_that_makes_no_step_writes_nothing(run):
     assert ran.files == set()
 
 
+def test_the_import_of_torch_stays_as_quick_as_it_was(run):
+    """The compiler takes seconds to import."""
+    code = "import sys, torch; assert 'torch._dynamo' not in sys.modules"
+    run(code, head="", plan={"mode": "record", "seed_offset": 3})
+
+
 PLAIN = """
 optimizer = record(torch.optim.SGD)(model.parameters(), lr=0.1)
 for step in range(3):

@@ -16,7 +16,6 @@ from lrtune.training.command.reading import (
     CsvColumn,
     CsvRows,
     Epochs,
-    Failed,
     Groups,
     Lines,
     LogLines,
@@ -124,7 +123,6 @@ def test_files_that_are_replaced(tmp_path):
     optimizer = {"class": "SGD", "module": "m", "num_steps": 3, "groups": [group]}
     contents = {
         "groups": {"version": 1, "torch": "2.0", "python": "3.8", "optimizers": [optimizer]},
-        "failed": {"step": 7, "group": "0", "wanted": 0.1, "got": 0.2},
         "seeds": {"seeded": ["torch", "random"], "offset": 3},
     }
     expected = {
@@ -140,10 +138,9 @@ def test_files_that_are_replaced(tmp_path):
                 ),
             ),
         ),
-        "failed": Failed(step=7, group="0", wanted=0.1, got=0.2),
         "seeds": Seeds(seeded=("torch", "random"), offset=3),
     }
-    readers = {"groups": read_groups, "failed": read_failed, "seeds": read_seeds}
+    readers = {"groups": read_groups, "seeds": read_seeds}
     for name, reader in readers.items():
         path = tmp_path / f"{name}.json"
         assert reader(path) is None
@@ -151,6 +148,32 @@ def test_files_that_are_replaced(tmp_path):
         assert reader(path) is None
         path.write_text(json.dumps(contents[name]))
         assert reader(path) == expected[name]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            {"step": 7, "group": "0", "key": "lr", "wanted": 0.1, "got": 0.2},
+            "the LR of group 0 at step 7 was 0.2, and not 0.1 as it was set: the command changes "
+            "it within the step",
+        ),
+        (
+            {"step": 7, "group": "head", "key": "weight_decay", "wanted": 0.1, "got": 0.0},
+            "the weight decay of group head at step 7 was 0, and not 0.1 as it was set: the "
+            "command changes it within the step",
+        ),
+        ({"step": 3, "error": "KeyError('lr')"},
+         "it could not be steered at step 3: KeyError('lr')"),
+    ],
+)  # fmt: skip
+def test_why_a_run_cannot_be_steered(tmp_path, content, message):
+    path = tmp_path / "failed.json"
+    assert read_failed(path) == ""
+    path.write_text('{"half": ')
+    assert read_failed(path) == ""
+    path.write_text(json.dumps(content))
+    assert read_failed(path) == message
 
 
 def test_whole_lines_come_once(tmp_path):
@@ -584,9 +607,3 @@ def test_a_stamped_line_does_not_count_again_by_the_log(run):
     run.print("score: 0.5").train(1)
     assert epochs.read(over=True)[-1].step == 24
     assert epochs.series.source == "output"
-
-
-def test_an_error_of_the_steering_itself_is_told(tmp_path):
-    path = tmp_path / "failed.json"
-    path.write_text('{"step": 7, "error": "KeyError(1)"}')
-    assert read_failed(path) == Failed(step=7, error="KeyError(1)")

@@ -169,7 +169,7 @@ def test_each_real_step_has_the_lr_of_the_recipe(command, here):
 
 
 def test_a_compressed_run_is_ended_after_its_last_epoch(here):
-    script = quadratic(here / "code", epoch="time.sleep(0.05)", end="open('ended', 'w')")
+    script = quadratic(here / "code", epoch="time.sleep(0.3)", end="open('ended', 'w')")
     training = training_of(CommandLine(python(script)), here)
     (here / "ended").unlink()
     run = run_of(Recipe(peak_lr=0.4, decay=Cosine()), 2)

@@ -164,7 +164,7 @@ class Groups:
         """
         if len(groups) > len(self.known):
             self.meet(groups)
-        floats = self._floats
+        floats, decay = self._floats, self._weight_decay
         is_float = type(lr) is float
         tensors: set[int] = set()
         for place, (known, group) in enumerate(zip(self.known, groups)):
@@ -178,13 +178,14 @@ class Groups:
             elif own is not None:
                 known.notice(own)
                 self._write(group, place, "lr", lr * known.ratio, tensors)
-            if self._weight_decay is not None and group.get("weight_decay") is not None:
-                decay = self._weight_decay * known.decay_ratio
-                if isinstance(group["weight_decay"], torch.Tensor):
-                    self._write(group, place, "weight_decay", decay, tensors)
-                else:
-                    floats.append((group, place, "weight_decay", group["weight_decay"], decay))
-                    group["weight_decay"] = decay
+            if decay is None:
+                continue
+            own = group.get("weight_decay")
+            if isinstance(own, torch.Tensor):
+                self._write(group, place, "weight_decay", decay * known.decay_ratio, tensors)
+            elif own is not None:
+                group["weight_decay"] = wanted = decay * known.decay_ratio
+                floats.append((group, place, "weight_decay", own, wanted))
 
     def _write(
         self, group: dict[str, Any], place: int, key: str, value: Number, tensors: set[int]

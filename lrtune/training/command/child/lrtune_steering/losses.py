@@ -19,12 +19,13 @@ def is_late(tensor: torch.Tensor) -> bool:
 
 def is_capturing() -> bool:
     """Whether work is being captured into a CUDA graph instead of being done."""
-    # The attribute, since this is asked at every step.
     return torch.cuda._initialized and torch.cuda.is_current_stream_capturing()
 
 
 def numbers_of(values: list[Number]) -> list[float]:
     """The values as floats; each device is waited for once."""
+    if all(type(value) is float for value in values):
+        return values
     numbers = [math.nan] * len(values)
     by_device: dict[torch.device, list[int]] = {}
     for place, value in enumerate(values):
@@ -75,8 +76,9 @@ class Losses:
         self._in_step, self._closed = False, True
 
     def take(self) -> Number:
-        """The loss of the step, NaN if there is none; it is not given twice."""
+        """Ends a step; returns its loss, NaN if there is none. It is not given twice."""
         loss, self._sum = self._sum, None
+        self._in_step, self._closed = False, True
         return math.nan if loss is None else loss
 
     def _note(self, tensors: Any, gradients: Any) -> None:

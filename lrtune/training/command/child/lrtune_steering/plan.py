@@ -35,10 +35,6 @@ class Plan:
         self.seed_offset: int | None = document.get("seed_offset")
         self.optimizer_index: int | None = document.get("optimizer_index")
 
-    def lr_at(self, step: int) -> float:
-        """The LR of a group of ratio 1 in a step; beyond the end the last value holds."""
-        return self.table[step] if step < len(self.table) else self.table[-1]
-
 
 def read_plan(folder: str) -> Plan:
     """Reads the plan in a run folder."""

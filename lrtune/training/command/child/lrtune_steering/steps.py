@@ -46,23 +46,30 @@ class Position:
     def __init__(self, plan: Plan) -> None:
         self.num_steps = 0
         """Real steps as known here; `settle()` brings it up to date."""
-        self._plan = plan
+        self._table = plan.table
+        self._num_planned = len(plan.table)
         self._on_device: torch.Tensor | None = None
-        self._table: torch.Tensor | None = None
+        self._table_on_device: torch.Tensor | None = None
 
     def next_lr(self, overflow: torch.Tensor | None) -> Number:
-        """The LR of the next step; `overflow` is not 0 where that will not be a real one."""
+        """The LR of the next step; beyond the end of the table its last value holds.
+
+        Args:
+            overflow: not 0 where the step will not be a real one; `None` where it certainly is.
+        """
         if overflow is None or not is_late(overflow):
             if self._on_device is not None:
                 self._leave_device()
-            return self._plan.lr_at(self.num_steps)
+            step = self.num_steps
+            return self._table[step] if step < self._num_planned else self._table[-1]
         if self._on_device is None or self._on_device.device != overflow.device:
             self.settle()
             self._on_device = torch.tensor(self.num_steps, device=overflow.device)
-        if self._table is None or self._table.device != overflow.device:
-            table = torch.tensor(self._plan.table, dtype=torch.float64)
-            self._table = table.to(overflow.device)
-        return self._table.take(self._on_device.clamp(max=len(self._table) - 1))
+        table = self._table_on_device
+        if table is None or table.device != overflow.device:
+            table = torch.tensor(self._table, dtype=torch.float64).to(overflow.device)
+            self._table_on_device = table
+        return table.take(self._on_device.clamp(max=self._num_planned - 1))
 
     def advance(self, overflow: torch.Tensor | None) -> bool:
         """Counts a step that has ended; returns whether it was a real one, as far as is known."""
@@ -159,6 +166,7 @@ class Steering:
         self._early: deque[Callable[[Files], None]] = deque(maxlen=_MAX_EARLY)
         self._documents: dict[str, Any] = {}  # as written last
         self._flushed_s = -math.inf
+        self._line_waits = False  # a line was written whose steps are not
         self._documented_s = -math.inf
 
     # ---- Getting in
@@ -229,7 +237,7 @@ class Steering:
             steered = self._by_id.get(id(optimizer))
             if steered is None or steered.reference() is not optimizer:
                 steered = self._meet(optimizer)
-            if is_capturing():
+            if torch.cuda._initialized and is_capturing():
                 return
             self._frame, self._current = _caller(), steered
             steered.begin(optimizer, None)
@@ -251,12 +259,13 @@ class Steering:
             # A tensor that is not 0 where a fused optimizer has skipped the step.
             overflow = getattr(optimizer, "found_inf", None)
             is_real = steered.position.advance(overflow)
-            self._losses.end_step()
             if not self._stood_for_election:
                 self._stand_for_election()
             if steered.index == self._main_index and self._files is not None:
                 self._keep_step(steered, is_real, overflow)
-            elif len(self._checks) > 20 * BLOCK_STEPS:
+                return
+            self._losses.end_step()
+            if len(self._checks) > 20 * BLOCK_STEPS:
                 self._flush()
         except Exception as error:
             self._give_up(error)
@@ -349,8 +358,12 @@ class Steering:
         self._rows.append((lr, loss, skipped))
         if skipped is None and type(lr) is float and type(loss) is float:
             self._files.write_board(steered.position.num_steps, lr, loss)
-        if len(self._rows) >= BLOCK_STEPS or not self._documents:
+        if len(self._rows) >= BLOCK_STEPS or not self._documents or self._is_due():
             self._flush()
+
+    def _is_due(self) -> bool:
+        """Whether a line was written a while after the last block, which lrtune may wait for."""
+        return self._line_waits and time.monotonic() - self._flushed_s >= _MIN_PAUSE_S
 
     def _num_steps(self) -> int:
         """Real steps of the main optimizer; those that are not known yet are taken to be real."""
@@ -380,6 +393,7 @@ class Steering:
             return
         if time.monotonic() - self._flushed_s >= _MIN_PAUSE_S and self._current is None:
             self._flush()
+        self._line_waits = bool(self._rows)
         step = self._num_steps()
         self._files.append_line({"step": step, "time": when, "stream": stream, "line": line})
 
@@ -388,6 +402,7 @@ class Steering:
         files, rows, checks = self._files, self._rows, self._checks
         self._rows, self._checks = [], []
         self._flushed_s = time.monotonic()
+        self._line_waits = False
         for steered in self._optimizers:
             steered.position.settle()
         self._compare(checks)
@@ -491,7 +506,7 @@ def _rank() -> int:
 def _caller() -> FrameType | None:
     """The frame that called the hook: torch's wrapper of the optimizer's `step()`."""
     frame: FrameType | None = sys._getframe(2)
-    while frame is not None and frame.f_globals["__name__"].startswith("torch._dynamo"):
+    while frame is not None and "_dynamo" in frame.f_code.co_filename:
         frame = frame.f_back
     return frame
 
