@@ -12,6 +12,7 @@ import lrtune
 from lrtune.reporting.document import compose
 from lrtune.reporting.json import render_json
 from lrtune.schedules import build_schedule
+from lrtune.tuning.sampler import fitted_space
 from tests.training.command.scripts import alive, lrs_of, python, quadratic, same_lrs
 
 SMALL = ("--metric", "val_loss", "--budget", "3", "--seeds", "1", "--confirm", "0", "--quiet")
@@ -264,6 +265,17 @@ def test_a_recipe_of_another_optimizer_is_refused(here, call, train):
         assert "`optimizer` must be own, which the command has, but got adamw" in refused.err
 
 
+def test_a_plateau_decay_is_refused_and_not_searched(here, call, train):
+    (here / "p.toml").write_text("optimizer = 'own'\npeak_lr = 0.4\n[decay]\nname = 'plateau'\n")
+    refused = call("search", "--baseline", "p.toml", *SMALL, *train)
+    assert refused.code == 2
+    assert "plateau decay needs its metric during the run" in refused.err
+    (here / "c.toml").write_text("optimizer = 'own'\npeak_lr = 0.4\ndecay = 'cosine'\n")
+    done = call("search", "--baseline", "c.toml", *SMALL, "--study", "x", *train)
+    assert done.code == 0, done.err
+    assert "plateau" not in fitted_space(lrtune.load("x").state).choices("decay")
+
+
 def test_find_tests_the_command(here, call, train):
     done = call("find", "--seeds", "2", *train)
     assert done.code == 0, done.err
@@ -365,6 +377,7 @@ def test_os_exit_before_the_end_is_early_stopping(here, call):
     assert states(lrtune.load("x")) == {"completed": 4}
 
 
+@pytest.mark.slow
 def test_children_that_outlive_the_command_are_ended(here, call):
     end = (
         "import subprocess\n"

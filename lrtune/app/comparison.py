@@ -5,7 +5,7 @@ from dataclasses import replace
 from lrtune.app.places import Places
 from lrtune.app.results import recipe_of
 from lrtune.app.studies import begun, check_facts, fitted_rungs, request_of, train_study
-from lrtune.app.subjects import optimizer_problems
+from lrtune.app.subjects import command_problems
 from lrtune.core import commands
 from lrtune.core.commands import takes
 from lrtune.core.errors import InputError, Problems
@@ -50,7 +50,7 @@ def compare(asked: commands.Compare) -> SearchResult:
     for name in asked.include:
         with problems.gather():
             compared.append(_included(name, epochs, request.places))
-    problems += optimizer_problems(request.subject, {it.name: it.recipe for it in compared})
+    problems += command_problems(request.subject, {it.name: it.recipe for it in compared})
     if len(names := [named.name for named in compared]) > len(set(names)):
         problems.append(f"recipes must have different names, but got {', '.join(names)}.")
     if len(compared) < 2:

@@ -19,6 +19,7 @@ from lrtune.app.arguments import (
 from lrtune.app.engines import open_native
 from lrtune.app.places import Places
 from lrtune.core.commands import Compare, Search
+from lrtune.core.decays import Plateau
 from lrtune.core.engines import EngineOptions, Local
 from lrtune.core.errors import InputError, Problems
 from lrtune.core.objective import Objective
@@ -255,19 +256,27 @@ def _command(
     return subject
 
 
-def optimizer_problems(subject: Subject, recipes: Mapping[str, Recipe]) -> list[str]:
-    """What is wrong with recipes of another optimizer than a command has.
+def command_problems(subject: Subject, recipes: Mapping[str, Recipe]) -> list[str]:
+    """What is wrong with recipes that a command cannot be trained with.
 
     Args:
         subject: what is trained.
         recipes: by their names for messages.
     """
     own = subject.own_optimizer
-    return [
+    if own is None:
+        return []
+    problems = [
         f"{name}: `optimizer` must be {own}, which the command has, but got {recipe.optimizer}."
         for name, recipe in recipes.items()
-        if own is not None and recipe.optimizer != own
+        if recipe.optimizer != own
     ]
+    problems += [
+        f"{name}: a plateau decay needs its metric during the run, which a command gives too late."
+        for name, recipe in recipes.items()
+        if isinstance(recipe.decay, Plateau)
+    ]
+    return problems
 
 
 def _timeout_problems(engine: EngineOptions) -> list[str]:

@@ -117,3 +117,5 @@ OPTIMIZERS: dict[str, OptimizerFacts] = {
 
 OWN = "own"
 """The optimizer of a training command that is none of these: nothing is known of it."""
+WIDEST = (1e-6, 10.0)
+"""First and last LR of a range test of such an optimizer, and its bounds without one."""

@@ -35,7 +35,7 @@ from typing import Any
 
 from lrtune.core.decays import DECAYS, Plateau, decay_parameters, is_length, missing_parameters
 from lrtune.core.errors import InputError
-from lrtune.core.optimizers import OPTIMIZERS
+from lrtune.core.optimizers import OPTIMIZERS, WIDEST
 from lrtune.core.options import broken_rules, fields_of
 from lrtune.core.recipe import Recipe
 
@@ -189,7 +189,8 @@ class Space:
             if interval := intervals.get(optimizer):
                 low, high = interval.low, interval.high
             else:
-                low, high = OPTIMIZERS[optimizer].searched
+                facts = OPTIMIZERS.get(optimizer)
+                low, high = facts.searched if facts else WIDEST
             optimizers.setdefault(optimizer, {})["peak_lr"] = Range(low, high, log=True)
         fitted = replace(
             self,

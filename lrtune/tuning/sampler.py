@@ -26,7 +26,6 @@ from optuna.distributions import (
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from lrtune.core.decays import Own
 from lrtune.core.errors import StoreError, first_line
 from lrtune.core.recipe import Recipe, default_recipe
 from lrtune.core.space import SCALES, Choice, Interval, Parameter, Range, Space, Value, parse_space
@@ -104,7 +103,7 @@ def fitted_space(state: StudyState) -> Space:
     }
     config = state.config
     space = parse_space(config.space_toml, config.space_name, optimizer=config.baseline.optimizer)
-    if isinstance(config.baseline.decay, Own):  # a command, whose metrics come too late for it
+    if "command" in config.task:  # a command, whose metrics come too late for it
         space = space.without("plateau")
         peak_lr = config.baseline.peak_lr
         around = Interval(low=peak_lr / AROUND, high=peak_lr * AROUND, suggestion=peak_lr)

@@ -14,7 +14,7 @@ import numpy as np
 from lrtune.core.decays import Own
 from lrtune.core.errors import InputError, TrialError, check
 from lrtune.core.objective import Metrics, Objective
-from lrtune.core.optimizers import OPTIMIZERS
+from lrtune.core.optimizers import OPTIMIZERS, WIDEST
 from lrtune.core.recipe import Recipe
 from lrtune.core.run import Measurement, Run
 from lrtune.core.sources import CommandLine
@@ -196,7 +196,7 @@ def plan_for(command: CommandLine, steerable: Steerable, recipe: Recipe, seed: i
 
 def swept_lrs(optimizer: str) -> tuple[float, float]:
     """First and last LR of a sweep."""
-    return OPTIMIZERS[optimizer].swept if optimizer in OPTIMIZERS else (1e-6, 10.0)
+    return OPTIMIZERS[optimizer].swept if optimizer in OPTIMIZERS else WIDEST
 
 
 def check_sweep(low: float, high: float, num_steps: int) -> None:
