@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow  # each of them starts a Python with torch
 ROOT = Path(__file__).parents[3]
 CHILD = ROOT / "lrtune" / "training" / "command" / "child"
 TABLE = [0.01 * (1 + step % 7) for step in range(12)]
@@ -24,6 +25,7 @@ TABLE = [0.01 * (1 + step % 7) for step in range(12)]
 
 RECORDING = """
 import json, os, torch
+
 USED = []
 
 def record(kind):
