@@ -1,9 +1,10 @@
-"""A character language model in nanoGPT's style: it evaluates every 20 steps and sets its LR by hand.
+"""A character language model in nanoGPT's style that lrtune searches as it is.
+
+The script sets its LR by hand before each step, and evaluates every 20 steps. An epoch of the
+search is what lies between two evaluations.
 
     python examples/commands/characters.py
     lrtune search --metric "val loss:min" --budget 12 -- python examples/commands/characters.py
-
-An epoch of the search is what lies between two evaluations: 20 optimizer steps.
 """
 
 import math
@@ -18,9 +19,8 @@ BATCH_SIZE, BLOCK_SIZE, WIDTH = 16, 32, 32
 LEARNING_RATE, MIN_LR = 1e-3, 1e-4
 
 torch.manual_seed(1337)
-text = "".join(
-    path.read_text() for path in sorted(Path(torch.__file__).parent.glob("nn/modules/l*.py"))
-)
+sources = sorted(Path(torch.__file__).parent.glob("nn/modules/l*.py"))  # text that is there
+text = "".join(path.read_text() for path in sources)
 characters = sorted(set(text))
 ids = torch.tensor([characters.index(character) for character in text[:100_000]])
 splits = {"train": ids[:90_000], "val": ids[90_000:]}

@@ -1,7 +1,10 @@
-"""An image script in timm's style: arguments, automatic mixed precision, and a summary.csv.
+r"""An image script in timm's style that lrtune searches as it is.
 
-python examples/commands/images.py --output out --amp
-lrtune search --metric eval_top1:max --read {run_dir}/summary.csv:eval_top1 --budget 12 -- \
+The script takes arguments, can use automatic mixed precision, and writes its metrics to a
+summary.csv. `{run_dir}` in the command gives each run a folder of its own.
+
+    python examples/commands/images.py --output out --amp
+    lrtune search --metric eval_top1:max --read {run_dir}/summary.csv:eval_top1 --budget 12 -- \
         python examples/commands/images.py --output {run_dir} --amp
 """
 

@@ -1,7 +1,9 @@
-"""A LightningModule that lrtune searches as it is; what it logs is read from the trainer.
+"""A LightningModule that lrtune searches as it is.
 
-python examples/commands/lightning_digits.py
-lrtune search --metric val_loss:min --budget 12 -- python examples/commands/lightning_digits.py
+The script prints no metric. lrtune reads what the module logs from the trainer.
+
+    python examples/commands/lightning_digits.py
+    lrtune search --metric val_loss:min --budget 12 -- python examples/commands/lightning_digits.py
 """
 
 import lightning
@@ -21,16 +23,19 @@ class Digits(lightning.LightningModule):
         )
 
     def training_step(self, batch, _):
+        """Returns the loss of a batch."""
         images, labels = batch
         return functional.cross_entropy(self.net(images), labels)
 
     def validation_step(self, batch, _):
+        """Logs the metrics of a batch."""
         images, labels = batch
         logits = self.net(images)
         self.log("val_loss", functional.cross_entropy(logits, labels))
         self.log("val_acc", (logits.argmax(1) == labels).float().mean())
 
     def configure_optimizers(self):
+        """Returns AdamW and a one-cycle schedule."""
         optimizer = torch.optim.AdamW(self.parameters(), lr=1e-3)
         total = int(self.trainer.estimated_stepping_batches)
         scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=total)

@@ -1,6 +1,6 @@
 """A plain training loop that lrtune searches as it is: digits, SGD and a cosine.
 
-It knows nothing of lrtune, and prints the validation loss after each epoch:
+The script knows nothing of lrtune. It prints the validation loss after each epoch.
 
     python examples/commands/plain.py
     lrtune search --metric val_loss:min --budget 12 -- python examples/commands/plain.py

@@ -1,7 +1,9 @@
-"""Two processes with DistributedDataParallel, started by torchrun, that lrtune searches as they are.
+r"""Two processes with DistributedDataParallel that lrtune searches as they are.
 
-torchrun --nproc-per-node 2 examples/commands/ranks.py
-lrtune search --metric val_loss:min --budget 12 -- \
+Each process of torchrun gets the same LRs. The metric is read from what the first one prints.
+
+    torchrun --nproc-per-node 2 examples/commands/ranks.py
+    lrtune search --metric val_loss:min --budget 12 -- \
         torchrun --nproc-per-node 2 examples/commands/ranks.py
 """
 

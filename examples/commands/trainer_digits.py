@@ -1,6 +1,7 @@
-"""A training by transformers' Trainer that lrtune searches as it is: a tiny BERT on made-up text.
+r"""A training by transformers' Trainer that lrtune searches as it is: a tiny BERT.
 
-The number of epochs is an argument, so `{epochs}` in the command lets lrtune choose it:
+The script takes the number of epochs as an argument. With `{epochs}` in the command lrtune fills it
+in, so that short runs are short for the script too.
 
     python examples/commands/trainer_digits.py --epochs 4 --output-dir out
     lrtune search --metric eval_loss:min --epochs 4 --budget 12 -- \
