@@ -26,7 +26,7 @@ from lrtune.app.studies import (
     teller,
     train_study,
 )
-from lrtune.app.subjects import RUNS, resumed
+from lrtune.app.subjects import RUNS, optimizer_problems, resumed
 from lrtune.core import commands
 from lrtune.core.commands import takes
 from lrtune.core.engines import Local
@@ -89,6 +89,9 @@ def search(asked: commands.Search) -> SearchResult:
     for recipe in asked.tries:
         with problems.gather():
             tried.append(_recipe(recipe, epochs))
+    problems += optimizer_problems(
+        subject, {"the baseline": own} | {recipe.label: recipe for recipe in tried}
+    )
     space: Space | None = None
     if space_name:
         with problems.gather():

@@ -5,6 +5,7 @@ from dataclasses import replace
 from lrtune.app.places import Places
 from lrtune.app.results import recipe_of
 from lrtune.app.studies import begun, check_facts, fitted_rungs, request_of, train_study
+from lrtune.app.subjects import optimizer_problems
 from lrtune.core import commands
 from lrtune.core.commands import takes
 from lrtune.core.errors import InputError, Problems
@@ -36,14 +37,20 @@ def compare(asked: commands.Compare) -> SearchResult:
     epochs = asked.epochs or request.subject.epochs
     max_seeds = asked.num_seeds if asked.max_seeds is None else asked.max_seeds
     compared: list[NamedRecipe] = []
+    own = request.subject.own_optimizer
+    if own is not None and not asked.recipes:
+        compared.append(NamedRecipe(name="own", recipe=request.subject.baseline))
     for recipe in asked.recipes or recipe_names():
         with problems.gather():
             named = recipe if isinstance(recipe, NamedRecipe) else read_recipe(recipe, epochs)
+            if own not in (None, named.recipe.optimizer) and not asked.recipes:
+                continue
             compared.append(named)
             problems += [f"{named.name}: {p}" for p in length_problems(named.recipe, epochs)]
     for name in asked.include:
         with problems.gather():
             compared.append(_included(name, epochs, request.places))
+    problems += optimizer_problems(request.subject, {it.name: it.recipe for it in compared})
     if len(names := [named.name for named in compared]) > len(set(names)):
         problems.append(f"recipes must have different names, but got {', '.join(names)}.")
     if len(compared) < 2:

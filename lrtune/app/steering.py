@@ -1,6 +1,7 @@
 """The commands `apply` and `log`, for studies of a training command."""
 
 import os
+import shlex
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -19,11 +20,11 @@ from lrtune.core.errors import InputError, Problems
 from lrtune.core.optimizers import OPTIMIZERS
 from lrtune.core.recipe import Recipe
 from lrtune.core.sources import CommandLine
-from lrtune.core.study import RangeResult
+from lrtune.core.study import RangeResult, StudyConfig
 from lrtune.decide.bounds import range_result
 from lrtune.decide.recommend import recommend
 from lrtune.schedules.build import build_schedule
-from lrtune.training.command.recording import Recorded, peek
+from lrtune.training.command.recording import Recorded, peek, recorded_file
 from lrtune.training.command.steered import Steered, environment, words_for
 from lrtune.training.command.training import check_sweep, plan_for, swept
 
@@ -42,7 +43,7 @@ def apply_to_command(asked: commands.Apply) -> int:
     places = Places.of(asked)
     state = places.existing().study(asked.name).state()
     config, recommendation = state.config, recommend(state)
-    recorded = _recorded(places, config.task, asked.name)
+    recorded = _recorded(places, config)
     if recommendation is None:
         raise InputError(f"study {asked.name!r} has nothing to apply: no run of it has finished.")
     recipe = recipe_of(state, recommendation, asked.recipe).recipe
@@ -64,9 +65,10 @@ def apply_to_command(asked: commands.Apply) -> int:
         variables = {**os.environ, **environment(folder)}
         with subprocess.Popen(words, env=variables) as process:  # noqa: S603 (the user's own)
             try:
-                return process.wait()
+                status = process.wait()
             except KeyboardInterrupt:  # the command was interrupted as well
-                return process.wait()
+                status = process.wait()
+        return status if status >= 0 else 128 - status  # as a shell has it for a signal
     except OSError as error:
         raise InputError(f"{words[0]} cannot be started: {error.strerror}.") from None
 
@@ -98,7 +100,9 @@ def find_in_command(command: CommandLine, asked: commands.Find) -> RangeResult:
             plan = replace(
                 plan_for(command, steerable, recipe, seed), mode="sweep", lrs=lrs, weight_decay=None
             )
-            started = Steered(command, plan, Path(folder) / f"sweep-{seed}", metric=None)
+            started = Steered(
+                command, plan, Path(folder) / f"sweep-{seed}", cwd=Path.cwd(), metric=None
+            )
             curves.append(swept(started, lrs, seed=seed))
     return range_result(recipe.optimizer, curves)
 
@@ -124,12 +128,14 @@ def log(asked: commands.Log) -> str:
     return path.read_text(encoding="utf-8", errors="replace")
 
 
-def _recorded(places: Places, task: object, name: str) -> Recorded:
+def _recorded(places: Places, config: StudyConfig) -> Recorded:
     """What the first run of a study's command has told."""
-    if isinstance(task, dict) and "command" in task:
-        folder = Path(places.home).resolve() / RUNS / folder_name(task)
-        if (recorded := Recorded.load(folder)) is not None:
+    if "command" in config.task:
+        folder = Path(places.home).resolve() / RUNS / folder_name(config.task)
+        command = CommandLine(tuple(shlex.split(config.task["command"])))
+        file = recorded_file(folder, command, config.objective.metric, config.epochs)
+        if (recorded := Recorded.load(file)) is not None:
             return recorded
     raise InputError(
-        f"study {name!r} must be one of a training command, with the files of its first run."
+        f"study {config.name!r} must be one of a training command, with the files of its first run."
     )

@@ -19,7 +19,7 @@ from lrtune.app.arguments import (
 from lrtune.app.engines import open_native
 from lrtune.app.places import Places
 from lrtune.core.commands import Compare, Search
-from lrtune.core.engines import EngineOptions, Local, Ray
+from lrtune.core.engines import EngineOptions, Local
 from lrtune.core.errors import InputError, Problems
 from lrtune.core.objective import Objective
 from lrtune.core.recipe import Recipe
@@ -27,7 +27,8 @@ from lrtune.core.sources import CommandLine, TaskSource
 from lrtune.core.study import StudyConfig, TrainSettings
 from lrtune.core.training import OpenTraining
 from lrtune.training.command.opening import OpenCommand
-from lrtune.training.command.recording import Recorded, record
+from lrtune.training.command.recording import Recorded, record, recorded_file
+from lrtune.training.command.steered import asks_for
 from lrtune.training.command.training import CommandTraining
 from lrtune.training.task import Task, describe_source, source_from
 
@@ -60,6 +61,10 @@ class Subject(Protocol):
         """What its user has today."""
 
     @property
+    def own_optimizer(self) -> str | None:
+        """The only optimizer that it can be trained with; `None`: any."""
+
+    @property
     def objective(self) -> Objective:
         """The metric that decides."""
 
@@ -84,6 +89,7 @@ class TaskSubject:
     task: Task
     source: TaskSource
     keeps_runs: bool = False
+    own_optimizer: str | None = None
 
     @property
     def name(self) -> str:
@@ -156,6 +162,11 @@ class CommandSubject:
         """See `Subject`."""
         return self.recorded.baseline
 
+    @property
+    def own_optimizer(self) -> str:
+        """See `Subject`."""
+        return self.recorded.known_optimizer
+
     def open(
         self, options: EngineOptions, settings: TrainSettings, study: str = ""
     ) -> OpenTraining:
@@ -209,6 +220,7 @@ def subject_of(asked: Search | Compare, problems: Problems, tell: Tell) -> Subje
         raise InputError(problems)
     with problems.gather():
         loaded = with_settings(loaded, changed_settings(asked), asked.chosen_engine)
+    problems += _timeout_problems(asked.chosen_engine)
     return TaskSubject(task=loaded, source=source)
 
 
@@ -233,9 +245,36 @@ def _command(
         problems += filter(None, [objective.target_problem(asked.target)])
     problems.raise_any()
     seed = asked.seed + 1  # the first of the fresh seeds
-    return _opened(
-        source, objective, asked.chosen_engine, Places.of(asked), seed, tell, asked.trial_timeout_s
-    )
+    engine, places = asked.chosen_engine, Places.of(asked)
+    subject = _opened(source, objective, engine, places, seed, asked.epochs, tell)
+    if asked.epochs is not None and asked.epochs > subject.epochs:
+        problems.append(
+            f"`epochs={asked.epochs}` may be fewer than the {subject.epochs} epochs of the command "
+            "itself, never more. Write {epochs} where the command says how many it trains."
+        )
+    return subject
+
+
+def optimizer_problems(subject: Subject, recipes: Mapping[str, Recipe]) -> list[str]:
+    """What is wrong with recipes of another optimizer than a command has.
+
+    Args:
+        subject: what is trained.
+        recipes: by their names for messages.
+    """
+    own = subject.own_optimizer
+    return [
+        f"{name}: `optimizer` must be {own}, which the command has, but got {recipe.optimizer}."
+        for name, recipe in recipes.items()
+        if own is not None and recipe.optimizer != own
+    ]
+
+
+def _timeout_problems(engine: EngineOptions) -> list[str]:
+    """What is wrong with the time that runs of lrtune's own training may be silent for."""
+    if isinstance(engine, Local) and engine.trial_timeout_s:
+        return ["`trial_timeout_s=` needs a command to train, or `engine=ray`."]
+    return []
 
 
 def resumed(config: StudyConfig, engine: EngineOptions, places: Places, tell: Tell) -> Subject:
@@ -246,11 +285,10 @@ def resumed(config: StudyConfig, engine: EngineOptions, places: Places, tell: Te
     """
     source = source_from(config.task)
     if isinstance(source, CommandLine):
-        timeout_s = engine.trial_timeout_s if isinstance(engine, Ray) else 0.0
-        subject = _opened(
-            source, config.objective, engine, places, config.seed + 1, tell, timeout_s
-        )
+        seed = config.seed + 1
+        subject = _opened(source, config.objective, engine, places, seed, config.epochs, tell)
         return replace(subject, settings=config.settings)
+    Problems(_timeout_problems(engine)).raise_any()
     task = open_task(source, str(config.objective))
     return TaskSubject(task=replace(task, settings=config.settings), source=source)
 
@@ -261,16 +299,30 @@ def _opened(
     engine: EngineOptions,
     places: Places,
     seed: int,
+    epochs: int | None,
     tell: Tell,
-    timeout_s: float,
 ) -> CommandSubject:
     """Opens a command by what its first run has told; it is run if it has not been."""
+    if epochs is None and asks_for(source, "epochs"):
+        raise InputError("`epochs=` must say what {epochs} in the command stands for.")
     folder = Path(places.home).resolve() / RUNS
     first = folder / folder_name(describe_source(source))
-    recorded = Recorded.load(first)
-    if recorded is None or (objective and objective.metric not in recorded.metrics):
+    metric = objective.metric if objective else None
+    recorded = Recorded.load(recorded_file(first, source, metric, epochs or 0))
+    if recorded is None:
         recorded = record(
-            source, objective, folder=first, seed=seed, timeout_s=timeout_s, tell=tell
+            source,
+            objective,
+            folder=first,
+            seed=seed,
+            epochs=epochs or 0,
+            timeout_s=engine.trial_timeout_s,
+            tell=tell,
+        )
+    if asks_for(source, "epochs") and recorded.epochs != epochs:
+        raise InputError(
+            f"With {{epochs}} in it the command must give `{recorded.objective}` once an epoch, "
+            f"but it gave {recorded.epochs} values in {epochs} epochs."
         )
     objective = objective or Objective.parse(recorded.objective)
     settings = TrainSettings(threads=threads_of(engine, "auto"))
@@ -280,5 +332,5 @@ def _opened(
         objective=objective,
         folder=folder,
         settings=settings,
-        timeout_s=timeout_s,
+        timeout_s=engine.trial_timeout_s,
     )

@@ -32,7 +32,27 @@ def _is_whole_above_1(name: str, value: float) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Local(Options):
+class TrialTimeout(Options):
+    """How long a run may be silent."""
+
+    title: ClassVar[str] = "Engine"
+
+    trial_timeout_s: Annotated[
+        float,
+        at_least(0),
+        Option(
+            "Seconds without an epoch after which a run goes on elsewhere, or that of a command "
+            "has failed.",
+            default="never",
+            flag="--trial-timeout",
+            metavar="S",
+        ),
+    ] = 0.0
+    """0: never."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Local(TrialTimeout):
     """Runs happen on this machine."""
 
     title: ClassVar[str] = "Engine: this machine (local)"
@@ -100,7 +120,7 @@ class SharedCheckpoints(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ray(SharedCheckpoints):
+class Ray(SharedCheckpoints, TrialTimeout):
     """Runs happen on a Ray cluster, as trials of Ray Tune."""
 
     title: ClassVar[str] = "Engine: a Ray cluster (ray)"
@@ -130,17 +150,6 @@ class Ray(SharedCheckpoints):
     """0: as many as the cluster's nodes can hold."""
     reuse_actors: Annotated[bool, Option("Use one process for many runs.")] = True
     """A worker process takes one run after the other, instead of one run only."""
-    trial_timeout_s: Annotated[
-        float,
-        at_least(0),
-        Option(
-            "Seconds without an epoch after which a run goes on elsewhere.",
-            default="never",
-            flag="--trial-timeout",
-            metavar="S",
-        ),
-    ] = 0.0
-    """0: never."""
     max_retries: Annotated[
         int, at_least(0), Option("Times that a run may lose its worker.", metavar="N")
     ] = 3

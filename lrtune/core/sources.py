@@ -143,6 +143,8 @@ class TypedTask(CommandOptions, NamedTask):
             message = f"`task_file=` says what is trained, so it does not go with {listed}."
             yield Conflict(("task_file", *names), message)
         names += ["task_file"] * (self.task_file is not None)
+        if "words" in self.given and not self.words:
+            yield Conflict(("words",), "The command to train must follow after `--`.")
         if self.words and names:
             listed = ", ".join(f"`{name}=`" for name in names)
             message = f"The command after `--` is what is trained, so it does not go with {listed}."

@@ -118,10 +118,11 @@ ALL_WRONG = {
         ({"max_retries": -1}, [RETRIES.format(-1)]),
         (
             ALL_WRONG,
-            [CPUS.format(0), *(rule.format(-1) for rule in (GPUS, CONCURRENT, TIMEOUT, RETRIES))],
+            [TIMEOUT.format(-1), CPUS.format(0),
+             *(rule.format(-1) for rule in (GPUS, CONCURRENT, RETRIES))],
         ),
         (ALL_WRONG | {"gpus_per_trial": 2.5, "max_retries": 0},
-         [CPUS.format(0), WHOLE.format(2.5), CONCURRENT.format(-1), TIMEOUT.format(-1)]),
+         [TIMEOUT.format(-1), CPUS.format(0), WHOLE.format(2.5), CONCURRENT.format(-1)]),
     ],
 )  # fmt: skip
 def test_impossible_ray_engines_are_refused_with_all_that_is_wrong(changes, problems):

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lrtune.core.objective import directions_of
-from lrtune.training.command.process import visible
 
 MAX_CHARACTERS = 10_000
 """Later characters of a line are not looked at, unless the line is JSON."""
@@ -96,6 +95,14 @@ class ParsedLine:
         return matches[-1] if matches else None
 
 
+def visible(line: str) -> str:
+    """Returns what a terminal shows of a line.
+
+    Colours are dropped, and so is text that was rewritten after a carriage return.
+    """
+    return _ESCAPE.sub("", line).rstrip("\r\n").rpartition("\r")[2]
+
+
 def normalised(name: str) -> str:
     """Returns a name such that different spellings of it are equal.
 
@@ -168,12 +175,15 @@ def as_number(value: object) -> float | None:
     return float(match[1].replace(",", "")) if match else None
 
 
+_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 _NUMBER = re.compile(
     r"([+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?"
     r"|[1-9][0-9]{0,2}(?:(?:,[0-9]{3})+\.[0-9]+|(?:,[0-9]{3}){2,})"
     r"|nan|inf(?:inity)?))\s?%?",
     re.IGNORECASE,
 )
+_PROCESS = re.compile(r"(?:rank|default|gpu|worker|node|local_rank) ?[0-9]+|root|__main__", re.I)
+"""Labels that tell which process or logger printed the line, and nothing of its values."""
 _RATIO = re.compile(r"([0-9]+)/([0-9]+)")
 _TIME = re.compile(r"(?<![0-9])[0-9]{1,4}:[0-9]{2}(?::[0-9]{2})?(?:[.,][0-9]+)?(?![0-9])")
 _PLACE = re.compile(
@@ -319,7 +329,9 @@ class _Text:
         return self.tokens[position][1] if 0 <= position < len(self.tokens) else ""
 
     def _take_label(self) -> None:
-        self.label = " ".join(self.words)
+        label = " ".join(self.words)
+        if not _PROCESS.fullmatch(label):
+            self.label = label
         self._forget_words()
 
     def _forget_words(self) -> None:

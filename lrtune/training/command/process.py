@@ -24,6 +24,7 @@ from typing import Any, Self
 
 from lrtune.core.errors import InputError, TaskError
 from lrtune.training.command import supervisor
+from lrtune.training.command.lines import visible
 from lrtune.training.command.supervisor import MARK_VARIABLE, Ending
 
 GRACE_S = 10.0
@@ -261,7 +262,7 @@ class Process:
         """
         if ended := self.poll():
             return ended
-        grace_s = self._grace_s if grace_s is None else grace_s
+        self._grace_s = grace_s = self._grace_s if grace_s is None else grace_s
         self._asked = True
         self._ask(f"end {grace_s}")
         ended = self.wait(grace_s + supervisor.UNKILLABLE_S + RESPONSE_S)
@@ -395,16 +396,6 @@ def _not_started(command: Sequence[str], cwd: Path, number: int, reason: str) ->
 
 
 # --- its output
-
-_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
-
-
-def visible(line: str) -> str:
-    """Returns what a terminal shows of a line.
-
-    Colours are dropped, and so is text that was rewritten after a carriage return.
-    """
-    return _ESCAPE.sub("", line).rstrip("\r\n").rpartition("\r")[2]
 
 
 def last_lines(log: Path, count: int = 20, *, start: int = 0) -> tuple[str, ...]:

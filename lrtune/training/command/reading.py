@@ -1,16 +1,18 @@
 """Reads what a steered command writes: its steps, its parameter groups and its metric.
 
-The files are those of the run folder, which the code in the command's process writes (`child/`), the
-log of the command's output, and a CSV file that the command itself may write. Any of them may be
-absent, and its last line may be half-written.
+The files are those of the run folder, which the code in the command's process writes (`child/`),
+the log of the command's output, and a CSV file that the command itself may write. Any of them may
+be absent, and its last line may be half-written.
 """
 
 import csv
 import io
 import json
+import math
 import re
 import struct
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,9 +26,9 @@ from lrtune.training.command.lines import (
     normalised,
     numbers_in,
     parse,
+    visible,
     words_of,
 )
-from lrtune.training.command.process import visible
 from lrtune.training.command.supervisor import NOTE, NOTE_BYTES, PART_BYTES
 
 Source = Literal["report", "lightning", "transformers", "output", "log", "csv"]
@@ -43,6 +45,8 @@ _STEP = struct.Struct("<dd")
 _MAX_LINES = 2_000
 """Of more lines at a time, only those that have a word of the metric's name are read."""
 _MAX_CSV_BYTES = 64 * 1024 * 1024
+_MAX_LINE_BYTES = 1024 * 1024
+_COMPARED_CHARACTERS = 500
 _MAX_OTHERS = 64
 _MAX_NAMES = 1_000
 _MAX_SHOWN = 20
@@ -165,19 +169,23 @@ def read_groups(path: Path) -> Groups | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Failed:
-    """A step whose LR was not the one that was set."""
+    """A step at which the LRs could not be set, or were not the ones that were set."""
 
     step: int
-    group: str
-    wanted: float
-    got: float
+    group: str = ""
+    wanted: float = math.nan
+    got: float = math.nan
+    error: str = ""
+    """What went wrong in lrtune's own code in the command; empty if an LR was wrong."""
 
 
 def read_failed(path: Path) -> Failed | None:
-    """Returns the content of `failed.json`; `None` if no LR failed the check."""
+    """Returns the content of `failed.json`; `None` if nothing failed."""
     content = _json(path)
     if not isinstance(content, dict):
         return None
+    if "error" in content:
+        return Failed(step=content["step"], error=content["error"])
     return Failed(
         step=content["step"],
         group=str(content["group"]),
@@ -236,6 +244,11 @@ def read_output(lines: Iterable[str]) -> Iterator[OutputLine]:
         text = content.get("line")
         if isinstance(text, str) and _is_stamped(content):
             yield OutputLine(step=content["step"], time=content["time"], text=text)
+
+
+def _compared(text: str) -> str:
+    """What a stamped line and its copy in the log have in common."""
+    return visible(text).strip()[:_COMPARED_CHARACTERS]
 
 
 def _is_stamped(content: Mapping[str, Any]) -> bool:
@@ -360,8 +373,8 @@ def _split(
     *lines, rest = tail.read(find_position).split(b"\n")
     if over and rest:
         lines.append(rest)
-    else:
-        tail.keep(rest)
+    else:  # a progress bar may print megabytes without an end of line
+        tail.keep(rest if len(rest) < _MAX_LINE_BYTES else rest[-_MAX_LINE_BYTES // 2 :])
     return [line.decode(errors="replace") for line in lines]
 
 
@@ -400,7 +413,7 @@ Place = OutputPattern | CsvColumn
 
 
 def parse_place(text: str, metric: str) -> Place:
-    """Returns what `--read` means: `FILE.csv:COLUMN`, or a regular expression.
+    r"""Returns what `--read` means: `FILE.csv:COLUMN`, or a regular expression.
 
     Args:
         text: what the user wrote.
@@ -412,10 +425,10 @@ def parse_place(text: str, metric: str) -> Place:
     Example:
         >>> str(parse_place("out/summary.csv:eval_top1", "top1"))
         'out/summary.csv:eval_top1'
-        >>> parse_place(r"Score (?P<f1>\\S+)", "f1").find("Score 0.5")
+        >>> parse_place(r"Score (?P<f1>\S+)", "f1").find("Score 0.5")
         0.5
     """
-    if match := re.fullmatch(r"(.+\.(?:csv|tsv)):([^:]*\S)", text, re.IGNORECASE):
+    if match := re.fullmatch(r"(.+\.(?:csv|tsv)):([^:]*\S)\s*", text, re.IGNORECASE):
         return CsvColumn(path=match[1], column=match[2].strip())
     try:
         pattern = re.compile(text)
@@ -604,8 +617,6 @@ class Epochs:
         self.metric = metric
         self.series = series
         """Where the metric comes from; `None` before its first value."""
-        self.num_early = 0
-        """Values of the metric before the first optimizer step."""
         self._key = normalised(metric or "")
         self._place = place
         self._reports = Lines(folder / "values.jsonl")
@@ -619,6 +630,9 @@ class Epochs:
         self._pending: _Item | None = None
         self._progress: _Item | None = None
         self._last_step = 0
+        self._arrived: list[tuple[str, _Item]] = []  # lines of the log that may yet be stamped
+        self._stamped = Counter[str]()  # stamped lines that the log has not shown yet
+        self._was_early = False  # whether there was a value before the first step
 
     def read(self, *, over: bool = False) -> list[Evaluation]:
         """Returns the evaluations since the last call.
@@ -643,11 +657,12 @@ class Epochs:
 
     def _items(self, steps: int, over: bool) -> Iterator[_Item]:
         now = time.time()
-        if self._log is not None:
-            for text in self._worth_reading(self._log.read(over=over)):
-                yield self._from_line("log", steps, now, text)
+        new = self._worth_reading(self._log.read(over=over)) if self._log is not None else ()
+        arrived = [(text, self._from_line("log", steps, now, text)) for text in new]
         for line in read_output(self._worth_reading(self._output.read(over=over))):
+            self._stamped[_compared(line.text)] += 1
             yield self._from_line("output", line.step, line.time, line.text)
+        yield from self._unstamped(arrived, over)
         for report in read_reports(self._reports.read(over=over)):
             values = (Value(name=name, value=value) for name, value in report.values.items())
             parsed = ParsedLine(values=tuple(values))
@@ -665,6 +680,22 @@ class Epochs:
                 since = max(0, steps - self._last_step)
                 step = steps - since + since * number // len(rows)
                 yield self._with_metric(_Item(step=step, time=now, source="csv", line=parsed))
+
+    def _unstamped(self, arrived: list[tuple[str, _Item]], over: bool) -> Iterator[_Item]:
+        """The lines of the log that no steered process has stamped.
+
+        A line of the log has the number of steps that were made when it was read, so a stamped one
+        would count twice, or a value before the first step as one after it. A line may reach the
+        log before its stamp is written, so each waits for the next call.
+        """
+        settled, self._arrived = self._arrived, arrived
+        if over:
+            settled, self._arrived = settled + arrived, []
+        for text, item in settled:
+            if self._stamped[key := _compared(text)]:
+                self._stamped[key] -= 1
+            else:
+                yield item
 
     def _worth_reading(self, lines: Sequence[str]) -> Iterator[str]:
         """The lines that may have a value; of a flood, those that may have the metric."""
@@ -705,7 +736,7 @@ class Epochs:
         if item.metric is None or not self._may_count(item):
             return []
         if item.step == 0:
-            self.num_early += 1
+            self._was_early = True
             self._others.clear()
             return []
         if item.rank == 0:
@@ -758,7 +789,7 @@ class Epochs:
 
     def _note(self, item: _Item) -> None:
         """Keeps the values for the evaluation that they belong to, and as candidates."""
-        file = self._csv.path.name if self._csv else ""
+        file = self._place.path if isinstance(self._place, CsvColumn) else ""
         places: dict[str, str] = {"log": "output", "csv": file}
         for value in item.line.values:
             key = value.qualified_key if value.is_evaluation else value.key
@@ -783,7 +814,9 @@ class Epochs:
             labels.setdefault(value.key, set()).add(value.qualified_key)
         found = [
             Candidate(
-                name=f"{value.label} {value.name}" if len(labels[value.key]) > 1 else value.name,
+                name=f"{value.label} {value.name}".strip()
+                if len(labels[value.key]) > 1
+                else value.name,
                 value=value.value,
                 place=place,
                 count=count,
@@ -799,8 +832,10 @@ class Epochs:
         """Why there is no evaluation, with all the names that were seen; empty if there is one."""
         if self.series is not None and self._last_step:
             return ""
+        if self.metric is None:
+            return f"No metric was named, and none is obvious. {seen(self.candidates)}"
         where = f" by `--read` {self._place}" if self._place else ""
-        if self.num_early:
+        if self._was_early:
             return (
                 f"`{self.metric}` was seen{where} only before the first optimizer step of torch, "
                 "and never after it."

@@ -14,11 +14,15 @@ from lrtune.core.optimizers import OPTIMIZERS
 from lrtune.core.recipe import ParameterGroup, Recipe
 from lrtune.core.run import Measurement
 from lrtune.core.sources import CommandLine
-from lrtune.training.command.lines import normalised
+from lrtune.training.command.lines import normalised, words_of
 from lrtune.training.command.reading import Epochs, Series, obvious, seen
-from lrtune.training.command.steered import Plan, Steered, measurement_of
-
-FILE = "recorded.json"
+from lrtune.training.command.steered import (
+    Plan,
+    Steered,
+    asks_for,
+    measurement_of,
+    offset_for,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,18 +102,18 @@ class Recorded(Steerable):
             weight_decay=self.weight_decay,
         )
 
-    def save(self, folder: Path) -> None:
-        """Keeps it in a folder, whole or not at all."""
+    def save(self, file: Path) -> None:
+        """Keeps it in a file, whole or not at all."""
         values = asdict(self) | {"measurements": [asdict(m) for m in self.measurements]}
-        partial = folder / f"{FILE}.partial"
+        partial = file.with_suffix(".partial")
         partial.write_text(json.dumps(values))
-        partial.replace(folder / FILE)
+        partial.replace(file)
 
     @staticmethod
-    def load(folder: Path) -> "Recorded | None":
-        """What was kept in a folder; `None` if nothing was."""
+    def load(file: Path) -> "Recorded | None":
+        """What was kept in a file; `None` if there is none."""
         try:
-            values: dict[str, Any] = json.loads((folder / FILE).read_text())
+            values: dict[str, Any] = json.loads(file.read_text())
         except (OSError, ValueError):
             return None
         own = {
@@ -122,12 +126,29 @@ class Recorded(Steerable):
         return Recorded(**values | own)
 
 
+def recorded_file(folder: Path, command: CommandLine, metric: str | None, epochs: int) -> Path:
+    """The file of what a first run tells.
+
+    Another metric may have other epochs, and so does a command with another value for `{epochs}`.
+
+    Args:
+        folder: of the first runs of the command.
+        command: what is run.
+        metric: that decides; `None`: the one that is obvious.
+        epochs: what `{epochs}` in it stands for.
+    """
+    words = ["recorded", *(words_of(normalised(metric)) if metric else ())]
+    words += [str(epochs)] * asks_for(command, "epochs")
+    return folder / f"{'-'.join(words)}.json"
+
+
 def record(
     command: CommandLine,
     objective: Objective | None,
     *,
     folder: Path,
     seed: int,
+    epochs: int,
     timeout_s: float,
     tell: Callable[[str], None],
 ) -> Recorded:
@@ -138,6 +159,7 @@ def record(
         objective: the metric that decides; `None`: the one that is obvious from its names.
         folder: where it is kept.
         seed: what its seeds are offset by.
+        epochs: what `{epochs}` in it stands for.
         timeout_s: seconds without a value of the metric after which it is given up; 0: never.
         tell: told what is done.
 
@@ -149,22 +171,23 @@ def record(
     plan = Plan(
         mode="record",
         seed=seed,
-        seed_offset=seed if command.seed_offset == "on" else None,
+        seed_offset=offset_for(command, seed),
         optimizer_index=command.optimizer_index,
+        epochs=epochs,
     )
     metric = objective.metric if objective else None
-    with Steered(command, plan, folder / "run", metric=metric) as run:
+    with Steered(command, plan, folder / "run", cwd=Path.cwd(), metric=metric) as run:
         try:
             evaluations = list(run.evaluations(timeout_s))
         except TrialError as error:
-            raise TaskError(f"{error}. Its last lines were:\n{run.last_words(20)}") from None
-    steerable, epochs = steerable_in(run, command), run.epochs
+            raise TaskError(_last_lines_after(str(error), run)) from None
+    steerable, reader = steerable_in(run, command), run.epochs
     if objective is None:
-        objective = _obvious(epochs)
-        evaluations, epochs = run.read_again(objective.metric)
+        objective = _obvious(reader)
+        evaluations, reader = run.read_again(objective.metric)
         tell(f"metric: {objective}, the only one that was measured on other data than the training")
     if not evaluations:
-        raise InputError(epochs.problem)
+        raise InputError(reader.problem)
     measurements: list[Measurement] = []
     for evaluation in evaluations:
         before = measurements[-1] if measurements else None
@@ -178,9 +201,11 @@ def record(
         measurements=tuple(measurements),
         startup_s=max(0.0, measurements[0].seconds - _typical(measurements)),
         objective=str(objective),
-        series=epochs.series,
+        series=reader.series,
     )
-    recorded.save(folder)
+    recorded.save(recorded_file(folder, command, metric, epochs))
+    if metric is None:
+        recorded.save(recorded_file(folder, command, objective.metric, epochs))
     return recorded
 
 
@@ -191,17 +216,17 @@ def steerable_in(run: Steered, command: CommandLine) -> Steerable:
         TaskError: nothing.
     """
     groups = run.groups
+    index = command.optimizer_index or 0
+    if groups is not None and 0 < len(groups.optimizers) <= index:
+        raise InputError(
+            f"`optimizer_index` must be one of the {len(groups.optimizers)} optimizers of the "
+            f"command, counted from 0, but got {index}."
+        )
     if groups is None or not groups.optimizers or not run.steps:
         raise TaskError(
             "No step of a torch optimizer was seen in the command, so it has no learning rate that "
             "could be set. It must train with torch 2.0 or newer, in a Python that reads "
             "PYTHONPATH (not `python -I`), and step its optimizer outside of captured graphs."
-        )
-    index = command.optimizer_index or 0
-    if index >= len(groups.optimizers):
-        raise InputError(
-            f"`optimizer_index` must be one of the {len(groups.optimizers)} optimizers of the "
-            f"command, counted from 0, but got {index}."
         )
     first = groups.optimizers[index]
     peak_lr = max(group.max_lr for group in first.groups)
@@ -230,17 +255,23 @@ def peek(command: CommandLine, *, num_steps: int, folder: Path, seed: int) -> St
     plan = Plan(
         mode="record",
         seed=seed,
-        seed_offset=seed if command.seed_offset == "on" else None,
+        seed_offset=offset_for(command, seed),
         optimizer_index=command.optimizer_index,
     )
-    with Steered(command, plan, folder, metric=None) as run:
+    with Steered(command, plan, folder, cwd=Path.cwd(), metric=None) as run:
         while run.wait() and len(run.steps) < num_steps:
             pass
         if run.exit is not None and not run.exit.succeeded:
-            raise TaskError(
-                f"the command ended with {run.exit}. Its last lines were:\n{run.last_words(20)}"
-            )
+            raise TaskError(_last_lines_after("", run))
         return steerable_in(run, command)
+
+
+def _last_lines_after(reason: str, run: Steered) -> str:
+    """Why a first run cannot be used, and what it printed last."""
+    if run.exit is not None and not run.exit.succeeded:
+        reason = f"the command ended with {run.exit}"
+    lines = run.last_words(20)
+    return f"{reason}. Its last lines were:\n{lines}" if lines else f"{reason} and printed nothing."
 
 
 def _obvious(epochs: Epochs) -> Objective:

@@ -12,10 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from lrtune.core.errors import TrialError
+from lrtune.core.errors import InputError, TrialError
 from lrtune.core.run import Measurement
 from lrtune.core.sources import CommandLine
-from lrtune.training.command.process import Exit, Process, filled
+from lrtune.training.command.process import Exit, Process, end_leftovers, filled, placeholders
 from lrtune.training.command.reading import (
     Epochs,
     Evaluation,
@@ -90,8 +90,25 @@ def environment(folder: Path, threads: int = 0) -> dict[str, str]:
     return variables
 
 
+def asks_for(command: CommandLine, name: str) -> bool:
+    """Whether a command has this placeholder."""
+    return name in placeholders(command.words, [name])
+
+
+def offset_for(command: CommandLine, seed: int) -> int | None:
+    """What is added to the seeds that a command sets; `None` where they are left alone.
+
+    A command that is told its seed needs no other.
+    """
+    return seed if command.seed_offset == "on" and not asks_for(command, "seed") else None
+
+
 def words_for(command: CommandLine, plan: Plan, folder: Path) -> tuple[str, ...]:
     """The command with its placeholders filled in."""
+    if math.isnan(plan.peak_lr) and asks_for(command, "peak_lr"):
+        raise InputError(
+            "{peak_lr} stands for nothing in a run of the command as it is: write the LR itself."
+        )
     values = {
         "seed": plan.seed,
         "epochs": plan.epochs,
@@ -105,9 +122,10 @@ class Steered:
     """A command that runs under a plan; it is ended when the `with` is left.
 
     Args:
-        command: what to start, in this working directory.
+        command: what to start.
         plan: what it is told.
         folder: of the run; what was in it is deleted.
+        cwd: the working directory of the command.
         metric: name of the metric; `None`: it is not read while the command runs.
         series: which of the values with that name are meant, if that is known.
         threads: see `environment`.
@@ -119,15 +137,18 @@ class Steered:
         plan: Plan,
         folder: Path,
         *,
+        cwd: Path,
         metric: str | None,
         series: Series | None = None,
         threads: int = 0,
     ):
+        end_leftovers(folder)  # of a run whose lrtune and supervisor were killed
         shutil.rmtree(folder, ignore_errors=True)
         plan.write(folder)
         self.folder, self.log = folder, folder / "log"
-        self._place = parse_place(command.read, metric or "") if command.read else None
-        self._metric, self._series = metric, series
+        place = command.read.replace("{run_dir}", str(folder / "files"))
+        self._place = parse_place(place, metric or "") if place else None
+        self._metric, self._series, self._cwd = metric, series, cwd
         self.epochs = self._reader(metric)
         self._steps = Steps(folder / "steps.bin")
         self.steps: list[Step] = []
@@ -137,7 +158,7 @@ class Steered:
             words_for(command, plan, folder),
             folder=folder,
             environment=environment(folder, threads),
-            cwd=Path.cwd(),
+            cwd=cwd,
             log=self.log,
         )
 
@@ -170,7 +191,10 @@ class Steered:
         """
         self.exit = self._process.wait(POLL_S)
         self.steps += self._steps.read()
-        if (failed := read_failed(self.folder / "failed.json")) is not None:
+        failed = read_failed(self.folder / "failed.json")
+        if failed is not None and failed.error:
+            raise TrialError(f"lrtune could not set the LR of step {failed.step}: {failed.error}")
+        if failed is not None:
             raise TrialError(
                 f"the LR of group {failed.group} at step {failed.step} was {failed.got:g}, and not "
                 f"{failed.wanted:g} as it was set: the command changes it within the step"
@@ -199,11 +223,12 @@ class Steered:
                 )
         assert self.exit is not None
         if not self.exit.succeeded:
-            raise TrialError(f"the command ended with {self.exit}: {self.last_words()}")
+            words = self.last_words() or "it printed nothing"
+            raise TrialError(f"the command ended with {self.exit}: {words}")
 
     def last_words(self, count: int = 1) -> str:
-        """The last lines that the command printed."""
-        return "\n".join(self._process.last_lines(count)) or "it printed nothing"
+        """The last lines that the command printed; empty if it printed nothing."""
+        return "\n".join(self._process.last_lines(count))
 
     def _reader(self, metric: str | None) -> Epochs:
         return Epochs(
@@ -211,7 +236,7 @@ class Steered:
             metric,
             log=self.log,
             place=self._place,
-            cwd=Path.cwd(),
+            cwd=self._cwd,
             series=self._series,
         )
 

@@ -46,8 +46,10 @@ CHUNK_BYTES = 1024 * 1024
 PARENT_CHECK_S = 1.0
 LINGER_S = 1.0
 """How long the processes of a command that has ended may take to end by themselves."""
-UNKILLABLE_S = 5.0
-"""How long a process may take to vanish after SIGKILL before it is reported as a survivor."""
+UNKILLABLE_S = 30.0
+"""How long a process may take to vanish after SIGKILL before it is reported as a survivor.
+
+A driver may take long to free the memory of a GPU."""
 MARK_VARIABLE = "LRTUNE_MARK"
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
@@ -184,7 +186,9 @@ class Ending:
     """Ends the processes of a command: SIGTERM, and SIGKILL after a while.
 
     Args:
-        group, mark, ancestor: as `remaining` takes them.
+        group: as `remaining` takes it.
+        mark: as `remaining` takes it.
+        ancestor: as `remaining` takes it.
         grace_s: seconds from SIGTERM to SIGKILL.
         linger_s: seconds until SIGTERM.
     """
@@ -290,7 +294,8 @@ class Supervisor:
                 os.dup2(source, target)
             os.chdir(self.request["cwd"])
             command = self.request["command"]
-            os.execvpe(command[0], command, {**os.environ, **self.request["environment"]})  # noqa: S606
+            environment = {**os.environ, **self.request["environment"]}
+            os.execvpe(command[0], command, environment)  # noqa: S606 -- the user's command
         except OSError as error:
             message = f"{error.errno} {error.strerror}"
         except BaseException as error:
@@ -384,7 +389,7 @@ class Supervisor:
 
 
 def _libc() -> Any:
-    """The C library where it has `prctl` (Linux), else None."""
+    """Returns the C library where it has `prctl` (Linux), else `None`."""
     if sys.platform != "linux":
         return None
     try:

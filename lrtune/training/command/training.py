@@ -30,7 +30,14 @@ from lrtune.core.training import (
 )
 from lrtune.decide.bounds import MIN_POINTS
 from lrtune.training.command.recording import Recorded, Steerable
-from lrtune.training.command.steered import Mode, Plan, Steered, measurement_of
+from lrtune.training.command.steered import (
+    Mode,
+    Plan,
+    Steered,
+    asks_for,
+    measurement_of,
+    offset_for,
+)
 
 DIVERGED = 3.0
 """A loss that is this many times the median of the first ones ends a sweep."""
@@ -44,8 +51,8 @@ NUM_STEPS = 200
 class CommandTraining:
     """Trains by starting a command; see `lrtune.core.training.Training`.
 
-    A command goes on from no state, and it has no test split. With its seeds offset from outside it
-    can repeat a run.
+    A command goes on from no state, and it has no test split. With its seeds set or offset
+    from outside it can repeat a run.
     """
 
     command: CommandLine
@@ -64,7 +71,7 @@ class CommandTraining:
     def facts(self) -> Facts:
         """See `Training`."""
         abilities: set[Ability] = {"sweep"}
-        if self.command.seed_offset == "on":
+        if self.command.seed_offset == "on" or asks_for(self.command, "seed"):
             abilities.add("repeat")
         return Facts(
             steps_per_epoch=self.recorded.steps_per_epoch,
@@ -103,7 +110,12 @@ class CommandTraining:
         return 1, ""
 
     def train(
-        self, run: Run, multiplier: Multiplier, *, start: Start = Start(), save: Save | None = None
+        self,
+        run: Run,
+        multiplier: Multiplier,
+        *,
+        start: Start = Start(),  # noqa: B008  # frozen
+        save: Save | None = None,
     ) -> Iterator[Measurement]:
         """See `Training`. The command is ended after the value of the last epoch."""
         own = isinstance(run.recipe.decay, Own)
@@ -160,6 +172,7 @@ class CommandTraining:
             self.command,
             plan,
             self.folder / name,
+            cwd=Path(self.description["folder"]),
             metric=self.objective.metric,
             series=self.recorded.series,
             threads=self.threads,
@@ -172,7 +185,7 @@ def plan_for(command: CommandLine, steerable: Steerable, recipe: Recipe, seed: i
     return Plan(
         mode="set",
         seed=seed,
-        seed_offset=seed if command.seed_offset == "on" else None,
+        seed_offset=offset_for(command, seed),
         ratios=steerable.ratios,
         scales=dict(recipe.group_scales),
         weight_decay=recipe.weight_decay if changed else None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from types import FrameType
 from typing import Any, Callable
 
 from .imports import Callback
@@ -34,6 +35,7 @@ class Seeds:
         """What the script has seeded with something else, which was left alone."""
         self._start = offset + 1_000_003 * rank
         self._inside = False
+        self._seed_torch: Callable[[int], Any]
 
     def callbacks(self) -> dict[str, Callback]:
         """What to do after an import, by name of the module."""
@@ -54,6 +56,7 @@ class Seeds:
         random.seed = self._offset(random.seed, "numpy", "seed")
 
     def _on_torch_random(self, random: Any) -> None:
+        self._seed_torch = random.manual_seed
         random.manual_seed = self._offset(random.manual_seed, "torch", "seed")
 
     def _on_cuda_random(self, random: Any) -> None:
@@ -61,9 +64,11 @@ class Seeds:
             setattr(random, name, self._offset(getattr(random, name), "torch", "seed"))
 
     def _on_torch(self, torch: Any) -> None:
-        self._inside = True  # this call is not the script's
+        # The first call of `torch.manual_seed` imports the compiler, which takes seconds; the
+        # function below does not. What it calls in its turn is not the script's.
+        self._inside = True
         try:
-            torch.manual_seed(self._start % 2**64)
+            self._seed_torch(self._start % 2**64)
         finally:
             self._inside = False
 
@@ -73,8 +78,7 @@ class Seeds:
         @functools.wraps(function)
         def seed(*args: Any, **kwargs: Any) -> Any:
             # A DataLoader seeds its workers from a number drawn by the main process.
-            caller = str(sys._getframe(1).f_globals.get("__name__"))
-            if self._inside or caller.startswith("torch.utils.data._utils"):
+            if self._inside or _caller().startswith("torch.utils.data._utils"):
                 return function(*args, **kwargs)
             if args:
                 args = (self._seed_for(name, args[0]), *args[1:])
@@ -104,6 +108,17 @@ class Seeds:
             return seed
         offset = number + self.offset
         return offset % (_LARGEST[name] + 1) if offset > _LARGEST[name] else offset
+
+
+def _caller() -> str:
+    """The module that called the function that called this one, not counting torch's compiler."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        name = str(frame.f_globals.get("__name__"))
+        if not name.startswith(("torch._compile", "torch._dynamo")):
+            return name
+        frame = frame.f_back
+    return ""
 
 
 def _integer(name: str, seed: Any) -> int | None:

@@ -456,6 +456,8 @@ class Steering:
         self._off = True
         try:
             self._abandon()
+            if not self._stood_for_election:
+                self._stand_for_election()
             if self._plan.sets and self._files is not None:
                 step = self._num_steps()
                 self._files.write_once("failed.json", {"step": step, "error": repr(error)})

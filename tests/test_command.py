@@ -1,0 +1,428 @@
+"""Searches in front of a training command, from the first line to the report."""
+
+import importlib
+import json
+import shutil
+import sqlite3
+from contextlib import closing
+
+import pytest
+
+import lrtune
+from lrtune.schedules import build_schedule
+from tests.training.command.scripts import alive, lrs_of, python, quadratic, same_lrs
+
+SMALL = ("--metric", "val_loss", "--budget", "3", "--seeds", "1", "--confirm", "0", "--quiet")
+"""Four runs at most."""
+
+
+@pytest.fixture
+def train(here):
+    """The command of a script whose optimum is known."""
+    return ("--", *python(quadratic(here / "code")))
+
+
+HOLDS_A_LARGE_LR = "(MODE == 'set' and LRS[-1] > 0.2 and math.isclose(LRS[0], LRS[-1]))"
+"""Whether the script trains at the same large LR all the time."""
+
+
+def states(result):
+    """How often each state of a run was reached."""
+    ends = [record.state for record in result.state.records]
+    return {state: ends.count(state) for state in dict.fromkeys(ends)}
+
+
+def loss_of(result, run):
+    """The last loss of a run."""
+    (record,) = [record for record in result.state.records if record.run.id == run]
+    return record.measurements[-1].metrics["val_loss"]
+
+
+def names_in(folder):
+    """The names of the studies."""
+    with closing(sqlite3.connect(folder / ".lrtune" / "lrtune.db")) as connection:
+        return [name for (name,) in connection.execute("SELECT name FROM lrtune_studies")]
+
+
+# --- a search to the optimum
+
+
+def test_a_script_is_searched_to_its_optimum(here, call, train):
+    words = ("search", "--metric", "val_loss:min", "--budget", "8", "--seeds", "2", "--study", "x")
+    done = call(*words, "--confirm", "1", *train)
+    assert done.code == 0, done.err
+    assert "first run of" in done.err
+    result = lrtune.load("x")
+    assert loss_of(result, "baseline-0") > 0.35
+    best = [f"trial-{result.best.number:04d}-confirm-{seed}" for seed in range(2)]
+    assert all(loss_of(result, run) < 0.02 for run in best)  # 20 times as good at least
+    for record in result.state.records:
+        if record.run.trial >= 0:
+            noted = lrs_of(here / ".lrtune" / "runs" / "x" / record.run.id)
+            schedule = build_schedule(
+                record.run.recipe, epochs=record.run.horizon_epochs, steps_per_epoch=5
+            )
+            expected = [record.run.recipe.peak_lr * schedule(step) for step in range(len(noted))]
+            assert same_lrs(noted, expected)
+    assert (here / "reports" / "x" / "report.html").is_file()
+
+
+def test_the_same_command_again_trains_nothing(here, call, train):
+    first = call("search", *SMALL, *train)
+    assert first.code == 0, first.err
+    (name,) = names_in(here)
+    shutil.rmtree(here / ".lrtune" / "runs" / name)
+    again = call("search", *SMALL, *train)
+    assert again.code == 0, again.err
+    assert again.out == first.out
+    assert names_in(here) == [name]
+    assert not (here / ".lrtune" / "runs" / name).exists()
+
+
+def test_a_changed_script_is_another_study(here, call, train):
+    assert call("search", *SMALL, *train).code == 0
+    (first,) = names_in(here)
+    quadratic(here / "code", lr="0.02")
+    assert call("search", *SMALL, *train).code == 0
+    assert len(names_in(here)) == 2
+    refused = call("resume", first)
+    assert refused.code == 2
+    assert "train.py" in refused.err
+    assert "changed" in refused.err
+
+
+def test_another_folder_is_refused(here, call, train, monkeypatch):
+    assert call("search", *SMALL, "--study", "x", *train).code == 0
+    (here / "other").mkdir()
+    monkeypatch.chdir(here / "other")
+    refused = call("resume", "x", "--home", here / ".lrtune")
+    assert refused.code == 2
+    assert str(here) in refused.err
+    assert "go there first" in refused.err
+
+
+def test_from_python(here):
+    script = quadratic(here / "code")
+    command = lrtune.CommandLine(python(script))
+    events = []
+    result = lrtune.search(
+        command, metric="val_loss:min", budget=3, num_seeds=1, num_confirmed=0, study="x",
+        quiet=True, on_event=events.append,
+    )  # fmt: skip
+    assert states(result) == {"completed": 4}
+    assert any("first run of" in getattr(event, "text", "") for event in events)
+    assert lrtune.resume("x", quiet=True).best.recipe == result.best.recipe
+
+
+def test_a_function_is_trained_in_a_process_of_its_own(here, monkeypatch):
+    (here / "code").mkdir()
+    quadratic(here / "code")
+    (here / "code" / "mine.py").write_text("def train():\n    import train\n")
+    monkeypatch.syspath_prepend(str(here / "code"))
+    mine = importlib.import_module("mine")
+    monkeypatch.setenv("PYTHONPATH", str(here / "code"))
+    result = lrtune.search(
+        mine.train, metric="val_loss:min", budget=2, num_seeds=1, num_confirmed=0, quiet=True
+    )
+    assert states(result) == {"completed": 3}
+
+
+# --- what can be done with the study
+
+
+@pytest.fixture(scope="module")
+def study_folder(tmp_path_factory):
+    """A finished search, and the folder that it was made in."""
+    folder = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        lrtune.search(
+            lrtune.CommandLine(python(quadratic(folder / "code"))),
+            metric="val_loss:min", budget=3, num_seeds=2, num_confirmed=1, study="x", quiet=True,
+        )  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def study(study_folder, monkeypatch):
+    """The folder of that search, as the working directory."""
+    monkeypatch.chdir(study_folder)
+    return study_folder
+
+
+def test_report_list_and_log(study, call):
+    assert "· " in call("report", "x").out
+    assert "x" in call("list").out
+    for run in ("baseline-0", "baseline-1", "trial-0001"):
+        log = call("log", "x", run)
+        assert log.code == 0
+        assert log.out.startswith("epoch 0 val_loss: ")
+    missing = call("log", "x", "trial-0099")
+    assert (missing.code, missing.err) == (
+        2, "lrtune: run 'trial-0099' of study 'x' has no log.\n"
+    )  # fmt: skip
+
+
+def test_export_names_the_way_home(study, call):
+    refused = call("export", "x")
+    assert refused.code == 2
+    assert "`lrtune apply x -- " in refused.err
+    exported = call("export", "x", "--to", "toml")
+    assert exported.code == 0
+    assert "peak_lr" in exported.out
+
+
+def test_resume_of_what_is_finished_trains_nothing(study, call):
+    before = sorted((study / ".lrtune" / "runs").rglob("log"))
+    done = call("resume", "x", "--quiet")
+    assert done.code == 0, done.err
+    assert sorted((study / ".lrtune" / "runs").rglob("log")) == before
+
+
+def test_resume_with_a_larger_budget_goes_on(study_folder, here, call):
+    train = quadratic(here / "code")
+    assert call("search", *SMALL, "--study", "y", "--", *python(train)).code == 0
+    done = call("resume", "y", "--budget", "5", "--quiet")
+    assert done.code == 0, done.err
+    assert len({r.run.trial for r in lrtune.load("y").state.records}) == 6
+
+
+def test_apply_trains_once_with_the_recommended_schedule(study, call):
+    code = (
+        f"import os; os.environ['LRTUNE_RUN_DIR'] = {str(study)!r}\n"
+        f"import runpy, sys; sys.path.insert(0, {str(study / 'code')!r})\n"
+        f"runpy.run_path({str(study / 'code' / 'train.py')!r}, run_name='__main__')"
+    )
+    assert call("apply", "x", "--", *python("-c", code)).code == 0
+    recipe = lrtune.load("x").best.recipe
+    schedule = build_schedule(recipe, epochs=8, steps_per_epoch=5)
+    noted = json.loads((study / "lrs.json").read_text())
+    assert same_lrs(noted, [recipe.peak_lr * schedule(step) for step in range(40)])
+
+
+@pytest.mark.parametrize(
+    ("ending", "code"), [("sys.exit(7)", 7), ("os.kill(os.getpid(), 15)", 143)]
+)
+def test_apply_passes_the_exit_code_on(study, call, ending, code):
+    words = python(quadratic(study / "code", name="ends.py", end=ending))
+    assert call("apply", "x", "--", *words).code == code
+
+
+def test_apply_needs_a_command_and_a_study(study, call):
+    for words, message in {
+        ("x",): "must follow after `--`",
+        ("x", "--"): "must follow after `--`",
+        ("y", "--", "true"): "'y'",
+        ("x", "--recipe", "99", "--", "true"): "99",
+        ("x", "--", "nosuchprogram"): "nosuchprogram",
+    }.items():
+        refused = call("apply", *words)
+        assert refused.code == 2, words
+        assert message in refused.err
+        assert "Traceback" not in refused.err
+
+
+def test_delete_takes_the_files_of_the_runs_along(here, call, train):
+    assert call("search", *SMALL, "--study", "x", *train).code == 0
+    assert (here / ".lrtune" / "runs" / "x" / "trial-0000" / "log").is_file()
+    assert call("delete", "x", "--yes").code == 0
+    assert not (here / ".lrtune" / "runs" / "x").exists()
+
+
+def test_recipes_are_compared_with_the_command_as_it_is(here, call, train):
+    done = call(
+        "compare", "--metric", "val_loss", "--seeds", "1", "--study", "c", "--quiet", *train
+    )
+    assert done.code == 2
+    assert "needs two recipes at least, but got own" in done.err  # its optimizer is not torch's
+    (here / "mine.toml").write_text("optimizer = 'own'\npeak_lr = 0.4\ndecay = 'linear'\n")
+    (here / "weak.toml").write_text("optimizer = 'own'\npeak_lr = 0.01\n")
+    words = ("--metric", "val_loss", "--seeds", "2", "--study", "c", "--quiet")
+    done = call("compare", "weak.toml", "mine.toml", *words, *train)
+    assert done.code == 0, done.err
+    assert "In the lead: mine" in done.out
+    assert "against weak" in done.out
+
+
+def test_a_recipe_of_another_optimizer_is_refused(here, call, train):
+    for words in (("compare", "adamw", "sgd-wsd"), ("search", "--baseline", "adamw", *SMALL)):
+        refused = call(*words, *train)
+        assert refused.code == 2
+        assert "`optimizer` must be own, which the command has, but got adamw" in refused.err
+
+
+def test_find_tests_the_command(here, call, train):
+    done = call("find", "--seeds", "2", *train)
+    assert done.code == 0, done.err
+    assert "peak LR from" in done.out
+    assert (here / "reports" / "find-train-own" / "index.html").exists() or list(
+        (here / "reports").glob("find-train-own/*")
+    )
+
+
+def test_fewer_epochs_than_the_script_has(here, call, train):
+    assert call("search", *SMALL, "--epochs", "2", "--study", "x", *train).code == 0
+    result = lrtune.load("x")
+    assert {record.run.stop_epochs for record in result.state.records} == {2}
+    full = [r for r in result.state.records if r.run.id == "trial-0000"]
+    noted = lrs_of(here / ".lrtune" / "runs" / "x" / full[0].run.id)
+    assert noted[9] < noted[5]  # the whole schedule is in the first ten steps
+
+
+def test_the_placeholders_are_filled(here, call):
+    start = "print('got', *sys.argv[1:])"
+    epochs = "int(sys.argv[1])"
+    script = quadratic(here / "code", start=start, epochs=epochs)
+    words = python(script, "{epochs}", "{seed}", "{run_dir}", "{{seed}}", "{other}")
+    assert call("search", *SMALL, "--epochs", "12", "--study", "x", "--", *words).code == 0
+    result = lrtune.load("x")
+    for record in result.state.records:
+        if record.run.id != "baseline-0":
+            folder = here / ".lrtune" / "runs" / "x" / record.run.id
+            run = record.run
+            got = f"got {run.horizon_epochs} {run.seed} {folder / 'files'} {{seed}} {{other}}"
+            assert (folder / "log").read_text().splitlines()[0] == got
+            assert json.loads((folder / "plan.json").read_text())["seed_offset"] is None
+    refused = call("search", *SMALL, "--", *words)
+    assert refused.code == 2
+    assert refused.err == "lrtune: `--epochs` must say what {epochs} in the command stands for.\n"
+
+
+# --- bad ends
+
+
+def test_runs_that_fail_do_not_end_the_study(here, call):
+    epoch = f"assert epoch < 3 or not {HOLDS_A_LARGE_LR}, 'bad luck'"
+    script = quadratic(here / "code", epoch=epoch)
+    words = ("--metric", "val_loss", "--budget", "6", "--seeds", "1", "--confirm", "0", "--quiet")
+    done = call("search", *words, "--study", "x", "--", *python(script))
+    assert done.code == 0, done.err
+    result = lrtune.load("x")
+    failed = [r for r in result.state.records if r.state == "failed"]
+    assert failed
+    assert states(result)["completed"] >= 2
+    assert all(
+        r.reason == "the command ended with exit code 1: AssertionError: bad luck" for r in failed
+    )
+    assert "bad luck" in call("log", "x", failed[0].run.id).out
+
+
+def test_a_study_of_which_every_run_fails_says_why(here, call):
+    epoch = "assert MODE != 'set', 'bad luck'"
+    done = call("search", *SMALL, "--", *python(quadratic(here / "code", epoch=epoch)))
+    assert done.code == 2
+    assert "was given up" in done.err
+    assert "bad luck" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_nan_from_some_lr_on_is_divergence(here, call):
+    show = "print(f\"val_loss: {val_loss if LRS[0] < 0.2 else float('nan')}\")"
+    script = quadratic(here / "code", show=show)
+    done = call("search", *SMALL, "--study", "x", "--", *python(script))
+    assert done.code == 0, done.err
+    ends = states(lrtune.load("x"))
+    assert ends["diverged"] >= 1
+    assert ends["completed"] >= 1
+
+
+def test_a_run_that_hangs_is_ended(here, call):
+    epoch = f"if epoch == 3 and {HOLDS_A_LARGE_LR}: time.sleep(1000)"
+    words = (*SMALL, "--trial-timeout", "0.5", "--study", "x")
+    done = call("search", *words, "--", *python(quadratic(here / "code", epoch=epoch)))
+    result = lrtune.load("x")
+    reasons = {r.reason for r in result.state.records if r.state == "failed"}
+    assert reasons == {"the command gave no value of `val_loss` for 0.5 s"}
+    assert done.code == 0, done.err
+
+
+def test_a_first_run_that_hangs_is_ended(here, call):
+    words = (*SMALL, "--trial-timeout", "0.5", "--")
+    epoch = "epoch < 2 or time.sleep(1000)"
+    done = call("search", *words, *python(quadratic(here / "code", epoch=epoch)))
+    assert done.code == 2
+    assert "gave no value of `val_loss` for 0.5 s" in done.err
+
+
+def test_os_exit_before_the_end_is_early_stopping(here, call):
+    epoch = "LRS[0] < 0.2 or epoch < 4 or os._exit(0)"
+    script = quadratic(here / "code", epoch=epoch)
+    done = call("search", *SMALL, "--study", "x", "--", *python(script))
+    assert done.code == 0, done.err
+    assert states(lrtune.load("x")) == {"completed": 4}
+
+
+def test_children_that_outlive_the_command_are_ended(here, call):
+    end = (
+        "import subprocess\n"
+        "subprocess.Popen(['sleep', '1000'], start_new_session=True)\n"
+        "subprocess.Popen(['sh', '-c', 'trap \"\" TERM; sleep 1000 & wait'])"
+    )
+    script = quadratic(here / "code", end=end)
+    words = ("--metric", "val_loss", "--budget", "1", "--seeds", "1", "--confirm", "0", "--quiet")
+    done = call("search", *words, "--study", "x", "--", *python(script))
+    assert done.code == 0, done.err
+    assert not alive(f"LRTUNE_RUN_DIR={here}")
+
+
+BAD = {
+    # what follows `search`, with what the message says
+    "no command": (["--"], ["must follow after `--`"]),
+    "a pattern that is none": (["--read", "(", "TRAIN"], ["not a valid regular expression"]),
+    "a pattern without a group": (["--read", "loss", "TRAIN"], ["must have one group"]),
+    "no such optimizer": (
+        ["--optimizer-index", "5", "TRAIN"],
+        ["`--optimizer-index` must be one of the 1 optimizers of the command", "but got 5"],
+    ),
+    "a direction that is none": (
+        ["--metric", "val_loss:down", "TRAIN"],
+        ["NAME, NAME:max or NAME:min", "'val_loss:down'"],
+    ),
+    "a metric without a direction": (
+        ["--metric", "fun", "TRAIN"],
+        ["write fun:max if higher", "fun:min if lower"],
+    ),
+    "a metric that is not there": (
+        ["--metric", "score:max", "TRAIN"],
+        ["No value of `score` was seen", "val_loss"],
+    ),
+    "settings of our own loop": (
+        ["--batch-size", "32", "--precision", "bf16", "TRAIN"],
+        ["`--batch-size` is a setting of lrtune's own training", "`--precision` is a setting"],
+    ),
+    "a task as well": (["--task", "x.py", "TRAIN"], ["it does not go with `--task`"]),
+    "data as well": (["--data", "digits", "TRAIN"], ["it does not go with `--data`"]),
+    "an optimizer": (["--optimizer", "sgd", "TRAIN"], ["`--optimizer` does not go with a command"]),
+    "more epochs": (
+        ["--epochs", "99", "TRAIN"],
+        ["`--epochs 99` may be fewer than the 8 epochs of the command itself, never more"],
+    ),
+    "lanes": (["--lanes", "2", "TRAIN"], ["`lanes` must be 1 for a command"]),
+    "no such program": (["--", "nosuchprogram"], ["'nosuchprogram' could not be started"]),
+    "no such script": (["--", *python("nosuch.py")], ["exit code 2", "nosuch.py"]),
+    "a folder": (["--", "./code"], ["it is a folder"]),
+    "a peak LR": (["TRAIN", "{peak_lr}"], ["{peak_lr} stands for nothing"]),
+    "silence": (["--", "false"], ["the command ended with exit code 1 and printed nothing"]),
+    "no torch": (["--", *python("-c", "print(1)")], ["No step of a torch optimizer was seen"]),
+    "a CSV file that is not there": (["--read", "x.csv:y", "TRAIN"], ["wrote no CSV file"]),
+    "all of it together": (
+        ["--metric", "val_loss:down", "--space", "nosuch", "--budget", "lots", "TRAIN"],
+        ["NAME, NAME:max", "`space` must be", "`budget` must look like"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_has_one_clear_message(here, call, train, case):
+    words, messages = BAD[case]
+    words = [other for word in words for other in (train if word == "TRAIN" else [word])]
+    defaults = ("--budget", "3", "--metric", "val_loss", "--quiet")
+    if "--metric" in words:
+        defaults = ("--quiet",)
+    refused = call("search", *defaults, *words)
+    assert refused.code == 2, refused
+    assert refused.out == ""
+    assert all(message in refused.err for message in messages), refused.err
+    assert all(refused.err.count(message) == 1 for message in messages), refused.err
+    assert "Traceback" not in refused.err
+    assert not (here / ".lrtune" / "lrtune.db").exists() or not lrtune.studies()
