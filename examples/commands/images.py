@@ -10,11 +10,11 @@ summary.csv. `{run_dir}` in the command gives each run a folder of its own.
 
 import argparse
 import csv
+import math
 import time
 from pathlib import Path
 
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
@@ -33,17 +33,24 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def stripes(count: int, seed: int) -> TensorDataset:
+    """Makes noisy images of 8 x 8 pixels, whose stripes have one of ten directions."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(10, (count,), generator=generator)
+    angles = (math.pi / 10 * labels)[:, None, None]
+    phases = 2 * math.pi * torch.rand((count, 1, 1), generator=generator)
+    rows, columns = torch.arange(8)[:, None], torch.arange(8)
+    waves = torch.sin(rows * angles.cos() + columns * angles.sin() + phases)
+    images = waves + 0.5 * torch.randn(waves.shape, generator=generator)
+    return TensorDataset(images[:, None], labels)
+
+
 def main() -> None:
     """Trains and validates."""
     args = parse_args()
     torch.manual_seed(args.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    digits = load_digits()
-    images = torch.tensor(digits.images[:, None] / 16, dtype=torch.float32)
-    labels = torch.tensor(digits.target)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    train = TensorDataset(images[order[:1347]], labels[order[:1347]])
-    val = TensorDataset(images[order[1347:]], labels[order[1347:]])
+    train, val = stripes(1347, seed=1), stripes(450, seed=2)
     train_loader = DataLoader(train, batch_size=args.batch_size, shuffle=True, drop_last=True)
     val_loader = DataLoader(val, batch_size=256)
 

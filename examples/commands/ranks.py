@@ -9,7 +9,6 @@ Each process of torchrun gets the same LRs. The metric is read from what the fir
 
 import torch
 import torch.distributed as dist
-from sklearn.datasets import load_digits
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
@@ -23,12 +22,11 @@ def main() -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     torch.manual_seed(0)
-    digits = load_digits()
-    images = torch.tensor(digits.data / 16, dtype=torch.float32)
-    labels = torch.tensor(digits.target)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    train, val = order[:1347], order[1347:]
-    dataset = TensorDataset(images[train], labels[train])
+    made_up = torch.Generator().manual_seed(0)  # the same data on all ranks
+    inputs = torch.randn(1798, 64, generator=made_up)
+    labels = (inputs @ torch.randn(64, 10, generator=made_up)).argmax(1)
+    train, val = slice(None, 1348), slice(1348, None)
+    dataset = TensorDataset(inputs[train], labels[train])
     sampler = DistributedSampler(dataset)
     loader = DataLoader(dataset, batch_size=32, sampler=sampler)
 
@@ -38,14 +36,14 @@ def main() -> None:
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.3)
     for epoch in range(EPOCHS):
         sampler.set_epoch(epoch)
-        for inputs, targets in loader:
+        for batch, targets in loader:
             optimizer.zero_grad()
-            functional.cross_entropy(model(inputs), targets).backward()
+            functional.cross_entropy(model(batch), targets).backward()
             optimizer.step()
         scheduler.step()
         if dist.get_rank() == 0:
             with torch.no_grad():
-                val_loss = functional.cross_entropy(net(images[val]), labels[val])
+                val_loss = functional.cross_entropy(net(inputs[val]), labels[val])
             print(f"epoch {epoch} val_loss={val_loss:.4f}", flush=True)
     dist.destroy_process_group()
 
