@@ -198,7 +198,8 @@ def test_a_command_is_searched_and_applied_with_the_lrs_of_its_recipes(name, typ
     (applied,) = runs.glob("apply-*")
     check(tmp_path, applied, applied.name, trial.recipe, example.epochs, example)
 
-    typed("find", "--seeds", "1", "--steps", "60", *command, codes=(0, 1))  # 1: no signal
+    swept = [str(word).replace("{epochs}", str(example.epochs)) for word in command]
+    typed("find", "--seeds", "1", "--steps", "60", *swept, codes=(0, 1))  # 1: no signal
     (table,) = (tmp_path / "reports").glob(f"find-{name}-*/range_test.csv")
     swept = [float(row["lr"]) for row in csv.DictReader(table.open())]
     lrs = recorded(tmp_path, "sweep-0", example)
