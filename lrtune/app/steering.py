@@ -24,7 +24,7 @@ from lrtune.decide.bounds import range_result
 from lrtune.decide.recommend import recommend
 from lrtune.schedules.build import build_schedule
 from lrtune.training.command.recording import Recorded, peek, recorded_file
-from lrtune.training.command.steered import Steered, environment, words_for
+from lrtune.training.command.steered import Steered, asks_for, environment, words_for
 from lrtune.training.command.training import check_sweep, plan_for, swept, swept_lrs
 
 
@@ -82,6 +82,11 @@ def find_in_command(command: CommandLine, asked: commands.Find) -> RangeResult:
         f"`{name}=` is not an option of a range test of a command."
         for name in sorted((asked.given & _NOT_OF_COMMANDS) | changed_settings(asked).keys())
     )
+    problems += [
+        f"{{{name}}} stands for nothing in a range test: write a number in its place."
+        for name in ("epochs", "peak_lr")
+        if asks_for(command, name)
+    ]
     problems.raise_any()
     with TemporaryDirectory(prefix="lrtune-") as folder:
         steerable = peek(

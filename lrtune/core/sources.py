@@ -1,5 +1,6 @@
 """What a search can begin from: a task, its names, a file that defines it, or a command."""
 
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -109,9 +110,14 @@ class CommandLine(CommandOptions, TaskSource):
 
     @property
     def title_text(self) -> str:
-        """A short name: of the script, or of the program."""
-        scripts = [word for word in self.words if word.endswith(".py")]
-        return Path((scripts or [*self.words])[0]).stem
+        """A short name: of the script, the module or the function, or else of the program."""
+        if scripts := [word for word in self.words if word.endswith(".py")]:
+            return Path(scripts[0]).stem
+        if "-m" in self.words[:-1]:
+            return self.words[self.words.index("-m") + 1].rpartition(".")[2]
+        if called := re.fullmatch(r"from \S+ import (\w+); \1\(\)", self.words[-1]):
+            return called[1]
+        return Path(self.words[0]).stem
 
 
 @dataclass(frozen=True, kw_only=True)

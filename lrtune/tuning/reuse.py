@@ -50,7 +50,9 @@ class Prefix:
     def next_key(self) -> str:
         """The key of the training up to the end of the next epoch."""
         step = self.measurements[-1].step if self.measurements else 0
-        steps = range(step, step + self.schedule.steps_per_epoch)
+        # The epochs of a command may differ in length; it may make more steps than are planned.
+        end = min(step + self.schedule.steps_per_epoch, self.schedule.total_steps)
+        steps = range(step, end)
         multipliers = array("d", (self.schedule(step) for step in steps))
         return hashlib.sha256(self.key.encode() + multipliers.tobytes()).hexdigest()[:32]
 
