@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -147,12 +148,14 @@ def _train(record: RunRecord, training: Training, worker: Worker) -> None:
         measurements = reuse.measurements_by_key(worker.store.state())
         identity = training.identity(record.run.recipe)
         assignment = reuse.assignment_of(record, measurements, identity, training.facts)
-        for measurement in reuse.train(assignment, training, worker.states):
-            if measurement.epoch <= record.epochs:
-                continue  # recorded before its process was killed
-            record = record_measurement(record, measurement, worker)
-            if record.state != "running":
-                return
+        # An interrupt would be lost in a generator that the garbage collector closes.
+        with closing(reuse.train(assignment, training, worker.states)) as measured:
+            for measurement in measured:
+                if measurement.epoch <= record.epochs:
+                    continue  # recorded before its process was killed
+                record = record_measurement(record, measurement, worker)
+                if record.state != "running":
+                    return
         raise TrialError("the training ended before its last epoch")
     except (TrialError, TaskError, InputError) as error:
         fail(record, error, worker)

@@ -182,21 +182,24 @@ def train(
             states.drop(prefix.key)
 
     again_s = 0.0
-    for measurement in training.train(
-        run, multiplier, start=start, save=None if states is None else save
-    ):
-        if measurement.epoch <= num_known:
-            again_s += measurement.seconds
-            continue
-        measurement = replace(measurement, prefix=prefix.next_key)
-        prefix = prefix.plus(measurement)
-        if measurement.epoch == num_known + 1:
-            measurement = replace(
-                measurement,
-                again_epochs=num_known - start.epochs,
-                seconds=measurement.seconds + again_s,
-            )
-        yield measurement
+    measured = training.train(run, multiplier, start=start, save=None if states is None else save)
+    try:
+        for measurement in measured:
+            if measurement.epoch <= num_known:
+                again_s += measurement.seconds
+                continue
+            measurement = replace(measurement, prefix=prefix.next_key)
+            prefix = prefix.plus(measurement)
+            if measurement.epoch == num_known + 1:
+                measurement = replace(
+                    measurement,
+                    again_epochs=num_known - start.epochs,
+                    seconds=measurement.seconds + again_s,
+                )
+            yield measurement
+    finally:
+        if isinstance(measured, Generator):  # left in the middle, it ends what it has started
+            measured.close()
 
 
 def _saved(run: Run, key: str, states: States | None) -> Measurement | None:
