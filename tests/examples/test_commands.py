@@ -88,9 +88,9 @@ COMMANDS = {
         marks=(SLOW,),
     ),
 }
-SEARCH = ("--budget", "2", "--seeds", "1", "--confirm", "1", "--max-seeds", "1")
-BRIEF = ("--pruner", "none", "--space", "brief.toml")
-"""Neither looks nor a range test, which the search of `plain` has."""
+SEARCH = ("--seeds", "1", "--confirm", "1", "--max-seeds", "1")
+BRIEF = ("--budget", "1", "--pruner", "none", "--space", "brief.toml")
+"""One trial, and neither looks nor a range test, which the search of `plain` has."""
 SPACE = """
 [parameters]
 peak_lr = { low = 0.001, high = 0.1, log = true }
@@ -175,7 +175,7 @@ def test_a_command_is_searched_and_applied_with_the_lrs_of_its_recipes(name, typ
     command = ("--", *example.program, script, *example.words)
     typed(
         "search", "--study", name, "--metric", example.metric, *example.options, *SEARCH,
-        *(() if name == "plain" else BRIEF), "--quiet", *command,
+        *(("--budget", "2") if name == "plain" else BRIEF), "--quiet", *command,
     )  # fmt: skip
 
     state = Places(home=tmp_path / ".lrtune").existing().study(name).state()
