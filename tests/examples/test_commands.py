@@ -60,7 +60,7 @@ class Example:
 
 PEERS, SLOW = pytest.mark.peers, pytest.mark.slow
 COMMANDS = {
-    "plain": Example("val_loss:min", 10, 22),
+    "plain": Example("val_loss:min", 10, 22, marks=(SLOW,)),
     "lightning_digits": Example("val_loss:min", 6, 22, marks=(PEERS,)),
     "trainer_digits": Example(
         "eval_loss:min",
