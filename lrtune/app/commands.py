@@ -173,6 +173,8 @@ def export(asked: commands.Export) -> Export:
         groups=config.groups,
         measurements=measurements_of(state, chosen.number),
     )
+    if "command" in config.task:  # which has settings of its own
+        made = replace(made, note="A file for `lrtune compare` and `--baseline` of the command.")
     note = f"{chosen.name}: {chosen.recipe.label}. {made.note}"
     if chosen.number not in (contender.trial for contender in recommendation.contenders):
         note += " Not final: the recipe is not confirmed with fresh seeds."

@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from rich.console import Console
 
 from lrtune.app.arguments import changed_settings
 from lrtune.app.places import Places
@@ -16,13 +17,14 @@ from lrtune.app.subjects import RUNS, folder_name
 from lrtune.core import commands
 from lrtune.core.commands import takes
 from lrtune.core.decays import Own
-from lrtune.core.errors import InputError, Problems
+from lrtune.core.errors import InputError, Problems, TaskError
 from lrtune.core.recipe import Recipe
 from lrtune.core.sources import CommandLine
 from lrtune.core.study import RangeResult, StudyConfig
 from lrtune.decide.bounds import range_result
 from lrtune.decide.recommend import recommend
 from lrtune.schedules.build import build_schedule
+from lrtune.training.command.reading import read_failed
 from lrtune.training.command.recording import Recorded, peek, recorded_file
 from lrtune.training.command.steered import Steered, asks_for, environment, words_for
 from lrtune.training.command.training import check_sweep, plan_for, swept, swept_lrs
@@ -34,6 +36,7 @@ def apply_to_command(asked: commands.Apply) -> int:
 
     Raises:
         InputError: there is no such study or recipe, or the study is not one of a command.
+        TaskError: the command trained, but at some step with another LR.
     """
     asked.sound(problems := Problems())
     if not asked.words:
@@ -45,7 +48,8 @@ def apply_to_command(asked: commands.Apply) -> int:
     recorded = _recorded(places, config)
     if recommendation is None:
         raise InputError(f"study {asked.name!r} has nothing to apply: no run of it has finished.")
-    recipe = recipe_of(state, recommendation, asked.recipe).recipe
+    chosen = recipe_of(state, recommendation, asked.recipe)
+    recipe = chosen.recipe
     command = CommandLine(
         asked.words, seed_offset="off", optimizer_index=config.task["optimizer_index"]
     )
@@ -60,6 +64,8 @@ def apply_to_command(asked: commands.Apply) -> int:
     folder = Path(places.home).resolve() / RUNS / asked.name / f"apply-{os.getpid()}"
     plan.write(folder)
     words = words_for(command, plan, folder)
+    told = f"{asked.name}: {chosen.name}, {recipe.label}"
+    Console(stderr=True).print(told, markup=False, highlight=False)
     try:
         variables = {**os.environ, **environment(folder)}
         with subprocess.Popen(words, env=variables) as process:  # noqa: S603 (the user's own)
@@ -67,9 +73,11 @@ def apply_to_command(asked: commands.Apply) -> int:
                 status = process.wait()
             except KeyboardInterrupt:  # the command was interrupted as well
                 status = process.wait()
-        return status if status >= 0 else 128 - status  # as a shell has it for a signal
     except OSError as error:
         raise InputError(f"{words[0]} cannot be started: {error.strerror}.") from None
+    if failed := read_failed(folder / "failed.json"):
+        raise TaskError(f"The command was not trained with the recipe: {failed}.")
+    return status if status >= 0 else 128 - status  # as a shell has it for a signal
 
 
 def find_in_command(command: CommandLine, asked: commands.Find) -> RangeResult:
