@@ -13,9 +13,10 @@ HEAD = """\
 Every option of every command. In Python the options of `lrtune search` are the keyword arguments of
 `lrtune.search`, by the names in the second column; the same holds for `lrtune.compare`,
 `lrtune.resume`, `lrtune.report`, `lrtune.export` and `lrtune.find_lr` (`lrtune find`). What is
-trained is their first argument: an `lrtune.Task`, the path of a file that defines one, or an
-`lrtune.NamedTask`, which has the options under *Task*. `lrtune search --help` shows the options
-that matter most, `--help-all` shows all of them.
+trained is their first argument: an `lrtune.Task`, the path of a file that defines one, an
+`lrtune.NamedTask`, which has the options under *Task*, an `lrtune.CommandLine`, which has those
+under *Command*, or a training function. `lrtune search --help` shows the options that matter most,
+`--help-all` shows all of them.
 
 This file is written by `python docs/options_table.py`, from the classes in `lrtune/core` that
 define the options.

@@ -24,7 +24,7 @@ from lrtune.core.study import RangeResult, StudyConfig
 from lrtune.decide.bounds import range_result
 from lrtune.decide.recommend import recommend
 from lrtune.schedules.build import build_schedule
-from lrtune.training.command.reading import read_failed
+from lrtune.training.command.reading import read_board, read_failed
 from lrtune.training.command.recording import Recorded, peek, recorded_file
 from lrtune.training.command.steered import Steered, asks_for, environment, words_for
 from lrtune.training.command.training import check_sweep, plan_for, swept, swept_lrs
@@ -77,6 +77,14 @@ def apply_to_command(asked: commands.Apply) -> int:
         raise InputError(f"{words[0]} cannot be started: {error.strerror}.") from None
     if failed := read_failed(folder / "failed.json"):
         raise TaskError(f"The command was not trained with the recipe: {failed}.")
+    board = read_board(folder / "board.bin")
+    num_steps = board.steps if board else 0
+    if num_steps != schedule.total_steps:
+        told = (
+            f"The command made {num_steps} optimizer steps, but the schedule has "
+            f"{schedule.total_steps}."
+        )
+        Console(stderr=True).print(told, markup=False, highlight=False)
     return status if status >= 0 else 128 - status  # as a shell has it for a signal
 
 
@@ -136,7 +144,11 @@ def log(asked: commands.Log) -> str:
     if asked.run == "baseline-0" and not path.is_file():
         path = runs / folder_name(config.task) / "run" / "log"
     if not path.is_file():
-        raise InputError(f"run {asked.run!r} of study {asked.name!r} has no log.")
+        logged = sorted(log.parent.name for log in (runs / asked.name).glob("*/log"))
+        raise InputError(
+            f"run {asked.run!r} of study {asked.name!r} has no log; these have one: "
+            f"{', '.join(logged) or 'none'}."
+        )
     return path.read_text(encoding="utf-8", errors="replace")
 
 

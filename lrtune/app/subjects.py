@@ -28,6 +28,7 @@ from lrtune.core.sources import CommandLine, TaskSource
 from lrtune.core.study import StudyConfig, TrainSettings
 from lrtune.core.training import OpenTraining
 from lrtune.training.command.opening import OpenCommand
+from lrtune.training.command.reading import parse_place
 from lrtune.training.command.recording import Recorded, record, recorded_file
 from lrtune.training.command.steered import asks_for
 from lrtune.training.command.training import CommandTraining
@@ -244,6 +245,9 @@ def _command(
             )
     if asked.target is not None and objective is not None:
         problems += filter(None, [objective.target_problem(asked.target)])
+    if source.read:
+        with problems.gather():
+            parse_place(source.read, objective.metric if objective else "")
     problems.raise_any()
     seed = asked.seed + 1  # the first of the fresh seeds
     engine, places = asked.chosen_engine, Places.of(asked)

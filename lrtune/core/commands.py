@@ -6,6 +6,7 @@ The functions of `lrtune` take the fields as arguments, and the command line tak
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
+from difflib import get_close_matches
 from functools import wraps
 from inspect import Signature, getdoc, signature
 from pathlib import Path
@@ -58,7 +59,9 @@ def takes(
     def decorate(function: Callable[[CommandT], Result]) -> Callable[P, Result]:
         @wraps(function)
         def command(*args: P.args, **kwargs: P.kwargs) -> Result:
-            return function(kind(*args, **_flat(kwargs)))
+            options = _flat(kwargs)
+            _check_names(kind, function.__name__, options)
+            return function(kind(*args, **options))
 
         assert isinstance(kind, type)
         command.__doc__ = f"{getdoc(function)}\n\n{_described(kind)}"
@@ -81,6 +84,20 @@ def _flat(arguments: Mapping[str, Any]) -> dict[str, Any]:
             stacklevel=3,
         )
     return settings | flat
+
+
+def _check_names(kind: Any, function: str, given: Mapping[str, Any]) -> None:
+    """Raises `TypeError`, as Python does, for an argument that there is not; it tells the nearest.
+
+    What was typed as a flag has another name here: `seeds` is `num_seeds`.
+    """
+    known = {option.name: option.name for option in options_of(kind)}
+    flags = {option.flag.removeprefix("--"): option.name for option in options_of(kind)}
+    for name in given:
+        if name not in known:
+            near = get_close_matches(name, {**flags, **known}, n=1)
+            hint = f". Did you mean {({**flags, **known})[near[0]]!r}?" if near else ""
+            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{hint}")
 
 
 def _described(kind: type) -> str:
@@ -426,6 +443,7 @@ class Sweeps(Options):
     ] = None
     num_steps: Annotated[
         int,
+        at_least(1),
         Option("Optimizer steps of a sweep.", flag="--steps", metavar="N", essential=True),
     ] = 200
     num_seeds: Annotated[

@@ -50,8 +50,10 @@ def test_a_function_takes_the_fields_of_its_options():
     assert (options.task, options.budget, options.num_seeds) == ("task.py", 7, 2)
     assert options.given == {"budget", "num_seeds"}
     assert asked(task="task.py", budget=7, num_seeds=2) == options
-    with pytest.raises(TypeError, match="sede"):
+    with pytest.raises(TypeError, match=r"asked\(\) got .* 'sede'. Did you mean 'seed'\?"):
         asked("task.py", sede=1)
+    with pytest.raises(TypeError, match=r"'seeds'. Did you mean 'num_seeds'\?"):
+        asked("task.py", seeds=1)
 
 
 def test_a_function_has_the_signature_and_the_help_of_its_options():

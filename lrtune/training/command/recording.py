@@ -187,7 +187,8 @@ def record(
         evaluations, reader = run.read_again(objective.metric)
         tell(f"metric: {objective}, the only one that was measured on other data than the training")
     if not evaluations:
-        raise InputError(reader.problem)
+        hint = "`read` tells where it is, if it is printed in another form."
+        raise InputError(f"{reader.problem} {hint}")
     measurements: list[Measurement] = []
     for evaluation in evaluations:
         before = measurements[-1] if measurements else None

@@ -14,6 +14,8 @@ from lrtune.core.sources import CommandLine
 from tests.training.command.scripts import lrs_of, python, quadratic, same_lrs
 from tests.training.command.test_training import recorded_by, run_of, trained, training_of
 
+pytestmark = pytest.mark.slow  # each of them starts processes
+
 MNIST = (
     'print(f"Train Epoch: {epoch} [0/60000 (0%)]\\tLoss: {loss:.6f}"); '
     'print(f"\\nTest set: Average loss: {val_loss:.4f}, '
