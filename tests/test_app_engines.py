@@ -108,7 +108,7 @@ def test_our_own_loop_trains_on_one_gpu(tmp_path):
     words = "`gpus_per_trial <= 1` must hold for lrtune's own training loop.*but got 2"
     with (
         pytest.raises(InputError, match=words),
-        open_engine(options, training, MLP, Places(home=tmp_path)),
+        open_engine(options, training, Places(home=tmp_path), device="cpu", modules=()),
     ):
         pass
 

@@ -77,7 +77,7 @@ def open_engine(
         from lrtune.tuning.ray_engine import RayEngine
     except ImportError:
         raise InputError("the Ray engine needs Ray Tune: pip install 'lrtune[ray]'.") from None
-    if (options.gpus_per_trial or 0) > 1:
+    if isinstance(training, OpenNative) and (options.gpus_per_trial or 0) > 1:
         raise InputError(
             f"`gpus_per_trial <= 1` must hold for lrtune's own training loop, which uses one GPU, "
             f"but got {options.gpus_per_trial:g}. Search over a training command to use several."

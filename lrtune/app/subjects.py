@@ -286,7 +286,7 @@ def command_problems(subject: Subject, recipes: Mapping[str, Recipe]) -> list[st
 def _timeout_problems(engine: EngineOptions) -> list[str]:
     """What is wrong with the time that runs of lrtune's own training may be silent for."""
     if isinstance(engine, Local) and engine.trial_timeout_s:
-        return ["`trial_timeout_s=` needs a command to train, or `engine=ray`."]
+        return ["`trial_timeout_s=` does not go with `engine=local` unless a command is trained."]
     return []
 
 
