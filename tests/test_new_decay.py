@@ -186,6 +186,7 @@ def test_its_colour_is_its_own():
     assert len(set(colours.values())) == 11
 
 
+@pytest.mark.slow
 def test_a_search_finds_it_and_a_report_shows_it(here):
     (here / "mine.toml").write_text(SPACE)
     baseline = Recipe(peak_lr=0.05, decay=HoldExponential(hold_epochs=2))

@@ -85,6 +85,7 @@ def test_a_range_test_of_it_finds_lrs_or_says_why_not(here):
     assert found.curves[0].lrs[0] == pytest.approx(1e-5)
 
 
+@pytest.mark.slow
 def test_a_search_finds_it_and_a_report_shows_it(here):
     (here / "mine.toml").write_text('[parameters]\noptimizer = "nadam"\npeak_lr = "range-test"')
     baseline = default_recipe("nadam")

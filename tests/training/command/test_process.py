@@ -22,6 +22,7 @@ from lrtune.training.command.process import (
 )
 from lrtune.training.command.supervisor import NOTE_BYTES, PART_BYTES, Log, processes, remaining
 
+pytestmark = pytest.mark.slow  # each of them starts processes, and waits for them to end
 ROOT = Path(__file__).parents[3]
 LONG_S = 60.0
 """Longer than anything here takes on a busy machine."""
