@@ -1,6 +1,8 @@
 """The first run of a command, as it is: what there is to steer, and what its metric is."""
 
 import json
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +25,9 @@ from lrtune.training.command.steered import (
     measurement_of,
     offset_for,
 )
+
+GROUPS_S = 5.0
+"""A command tells its parameter groups at most this many seconds after its steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,8 +265,12 @@ def peek(command: CommandLine, *, num_steps: int, folder: Path, seed: int) -> St
         optimizer_index=command.optimizer_index,
     )
     with Steered(command, plan, folder, cwd=Path.cwd(), metric=None) as run:
-        while run.wait() and len(run.steps) < num_steps:
-            pass
+        deadline = math.inf
+        while run.wait() and not (len(run.steps) >= num_steps and _is_current(run)):
+            if len(run.steps) >= num_steps:
+                deadline = min(deadline, time.monotonic() + GROUPS_S)
+            if time.monotonic() > deadline:
+                break
         if run.exit is not None and not run.exit.succeeded:
             raise TaskError(_last_lines_after("", run))
         return steerable_in(run, command)
@@ -273,6 +282,15 @@ def _last_lines_after(reason: str, run: Steered) -> str:
         reason = f"the command ended with {run.exit}"
     lines = run.last_words(20)
     return f"{reason}. Its last lines were:\n{lines}" if lines else f"{reason} and printed nothing."
+
+
+def _is_current(run: Steered) -> bool:
+    """Whether the parameter groups that a command has told are those of its latest steps."""
+    groups = run.groups
+    if groups is None or not groups.optimizers:
+        return False
+    told = max(group.max_lr for optimizer in groups.optimizers for group in optimizer.groups)
+    return told >= max(step.lr for step in run.steps)
 
 
 def _obvious(epochs: Epochs) -> Objective:
