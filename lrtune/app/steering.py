@@ -98,6 +98,8 @@ def find_in_command(command: CommandLine, asked: commands.Find) -> RangeResult:
         f"`{name}=` is not an option of a range test of a command."
         for name in sorted((asked.given & _NOT_OF_COMMANDS) | changed_settings(asked).keys())
     )
+    with problems.gather():  # what the optimizer would say is known only once the command has run
+        check_sweep(asked.low or 1e-9, asked.high or 1e9, asked.num_steps)
     problems += [
         f"{{{name}}} stands for nothing in a range test: write a number in its place."
         for name in ("epochs", "peak_lr")

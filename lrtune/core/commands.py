@@ -443,7 +443,6 @@ class Sweeps(Options):
     ] = None
     num_steps: Annotated[
         int,
-        at_least(1),
         Option("Optimizer steps of a sweep.", flag="--steps", metavar="N", essential=True),
     ] = 200
     num_seeds: Annotated[
