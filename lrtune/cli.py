@@ -203,14 +203,11 @@ def _parameter(field: OptionField) -> click.Parameter:
     flag = field.flag
     if kinds == [bool] and (field.default or field.topic.default):
         flag += f"/--no-{flag.removeprefix('--')}"
-    by_type: dict[Any, Any] = {int: int, float: float, bool: bool}
-    kind = click.Choice(field.choices) if field.choices else by_type.get(kinds[0], str)
-    if str in kinds:
-        kind = str if not field.choices else kind
+    number_or_flag = kinds[0] if kinds[0] in (int, float, bool) and str not in kinds else str
     return Option(
         [flag, field.name],
         field,
-        type=kind,
+        type=click.Choice(field.choices) if field.choices else number_or_flag,
         multiple=is_list,
         is_flag=kinds == [bool],
         default=None if field.default in (None, ()) else field.default,

@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lrtune.core.commands import Sweeps
 from lrtune.core.recipe import default_recipe
 from lrtune.core.study import RangeResult
 from lrtune.decide.bounds import range_result
-from lrtune.training.native.range_test import NUM_SEEDS
 
 from .peers import PEERS, Finder, Replay, our_curve, quiet
 from .record import Job, Outcome, sweeps
 
 OWN_SWEEP = {"fastai": "fastai", "torch-lr-finder": "fastai", "lightning": "lightning"}
 """The sweep that each package makes by default."""
-OURS = f"lrtune, {NUM_SEEDS} curves"
-OURS_WITH = {1: "lrtune, 1 curve", NUM_SEEDS: OURS}
+OURS = f"lrtune, {Sweeps.num_seeds} curves"
+OURS_WITH = {1: "lrtune, 1 curve", Sweeps.num_seeds: OURS}
 """Ours by the number of curves that it reads together; the second is as in use."""
 CELL = ["case", "optimizer"]
 

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from lrtune.core import optimizers
+from lrtune.core.commands import Sweeps
 from lrtune.core.recipe import Recipe, default_recipe
 from lrtune.core.run import Run
 from lrtune.core.sources import NamedTask
 from lrtune.core.study import TrainSettings
 from lrtune.schedules.compress import schedule_of
 from lrtune.training.native.loop import NativeTraining
-from lrtune.training.native.range_test import NUM_STEPS
 from lrtune.training.task import load_task
 
 OPTIMIZERS: tuple[str, ...] = ("sgd", "adamw", "lamb")
@@ -78,7 +78,7 @@ def sweeps(optimizer: str) -> dict[str, Sweep]:
     """
     low, high = optimizers.OPTIMIZERS[optimizer].swept
     return {
-        "ours": Sweep(low=low, high=high, num_steps=NUM_STEPS),
+        "ours": Sweep(low=low, high=high, num_steps=Sweeps.num_steps),
         "fastai": Sweep(low=1e-7, high=10.0, num_steps=100),
         "lightning": Sweep(low=1e-8, high=1.0, num_steps=100),
     }

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
 from rich.console import Console
 
 from lrtune.app.arguments import changed_settings
@@ -18,16 +17,18 @@ from lrtune.core import commands
 from lrtune.core.commands import takes
 from lrtune.core.decays import Own
 from lrtune.core.errors import InputError, Problems, TaskError
+from lrtune.core.optimizers import OWN
 from lrtune.core.recipe import Recipe
 from lrtune.core.sources import CommandLine
 from lrtune.core.study import RangeResult, StudyConfig
 from lrtune.decide.bounds import range_result
 from lrtune.decide.recommend import recommend
+from lrtune.decide.sweep import sweep_lrs
 from lrtune.schedules.build import build_schedule
 from lrtune.training.command.reading import read_board, read_failed
 from lrtune.training.command.recording import Recorded, peek, recorded_file
 from lrtune.training.command.steered import Steered, asks_for, environment, words_for
-from lrtune.training.command.training import check_sweep, plan_for, swept, swept_lrs
+from lrtune.training.command.training import plan_for, swept
 
 
 @takes(commands.Apply)
@@ -96,10 +97,12 @@ def find_in_command(command: CommandLine, asked: commands.Find) -> RangeResult:
     """
     problems = Problems(
         f"`{name}=` is not an option of a range test of a command."
-        for name in sorted((asked.given & _NOT_OF_COMMANDS) | changed_settings(asked).keys())
+        for name in sorted((asked.given & {"optimizer"}) | changed_settings(asked).keys())
     )
-    with problems.gather():  # what the optimizer would say is known only once the command has run
-        check_sweep(asked.low or 1e-9, asked.high or 1e9, asked.num_steps)
+    with problems.gather():  # the optimizer, and so the ends by default, are not known yet
+        low = 1e-9 if asked.low is None else asked.low
+        high = 1e9 if asked.high is None else asked.high
+        sweep_lrs(OWN, low, high, asked.num_steps)
     problems += [
         f"{{{name}}} stands for nothing in a range test: write a number in its place."
         for name in ("epochs", "peak_lr")
@@ -111,12 +114,8 @@ def find_in_command(command: CommandLine, asked: commands.Find) -> RangeResult:
             command, num_steps=asked.num_steps, folder=Path(folder) / "peek", seed=asked.seed
         )
         recipe = Recipe(optimizer=steerable.known_optimizer)
-        first, last = swept_lrs(recipe.optimizer)
-        low = first if asked.low is None else asked.low
-        high = last if asked.high is None else asked.high
         num_steps = min(asked.num_steps, steerable.num_steps)
-        check_sweep(low, high, num_steps)
-        lrs = [float(lr) for lr in np.geomspace(low, high, num_steps)]
+        lrs = sweep_lrs(recipe.optimizer, asked.low, asked.high, num_steps)
         curves = []
         for seed in range(asked.seed, asked.seed + asked.num_seeds):
             plan = replace(
@@ -127,9 +126,6 @@ def find_in_command(command: CommandLine, asked: commands.Find) -> RangeResult:
             )
             curves.append(swept(started, lrs, seed=seed))
     return range_result(recipe.optimizer, curves)
-
-
-_NOT_OF_COMMANDS = {"optimizer"}
 
 
 @takes(commands.Log)

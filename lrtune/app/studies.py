@@ -97,7 +97,7 @@ def teller(asked: Watching) -> Tell:
 def begun(
     asked: Search | Compare, request: Request, engine: Engine, *, epochs: int, baseline: Recipe
 ) -> StudyConfig:
-    """Returns the configuration of a study that has just begun, as far as all studies have it.
+    """Returns the configuration of a study that has just begun, without what only some have.
 
     Args:
         asked: options of the study.
@@ -140,7 +140,7 @@ def train_study(configure: Configure, request: Request) -> SearchResult:
     """
     options, subject = request.options, request.subject
     request = replace(request, places=places_of(options, request.places))
-    training = subject.open(options, subject.settings)
+    training = subject.open(options, subject.settings, "")
     with (
         preserved_random_states(),
         open_engine(

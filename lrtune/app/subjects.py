@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from lrtune.app.arguments import (
     changed_settings,
@@ -27,7 +27,6 @@ from lrtune.core.recipe import Recipe
 from lrtune.core.sources import CommandLine, TaskSource
 from lrtune.core.study import StudyConfig, TrainSettings
 from lrtune.core.training import OpenTraining
-from lrtune.training.command.opening import OpenCommand
 from lrtune.training.command.reading import parse_place
 from lrtune.training.command.recording import Recorded, record, recorded_file
 from lrtune.training.command.steered import asks_for
@@ -39,151 +38,43 @@ RUNS = "runs"
 """Folder of the runs of commands, in the home of the studies."""
 
 
-class Subject(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class Subject:
     """What a study trains, with what is known of it before the study begins."""
 
-    @property
-    def name(self) -> str:
-        """Short name, for the names of studies."""
-
-    @property
-    def source(self) -> TaskSource:
-        """Where it comes from."""
-
-    @property
-    def description(self) -> Mapping[str, Any]:
-        """What tells it from others, as plain values."""
-
-    @property
-    def epochs(self) -> int:
-        """Horizon of a run, unless another one is asked for."""
-
-    @property
-    def baseline(self) -> Recipe:
-        """What its user has today."""
-
-    @property
-    def own_optimizer(self) -> str | None:
-        """The only optimizer that it can be trained with; `None`: any."""
-
-    @property
-    def objective(self) -> Objective:
-        """The metric that decides."""
-
-    @property
-    def settings(self) -> TrainSettings:
-        """How its runs are trained."""
-
-    @property
-    def keeps_runs(self) -> bool:
-        """Whether it keeps the files of a study's runs, in a folder of the study's name."""
-
-    def open(
-        self, options: EngineOptions, settings: TrainSettings, study: str = ""
-    ) -> OpenTraining:
-        """Returns what opens its training, for a study of this name."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskSubject:
-    """A task, by lrtune's own loop."""
-
-    task: Task
+    name: str
+    """Short name, for the names of studies."""
     source: TaskSource
-    keeps_runs: bool = False
+    description: Mapping[str, Any]
+    """What tells it from others, as plain values."""
+    epochs: int
+    """Horizon of a run, unless another one is asked for."""
+    baseline: Recipe
+    """What its user has today."""
     own_optimizer: str | None = None
-
-    @property
-    def name(self) -> str:
-        """See `Subject`."""
-        return self.task.name
-
-    @property
-    def description(self) -> Mapping[str, Any]:
-        """See `Subject`."""
-        return describe_source(self.source)
-
-    @property
-    def epochs(self) -> int:
-        """See `Subject`."""
-        return self.task.epochs
-
-    @property
-    def baseline(self) -> Recipe:
-        """See `Subject`."""
-        return self.task.baseline
-
-    @property
-    def objective(self) -> Objective:
-        """See `Subject`."""
-        return self.task.decides
-
-    @property
-    def settings(self) -> TrainSettings:
-        """See `Subject`."""
-        return self.task.settings
-
-    def open(
-        self, options: EngineOptions, settings: TrainSettings, study: str = ""
-    ) -> OpenTraining:
-        """See `Subject`."""
-        return open_native(options, self.task, self.source, settings)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CommandSubject:
-    """A command, steered from outside; its first run as it is has told the rest."""
-
-    source: CommandLine
-    recorded: Recorded
+    """The only optimizer that it can be trained with; `None`: any."""
     objective: Objective
-    folder: Path
-    """Of the runs of commands."""
+    """The metric that decides."""
     settings: TrainSettings
-    keeps_runs: bool = True
-    timeout_s: float = 0.0
-    """Seconds without an epoch after which a run is ended; 0: never."""
+    """How its runs are trained."""
+    keeps_runs: bool = False
+    """It keeps the files of a study's runs, in a folder of the study's name."""
+    open: Callable[[EngineOptions, TrainSettings, str], OpenTraining]
+    """Returns what opens its training, for a study of this name; the name may be empty."""
 
-    @property
-    def name(self) -> str:
-        """See `Subject`."""
-        return self.source.title_text
 
-    @property
-    def description(self) -> Mapping[str, Any]:
-        """See `Subject`."""
-        return describe_source(self.source)
-
-    @property
-    def epochs(self) -> int:
-        """See `Subject`."""
-        return self.recorded.epochs
-
-    @property
-    def baseline(self) -> Recipe:
-        """See `Subject`."""
-        return self.recorded.baseline
-
-    @property
-    def own_optimizer(self) -> str:
-        """See `Subject`."""
-        return self.recorded.known_optimizer
-
-    def open(
-        self, options: EngineOptions, settings: TrainSettings, study: str = ""
-    ) -> OpenTraining:
-        """See `Subject`."""
-        is_alone = isinstance(options, Local) and options.num_jobs(visible_gpus("auto")) == 1
-        training = CommandTraining(
-            command=self.source,
-            description=self.description,
-            recorded=self.recorded,
-            objective=self.objective,
-            folder=self.folder / (study or folder_name(self.description)),
-            threads=0 if is_alone else settings.threads,
-            timeout_s=self.timeout_s,
-        )
-        return OpenCommand(training)
+def _of_task(task: Task, source: TaskSource) -> Subject:
+    """A task, by lrtune's own loop."""
+    return Subject(
+        name=task.name,
+        source=source,
+        description=describe_source(source),
+        epochs=task.epochs,
+        baseline=task.baseline,
+        objective=task.decides,
+        settings=task.settings,
+        open=lambda options, settings, _study: open_native(options, task, source, settings),
+    )
 
 
 def folder_name(description: Mapping[str, Any]) -> str:
@@ -223,12 +114,12 @@ def subject_of(asked: Search | Compare, problems: Problems, tell: Tell) -> Subje
     with problems.gather():
         loaded = with_settings(loaded, changed_settings(asked), asked.chosen_engine)
     problems += _timeout_problems(asked.chosen_engine)
-    return TaskSubject(task=loaded, source=source)
+    return _of_task(loaded, source)
 
 
 def _command(
     source: CommandLine, asked: Search | Compare, problems: Problems, tell: Tell
-) -> CommandSubject:
+) -> Subject:
     problems += [
         f"`{name}=` is a setting of lrtune's own training; a command has its own."
         for name in changed_settings(asked)
@@ -303,7 +194,7 @@ def resumed(config: StudyConfig, engine: EngineOptions, places: Places, tell: Te
         return replace(subject, settings=config.settings)
     Problems(_timeout_problems(engine)).raise_any()
     task = open_task(source, str(config.objective))
-    return TaskSubject(task=replace(task, settings=config.settings), source=source)
+    return _of_task(replace(task, settings=config.settings), source)
 
 
 def _opened(
@@ -314,12 +205,13 @@ def _opened(
     seed: int,
     epochs: int | None,
     tell: Tell,
-) -> CommandSubject:
+) -> Subject:
     """Opens a command by what its first run has told; it is run if it has not been."""
     if epochs is None and asks_for(source, "epochs"):
         raise InputError("`epochs=` must say what {epochs} in the command stands for.")
     folder = Path(places.home).resolve() / RUNS
-    first = folder / folder_name(describe_source(source))
+    description = describe_source(source)
+    first = folder / folder_name(description)
     metric = objective.metric if objective else None
     recorded = Recorded.load(recorded_file(first, source, metric, epochs or 0))
     if recorded is None:
@@ -338,12 +230,30 @@ def _opened(
             f"but it gave {recorded.epochs} values in {epochs} epochs."
         )
     objective = objective or Objective.parse(recorded.objective)
-    settings = TrainSettings(threads=threads_of(engine, "auto"))
-    return CommandSubject(
-        source=source,
+    training = CommandTraining(
+        command=source,
+        description=description,
         recorded=recorded,
         objective=objective,
-        folder=folder,
-        settings=settings,
+        folder=first,
+        threads=0,
         timeout_s=engine.trial_timeout_s,
+    )
+
+    def open_training(options: EngineOptions, settings: TrainSettings, study: str) -> OpenTraining:
+        is_alone = isinstance(options, Local) and options.num_jobs(visible_gpus("auto")) == 1
+        threads = 0 if is_alone else settings.threads
+        return replace(training, folder=folder / study if study else first, threads=threads)
+
+    return Subject(
+        name=source.title_text,
+        source=source,
+        description=description,
+        epochs=recorded.epochs,
+        baseline=recorded.baseline,
+        own_optimizer=recorded.known_optimizer,
+        objective=objective,
+        settings=TrainSettings(threads=threads_of(engine, "auto")),
+        keeps_runs=True,
+        open=open_training,
     )

@@ -80,7 +80,7 @@ class Audit:
 
 @dataclass(frozen=True, kw_only=True)
 class Intended:
-    """What a run was meant to be, as far as that is known."""
+    """What a run was meant to be. `None` stands for what is not known."""
 
     steps_per_epoch: int | None
     """Optimizer steps."""

@@ -1,6 +1,6 @@
 """The commands: what each of them may be told, from Python as from the command line.
 
-Each class gathers the options of one command, most of which come from the topics that it inherits.
+Each class gathers the options of one command. It inherits the topics that the command has.
 The functions of `lrtune` take the fields as arguments, and the command line takes them as flags.
 """
 

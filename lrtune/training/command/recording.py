@@ -3,10 +3,9 @@
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from lrtune.core.decays import Own
@@ -62,12 +61,8 @@ class Recorded(Steerable):
 
     seed: int
     """What its seeds were offset by."""
-    lrs: tuple[float, ...]
-    """LR of each step."""
     measurements: tuple[Measurement, ...]
     """One an epoch."""
-    startup_s: float
-    """From the start of the command to its first optimizer step, roughly."""
     objective: str
     """The metric that decides, with its direction."""
     series: Series | None
@@ -125,7 +120,6 @@ class Recorded(Steerable):
             "ratios": tuple(map(tuple, values["ratios"])),
             "names": tuple(values["names"]),
             "series": Series(*values["series"]) if values["series"] else None,
-            "lrs": tuple(values["lrs"]),
             "measurements": tuple(Measurement(**m) for m in values["measurements"]),
         }
         return Recorded(**values | own)
@@ -203,9 +197,7 @@ def record(
     recorded = Recorded(
         **vars(steerable),
         seed=seed,
-        lrs=tuple(step.lr for step in run.steps),
         measurements=tuple(measurements),
-        startup_s=max(0.0, measurements[0].seconds - _typical(measurements)),
         objective=str(objective),
         series=reader.series,
     )
@@ -301,9 +293,3 @@ def _obvious(epochs: Epochs) -> Objective:
             f"`metric` must name what decides, such as val_loss. {seen(epochs.candidates)}"
         )
     return Objective.parse(normalised(candidate.name))
-
-
-def _typical(measurements: Sequence[Measurement]) -> float:
-    """Seconds of an epoch without the start of the command."""
-    later = [measurement.seconds for measurement in measurements[1:]]
-    return float(median(later)) if later else measurements[0].seconds

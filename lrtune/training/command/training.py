@@ -1,34 +1,32 @@
 """A command as a training: each run is one start of it, with its learning rate set from outside."""
 
-import math
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import numpy as np
-
+from lrtune.core.commands import Sweeps
 from lrtune.core.decays import Own
-from lrtune.core.errors import InputError, TrialError, check
+from lrtune.core.errors import InputError, TrialError
 from lrtune.core.objective import Metrics, Objective
-from lrtune.core.optimizers import OPTIMIZERS, WIDEST
 from lrtune.core.recipe import Recipe
 from lrtune.core.run import Measurement, Run
 from lrtune.core.sources import CommandLine
 from lrtune.core.study import RangeCurve
 from lrtune.core.training import (
     Ability,
+    Devices,
     Environment,
     Facts,
     Multiplier,
     Save,
     Start,
     State,
+    Training,
 )
-from lrtune.decide.bounds import MIN_POINTS
+from lrtune.decide.sweep import sweep_curve, sweep_lrs
 from lrtune.training.command.recording import Recorded, Steerable
 from lrtune.training.command.steered import (
     Mode,
@@ -38,13 +36,6 @@ from lrtune.training.command.steered import (
     measurement_of,
     offset_for,
 )
-
-DIVERGED = 3.0
-"""A loss that is this many times the median of the first ones ends a sweep."""
-NUM_FIRST = 5
-"""Losses whose median is the level to diverge from."""
-NUM_STEPS = 200
-"""Optimizer steps of a sweep, where the command makes so many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +57,10 @@ class CommandTraining:
     """Of torch in the command; 0: as many as it takes."""
     timeout_s: float
     """Seconds without an epoch after which a run is ended; 0: never."""
+
+    def __call__(self, devices: Devices) -> Training:
+        """Opens itself: a command needs nothing in the process that starts it."""
+        return self
 
     @property
     def facts(self) -> Facts:
@@ -154,18 +149,15 @@ class CommandTraining:
         num_steps: int | None = None,
     ) -> RangeCurve:
         """See `Training`."""
-        first, last = swept_lrs(recipe.optimizer)
-        low, high = first if low is None else low, last if high is None else high
-        num_steps = min(num_steps or NUM_STEPS, self.recorded.num_steps)
-        check_sweep(low, high, num_steps)
+        num_steps = min(num_steps or Sweeps.num_steps, self.recorded.num_steps)
+        lrs = sweep_lrs(recipe.optimizer, low, high, num_steps)
         plan = plan_for(self.command, self.recorded, recipe, seed)
-        lrs = tuple(float(lr) for lr in np.geomspace(low, high, num_steps))
         plan = replace(plan, mode="sweep", lrs=lrs, epochs=self.recorded.epochs)
         return swept(self._start(plan, f"sweep-{seed}"), lrs, seed=seed)
 
     def test(self, state: State) -> Metrics:
-        """A command has no test split."""
-        raise NotImplementedError
+        """See `Training`. It lacks the ability, so that nobody asks."""
+        raise AssertionError("a command has no test split")
 
     def _start(self, plan: Plan, name: str) -> Steered:
         return Steered(
@@ -194,32 +186,12 @@ def plan_for(command: CommandLine, steerable: Steerable, recipe: Recipe, seed: i
     )
 
 
-def swept_lrs(optimizer: str) -> tuple[float, float]:
-    """First and last LR of a sweep."""
-    return OPTIMIZERS[optimizer].swept if optimizer in OPTIMIZERS else WIDEST
-
-
-def check_sweep(low: float, high: float, num_steps: int) -> None:
-    """Raises `InputError` with every rule of a sweep that is broken."""
-    check([
-        (0 < low < high < math.inf, f"`0 < low < high` must hold, but got low={low}, high={high}."),
-        (num_steps >= MIN_POINTS, f"`{MIN_POINTS} <= num_steps` must hold, but got {num_steps}."),
-    ])  # fmt: skip
-
-
 def swept(started: Steered, lrs: Sequence[float], *, seed: int) -> RangeCurve:
     """The curve of a sweep: the losses that the command calls `backward` on, one at each LR."""
-    losses: list[float] = []
-    diverged, runs = False, True
+    curve, runs = sweep_curve(lrs, (), seed=seed), True
     with started as steered:
-        while runs and not diverged and len(losses) < len(lrs):
+        while runs and not curve.diverged and len(curve.losses) < len(lrs):
             runs = steered.wait()
-            for step in steered.steps[len(losses) : len(lrs)]:
-                level = median(losses[:NUM_FIRST]) if len(losses) >= NUM_FIRST else math.inf
-                diverged = not step.loss < DIVERGED * level
-                if diverged:
-                    break
-                losses.append(step.loss)
-    return RangeCurve(
-        seed=seed, lrs=tuple(lrs[: len(losses)]), losses=tuple(losses), diverged=diverged
-    )
+            losses = [step.loss for step in steered.steps[: len(lrs)]]
+            curve = sweep_curve(lrs, losses, seed=seed)
+    return curve

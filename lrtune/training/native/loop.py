@@ -28,6 +28,7 @@ from lrtune.core.training import (
     Start,
     State,
 )
+from lrtune.decide.sweep import sweep_lrs
 from lrtune.training.native.data.loaders import StreamBatches
 from lrtune.training.native.devices import (
     describe_environment,
@@ -40,7 +41,7 @@ from lrtune.training.native.lanes.eager import Lane
 from lrtune.training.native.lanes.pool import LanePool
 from lrtune.training.native.prepared import PreparedTask
 from lrtune.training.native.randomness import preserved_random_states
-from lrtune.training.native.range_test import lrs_of_sweep, sweep
+from lrtune.training.native.range_test import sweep
 from lrtune.training.task import Task
 
 
@@ -183,7 +184,7 @@ class NativeTraining:
         num_steps: int | None = None,
     ) -> RangeCurve:
         """See `Training`. The caller's random states are as before when it returns or raises."""
-        lrs = lrs_of_sweep(recipe.optimizer, low, high, num_steps)
+        lrs = sweep_lrs(recipe.optimizer, low, high, num_steps)
         with (
             preserved_random_states(),
             self.task.guard("the task could not be trained in the range test"),

@@ -10,17 +10,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lrtune.core.commands import Command, Sweeps, takes
-from lrtune.core.errors import InputError, Problems, check
-from lrtune.core.optimizers import OPTIMIZERS
+from lrtune.core.errors import InputError, Problems
+from lrtune.core.optimizers import OPTIMIZERS, OWN
 from lrtune.core.options import Option
 from lrtune.core.recipe import Recipe, default_recipe
 from lrtune.core.study import Precision, RangeCurve, RangeResult
-from lrtune.decide.bounds import MIN_POINTS, range_result
+from lrtune.decide.bounds import range_result
+from lrtune.decide.sweep import sweep_curve, sweep_lrs
 from lrtune.training.native.data.loaders import LoaderBatches
 from lrtune.training.native.data.structure import Batch
 from lrtune.training.native.devices import choose_arithmetic
@@ -30,12 +30,6 @@ from lrtune.training.native.lanes.eager import EagerLane, Lane
 from lrtune.training.native.learner import Learner, Step
 from lrtune.training.native.randomness import preserved_random_states
 
-NUM_STEPS, NUM_SEEDS = Sweeps.num_steps, Sweeps.num_seeds
-"""Optimizer steps of a sweep, and sweeps."""
-DIVERGED = 3.0
-"""A raw loss this many times the first ones' median ends the sweep."""
-NUM_FIRST = 5
-"""Losses whose median is the level to diverge from."""
 BLOCK = 5
 """Steps between looks at the losses."""
 
@@ -77,13 +71,10 @@ def range_test(asked: RangeTest) -> RangeResult:
     """
     problems = Problems()
     asked = asked.sound(problems)
-    low, high = (
-        (1e-6 if asked.low is None else asked.low),
-        (10.0 if asked.high is None else asked.high),
-    )
-    num_steps, num_seeds = asked.num_steps, asked.num_seeds
     model, optimizer, loader, loss = asked.model, asked.optimizer, asked.loader, asked.loss
-    problems += [message for holds, message in _rules(low, high, num_steps) if not holds]
+    lrs: list[float] = []
+    with problems.gather():
+        lrs = sweep_lrs(OWN, asked.low, asked.high, asked.num_steps)
     problems.raise_any()
     device = next(model.parameters()).device
     arithmetic = choose_arithmetic(asked.precision, device)
@@ -94,7 +85,7 @@ def range_test(asked: RangeTest) -> RangeResult:
     )
     evaluation = Evaluation(forward=forward, arithmetic=arithmetic)
     curves = []
-    for seed in range(num_seeds):
+    for seed in range(asked.num_seeds):
         with preserved_random_states(loader), preserved(model, optimizer):
             largest = max(float(group["lr"]) for group in optimizer.param_groups)
             for group in optimizer.param_groups:
@@ -103,12 +94,12 @@ def range_test(asked: RangeTest) -> RangeResult:
             lane = EagerLane(
                 step=step, batches=batches, validation=batches, evaluation=evaluation, accumulate=1
             )
-            curves.append(sweep(lane, _exponential(low, high, num_steps), 1.0, seed=seed))
+            curves.append(sweep(lane, lrs, 1.0, seed=seed))
     return range_result(type(optimizer).__name__.lower(), curves)
 
 
 def sweep(lane: Lane, lrs: Sequence[float], peak_lr: float, *, seed: int) -> RangeCurve:
-    """One step at each LR, until the raw loss is not finite or `DIVERGED` times where it began.
+    """One step at each LR, until the raw loss has diverged.
 
     It trains the model.
 
@@ -126,16 +117,16 @@ def sweep(lane: Lane, lrs: Sequence[float], peak_lr: float, *, seed: int) -> Ran
         InputError: data without batches.
     """
     losses: list[float] = []
-    end: int | None = None
+    curve = sweep_curve(lrs, losses, seed=seed)
     epoch = 0
-    while end is None and len(losses) < len(lrs):
+    while not curve.diverged and len(losses) < len(lrs):
         lane.begin_epoch(seed, epoch)
         num_before = len(losses)
-        while end is None and len(losses) < len(lrs):
+        while not curve.diverged and len(losses) < len(lrs):
             wanted = lrs[len(losses) :][:BLOCK]
             latest = lane.steps([lr / peak_lr for lr in wanted]).losses
             losses += latest
-            end = _divergence(losses)
+            curve = sweep_curve(lrs, losses, seed=seed)
             if len(latest) < len(wanted):
                 break
         if len(losses) == num_before:
@@ -143,19 +134,7 @@ def sweep(lane: Lane, lrs: Sequence[float], peak_lr: float, *, seed: int) -> Ran
                 f"data must give batches each time they are read, but epoch {epoch} had none."
             )
         epoch += 1
-    kept = losses[:end]
-    return RangeCurve(
-        seed=seed, lrs=tuple(lrs[: len(kept)]), losses=tuple(kept), diverged=end is not None
-    )
-
-
-def _divergence(losses: Sequence[float]) -> int | None:
-    """The first loss that is not finite or too large; none while there are too few to tell."""
-    for index, loss in enumerate(losses):
-        began = float(np.median(losses[:NUM_FIRST])) if index >= NUM_FIRST else math.inf
-        if not math.isfinite(loss) or loss > DIVERGED * began:
-            return index
-    return None
+    return curve
 
 
 @contextmanager
@@ -202,32 +181,6 @@ def _copied(state: dict[str, Any]) -> dict[str, Any]:
         key: value.clone() if isinstance(value, Tensor) else copy.deepcopy(value)
         for key, value in state.items()
     }
-
-
-def lrs_of_sweep(
-    optimizer: str, low: float | None, high: float | None, num_steps: int | None
-) -> list[float]:
-    """The LRs of an optimizer's sweep, in steps of equal ratio.
-
-    Raises:
-        InputError: there is no such sweep.
-    """
-    first, last = OPTIMIZERS[optimizer].swept
-    low, high = first if low is None else low, last if high is None else high
-    num_steps = NUM_STEPS if num_steps is None else num_steps
-    check(_rules(low, high, num_steps))
-    return _exponential(low, high, num_steps)
-
-
-def _exponential(low: float, high: float, num_steps: int) -> list[float]:
-    return [float(lr) for lr in np.geomspace(low, high, num_steps)]
-
-
-def _rules(low: float, high: float, num_steps: int) -> list[tuple[bool, str]]:
-    return [
-        (0 < low < high < math.inf, f"`0 < low < high` must hold, but got low={low}, high={high}."),
-        (num_steps >= MIN_POINTS, f"`{MIN_POINTS} <= num_steps` must hold, but got {num_steps}."),
-    ]
 
 
 def for_optimizer(recipe: Recipe, optimizer: str) -> Recipe:

@@ -162,7 +162,7 @@ LINES = [
     ("total: 1,234.5, all 1,234,567", {"total": 1234.5, "all": 1234567}),
     ("loss 0,534 tokens 1,234", {}),
     ("took 12.5s, 3.2GB, 31it/s", {}),
-    ("saved to /tmp/run_12/model-3.pt", {}),
+    ("saved to out/run_12/model-3.pt", {}),
     ("torch 2.14.1, cuda:0, 10.0.0.1:29500", {"cuda": 0}),
     ("losses: [0.5, 0.25]", {}),
     ("info: nothing", {}),

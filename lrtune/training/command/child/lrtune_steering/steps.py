@@ -72,7 +72,7 @@ class Position:
         return table.take(self._on_device.clamp(max=self._num_planned - 1))
 
     def advance(self, overflow: torch.Tensor | None) -> bool:
-        """Counts a step that has ended; returns whether it was a real one, as far as is known."""
+        """Counts a step that has ended. Returns false if it is known to be none."""
         if overflow is not None and is_late(overflow):
             if self._on_device is None:
                 self._on_device = torch.tensor(self.num_steps, device=overflow.device)
