@@ -25,8 +25,8 @@ from lrtune.decide.bounds import range_result
 from lrtune.decide.recommend import recommend
 from lrtune.decide.sweep import sweep_lrs
 from lrtune.schedules.build import build_schedule
-from lrtune.training.command.reading import read_board, read_failed
 from lrtune.training.command.recording import Recorded, peek, recorded_file
+from lrtune.training.command.run_files import read_board, read_failed
 from lrtune.training.command.steered import Steered, asks_for, environment, words_for
 from lrtune.training.command.training import plan_for, swept
 

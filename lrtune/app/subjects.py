@@ -27,7 +27,7 @@ from lrtune.core.recipe import Recipe
 from lrtune.core.sources import CommandLine, TaskSource
 from lrtune.core.study import StudyConfig, TrainSettings
 from lrtune.core.training import OpenTraining
-from lrtune.training.command.reading import parse_place
+from lrtune.training.command.places import parse_place
 from lrtune.training.command.recording import Recorded, record, recorded_file
 from lrtune.training.command.steered import asks_for
 from lrtune.training.command.training import CommandTraining

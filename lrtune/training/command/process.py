@@ -47,16 +47,8 @@ def placeholders(command: Sequence[str], names: Iterable[str]) -> tuple[str, ...
         ('seed',)
     """
     known = frozenset(names)
-    return tuple(dict.fromkeys(name for name in _braced(command) if name in known))
-
-
-def unknown_placeholders(command: Sequence[str], names: Iterable[str]) -> tuple[str, ...]:
-    """Returns the words in braces that `filled` leaves alone, such as a misspelt `{epoch}`.
-
-    Shell variables (`${HOME}`) and words in two braces are not among them.
-    """
-    known = frozenset(names)
-    return tuple(dict.fromkeys(name for name in _braced(command) if name not in known))
+    matches = (match for word in command for match in _PLACEHOLDER.finditer(word))
+    return tuple(dict.fromkeys(match["name"] for match in matches if match["name"] in known))
 
 
 def filled(command: Sequence[str], values: Mapping[str, object]) -> tuple[str, ...]:
@@ -86,11 +78,6 @@ def filled(command: Sequence[str], values: Mapping[str, object]) -> tuple[str, .
 _PLACEHOLDER = re.compile(
     r"\{\{(?P<escaped>[A-Za-z_]\w*)\}\}|(?<!\$)\{(?P<name>[A-Za-z_]\w*)\}", re.ASCII
 )
-
-
-def _braced(command: Sequence[str]) -> list[str]:
-    matches = (match for word in command for match in _PLACEHOLDER.finditer(word))
-    return [match["name"] for match in matches if match["name"]]
 
 
 # --- how a command ended

@@ -15,8 +15,8 @@ from lrtune.core.optimizers import OPTIMIZERS, OWN
 from lrtune.core.recipe import ParameterGroup, Recipe
 from lrtune.core.run import Measurement
 from lrtune.core.sources import CommandLine
+from lrtune.training.command.epochs import Epochs, Series, obvious, seen
 from lrtune.training.command.lines import normalised, words_of
-from lrtune.training.command.reading import Epochs, Series, obvious, seen
 from lrtune.training.command.steered import (
     Plan,
     Steered,

@@ -16,18 +16,10 @@ from typing import Any, Literal, Self
 from lrtune.core.errors import InputError, TrialError
 from lrtune.core.run import Measurement
 from lrtune.core.sources import CommandLine
+from lrtune.training.command.epochs import Epochs, Evaluation, Series
+from lrtune.training.command.places import parse_place
 from lrtune.training.command.process import Exit, Process, end_leftovers, filled, placeholders
-from lrtune.training.command.reading import (
-    Epochs,
-    Evaluation,
-    Groups,
-    Series,
-    Step,
-    Steps,
-    parse_place,
-    read_failed,
-    read_groups,
-)
+from lrtune.training.command.run_files import Groups, Step, Steps, read_failed, read_groups
 
 Mode = Literal["record", "set", "sweep"]
 CHILD = Path(__file__).parent / "child"

@@ -18,7 +18,6 @@ from lrtune.training.command.process import (
     filled,
     last_lines,
     placeholders,
-    unknown_placeholders,
 )
 from lrtune.training.command.supervisor import NOTE_BYTES, PART_BYTES, Log, processes, remaining
 
@@ -480,7 +479,6 @@ def test_a_value_is_not_filled_again():
 def test_placeholders_are_told():
     command = ["x", "{seed} {epoch}", "${epochs}", "{{run_dir}}", "{seed}", "{peak_lr}"]
     assert placeholders(command, VALUES) == ("seed", "peak_lr")
-    assert unknown_placeholders(command, VALUES) == ("epoch",)
 
 
 def test_a_run_tells_which_processes_it_has(start, tmp_path):

@@ -9,32 +9,23 @@ import time
 import pytest
 
 from lrtune.core.errors import InputError
-from lrtune.training.command import reading, supervisor
+from lrtune.training.command import run_files, supervisor
+from lrtune.training.command.epochs import Candidate, Epochs, Series, obvious, seen
 from lrtune.training.command.lines import visible
-from lrtune.training.command.reading import (
-    Candidate,
-    CsvColumn,
-    CsvRows,
-    Epochs,
+from lrtune.training.command.places import CsvColumn, CsvRows, OutputPattern, parse_place
+from lrtune.training.command.run_files import (
     Groups,
     Lines,
     LogLines,
-    OutputPattern,
-    Seeds,
-    Series,
     SteeredGroup,
     SteeredOptimizer,
     Step,
     Steps,
-    obvious,
-    parse_place,
     read_board,
     read_failed,
     read_groups,
     read_output,
     read_reports,
-    read_seeds,
-    seen,
 )
 from lrtune.training.command.supervisor import Log
 
@@ -118,36 +109,18 @@ def test_steps_come_as_they_are_written(tmp_path):
     assert steps.read() == [Step(0.2, math.inf), Step(0.3, 1.5)]
 
 
-def test_files_that_are_replaced(tmp_path):
+def test_the_groups_of_a_command(tmp_path):
     group = {"name": None, "lr": 0.1, "max_lr": 0.2, "weight_decay": None, "later": 1}
     optimizer = {"class": "SGD", "module": "m", "num_steps": 3, "groups": [group]}
-    contents = {
-        "groups": {"version": 1, "torch": "2.0", "python": "3.8", "optimizers": [optimizer]},
-        "seeds": {"seeded": ["torch", "random"], "offset": 3},
-    }
-    expected = {
-        "groups": Groups(
-            torch="2.0",
-            python="3.8",
-            optimizers=(
-                SteeredOptimizer(
-                    class_name="SGD",
-                    module="m",
-                    num_steps=3,
-                    groups=(SteeredGroup(name=None, lr=0.1, max_lr=0.2, weight_decay=None),),
-                ),
-            ),
-        ),
-        "seeds": Seeds(seeded=("torch", "random"), offset=3),
-    }
-    readers = {"groups": read_groups, "seeds": read_seeds}
-    for name, reader in readers.items():
-        path = tmp_path / f"{name}.json"
-        assert reader(path) is None
-        path.write_text('{"half": ')
-        assert reader(path) is None
-        path.write_text(json.dumps(contents[name]))
-        assert reader(path) == expected[name]
+    content = {"version": 1, "torch": "2.0", "python": "3.8", "optimizers": [optimizer]}
+    path = tmp_path / "groups.json"
+    assert read_groups(path) is None
+    path.write_text('{"half": ')
+    assert read_groups(path) is None
+    path.write_text(json.dumps(content))
+    steered_group = SteeredGroup(name=None, lr=0.1, max_lr=0.2, weight_decay=None)
+    steered = SteeredOptimizer(class_name="SGD", module="m", num_steps=3, groups=(steered_group,))
+    assert read_groups(path) == Groups(torch="2.0", python="3.8", optimizers=(steered,))
 
 
 @pytest.mark.parametrize(
@@ -226,7 +199,7 @@ def test_lines_of_a_log_that_becomes_shorter(tmp_path, monkeypatch, lines_at_onc
     part_bytes = 64 * 1024
     monkeypatch.setattr(supervisor, "PART_BYTES", part_bytes)
     monkeypatch.setattr(supervisor, "MAX_TAIL_BYTES", 3 * part_bytes)
-    monkeypatch.setattr(reading, "PART_BYTES", part_bytes)
+    monkeypatch.setattr(run_files, "PART_BYTES", part_bytes)
     path = tmp_path / "log"
     path.write_bytes(b"before\n" * 1000)
     reader = LogLines(path, path.stat().st_size)

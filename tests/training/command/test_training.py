@@ -13,6 +13,7 @@ from lrtune.core.run import Run
 from lrtune.core.sources import CommandLine
 from lrtune.schedules.build import build_schedule
 from lrtune.training.command.recording import Recorded, peek, record
+from lrtune.training.command.run_files import Steps
 from lrtune.training.command.training import CommandTraining
 from lrtune.training.task import describe_source
 from tests.training.command.scripts import lrs_of, python, quadratic, same_lrs
@@ -79,7 +80,8 @@ def test_the_first_run_tells_all_that_a_search_needs_to_know(command, here):
     said = []
     recorded = recorded_by(command, here, tell=said.append)
     assert (recorded.epochs, recorded.steps_per_epoch, recorded.num_steps) == (8, 5, 40)
-    assert recorded.lrs == (0.03,) * 40
+    steps = Steps(here / "recorded" / "run" / "steps.bin").read()
+    assert [step.lr for step in steps] == [0.03] * 40
     assert (recorded.peak_lr, recorded.known_optimizer, recorded.ratios) == (0.03, "own", ((1.0,),))
     assert recorded.measurements[-1].metrics["val_loss"] == pytest.approx(0.41, abs=0.05)
     assert [m.step for m in recorded.measurements] == list(range(5, 41, 5))
