@@ -23,7 +23,7 @@ from benchmarks.finders.record import (
 )
 from lrtune.core.recipe import default_recipe
 from lrtune.training.native.loop import NativeTraining
-from lrtune.training.native.range_test import MIN_POINTS
+from lrtune.decide.bounds import MIN_POINTS
 from lrtune.training.task import load_task
 
 DIGITS = "digits, mlp"
