@@ -268,15 +268,37 @@ def test_a_recipe_of_another_optimizer_is_refused(here, call, train):
         assert "`optimizer` must be own, which the command has, but got adamw" in refused.err
 
 
-def test_a_plateau_decay_is_refused_and_not_searched(here, call, train):
+def test_a_plateau_decay_is_refused_where_the_metric_is_printed(here, call, train):
     (here / "p.toml").write_text("optimizer = 'own'\npeak_lr = 0.4\n[decay]\nname = 'plateau'\n")
     refused = call("search", "--baseline", "p.toml", *SMALL, *train)
     assert refused.code == 2
     assert "plateau decay needs its metric during the run" in refused.err
-    (here / "c.toml").write_text("optimizer = 'own'\npeak_lr = 0.4\ndecay = 'cosine'\n")
-    done = call("search", "--baseline", "c.toml", *SMALL, "--study", "x", *train)
+    done = call("search", *SMALL[:-1], "--study", "x", *train)
     assert done.code == 0, done.err
+    assert done.err.count("Plateau decays are left out") == 1
     assert "plateau" not in fitted_space(lrtune.load("x").state).choices("decay")
+
+
+def test_a_plateau_decay_is_searched_and_applied_where_the_metric_is_handed_over(here, call):
+    lines = {"start": "import lrtune", "show": "lrtune.report(score=-val_loss)"}
+    train = ("--", *python(quadratic(here / "code", **lines)))
+    space = "[parameters]\npeak_lr = 0.8\ndecay = 'plateau'\n[decay.plateau]\npatience_epochs = 0\n"
+    (here / "p.toml").write_text(space)
+    words = ("--metric", "score:max", "--space", "p.toml", "--study", "x", "--rungs", "c4")
+    done = call("search", *words, "--budget", "1", "--seeds", "1", "--confirm", "1", *train)
+    assert done.code == 0, done.err
+    assert "left out" not in done.err
+    (trial,) = {r.run.recipe for r in lrtune.load("x").state.records if r.run.trial == 0}
+    assert trial.decay.monitor == "score:max"
+    assert call("apply", "x", "--recipe", "0", *train).code == 0
+    (folder,) = (here / ".lrtune" / "runs" / "x").glob("apply-*")
+    scores = [json.loads(line)["values"]["score"] for line in (folder / "values.jsonl").open()]
+    schedule = build_schedule(trial, epochs=8, steps_per_epoch=5)
+    for score in scores:
+        schedule = schedule.observe({"score": score})
+    expected = [trial.peak_lr * schedule(step) for step in range(40)]
+    assert expected[-1] < expected[0]
+    assert same_lrs(lrs_of(folder), expected)
 
 
 def test_find_tests_the_command(here, call, train):

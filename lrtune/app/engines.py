@@ -134,7 +134,11 @@ def open_worker(
 
 _COMMAND_LIMITS = (
     "A command cannot go on from a saved state: looks at a recipe are whole schedules in fewer "
-    "epochs, a run that is interrupted starts again, and plateau decays are left out."
+    "epochs, and a run that is interrupted starts again."
+)
+_NO_PLATEAUS = (
+    "Plateau decays are left out: they follow the metric during the run, and this one is read from "
+    "what the command writes, while it trains on. `lrtune.report` in the command hands it over."
 )
 
 
@@ -142,7 +146,7 @@ def notes_before(options: EngineOptions, config: StudyConfig, facts: Facts) -> l
     """Returns notes to show before training: missing abilities, too many threads."""
     notes = limits(facts.abilities)
     if "command" in config.task:
-        notes = [_COMMAND_LIMITS]
+        notes = [_COMMAND_LIMITS, *[_NO_PLATEAUS] * (not config.follows)]
     if isinstance(options, Local):
         jobs = num_jobs(options, config.settings.device)
         threads, cores = config.settings.threads, num_cores()

@@ -15,7 +15,7 @@ from lrtune.app.results import recipe_of
 from lrtune.app.subjects import RUNS, folder_name
 from lrtune.core import commands
 from lrtune.core.commands import takes
-from lrtune.core.decays import Own
+from lrtune.core.decays import Own, Plateau
 from lrtune.core.errors import InputError, Problems, TaskError
 from lrtune.core.optimizers import OWN
 from lrtune.core.recipe import Recipe
@@ -25,6 +25,8 @@ from lrtune.decide.bounds import range_result
 from lrtune.decide.recommend import recommend
 from lrtune.decide.sweep import sweep_lrs
 from lrtune.schedules.build import build_schedule
+from lrtune.training.command.epochs import Epochs
+from lrtune.training.command.following import follow
 from lrtune.training.command.recording import Recorded, peek, recorded_file
 from lrtune.training.command.run_files import read_board, read_failed
 from lrtune.training.command.steered import Steered, asks_for, environment, words_for
@@ -55,11 +57,13 @@ def apply_to_command(asked: commands.Apply) -> int:
         asked.words, seed_offset="off", optimizer_index=config.task["optimizer_index"]
     )
     schedule = build_schedule(recipe, epochs=config.epochs, steps_per_epoch=config.steps_per_epoch)
-    own = isinstance(recipe.decay, Own)
+    own, follows = isinstance(recipe.decay, Own), isinstance(recipe.decay, Plateau)
+    num_known = config.steps_per_epoch if follows else schedule.total_steps
     plan = replace(
         plan_for(command, recorded, recipe, 0),
         mode="record" if own else "set",
-        lrs=[recipe.peak_lr * schedule(step) for step in range(schedule.total_steps)],
+        lrs=[recipe.peak_lr * schedule(step) for step in range(num_known)],
+        follows=follows,
         epochs=config.epochs,
     )
     folder = Path(places.home).resolve() / RUNS / asked.name / f"apply-{os.getpid()}"
@@ -71,6 +75,9 @@ def apply_to_command(asked: commands.Apply) -> int:
         variables = {**os.environ, **environment(folder)}
         with subprocess.Popen(words, env=variables) as process:  # noqa: S603 (the user's own)
             try:
+                if follows:
+                    reader = Epochs(folder, config.objective.metric, series=recorded.series)
+                    follow(reader, schedule, plan.lrs, runs=lambda: process.poll() is None)
                 status = process.wait()
             except KeyboardInterrupt:  # the command was interrupted as well
                 status = process.wait()

@@ -117,6 +117,7 @@ def begun(
         steps_per_epoch=facts.steps_per_epoch,
         objective=facts.objective,
         paired=shares_seeds(facts.abilities),
+        follows="follow" in facts.abilities,
         num_validation=facts.num_validation,
         groups=facts.groups,
         settings=request.subject.settings,
@@ -205,7 +206,12 @@ def check_facts(facts: Facts, recipes: Mapping[str, Recipe], objective: Objectiv
         )
     for name, recipe in recipes.items():
         decay = recipe.decay
-        if isinstance(decay, Plateau):
+        if isinstance(decay, Plateau) and "follow" not in facts.abilities:
+            problems.append(
+                f"{name}: a plateau decay needs its metric during the run, which this training "
+                "gives too late."
+            )
+        elif isinstance(decay, Plateau):
             monitor = Objective.parse(decay.monitor).metric
             if monitor not in facts.metrics:
                 problems.append(

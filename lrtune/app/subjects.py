@@ -19,7 +19,6 @@ from lrtune.app.arguments import (
 from lrtune.app.engines import open_native
 from lrtune.app.places import Places
 from lrtune.core.commands import Compare, Search
-from lrtune.core.decays import Plateau
 from lrtune.core.engines import EngineOptions, Local
 from lrtune.core.errors import InputError, Problems
 from lrtune.core.objective import Objective
@@ -161,17 +160,11 @@ def command_problems(subject: Subject, recipes: Mapping[str, Recipe]) -> list[st
     own = subject.own_optimizer
     if own is None:
         return []
-    problems = [
+    return [
         f"{name}: `optimizer` must be {own}, which the command has, but got {recipe.optimizer}."
         for name, recipe in recipes.items()
         if recipe.optimizer != own
     ]
-    problems += [
-        f"{name}: a plateau decay needs its metric during the run, which a command gives too late."
-        for name, recipe in recipes.items()
-        if isinstance(recipe.decay, Plateau)
-    ]
-    return problems
 
 
 def _timeout_problems(engine: EngineOptions) -> list[str]:

@@ -152,6 +152,13 @@ class Space:
         chosen = Choice(choices) if len(choices) > 1 else choices[0]
         return replace(self, parameters={**self.parameters, "decay": chosen}, decays=decays)
 
+    def monitoring(self, objective: str) -> "Space":
+        """The space whose plateaus monitor an objective, unless it says what they monitor."""
+        if Plateau.name not in self.choices("decay") or self.monitors:
+            return self
+        table = {**self.decays.get(Plateau.name, {}), "monitor": objective}
+        return replace(self, decays={**self.decays, Plateau.name: table})
+
     @property
     def needs_range_test(self) -> tuple[str, ...]:
         """The optimizers whose peak LR is bounded by a range test."""

@@ -285,6 +285,8 @@ class StudyConfig(SearchRules):
     """The metric that decides."""
     paired: bool = True
     """Whether runs of one seed are alike: whether the training can repeat a run."""
+    follows: bool = True
+    """Whether LRs can follow the metrics of a run; if not, plateau decays are left out."""
     num_validation: int = 0
     """Validation examples; 0 where their number is unknown."""
     groups: tuple[ParameterGroup, ...] = ()

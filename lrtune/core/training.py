@@ -13,15 +13,17 @@ from lrtune.core.recipe import ParameterGroup, Recipe
 from lrtune.core.run import Measurement, Run
 from lrtune.core.study import RangeCurve
 
-Ability = Literal["resume", "repeat", "sweep", "test"]
+Ability = Literal["resume", "repeat", "follow", "sweep", "test"]
 """What a training may be able to do.
 
 `resume`: go on from the state after an epoch. Without it only whole runs are reused.
 `repeat`: give the same result for the same seed. Without it fresh runs are not paired.
+`follow`: set LRs that depend on the metrics of the run so far. Without it plateau decays are left
+out.
 `sweep`: a range test. Without it the bounds of peak LRs are the optimizers' customary ones.
 `test`: evaluate a state on a test split. Without it the report has no test column.
 """
-ABILITIES: frozenset[Ability] = frozenset(("resume", "repeat", "sweep", "test"))
+ABILITIES: frozenset[Ability] = frozenset(("resume", "repeat", "follow", "sweep", "test"))
 State = dict[str, Any]
 """Tensors and plain values: all that a run needs to go on after an epoch."""
 Save = Callable[[Measurement, State], None]

@@ -11,6 +11,8 @@ _WITHOUT: dict[Ability, str] = {
     "repeat": "This training does not repeat its results for the same seed: no epoch of one run "
     "is reused for another, rungs are compressed runs, and fresh runs are not compared seed by "
     "seed.",
+    "follow": "This training has its metrics too late for its learning rates to follow them: "
+    "plateau decays are left out.",
     "sweep": "This training has no range test: the default bounds of peak LRs are searched.",
     "test": "This training has no test split: the report has no test results.",
 }

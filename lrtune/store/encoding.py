@@ -81,11 +81,14 @@ def compared(config: StudyConfig) -> dict[str, Any]:
 def digest(config: StudyConfig) -> str:
     """Six hexadecimal digits of what `compared` gives.
 
-    `tried` counts only where it is not empty.
+    What was added later counts only where it is not as it was before: `tried` where it is not
+    empty, and `follows` where it is false.
     """
     values = compared(config)
     if not config.tried:
         del values["tried"]
+    if config.follows:
+        del values["follows"]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:6]
 
 

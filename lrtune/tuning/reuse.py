@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from lrtune.core.decays import Plateau
 from lrtune.core.run import Assignment, Measurement, Run, RunRecord
 from lrtune.core.study import StudyState
 from lrtune.core.training import ABILITIES, Ability, Facts, Start, State, States, Training
@@ -49,12 +50,20 @@ class Prefix:
     @cached_property
     def next_key(self) -> str:
         """The key of the training up to the end of the next epoch."""
-        step = self.measurements[-1].step if self.measurements else 0
-        # The epochs of a command may differ in length; it may make more steps than are planned.
-        end = min(step + self.schedule.steps_per_epoch, self.schedule.total_steps)
-        steps = range(step, end)
-        multipliers = array("d", (self.schedule(step) for step in steps))
+        multipliers = array("d", map(self.schedule, self._next_steps))
         return hashlib.sha256(self.key.encode() + multipliers.tobytes()).hexdigest()[:32]
+
+    @property
+    def _next_steps(self) -> range:
+        """The planned steps of the next epoch.
+
+        The epochs of a command may differ in length, and it may make more steps than are planned.
+        """
+        first = self.measurements[-1].step if self.measurements else 0
+        steps_per_epoch, end = self.schedule.steps_per_epoch, self.schedule.total_steps
+        if isinstance(self.schedule.recipe.decay, Plateau):  # those of later epochs are not known
+            end = (len(self.measurements) + 1) * steps_per_epoch
+        return range(first, min(first + steps_per_epoch, end))
 
     @property
     def ends_on_trunk(self) -> bool:

@@ -26,6 +26,7 @@ from optuna.distributions import (
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from lrtune.core.decays import Plateau
 from lrtune.core.errors import StoreError, first_line
 from lrtune.core.recipe import Recipe, default_recipe
 from lrtune.core.space import SCALES, Choice, Interval, Parameter, Range, Space, Value, parse_space
@@ -103,8 +104,10 @@ def fitted_space(state: StudyState) -> Space:
     }
     config = state.config
     space = parse_space(config.space_toml, config.space_name, optimizer=config.baseline.optimizer)
-    if "command" in config.task:  # a command, whose metrics come too late for it
-        space = space.without("plateau")
+    if not config.follows:
+        space = space.without(Plateau.name)
+    if "command" in config.task:
+        space = space.monitoring(str(config.objective))
         peak_lr = config.baseline.peak_lr
         around = Interval(low=peak_lr / AROUND, high=peak_lr * AROUND, suggestion=peak_lr)
         intervals = {config.baseline.optimizer: around} | intervals

@@ -10,6 +10,7 @@ from lrtune.decide.abilities import limits, possible_rungs, shares_seeds
 WORDS = {
     "resume": "only whole runs are reused",
     "repeat": "fresh runs are not compared seed by seed",
+    "follow": "plateau decays are left out",
     "sweep": "the default bounds of peak LRs are searched",
     "test": "the report has no test results",
 }

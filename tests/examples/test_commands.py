@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import torch
 
 from lrtune import build_schedule
 from lrtune.app.places import Places
@@ -206,4 +207,56 @@ def test_a_command_is_searched_and_applied_with_the_lrs_of_its_recipes(name, typ
     lrs = recorded(tmp_path, "sweep-0", example)
     assert len(lrs) >= len(swept) > 16
     for groups, lr in zip(lrs, swept, strict=False):
+        assert groups == pytest.approx([lr] * len(groups), rel=1e-6)
+
+
+PLATEAU = """
+[parameters]
+peak_lr = 0.05
+decay = "plateau"
+
+[decay.plateau]
+patience_epochs = 0
+threshold = 0.9
+factor = 0.5
+"""
+"""An epoch is bad unless its loss is a tenth of the best: the LR is halved after most of them."""
+REPORT = "__import__('lrtune').report(val_loss=val_loss)"
+HANDED_OVER = [
+    # the example, a line of it, and what hands the metric over in its place
+    pytest.param("lightning_digits", "", "", marks=PEERS),
+    pytest.param("trainer_digits", "", "", marks=PEERS),
+    pytest.param(
+        "ranks", "print(f", "__import__('lrtune').report(val_loss=val_loss); print(f", marks=SLOW
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "line", "instead"), HANDED_OVER)
+def test_a_plateau_decay_follows_what_is_handed_over(name, line, instead, typed, tmp_path):
+    example = COMMANDS[name]
+    (tmp_path / "plateau.toml").write_text(PLATEAU)
+    script = tmp_path / f"{name}.py"
+    text = (EXAMPLES / script.name).read_text()
+    assert line in text
+    script.write_text(RECORDER + (text.replace(line, instead) if line else text))
+    typed(
+        "search", "--study", name, "--metric", example.metric, *example.options, *SEARCH,
+        *BRIEF[:-1], "plateau.toml", "--quiet", "--", *example.program, script, *example.words,
+    )  # fmt: skip
+    state = Places(home=tmp_path / ".lrtune").existing().study(name).state()
+    (record,) = [record for record in state.records if record.run.kind == "full"]
+    monitored = example.metric.partition(":")[0]
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.05)
+    rule = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, factor=0.5, patience=0, threshold=0.9, eps=0
+    )
+    wanted = []
+    for measurement in record.measurements:
+        wanted += [optimizer.param_groups[0]["lr"]] * example.steps_per_epoch
+        rule.step(measurement.metrics[monitored])
+    assert wanted[-1] < wanted[0]
+    lrs = recorded(tmp_path, record.run.id, example)[: len(wanted)]
+    assert len(lrs) == len(wanted)
+    for groups, lr in zip(lrs, wanted, strict=True):
         assert groups == pytest.approx([lr] * len(groups), rel=1e-6)

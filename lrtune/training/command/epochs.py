@@ -127,6 +127,8 @@ class Epochs:
         self.metric = metric
         self.series = series
         """Where the metric comes from; `None` before its first value."""
+        self.num_handed_over = 0
+        """Values that were handed over and have been read, of the metric and others."""
         self._key = normalised(metric or "")
         self._place = place
         self._reports = Lines(folder / "values.jsonl")
@@ -173,7 +175,9 @@ class Epochs:
             self._stamped[start_of(line.text)] += 1
             yield self._from_line("output", line.step, line.time, line.text)
         yield from self._unstamped(arrived, over)
-        for report in read_reports(self._reports.read(over=over)):
+        handed_over = self._reports.read(over=over)
+        self.num_handed_over += len(handed_over)
+        for report in read_reports(handed_over):
             values = (Value(name=name, value=value) for name, value in report.values.items())
             parsed = ParsedLine(values=tuple(values))
             yield self._with_metric(

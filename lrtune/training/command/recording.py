@@ -17,6 +17,7 @@ from lrtune.core.run import Measurement
 from lrtune.core.sources import CommandLine
 from lrtune.training.command.epochs import Epochs, Series, obvious, seen
 from lrtune.training.command.lines import normalised, words_of
+from lrtune.training.command.run_files import HANDED_OVER
 from lrtune.training.command.steered import (
     Plan,
     Steered,
@@ -82,6 +83,11 @@ class Recorded(Steerable):
     def metrics(self) -> tuple[str, ...]:
         """Names of all that was measured."""
         return tuple(self.measurements[-1].metrics)
+
+    @property
+    def is_handed_over(self) -> bool:
+        """Whether the command waits while its metric is read."""
+        return self.series is not None and self.series.source in HANDED_OVER
 
     @property
     def groups(self) -> tuple[ParameterGroup, ...]:

@@ -5,7 +5,6 @@ import math
 import os
 import shutil
 import time
-from array import array
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any, Literal, Self
 from lrtune.core.errors import InputError, TrialError
 from lrtune.core.run import Measurement
 from lrtune.core.sources import CommandLine
+from lrtune.training.command import following
 from lrtune.training.command.epochs import Epochs, Evaluation, Series
 from lrtune.training.command.places import parse_place
 from lrtune.training.command.process import Exit, Process, end_leftovers, filled, placeholders
@@ -43,6 +43,8 @@ class Plan:
     scales: Mapping[str, float] | None = None
     weight_decay: float | None = None
     optimizer_index: int | None = None
+    follows: bool = False
+    """Whether the LRs follow the metrics: the command waits for an answer to what it hands over."""
     epochs: int = 0
     """What `{epochs}` in the command stands for."""
     peak_lr: float = math.nan
@@ -52,7 +54,9 @@ class Plan:
         """Writes it where the command looks for it."""
         (folder / "files").mkdir(parents=True, exist_ok=True)
         if self.lrs:
-            (folder / "table.bin").write_bytes(array("d", self.lrs).tobytes())
+            following.write_table(folder, self.lrs)
+        if self.follows:
+            following.answer(folder, 0)
         values: dict[str, Any] = {
             "version": 1,
             "mode": self.mode,
@@ -60,6 +64,7 @@ class Plan:
             "weight_decay": self.weight_decay,
             "seed_offset": self.seed_offset,
             "optimizer_index": self.optimizer_index,
+            "follows": self.follows,
         }
         if self.mode != "record":
             values["ratios"] = [list(groups) for groups in self.ratios]
@@ -144,6 +149,7 @@ class Steered:
         place = command.read.replace("{run_dir}", str(folder / "files"))
         self._place = parse_place(place, metric or "") if place else None
         self._metric, self._series, self._cwd = metric, series, cwd
+        self._follows = plan.follows
         self.epochs = self._reader(metric)
         self._steps = Steps(folder / "steps.bin")
         self.steps: list[Step] = []
@@ -184,7 +190,7 @@ class Steered:
         Raises:
             TrialError: an LR was not the one that was set.
         """
-        self.exit = self._process.wait(POLL_S)
+        self.exit = self._process.wait(following.POLL_S if self._follows else POLL_S)
         self.steps += self._steps.read()
         if failed := read_failed(self.folder / "failed.json"):
             raise TrialError(failed)
@@ -192,6 +198,8 @@ class Steered:
 
     def evaluations(self, timeout_s: float = 0.0) -> Iterator[Evaluation]:
         """Yields the evaluations as they come, until the command has ended.
+
+        A command that follows its metrics goes on once the next one is asked for.
 
         Args:
             timeout_s: seconds without one after which the command is given up; 0: never.
@@ -201,7 +209,7 @@ class Steered:
         """
         last = time.monotonic()
         arrived: deque[tuple[float, Evaluation]] = deque()
-        runs = True
+        runs, num_answered = True, 0
         while runs:
             runs = self.wait()
             for evaluation in self.epochs.read(over=not runs):
@@ -214,6 +222,9 @@ class Steered:
                 or time.monotonic() - arrived[0][0] > LATE_STEPS_S
             ):
                 yield arrived.popleft()[1]
+            if self._follows and not arrived and self.epochs.num_handed_over > num_answered:
+                num_answered = self.epochs.num_handed_over
+                following.answer(self.folder, num_answered)
             if runs and timeout_s and time.monotonic() - last > timeout_s:
                 raise TrialError(
                     f"the command gave no value of `{self._metric}` for {timeout_s:g} s"

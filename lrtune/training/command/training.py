@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lrtune.core.commands import Sweeps
-from lrtune.core.decays import Own
+from lrtune.core.decays import Own, Plateau
 from lrtune.core.errors import InputError, TrialError
 from lrtune.core.objective import Metrics, Objective
 from lrtune.core.recipe import Recipe
@@ -27,6 +27,7 @@ from lrtune.core.training import (
     Training,
 )
 from lrtune.decide.sweep import sweep_curve, sweep_lrs
+from lrtune.training.command.following import followed, lr_of, write_table
 from lrtune.training.command.recording import Recorded, Steerable
 from lrtune.training.command.steered import (
     Mode,
@@ -68,6 +69,8 @@ class CommandTraining:
         abilities: set[Ability] = {"sweep"}
         if self.command.seed_offset == "on" or asks_for(self.command, "seed"):
             abilities.add("repeat")
+        if self.recorded.is_handed_over:
+            abilities.add("follow")
         return Facts(
             steps_per_epoch=self.recorded.steps_per_epoch,
             epochs=self.recorded.epochs,
@@ -117,11 +120,14 @@ class CommandTraining:
         if own and run.seed == self.recorded.seed:
             yield from self.recorded.measurements[: run.stop_epochs]
             return
-        num_steps = run.horizon_epochs * self.recorded.steps_per_epoch
-        lrs = [run.recipe.peak_lr * multiplier(step) for step in range(num_steps)]
+        follows = isinstance(run.recipe.decay, Plateau)
+        lr, num_steps = lr_of(run.recipe, multiplier), self.recorded.steps_per_epoch
+        lrs = [lr(step) for step in range(num_steps * (1 if follows else run.horizon_epochs))]
         plan = plan_for(self.command, self.recorded, run.recipe, run.seed)
         mode: Mode = "record" if own else "set"
-        plan = replace(plan, mode=mode, lrs=() if own else lrs, epochs=run.horizon_epochs)
+        plan = replace(
+            plan, mode=mode, lrs=() if own else lrs, follows=follows, epochs=run.horizon_epochs
+        )
         before: Measurement | None = None
         with self._start(plan, run.id) as steered:
             for evaluation in steered.evaluations(self.timeout_s):
@@ -134,6 +140,10 @@ class CommandTraining:
                 yield before
                 if before.epoch == run.stop_epochs:
                     return
+                if follows:
+                    num_known = (before.epoch + 1) * num_steps
+                    lrs = followed(lrs, lr, num_steps=before.step, num_known=num_known)
+                    write_table(steered.folder, lrs)
         if before is None:
             raise TrialError(f"the command ended without a value of `{self.objective.metric}`")
         for epoch in range(before.epoch + 1, run.stop_epochs + 1):  # it has stopped early by itself

@@ -25,6 +25,8 @@ class Files:
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
+        self.num_values = 0
+        """Lines of `values.jsonl`."""
         self._lines_bytes = 0
         self._board = self._make_board()
 
@@ -54,6 +56,7 @@ class Files:
 
     def append_values(self, document: dict[str, Any]) -> None:
         """Appends to `values.jsonl`."""
+        self.num_values += 1
         self._append("values.jsonl", json.dumps(document))
 
     def append_line(self, document: dict[str, Any]) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import array
 import json
 import os
-import sys
 from typing import Any
+
+from .answers import Answers, read_table
 
 _MODES = ("record", "set", "sweep")
 
@@ -17,9 +18,12 @@ class Plan:
     Args:
         document: `plan.json`.
         table: the LR of a group of ratio 1, by step; empty in the mode `record`.
+        answers: to the values that the run hands over, where the LRs follow them.
     """
 
-    def __init__(self, document: dict[str, Any], table: array.array[float]) -> None:
+    def __init__(
+        self, document: dict[str, Any], table: array.array[float], answers: Answers | None = None
+    ) -> None:
         if document["version"] != 1:
             raise ValueError(f"`version` must be 1, but got {document['version']!r}.")
         if document["mode"] not in _MODES:
@@ -29,6 +33,7 @@ class Plan:
         if self.sets and not table:
             raise ValueError("`table.bin` must hold at least one LR.")
         self.table = table
+        self.answers = answers
         self.ratios: list[list[float]] = document.get("ratios") or []
         self.scales: dict[str, float] = document.get("scales") or {}
         self.weight_decay: float | None = document.get("weight_decay")
@@ -40,13 +45,8 @@ def read_plan(folder: str) -> Plan:
     """Reads the plan in a run folder."""
     with open(os.path.join(folder, "plan.json"), encoding="utf-8") as file:
         document = json.load(file)
-    table = array.array("d")
-    if document.get("mode") != "record":
-        with open(os.path.join(folder, "table.bin"), "rb") as binary:
-            table.frombytes(binary.read())
-        if sys.byteorder == "big":
-            table.byteswap()
-    return Plan(document, table)
+    table = array.array("d") if document.get("mode") == "record" else read_table(folder)
+    return Plan(document, table, Answers(folder) if document.get("follows") else None)
 
 
 def rank_by_environment() -> int | None:

@@ -46,7 +46,7 @@ class Position:
     def __init__(self, plan: Plan) -> None:
         self.num_steps = 0
         """Real steps as known here; `settle()` brings it up to date."""
-        self._table = plan.table
+        self._plan, self._table = plan, plan.table
         self._num_planned = len(plan.table)
         self._on_device: torch.Tensor | None = None
         self._table_on_device: torch.Tensor | None = None
@@ -57,6 +57,9 @@ class Position:
         Args:
             overflow: not 0 where the step will not be a real one; `None` where it certainly is.
         """
+        if self._table is not self._plan.table:  # lrtune has answered
+            self._table, self._num_planned = self._plan.table, len(self._plan.table)
+            self._table_on_device = None
         if overflow is None or not is_late(overflow):
             if self._on_device is not None:
                 self._leave_device()
@@ -239,6 +242,8 @@ class Steering:
                 steered = self._meet(optimizer)
             if torch.cuda._initialized and is_capturing():
                 return
+            if self._plan.answers is not None:
+                self._plan.table = self._plan.answers.new_table() or self._plan.table
             self._frame, self._current = _caller(), steered
             steered.begin(optimizer, None)
             self._losses.begin_step()
@@ -383,6 +388,8 @@ class Steering:
         self._flush()
         step = self._num_steps()
         self._files.append_values({"step": step, "time": when, "source": source, "values": values})
+        if self._plan.answers is not None:
+            self._plan.answers.wait_for(self._files.num_values)
 
     def _keep_line(self, when: float, stream: str, line: str) -> None:
         line = line[:MAX_LINE_CHARACTERS]
