@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import shutil
 import sqlite3
 from contextlib import closing
@@ -11,6 +12,7 @@ import pytest
 import lrtune
 from lrtune.reporting.document import compose
 from lrtune.reporting.json import render_json
+from lrtune.reporting.trials import fates
 from lrtune.schedules import build_schedule
 from lrtune.tuning.sampler import fitted_space
 from tests.training.command.scripts import alive, lrs_of, python, quadratic, same_lrs
@@ -313,7 +315,13 @@ def test_find_tests_the_command(here, call, train):
 def test_fewer_epochs_than_the_script_has(here, call, train):
     assert call("search", *SMALL, "--epochs", "2", "--study", "x", *train).code == 0
     result = lrtune.load("x")
-    assert {record.run.stop_epochs for record in result.state.records} == {2}
+    epochs = {(record.run.kind, len(record.measurements)) for record in result.state.records}
+    assert epochs == {("baseline", 8), ("full", 2)}  # the command as it is is not cut
+    settings = dict(compose(result.report).settings)
+    assert settings["Horizon"] == "2 epochs of 5 steps, of the baseline 8"
+    assert call("resume", "x", "--budget", "4", "--quiet").code == 0
+    refused = call("search", *SMALL[:2], "--budget", "9ep", "--epochs", "2", *train)
+    assert "must cover the baseline's 3 runs of 8 epochs and one trial" in refused.err
     full = [r for r in result.state.records if r.run.id == "trial-0000"]
     noted = lrs_of(here / ".lrtune" / "runs" / "x" / full[0].run.id)
     assert noted[9] < noted[5]  # the whole schedule is in the first ten steps
@@ -355,6 +363,17 @@ def test_runs_that_fail_do_not_end_the_study(here, call):
         r.reason == "the command ended with exit code 1: AssertionError: bad luck" for r in failed
     )
     assert "bad luck" in call("log", "x", failed[0].run.id).out
+
+
+def test_large_lrs_that_the_script_does_not_survive_do_not_end_the_study(here, call):
+    epoch = "assert MODE != 'set' or max(LRS) < 0.25, 'it exploded'"
+    script = quadratic(here / "code", epoch=epoch)
+    (here / "s.toml").write_text("[parameters]\npeak_lr = { low = 0.2, high = 0.9 }\n")
+    (here / "t.toml").write_text("optimizer = 'own'\npeak_lr = 0.2\n")
+    words = ("--space", "s.toml", "--try", "t.toml", "--study", "x", "--pruner", "none")
+    done = call("search", *SMALL, *words, "--budget", "6", "--", *python(script))
+    assert done.code == 0, done.err
+    assert states(lrtune.load("x"))["failed"] >= 3
 
 
 def test_a_study_of_which_every_run_fails_says_why(here, call):
@@ -400,6 +419,42 @@ def test_os_exit_before_the_end_is_early_stopping(here, call):
     done = call("search", *SMALL, "--study", "x", "--", *python(script))
     assert done.code == 0, done.err
     assert states(lrtune.load("x")) == {"completed": 4}
+    early = "runs of all ended before the last epoch by their own early stopping"
+    assert early in fates(lrtune.load("x").state)
+
+
+def test_seeds_that_change_nothing_are_recognised_and_said(here, call, train):
+    words = ("search", "--metric", "val_loss", "--budget", "1", "--seeds", "2", "--confirm", "0")
+    done = call(*words, "--study", "x", "--seed-offset", "off", *train)
+    assert done.code == 0, done.err
+    same = "2 runs of the baseline with different seeds are the same run"
+    assert done.err.count(same) == 1
+    assert same in " ".join(done.out.split())
+    done = call(*words, "--study", "y", *train)
+    assert same not in done.err
+    assert same not in " ".join(done.out.split())
+
+
+def test_several_runs_at_once_are_warned_of_each_others_files(here, call, train):
+    words = ("search", *SMALL[:-1], "--jobs", "2")
+    done = call(*words, "--study", "x", *train)
+    assert done.code == 0, done.err
+    assert done.err.count("Several runs at once, and no {run_dir} in the command") == 1
+    done = call(*words, "--study", "y", *train, "{run_dir}")
+    assert "Several runs at once" not in done.err
+
+
+def test_looks_are_no_shorter_than_the_start_of_the_command(here, call):
+    script = quadratic(here / "code", epochs="60", start="time.sleep(1)", epoch="time.sleep(0.05)")
+    words = ("--metric", "val_loss", "--budget", "1", "--seeds", "1", "--confirm", "0")
+    done = call("search", *words, "--study", "x", "--", *python(script))
+    assert done.code == 0, done.err
+    (start,) = re.findall(r"its start takes (\S+) s, an epoch (\S+) s", done.err)
+    start_epochs = float(start[0]) / float(start[1])
+    shortest = lrtune.load("x").state.config.rungs[0]
+    assert shortest.compressed
+    assert shortest.epochs == pytest.approx(start_epochs, rel=0.2)
+    assert start_epochs > 12  # of 60 steps, which would be the shortest without it
 
 
 @pytest.mark.slow
@@ -453,6 +508,10 @@ BAD = {
     "no such script": (["--", *python("nosuch.py")], ["exit code 2", "nosuch.py"]),
     "a folder": (["--", "./code"], ["it is a folder"]),
     "a peak LR": (["TRAIN", "{peak_lr}"], ["{peak_lr} stands for nothing"]),
+    "a misspelt placeholder": (
+        ["TRAIN", "{epoch}", "{runs_dir}", "{other}"],
+        ["{epoch} in the command stands for nothing; the nearest is {epochs}.", "{run_dir}."],
+    ),
     "silence": (["--", "false"], ["the command ended with exit code 1 and printed nothing"]),
     "no torch": (["--", *python("-c", "print(1)")], ["No step of a torch optimizer was seen"]),
     "a CSV file that is not there": (["--read", "x.csv:y", "TRAIN"], ["wrote no CSV file"]),

@@ -22,8 +22,8 @@ from benchmarks.finders.record import (
     sweeps,
 )
 from lrtune.core.recipe import default_recipe
-from lrtune.training.native.loop import NativeTraining
 from lrtune.decide.bounds import MIN_POINTS
+from lrtune.training.native.loop import NativeTraining
 from lrtune.training.task import load_task
 
 DIGITS = "digits, mlp"

@@ -98,10 +98,11 @@ def search(asked: commands.Search) -> SearchResult:
             space = parse_space(space_toml, space_name, optimizer=own.optimizer)
             space.fit(epochs, {})
             problems += _strange_tries(tried, space)
+    own_epochs = subject.epochs if own == subject.baseline and subject.keeps_baseline else epochs
     if budget.unit in ("epochs", "runs"):
-        runs = budget.amount / (epochs if budget.unit == "epochs" else 1)
-        if runs < asked.num_seeds + 1:
-            needed = f"the baseline's {asked.num_seeds} runs of {epochs} epochs and one trial"
+        amount_epochs = budget.amount * (1 if budget.unit == "epochs" else epochs)
+        if amount_epochs < asked.num_seeds * own_epochs + epochs:
+            needed = f"the baseline's {asked.num_seeds} runs of {own_epochs} epochs and one trial"
             problems.append(f"`budget` must cover {needed}, but got {asked.budget}.")
     if rungs:
         with problems.gather():
@@ -120,6 +121,7 @@ def search(asked: commands.Search) -> SearchResult:
             space_toml=space_toml,
             budget=budget,
             rungs=rungs,
+            own_epochs=own_epochs if own_epochs > epochs else 0,
             tried=tuple(tried),
             max_seeds=asked.num_seeds + 2 if asked.max_seeds is None else asked.max_seeds,
             command=asked.command or call,

@@ -18,6 +18,7 @@ from lrtune.core.training import Facts, OpenTraining
 from lrtune.decide.abilities import limits
 from lrtune.store.ledger import Ledger
 from lrtune.store.workers import this_worker
+from lrtune.training.command.process import placeholders
 from lrtune.training.native.opening import NativeStates, OpenNative
 from lrtune.training.native.sharing import TENSORS
 from lrtune.training.task import Task, describe_source
@@ -140,6 +141,10 @@ _NO_PLATEAUS = (
     "Plateau decays are left out: they follow the metric during the run, and this one is read from "
     "what the command writes, while it trains on. `lrtune.report` in the command hands it over."
 )
+_ONE_PLACE = (
+    "Several runs at once, and no {run_dir} in the command: if it writes to a fixed place, they "
+    "overwrite each other's files."
+)
 
 
 def notes_before(options: EngineOptions, config: StudyConfig, facts: Facts) -> list[str]:
@@ -147,6 +152,9 @@ def notes_before(options: EngineOptions, config: StudyConfig, facts: Facts) -> l
     notes = limits(facts.abilities)
     if "command" in config.task:
         notes = [_COMMAND_LIMITS, *[_NO_PLATEAUS] * (not config.follows)]
+        is_alone = isinstance(options, Local) and num_jobs(options, config.settings.device) == 1
+        if not is_alone and not placeholders([config.task["command"]], ["run_dir"]):
+            notes.append(_ONE_PLACE)
     if isinstance(options, Local):
         jobs = num_jobs(options, config.settings.device)
         threads, cores = config.settings.threads, num_cores()

@@ -87,7 +87,7 @@ def apply_to_command(asked: commands.Apply) -> int:
         raise TaskError(f"The command was not trained with the recipe: {failed}.")
     board = read_board(folder / "board.bin")
     num_steps = board.steps if board else 0
-    if num_steps != schedule.total_steps:
+    if num_steps != schedule.total_steps and not own:
         told = (
             f"The command made {num_steps} optimizer steps, but the schedule has "
             f"{schedule.total_steps}."

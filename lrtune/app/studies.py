@@ -19,7 +19,7 @@ from lrtune.core.commands import Compare, Search, Watching
 from lrtune.core.decays import Plateau
 from lrtune.core.engines import EngineOptions, Ray
 from lrtune.core.errors import InputError, LrtuneError, Problems, StoreError
-from lrtune.core.events import Event, Note, SweepStarted
+from lrtune.core.events import Event, Note, RunEnded, SweepStarted
 from lrtune.core.objective import Objective
 from lrtune.core.recipe import Recipe, group_problems
 from lrtune.core.run import BASELINE
@@ -29,7 +29,7 @@ from lrtune.core.training import Facts
 from lrtune.decide.abilities import possible_rungs, shares_seeds
 from lrtune.decide.bounds import range_result
 from lrtune.decide.plan import outcome
-from lrtune.decide.race import fresh_seeds
+from lrtune.decide.race import fresh_seeds, idle_seeds
 from lrtune.decide.recommend import recommend
 from lrtune.decide.rungs import automatic_rungs
 from lrtune.decide.trials import trials_of
@@ -179,7 +179,11 @@ def fitted_rungs(config: StudyConfig, facts: Facts) -> tuple[Rung, ...]:
     for recipe in (config.baseline, *(named.recipe for named in config.recipes)):
         build_schedule(recipe, epochs=config.epochs, steps_per_epoch=facts.steps_per_epoch)
     rungs = config.rungs or automatic_rungs(
-        config.pruner, config.epochs, facts.steps_per_epoch, config.reduction_factor
+        config.pruner,
+        config.epochs,
+        facts.steps_per_epoch,
+        config.reduction_factor,
+        start_epochs=facts.start_epochs,
     )
     if not config.rungs and config.pruner == "fair" and "resume" not in facts.abilities:
         rungs = tuple(replace(rung, compressed=True) for rung in rungs)
@@ -259,6 +263,9 @@ def _run(store: StudyStore, engine: Engine, request: Request) -> SearchResult:
             display(event)
             if request.on_event is not None:
                 request.on_event(event)
+            ended = event.record.run.kind if isinstance(event, RunEnded) else ""
+            if ended == "baseline" and (same := idle_seeds(store.state())):
+                emit(Note(same))
 
         for note in notes_before(request.options, store.config, facts):
             emit(Note(note))

@@ -27,8 +27,9 @@ from lrtune.core.sources import CommandLine, TaskSource
 from lrtune.core.study import StudyConfig, TrainSettings
 from lrtune.core.training import OpenTraining
 from lrtune.training.command.places import parse_place
+from lrtune.training.command.process import misspelt
 from lrtune.training.command.recording import Recorded, record, recorded_file
-from lrtune.training.command.steered import asks_for
+from lrtune.training.command.steered import PLACEHOLDERS, asks_for
 from lrtune.training.command.training import CommandTraining
 from lrtune.training.task import Task, describe_source, source_from
 
@@ -56,6 +57,8 @@ class Subject:
     """The metric that decides."""
     settings: TrainSettings
     """How its runs are trained."""
+    keeps_baseline: bool = False
+    """Its baseline is trained for as many epochs as its user has, whatever is asked for."""
     keeps_runs: bool = False
     """It keeps the files of a study's runs, in a folder of the study's name."""
     open: Callable[[EngineOptions, TrainSettings, str], OpenTraining]
@@ -200,6 +203,7 @@ def _opened(
     tell: Tell,
 ) -> Subject:
     """Opens a command by what its first run has told; it is run if it has not been."""
+    Problems(misspelt(source.words, PLACEHOLDERS)).raise_any()
     if epochs is None and asks_for(source, "epochs"):
         raise InputError("`epochs=` must say what {epochs} in the command stands for.")
     folder = Path(places.home).resolve() / RUNS
@@ -221,6 +225,11 @@ def _opened(
         raise InputError(
             f"With {{epochs}} in it the command must give `{recorded.objective}` once an epoch, "
             f"but it gave {recorded.epochs} values in {epochs} epochs."
+        )
+    if recorded.epochs > 1:
+        tell(
+            f"its start takes {recorded.start_s:.1f} s, an epoch {recorded.epoch_s:.2g} s; looks "
+            "at a recipe are no shorter than the start"
         )
     objective = objective or Objective.parse(recorded.objective)
     training = CommandTraining(
@@ -247,6 +256,7 @@ def _opened(
         own_optimizer=recorded.known_optimizer,
         objective=objective,
         settings=TrainSettings(threads=threads_of(engine, "auto")),
+        keeps_baseline=True,
         keeps_runs=True,
         open=open_training,
     )

@@ -279,6 +279,8 @@ class StudyConfig(SearchRules):
     space_toml: str
     epochs: int
     """Horizon of every full run."""
+    own_epochs: int = 0
+    """Horizon of the baseline where it is a command that trains longer; 0: that of the others."""
     steps_per_epoch: int
     """Optimizer steps."""
     objective: Objective = field(default_factory=Objective)
@@ -310,6 +312,11 @@ class StudyConfig(SearchRules):
     rules: int = RULES
     """The rules of search that it was begun under; under others it can be read, but not continued.
     """
+
+    @property
+    def baseline_epochs(self) -> int:
+        """Horizon of the baseline's runs."""
+        return self.own_epochs or self.epochs
 
     @property
     def is_comparison(self) -> bool:

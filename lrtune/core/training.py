@@ -46,6 +46,8 @@ class Facts:
     objective: Objective
     """The metric that decides, with what is known of its values."""
     abilities: frozenset[Ability] = ABILITIES
+    start_epochs: int = 0
+    """What it costs to start a run, in epochs; 0 where it is next to nothing."""
     num_validation: int = 0
     """Validation examples; 0 where their number is unknown."""
     groups: tuple[ParameterGroup, ...] = ()

@@ -26,6 +26,8 @@ nothing else."""
 MAX_FAILURES = 3
 """Runs that fail one after another before the study is given up: the fault is then not in a recipe.
 """
+MAX_LATER_FAILURES = 10
+"""The same once a run of the search has completed, since a recipe can make a training fail."""
 MAX_DIVERGED = 10
 """Trials after which a study is given up in which every run diverged: the fault is then not in the
 LR."""
@@ -174,9 +176,11 @@ def _epoch_cost(state: StudyState) -> float:
 
 def _hopeless_failure(state: StudyState) -> str:
     ended = [record for record in state.records if record.state != "running"]
-    last = ended[-MAX_FAILURES:]
-    if len(last) == MAX_FAILURES and all(record.state == "failed" for record in last):
-        return f"{MAX_FAILURES} runs in a row failed, the last one with: {last[-1].reason}"
+    can_train = any(r.run.is_of_search and r.state in ("completed", "pruned") for r in ended)
+    most = MAX_LATER_FAILURES if can_train else MAX_FAILURES
+    last = ended[-most:]
+    if len(last) == most and all(record.state == "failed" for record in last):
+        return f"{most} runs in a row failed, the last one with: {last[-1].reason}"
     return _divergence(state) if state.spent("trials") >= MAX_DIVERGED else ""
 
 

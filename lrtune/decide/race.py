@@ -153,6 +153,25 @@ def has_outcome(record: RunRecord) -> bool:
     return record.state in ("completed", "diverged")
 
 
+def idle_seeds(state: StudyState) -> str:
+    """That the baseline's runs are the same whatever their seed, in words; empty if they are not.
+
+    They are where they have the same losses after each epoch.
+    """
+    names = (state.config.objective.metric, "train_loss", "val_loss")
+    curves = [
+        [repr(m.metrics.get(name)) for m in record.measurements for name in names]
+        for record in state.of_kind("baseline")
+        if record.state == "completed"
+    ]
+    if len(curves) < 2 or any(curve != curves[0] for curve in curves):
+        return ""
+    return (
+        f"{len(curves)} runs of the baseline with different seeds are the same run, so fresh seeds "
+        "prove nothing, and intervals and probabilities know nothing of luck."
+    )
+
+
 def final_score(objective: Objective, record: RunRecord) -> float:
     """The score that a run ended with; `-inf` of one that diverged: a loss, and not a gap."""
     return -math.inf if record.state == "diverged" else objective.score(record.metrics)
@@ -165,7 +184,8 @@ def baseline_of(state: StudyState) -> Entrant:
 
 
 def _run(state: StudyState, entrant: Entrant, index: int, seed: int) -> Run:
-    epochs, is_baseline = state.config.epochs, entrant.number == BASELINE
+    is_baseline = entrant.number == BASELINE
+    epochs = state.config.baseline_epochs if is_baseline else state.config.epochs
     return Run(
         id=f"baseline-{index}" if is_baseline else f"trial-{entrant.number:04d}-confirm-{index}",
         kind="baseline" if is_baseline else "confirm",

@@ -20,6 +20,7 @@ from lrtune.decide.race import (
     fresh_scores,
     fresh_seeds,
     has_outcome,
+    idle_seeds,
     standings,
 )
 from lrtune.decide.ranking import Ranking
@@ -124,7 +125,7 @@ def recommend(state: StudyState) -> Recommendation | None:
     Returns:
         `None` where no trial has finished and no baseline either.
     """
-    objective = state.config.objective
+    config, objective = state.config, state.config.objective
     target, source = target_of(state)
     scores, ranking = fresh_scores(state), standings(state)
     runs: dict[int, list[RunRecord]] = {}
@@ -151,7 +152,7 @@ def recommend(state: StudyState) -> Recommendation | None:
             seconds=_mean_seconds(records),
             convergence=Convergence(
                 epochs=tuple(convergence_epoch(objective, curve, target) for curve in curves),
-                horizon_epochs=state.config.epochs,
+                horizon_epochs=config.baseline_epochs if number == BASELINE else config.epochs,
             ),
             settling_epoch=median(settled) if settled else math.nan,
             test_values=tuple(
@@ -306,6 +307,8 @@ def _verdict(state: StudyState, recommendation: Recommendation) -> str:
     compared, sentences = state.config.is_comparison, []
     if reason := untrained_reason(state):
         sentences.append(reason)
+    if same := idle_seeds(state):
+        sentences.append(same)
     if not best.values:
         sentences.append(
             "Best of the search so far, not confirmed with fresh seeds: expect a worse "

@@ -34,16 +34,30 @@ were not tried."""
 
 
 def automatic_rungs(
-    pruner: PrunerName, epochs: int, steps_per_epoch: int, reduction_factor: int = 3
+    pruner: PrunerName,
+    epochs: int,
+    steps_per_epoch: int,
+    reduction_factor: int = 3,
+    *,
+    start_epochs: int = 0,
 ) -> tuple[Rung, ...]:
     """The rungs of a pruner whose user did not name any.
 
-    Of `fair`, a compressed run of a 27th of the full one, but of `MIN_COMPRESSED_STEPS` at least,
-    and then the first third of the full run, if that is three times as long. Of the others the
-    first epochs of the full run, a `reduction_factor` apart, from one epoch up.
+    Of `fair`, a compressed run of a 27th of the full one, but of `MIN_COMPRESSED_STEPS` at least
+    and no shorter than its start, and then the first third of the full run, if that is three times
+    as long. Of the others the first epochs of the full run, a `reduction_factor` apart, from one
+    epoch up.
+
+    Args:
+        pruner: whose rungs.
+        epochs: of the full run.
+        steps_per_epoch: optimizer steps.
+        reduction_factor: of the other pruners.
+        start_epochs: what it costs to start a run.
     """
     if pruner == "fair":
-        shortest = max(1, round(epochs / 27), math.ceil(MIN_COMPRESSED_STEPS / steps_per_epoch))
+        least = max(1, start_epochs, math.ceil(MIN_COMPRESSED_STEPS / steps_per_epoch))
+        shortest = max(least, round(epochs / 27))
         third = round(epochs / 3)
         rungs = (Rung(shortest, compressed=True), *[Rung(third)] * (third >= 3 * shortest))
         return rungs if shortest < epochs else ()

@@ -294,7 +294,9 @@ def _headline(state: StudyState, recommendation: Recommendation | None) -> str:
 
 
 def _sentence(config: StudyConfig, recommendation: Recommendation) -> str:
-    return wording.schedule_sentence(recommendation.best.recipe, config.epochs, config.groups)
+    best = recommendation.best
+    epochs = config.baseline_epochs if best.trial == BASELINE else config.epochs
+    return wording.schedule_sentence(best.recipe, epochs, config.groups)
 
 
 def _why_nothing(state: StudyState) -> str:
@@ -419,7 +421,9 @@ def _target(state: StudyState, recommendation: Recommendation | None) -> str:
 def _settings(config: StudyConfig) -> Iterator[tuple[str, str]]:
     """The facts of the training, and every option that is stored with the study."""
     yield "Task", wording.task(config.task)
-    yield "Horizon", f"{wording.count(config.epochs, 'epoch')} of {config.steps_per_epoch} steps"
+    own = f", of the baseline {config.own_epochs}" if config.own_epochs else ""
+    epochs = wording.count(config.epochs, "epoch")
+    yield "Horizon", f"{epochs} of {config.steps_per_epoch} steps{own}"
     yield "Objective", str(config.objective)
     if config.num_validation:
         yield "Validation examples", str(config.num_validation)

@@ -150,11 +150,17 @@ def _lr_sheet(doc: Document, width: float) -> Sheet:
         ylabel="LR, % of its peak" if doc.compares else "learning rate",
         ylim=(0, None),
     )
-    axes.set_xlim(0, doc.report.state.config.epochs)
+    axes.set_xlim(0, _longest(doc))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     if not alone:
         sheet.legend()
     return sheet
+
+
+def _longest(doc: Document) -> int:
+    """Epochs of the longest run."""
+    config = doc.report.state.config
+    return max(config.epochs, config.baseline_epochs)
 
 
 def _learning_sheet(doc: Document, width: float) -> Sheet:
@@ -179,7 +185,7 @@ def _learning_sheet(doc: Document, width: float) -> Sheet:
     worst, best = _span(objective, doc.learning_curves, recommendation)
     percent = ", %" if objective.is_percentage else ""
     axes.set(xlabel="epoch", ylabel=f"{shortened(wording.validation(objective))}{percent}")
-    axes.set_xlim(0.5, doc.report.state.config.epochs + 0.5)
+    axes.set_xlim(0.5, _longest(doc) + 0.5)
     axes.set_ylim(*objective.ends(worst, best))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     _plain_values(axes)

@@ -60,10 +60,10 @@ def expected_runs(config: StudyConfig) -> Mapping[Kind, int]:
     fewer recipes may be confirmed than were asked for, and the race may ask for more seeds. The
     plan of a comparison is that of its recipes.
     """
-    full = config.epochs
+    full, own = config.epochs, config.baseline_epochs
     num_confirmed = len(config.recipes) - 1 if config.is_comparison else config.num_confirmed
     expected: Counter[Kind] = Counter({
-        ("baseline", full, full): config.num_seeds,
+        ("baseline", own, own): config.num_seeds,
         ("confirm", full, full): num_confirmed * config.num_seeds,
     })  # fmt: skip
     if config.is_comparison:

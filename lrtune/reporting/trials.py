@@ -79,14 +79,24 @@ def is_left(trial: Trial) -> bool:
 
 
 def fates(state: StudyState) -> str:
-    """What became of the trials, in one sentence; empty before the first."""
+    """What became of the trials, in a sentence or two; empty before the first."""
     trials = trials_of(state)
     ends = Counter("left on a rung" if is_left(trial) else trial.runs[-1].state for trial in trials)
     ends["trained in full"] = ends.pop("completed", 0)
     if not trials:
         return ""
     parts = [f"{ends[end]:,} {end}" for end in FATES if ends[end]]
-    return f"Of {wording.count(len(trials), 'trial')}: {', '.join(parts)}."
+    sentence = f"Of {wording.count(len(trials), 'trial')}: {', '.join(parts)}."
+    if num_early := sum(map(_has_ended_early, state.records)):
+        runs = wording.count(num_early, "run")
+        sentence += f" {runs} of all ended before the last epoch by their own early stopping."
+    return sentence
+
+
+def _has_ended_early(record: RunRecord) -> bool:
+    """Whether a training ended a run itself, so that its last epochs have no steps."""
+    steps = [measurement.step for measurement in record.measurements[-2:]]
+    return len(steps) == 2 and steps[0] == steps[1]
 
 
 def rung_rows(state: StudyState) -> tuple[RungRow, ...]:

@@ -81,14 +81,11 @@ def compared(config: StudyConfig) -> dict[str, Any]:
 def digest(config: StudyConfig) -> str:
     """Six hexadecimal digits of what `compared` gives.
 
-    What was added later counts only where it is not as it was before: `tried` where it is not
-    empty, and `follows` where it is false.
+    What was added later counts only where it is not as it was before.
     """
     values = compared(config)
-    if not config.tried:
-        del values["tried"]
-    if config.follows:
-        del values["follows"]
+    before = {"tried": [], "follows": True, "own_epochs": 0}
+    values = {key: value for key, value in values.items() if before.get(key, ...) != value}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:6]
 
 

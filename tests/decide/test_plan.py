@@ -427,11 +427,18 @@ def test_some_failures_are_the_recipes_fault(states):
 
 
 @pytest.mark.parametrize(
-    "states", [["failed"] * 3, ["failed"] * 5, ["completed", "failed", "failed", "failed"]]
+    "states", [["failed"] * 3, ["failed"] * 5, ["diverged", "failed", "failed", "failed"]]
 )
 def test_three_failures_in_a_row_end_the_study(states):
     reason = f"3 runs in a row failed, the last one with: reason {len(states) - 1}"
     assert next_run(failures(*states), ask) == Done(reason, failed=True)
+
+
+def test_a_training_that_a_recipe_can_make_fail_is_given_more_time():
+    states = ["completed", *["failed"] * 9]
+    assert next_run(failures(*states), ask).id == "trial-0010"
+    reason = "10 runs in a row failed, the last one with: reason 10"
+    assert next_run(failures(*states, "failed"), ask) == Done(reason, failed=True)
 
 
 def test_a_study_that_is_given_up_waits_for_the_runs_that_are_left():

@@ -341,6 +341,14 @@ def test_automatic_rungs(pruner, epochs, steps_per_epoch, reduction_factor, rung
     assert found == (Rung.parse(rungs) if rungs else ())
 
 
+@pytest.mark.parametrize(
+    ("start_epochs", "rungs"), [(0, "c2,18"), (2, "c2,18"), (5, "c5,18"), (7, "c7"), (54, "")]
+)
+def test_a_look_is_no_shorter_than_the_start_of_a_run(start_epochs, rungs):
+    found = automatic_rungs("fair", 54, 100, start_epochs=start_epochs)
+    assert found == (Rung.parse(rungs) if rungs else ())
+
+
 @given(pruner=st.sampled_from(["fair", "halving", "hyperband"]), epochs=st.integers(1, 300),
        steps_per_epoch=st.integers(1, 500), reduction_factor=st.integers(2, 9))  # fmt: skip
 def test_automatic_rungs_are_rungs_that_go_with_the_run(

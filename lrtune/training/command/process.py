@@ -15,9 +15,10 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -49,6 +50,21 @@ def placeholders(command: Sequence[str], names: Iterable[str]) -> tuple[str, ...
     known = frozenset(names)
     matches = (match for word in command for match in _PLACEHOLDER.finditer(word))
     return tuple(dict.fromkeys(match["name"] for match in matches if match["name"] in known))
+
+
+def misspelt(command: Sequence[str], names: Iterable[str]) -> Iterator[str]:
+    """Yields a message for each `{name}` in a command that is nearly one of the names.
+
+    All other braces are the command's own.
+    """
+    known = list(names)
+    for name in dict.fromkeys(m["name"] for word in command for m in _PLACEHOLDER.finditer(word)):
+        near = get_close_matches(name or "", known, 1, cutoff=0.7)
+        if near and name not in known:
+            yield (
+                f"{{{name}}} in the command stands for nothing; the nearest is {{{near[0]}}}. "
+                f"{{{{{name}}}}} is the text {{{name}}}."
+            )
 
 
 def filled(command: Sequence[str], values: Mapping[str, object]) -> tuple[str, ...]:

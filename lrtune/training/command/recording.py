@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from lrtune.core.decays import Own
@@ -78,6 +79,21 @@ class Recorded(Steerable):
     def steps_per_epoch(self) -> int:
         """Optimizer steps between two values, on average and to the nearest whole one."""
         return max(1, round(self.measurements[-1].step / self.epochs))
+
+    @property
+    def epoch_s(self) -> float:
+        """Seconds of an epoch; nan where there is only one, of which the start is a part."""
+        return median(m.seconds for m in self.measurements[1:]) if self.epochs > 1 else math.nan
+
+    @property
+    def start_s(self) -> float:
+        """Seconds from the start of the command to its first epoch; nan where it is not known."""
+        return max(0.0, self.measurements[0].seconds - self.epoch_s)
+
+    @property
+    def start_epochs(self) -> int:
+        """The same in epochs, to the nearest whole one."""
+        return round(self.start_s / self.epoch_s) if self.epoch_s > 0 else 0
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -24,6 +24,8 @@ from lrtune.training.command.run_files import Groups, Step, Steps, read_failed, 
 Mode = Literal["record", "set", "sweep"]
 CHILD = Path(__file__).parent / "child"
 """Put on the path of every Python of the command."""
+PLACEHOLDERS = ("seed", "epochs", "run_dir", "peak_lr")
+"""What a command may have in braces."""
 POLL_S = 0.1
 LATE_STEPS_S = 5.0
 """The longest that a value waits for the steps before it."""
@@ -109,13 +111,8 @@ def words_for(command: CommandLine, plan: Plan, folder: Path) -> tuple[str, ...]
         raise InputError(
             "{peak_lr} stands for nothing in a run of the command as it is: write the LR itself."
         )
-    values = {
-        "seed": plan.seed,
-        "epochs": plan.epochs,
-        "run_dir": folder / "files",
-        "peak_lr": plan.peak_lr,
-    }
-    return filled(command.words, values)
+    values = (plan.seed, plan.epochs, folder / "files", plan.peak_lr)
+    return filled(command.words, dict(zip(PLACEHOLDERS, values, strict=True)))
 
 
 class Steered:

@@ -74,6 +74,7 @@ class CommandTraining:
         return Facts(
             steps_per_epoch=self.recorded.steps_per_epoch,
             epochs=self.recorded.epochs,
+            start_epochs=self.recorded.start_epochs,
             metrics=self.recorded.metrics,
             objective=self.objective,
             abilities=frozenset(abilities),
