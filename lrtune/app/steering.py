@@ -161,7 +161,7 @@ def _recorded(places: Places, config: StudyConfig) -> Recorded:
     """What the first run of a study's command has told."""
     if "command" in config.task:
         folder = Path(places.home).resolve() / RUNS / folder_name(config.task)
-        command = CommandLine(tuple(shlex.split(config.task["command"])))
+        command = CommandLine(tuple(shlex.split(config.task["command"])), read=config.task["read"])
         file = recorded_file(folder, command, config.objective.metric, config.epochs)
         if (recorded := Recorded.load(file)) is not None:
             return recorded

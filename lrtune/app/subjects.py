@@ -80,8 +80,12 @@ def _of_task(task: Task, source: TaskSource) -> Subject:
 
 
 def folder_name(description: Mapping[str, Any]) -> str:
-    """The folder of the first run of a command, which all studies of it share."""
-    text = json.dumps(dict(description), sort_keys=True)
+    """The folder of the first run of a command, which all studies of it share.
+
+    It is the same wherever its metric is read.
+    """
+    runs = {key: value for key, value in description.items() if key != "read"}
+    text = json.dumps(runs, sort_keys=True)
     return f"recorded-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 

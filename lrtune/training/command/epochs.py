@@ -108,8 +108,8 @@ class Epochs:
         cwd: the working directory of the command.
         series: what an earlier run of the same command had as `series`, so that all runs read the
             same.
-
-    Create it before the command is started, since rows that a CSV file has by then do not count.
+        has_ended: whether the command has, and its CSV file is of this run alone. Else create this
+            before the command is started: rows that a CSV file has by then do not count.
     """
 
     def __init__(
@@ -122,6 +122,7 @@ class Epochs:
         place: Place | None = None,
         cwd: Path | None = None,
         series: Series | None = None,
+        has_ended: bool = False,
     ):
         self.folder = folder
         self.metric = metric
@@ -136,7 +137,8 @@ class Epochs:
         self._log = LogLines(log, log_start) if log else None
         self._csv = None
         if isinstance(place, CsvColumn):
-            self._csv = CsvRows((cwd or Path.cwd()) / place.path)
+            path = (cwd or Path.cwd()) / place.path
+            self._csv = CsvRows(path, all_count=has_ended)
         self._seen: dict[tuple[str, str], tuple[Value, int]] = {}
         self._others: dict[str, float] = {}
         self._pending: _Item | None = None

@@ -90,9 +90,10 @@ class CsvRows:
 
     Args:
         path: the file; it may not exist yet.
+        all_count: rows that are there already count too.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, *, all_count: bool = False):
         self.path = path
         self.columns: tuple[str, ...] = ()
         """The names in the first line; empty before there is one."""
@@ -100,8 +101,9 @@ class CsvRows:
         self._num_counted = 0  # of the rows seen, those that came since the start
         self._state: tuple[int, ...] | None = None
         self._is_shorter = False
-        self.read()
-        self._num_counted = 0
+        if not all_count:
+            self.read()
+            self._num_counted = 0
 
     def read(self, *, over: bool = False) -> list[dict[str, str]]:
         """Returns the rows since the last call, by column.

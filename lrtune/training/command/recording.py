@@ -1,9 +1,10 @@
 """The first run of a command, as it is: what there is to steer, and what its metric is."""
 
+import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -18,15 +19,19 @@ from lrtune.core.run import Measurement
 from lrtune.core.sources import CommandLine
 from lrtune.training.command.epochs import Epochs, Series, obvious, seen
 from lrtune.training.command.lines import normalised, words_of
-from lrtune.training.command.run_files import HANDED_OVER
+from lrtune.training.command.places import CsvColumn, parse_place
+from lrtune.training.command.run_files import HANDED_OVER, Groups, Step, Steps, read_groups
 from lrtune.training.command.steered import (
     Plan,
     Steered,
     asks_for,
     measurement_of,
     offset_for,
+    reader_of,
 )
 
+ENDED_FILE = "ended.json"
+"""In the folder of a first run that has succeeded."""
 GROUPS_S = 5.0
 """A command tells its parameter groups at most this many seconds after its steps."""
 
@@ -150,7 +155,8 @@ class Recorded(Steerable):
 def recorded_file(folder: Path, command: CommandLine, metric: str | None, epochs: int) -> Path:
     """The file of what a first run tells.
 
-    Another metric may have other epochs, and so does a command with another value for `{epochs}`.
+    Another metric, or one that is read elsewhere, may have other epochs, and so does a command with
+    another value for `{epochs}`.
 
     Args:
         folder: of the first runs of the command.
@@ -159,6 +165,8 @@ def recorded_file(folder: Path, command: CommandLine, metric: str | None, epochs
         epochs: what `{epochs}` in it stands for.
     """
     words = ["recorded", *(words_of(normalised(metric)) if metric else ())]
+    if command.read:
+        words.append(hashlib.sha256(command.read.encode()).hexdigest()[:6])
     words += [str(epochs)] * asks_for(command, "epochs")
     return folder / f"{'-'.join(words)}.json"
 
@@ -175,6 +183,8 @@ def record(
 ) -> Recorded:
     """Runs a command once, as it is, and keeps what it tells in a folder.
 
+    It is not run again where only the metric is another one, or is read elsewhere.
+
     Args:
         command: to run in this working directory.
         objective: the metric that decides; `None`: the one that is obvious from its names.
@@ -188,7 +198,7 @@ def record(
         InputError: the metric does not appear, or its direction is not known.
         TaskError: the command fails, or it has nothing that could be steered.
     """
-    tell(f"first run of `{command.text}`: as it is, with its learning rates recorded")
+    metric, run, cwd = objective.metric if objective else None, folder / "run", Path.cwd()
     plan = Plan(
         mode="record",
         seed=seed,
@@ -196,16 +206,27 @@ def record(
         optimizer_index=command.optimizer_index,
         epochs=epochs,
     )
-    metric = objective.metric if objective else None
-    with Steered(command, plan, folder / "run", cwd=Path.cwd(), metric=metric) as run:
-        try:
-            evaluations = list(run.evaluations(timeout_s))
-        except TrialError as error:
-            raise TaskError(_last_lines_after(str(error), run)) from None
-    steerable, reader = steerable_in(run, command), run.epochs
+    start_time = _ended(run, plan) if _is_found_later(command.read, metric) else None
+    if start_time is not None:
+        tell(f"first run of `{command.text}`: read again")
+        reader = reader_of(command, run, metric, cwd=cwd, has_ended=True)
+        evaluations = reader.read(over=True)
+    else:
+        tell(f"first run of `{command.text}`: as it is, with its learning rates recorded")
+        with Steered(command, plan, run, cwd=cwd, metric=metric) as steered:
+            start_time, reader = steered.start_time, steered.epochs
+            try:
+                evaluations = list(steered.evaluations(timeout_s))
+            except TrialError as error:
+                raise TaskError(_last_lines_after(str(error), steered)) from None
+        ended = {"seed": seed, "epochs": epochs, "start_time": start_time}
+        (run / ENDED_FILE).write_text(json.dumps(ended))
+    steps = Steps(run / "steps.bin").read()
+    steerable = steerable_in(read_groups(run / "groups.json"), steps, command)
     if objective is None:
         objective = _obvious(reader)
-        evaluations, reader = run.read_again(objective.metric)
+        reader = reader_of(command, run, objective.metric, cwd=cwd, has_ended=True)
+        evaluations = reader.read(over=True)
         tell(f"metric: {objective}, the only one that was measured on other data than the training")
     if not evaluations:
         hint = "`read` tells where it is, if it is printed in another form."
@@ -214,7 +235,7 @@ def record(
     for evaluation in evaluations:
         before = measurements[-1] if measurements else None
         measurements.append(
-            measurement_of(evaluation, before=before, steps=run.steps, start_time=run.start_time)
+            measurement_of(evaluation, before=before, steps=steps, start_time=start_time)
         )
     recorded = Recorded(
         **vars(steerable),
@@ -229,20 +250,43 @@ def record(
     return recorded
 
 
-def steerable_in(run: Steered, command: CommandLine) -> Steerable:
+def _is_found_later(place: str, metric: str | None) -> bool:
+    """Whether the values of a run are found once it has ended.
+
+    A CSV file in a fixed place may have rows of other runs.
+    """
+    is_csv = place != "" and isinstance(parse_place(place, metric or ""), CsvColumn)
+    return not is_csv or "{run_dir}" in place
+
+
+def _ended(run: Path, plan: Plan) -> float | None:
+    """When a first run was started that has succeeded and would be the same; `None` without one."""
+    try:
+        ended = json.loads((run / ENDED_FILE).read_text())
+    except (OSError, ValueError):
+        return None
+    same = (ended["seed"], ended["epochs"]) == (plan.seed, plan.epochs)
+    return float(ended["start_time"]) if same else None
+
+
+def steerable_in(groups: Groups | None, steps: Sequence[Step], command: CommandLine) -> Steerable:
     """What there is to steer in a command that has run, or runs.
+
+    Args:
+        groups: the optimizers that were seen.
+        steps: that were made.
+        command: which of them is steered.
 
     Raises:
         TaskError: nothing.
     """
-    groups = run.groups
     index = command.optimizer_index or 0
     if groups is not None and 0 < len(groups.optimizers) <= index:
         raise InputError(
             f"`optimizer_index` must be one of the {len(groups.optimizers)} optimizers of the "
             f"command, counted from 0, but got {index}."
         )
-    if groups is None or not groups.optimizers or not run.steps:
+    if groups is None or not groups.optimizers or not steps:
         raise TaskError(
             "No step of a torch optimizer was seen in the command, so it has no learning rate that "
             "could be set. It must train with torch 2.0 or newer, in a Python that reads "
@@ -261,7 +305,7 @@ def steerable_in(run: Steered, command: CommandLine) -> Steerable:
             for optimizer in groups.optimizers
         ),
         names=tuple(group.name or str(index) for index, group in enumerate(first.groups)),
-        num_steps=len(run.steps),
+        num_steps=len(steps),
         versions={"Python": groups.python, "PyTorch": groups.torch},
     )
 
@@ -287,7 +331,7 @@ def peek(command: CommandLine, *, num_steps: int, folder: Path, seed: int) -> St
                 break
         if run.exit is not None and not run.exit.succeeded:
             raise TaskError(_last_lines_after("", run))
-        return steerable_in(run, command)
+        return steerable_in(run.groups, run.steps, command)
 
 
 def _last_lines_after(reason: str, run: Steered) -> str:

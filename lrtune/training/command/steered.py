@@ -115,6 +115,38 @@ def words_for(command: CommandLine, plan: Plan, folder: Path) -> tuple[str, ...]
     return filled(command.words, dict(zip(PLACEHOLDERS, values, strict=True)))
 
 
+def reader_of(
+    command: CommandLine,
+    folder: Path,
+    metric: str | None,
+    *,
+    cwd: Path,
+    series: Series | None = None,
+    has_ended: bool = False,
+) -> Epochs:
+    """What reads the metric of a run; see `Epochs`.
+
+    Args:
+        command: says where the metric is.
+        folder: of the run.
+        metric: its name; `None`: only the names that there are.
+        cwd: the working directory of the command.
+        series: which of the values with that name are meant, if that is known.
+        has_ended: whether the command has.
+    """
+    text = command.read.replace("{run_dir}", str(folder / "files"))
+    place = parse_place(text, metric or "") if text else None
+    return Epochs(
+        folder,
+        metric,
+        log=folder / "log",
+        place=place,
+        cwd=cwd,
+        series=series,
+        has_ended=has_ended,
+    )
+
+
 class Steered:
     """A command that runs under a plan; it is ended when the `with` is left.
 
@@ -143,11 +175,9 @@ class Steered:
         shutil.rmtree(folder, ignore_errors=True)
         plan.write(folder)
         self.folder, self.log = folder, folder / "log"
-        place = command.read.replace("{run_dir}", str(folder / "files"))
-        self._place = parse_place(place, metric or "") if place else None
-        self._metric, self._series, self._cwd = metric, series, cwd
+        self._metric = metric
         self._follows = plan.follows
-        self.epochs = self._reader(metric)
+        self.epochs = reader_of(command, folder, metric, cwd=cwd, series=series)
         self._steps = Steps(folder / "steps.bin")
         self.steps: list[Step] = []
         self.exit: Exit | None = None
@@ -175,11 +205,6 @@ class Steered:
     def groups(self) -> Groups | None:
         """The optimizers that were seen."""
         return read_groups(self.folder / "groups.json")
-
-    def read_again(self, metric: str) -> tuple[list[Evaluation], Epochs]:
-        """The evaluations of a command that has ended, by another metric."""
-        reader = self._reader(metric)
-        return reader.read(over=True), reader
 
     def wait(self) -> bool:
         """Waits for a moment, and reads the steps. Returns whether the command still runs.
@@ -234,16 +259,6 @@ class Steered:
     def last_words(self, count: int = 1) -> str:
         """The last lines that the command printed; empty if it printed nothing."""
         return "\n".join(self._process.last_lines(count))
-
-    def _reader(self, metric: str | None) -> Epochs:
-        return Epochs(
-            self.folder,
-            metric,
-            log=self.log,
-            place=self._place,
-            cwd=self._cwd,
-            series=self._series,
-        )
 
 
 def measurement_of(

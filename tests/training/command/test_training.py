@@ -96,6 +96,37 @@ def test_a_metric_that_is_not_named_is_found_where_it_is_obvious(command, here):
     assert "val_loss:min" in said[-1]
 
 
+def test_a_run_that_did_not_show_the_metric_is_not_made_again_for_another_one(here):
+    start = "open('starts', 'a').write('x')"
+    show = (
+        "print(f'val_loss: {val_loss}'); "
+        "file = open(os.environ['LRTUNE_RUN_DIR'] + '/a.csv', 'a'); "
+        "print(*(['epoch,f1\\n'] * (epoch == 0)), f'{epoch},{1 - val_loss}', sep='', file=file); "
+        "file.close()"
+    )
+    command = CommandLine(python(quadratic(here / "code", start=start, show=show)))
+    with pytest.raises(InputError, match=r"No value of `f1` was seen\. Seen were: val_loss"):
+        recorded_by(command, here, objective=Objective.parse("f1:max"))
+    said = []
+    by_loss = recorded_by(command, here, tell=said.append)
+    assert said == [f"first run of `{command.text}`: read again"]
+    obvious = recorded_by(command, here, objective=None)
+    by_csv = recorded_by(
+        replace(command, read="{run_dir}/a.csv:f1"), here, objective=Objective.parse("f1:max")
+    )
+    assert (here / "starts").read_text() == "x"
+    assert by_loss.measurements == obvious.measurements
+    steps = [m.step for m in by_loss.measurements]
+    assert steps == [m.step for m in by_csv.measurements] == list(range(5, 41, 5))
+    for one, other in zip(by_loss.measurements, by_csv.measurements, strict=True):
+        assert one.metrics["val_loss"] == pytest.approx(1 - other.metrics["f1"])
+    assert sum(m.seconds for m in by_loss.measurements) < 60
+    recorded_by(command, here, seed=2)
+    with pytest.raises(InputError, match="wrote no CSV file"):
+        recorded_by(replace(command, read="other.csv:f1"), here, objective=Objective.parse("f1"))
+    assert (here / "starts").read_text() == "xxx"
+
+
 def test_two_metrics_without_a_name_are_listed(here):
     show = 'print(f"val_loss {val_loss:.4f} val_acc {1 - val_loss:.4f}")'
     command = CommandLine(python(quadratic(here / "code", show=show)))
