@@ -14,6 +14,7 @@ from lrtune.reporting.document import compose
 from lrtune.reporting.json import render_json
 from lrtune.reporting.trials import fates
 from lrtune.schedules import build_schedule
+from lrtune.schedules.compress import schedule_of
 from lrtune.tuning.sampler import fitted_space
 from tests.training.command.scripts import alive, lrs_of, python, quadratic, same_lrs
 
@@ -344,6 +345,111 @@ def test_the_placeholders_are_filled(here, call):
     refused = call("search", *SMALL, "--", *words)
     assert refused.code == 2
     assert refused.err == "lrtune: `--epochs` must say what {epochs} in the command stands for.\n"
+
+
+SIZES = """
+[parameters]
+peak_lr = { low = 0.3, high = 0.5 }
+decay = { choices = ["cosine", "plateau"] }
+[decay.plateau]
+patience_epochs = 0
+[command]
+size = { choices = [8, 4, 20] }
+kind = { choices = ["a", "b"] }
+"""
+
+
+def test_a_placeholder_of_the_users_own_is_searched(here, call):
+    """Of 40 examples, a batch of 8 makes 5 steps an epoch, one of 4 makes 10, one of 20 two."""
+    noting = "open('starts', 'a').write(' '.join(sys.argv[1:]) + ' ' + MODE + ';')"
+    lines = {
+        "start": f"import lrtune; {noting}",
+        "show": "lrtune.report(val_loss=val_loss)",
+        "steps": "40 // int(sys.argv[1])",
+    }
+    train = ("--", *python(quadratic(here / "code", **lines), "{size}", "{kind}", "{{size}}"))
+    (here / "s.toml").write_text(SIZES)
+    words = ("--metric", "val_loss:min", "--space", "s.toml", "--seeds", "1", "--study", "x")
+    done = call("search", *words, "--budget", "8", "--confirm", "1", "--rungs", "c4", *train)
+    assert done.code == 0, done.err
+    state = lrtune.load("x").state
+    assert dict(state.config.baseline.command) == {"kind": "a", "size": 8}
+    sizes, decays = set(), set()
+    for record in state.records:
+        run = record.run
+        if run.kind == "baseline":
+            continue
+        size = dict(run.recipe.command)["size"]
+        sizes.add(size)
+        decays.add(run.recipe.decay.name)
+        assert [m.step for m in record.measurements] == [5 * m.epoch for m in record.measurements]
+        schedule = schedule_of(run, 5)
+        for measurement in record.measurements:
+            schedule = schedule.observe(measurement.metrics)
+        noted = lrs_of(here / ".lrtune" / "runs" / "x" / run.id)
+        num_steps = (run.horizon_epochs - 1) * 40 // size  # it is ended at its last value
+        steps = [t * size // 8 for t in range(num_steps)]
+        assert same_lrs(noted[:num_steps], [run.recipe.peak_lr * schedule(t) for t in steps])
+    assert sizes == {4, 8, 20}
+    assert decays == {"cosine", "plateau"}
+    starts = [start for start in (here / "starts").read_text().split(";") if start]
+    assert all("{size}" in start for start in starts)
+    # A first guess at the steps of an epoch costs one start for each set of values.
+    trained = [r for r in state.records if not all(m.reused for m in r.measurements)]
+    guesses = {r.run.recipe.command for r in state.records} - {state.config.baseline.command}
+    assert sum(s.endswith("set") for s in starts) <= len(trained) - 1 + len(guesses)
+
+    best = lrtune.load("x").best.recipe
+    assert "with {kind} = " in " ".join(done.out.split())
+    assert call("apply", "x", *train).code == 0
+    (folder,) = (here / ".lrtune" / "runs" / "x").glob("apply-*")
+    assert len(lrs_of(folder)) == 8 * 40 // dict(best.command)["size"]
+    exported = call("export", "x", "--to", "toml")
+    assert f'[command]\nkind = "{dict(best.command)["kind"]}"\n' in exported.out
+
+
+def test_the_peak_lr_is_filled_in_where_a_baseline_tells_that_of_the_first_run(here, call):
+    start = "print('got', sys.argv[1])"
+    train = ("--", *python(quadratic(here / "code", start=start), "{peak_lr}"))
+    (here / "b.toml").write_text("optimizer = 'own'\npeak_lr = 0.125\n")
+    done = call("search", *SMALL, "--study", "x", "--baseline", "b.toml", *train)
+    assert done.code == 0, done.err
+    for record in lrtune.load("x").state.records:
+        got = call("log", "x", record.run.id).out.splitlines()[0]
+        assert got == f"got {record.run.recipe.peak_lr}"
+    assert call("log", "x", "baseline-0").out.startswith("got 0.125")
+    assert call("resume", "x", "--budget", "4", "--quiet").code == 0
+
+
+def test_recipes_with_placeholders_are_compared(here, call):
+    train = ("--", *python(quadratic(here / "code"), "{size}"))
+    for name, text in {"one": "size = 4", "two": "size = 'b'", "none": ""}.items():
+        (here / f"{name}.toml").write_text(f"optimizer = 'own'\n[command]\n{text}\n")
+    words = ("--metric", "val_loss:min", "--seeds", "1", "--quiet")
+    done = call("compare", "one.toml", "two.toml", *words, *train)
+    assert done.code == 0, done.err
+    refused = call("compare", "one.toml", "none.toml", *words, *train)
+    assert refused.code == 2
+    assert "none: `command` must fill {size}, but it fills nothing" in refused.err
+
+
+def test_what_is_wrong_with_placeholders_is_said_before_anything_runs(here, call, train):
+    space = here / "s.toml"
+    space.write_text(
+        "[parameters]\npeak_lr = 0.1\n[command]\nseed = 3\nn = { low = 3, high = 1 }\n"
+    )
+    refused = call("search", "--metric", "val_loss", "--space", "s.toml", *train)
+    assert refused.code == 2
+    assert "first run" not in refused.err
+    assert refused.err.count("[command] seed: {seed} is filled in by lrtune.") == 1
+    assert "s.toml: [command] n: `low <= high` must hold" in refused.err
+    space.write_text("[parameters]\npeak_lr = 0.1\n[command]\nsize = { choices = [1] }\n")
+    refused = call("search", "--metric", "val_loss", "--space", "s.toml", *train)
+    assert refused.code == 2
+    assert "`command.size` must have its place in the command, written {size}." in refused.err
+    refused = call("search", "--data", "digits", "--space", "s.toml")
+    assert refused.code == 2
+    assert "needs a command" in refused.err
 
 
 # --- bad ends

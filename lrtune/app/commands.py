@@ -34,7 +34,7 @@ from lrtune.core.errors import InputError, Problems, StoreError
 from lrtune.core.events import Note
 from lrtune.core.recipe import Recipe, default_recipe, length_problems
 from lrtune.core.sources import CommandLine
-from lrtune.core.space import Space, parse_space
+from lrtune.core.space import Space, first_values, parse_space
 from lrtune.core.study import Budget, RangeResult, Rung, StudyConfig, StudyState
 from lrtune.core.training import Devices
 from lrtune.decide.bounds import range_result
@@ -44,8 +44,9 @@ from lrtune.reporting.export import Export
 from lrtune.reporting.export import export as export_recipe
 from lrtune.reporting.result import SearchResult, measurements_of
 from lrtune.store.database import check_rules, missing_file
-from lrtune.store.recipes import read_recipe
+from lrtune.store.recipes import known_of, read_recipe
 from lrtune.store.spaces import read_space
+from lrtune.training.command.recording import First
 from lrtune.training.native.randomness import preserved_random_states
 from lrtune.training.native.range_test import for_optimizer
 from lrtune.training.task import change_settings
@@ -72,12 +73,21 @@ def search(asked: commands.Search) -> SearchResult:
         budget = Budget.parse(asked.budget)
     space_name, space_toml = "", ""
     with problems.gather():
-        space_name, space_toml = read_space(asked.space)
+        name, toml = read_space(asked.space)
+        parse_space(toml, name, optimizer=None)  # before a command is run to know its optimizer
+        space_name, space_toml = name, toml
     rungs: tuple[Rung, ...] = ()
     if asked.rungs != "auto":
         with problems.gather():
             rungs = Rung.parse(asked.rungs)
-    request = request_of(asked, problems)
+    known = None if asked.baseline is None else known_of(asked.baseline)
+    first = First(
+        seed=asked.seed + 1,  # the first of the fresh seeds
+        epochs=asked.epochs,
+        peak_lr=known.peak_lr if known else None,
+        values=first_values(space_toml),
+    )
+    request = request_of(asked, problems, first)
     subject = request.subject
     epochs = asked.epochs or subject.epochs
     own = subject.baseline if asked.optimizer is None else default_recipe(asked.optimizer)

@@ -14,7 +14,8 @@ from lrtune.core.study import Budget, StudyConfig
 from lrtune.decide.recommend import recommend
 from lrtune.reporting.result import SearchResult
 from lrtune.schedules.compress import compress
-from lrtune.store.recipes import read_recipe, recipe_names
+from lrtune.store.recipes import known_of, read_recipe, recipe_names
+from lrtune.training.command.recording import First
 from lrtune.tuning.engine import Engine as TrainingEngine
 
 
@@ -33,7 +34,14 @@ def compare(asked: commands.Compare) -> SearchResult:
     """
     problems = Problems()
     asked = asked.sound(problems)
-    request = request_of(asked, problems)
+    known = known_of(asked.recipes[0]) if asked.recipes else None
+    first = First(
+        seed=asked.seed + 1,
+        epochs=asked.epochs,
+        peak_lr=known.peak_lr if known else None,
+        values=dict(known.command) if known else {},
+    )
+    request = request_of(asked, problems, first)
     epochs = asked.epochs or request.subject.epochs
     max_seeds = asked.num_seeds if asked.max_seeds is None else asked.max_seeds
     compared: list[NamedRecipe] = []

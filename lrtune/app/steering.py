@@ -12,7 +12,7 @@ from rich.console import Console
 from lrtune.app.arguments import changed_settings
 from lrtune.app.places import Places
 from lrtune.app.results import recipe_of
-from lrtune.app.subjects import RUNS, folder_name
+from lrtune.app.subjects import RUNS, first_of, folder_name
 from lrtune.core import commands
 from lrtune.core.commands import takes
 from lrtune.core.decays import Own, Plateau
@@ -26,7 +26,8 @@ from lrtune.decide.recommend import recommend
 from lrtune.decide.sweep import sweep_lrs
 from lrtune.schedules.build import build_schedule
 from lrtune.training.command.epochs import Epochs
-from lrtune.training.command.following import follow
+from lrtune.training.command.following import follow, lr_of
+from lrtune.training.command.pace import at_pace, known_pace, num_steps_at
 from lrtune.training.command.recording import Recorded, peek, recorded_file
 from lrtune.training.command.run_files import read_board, read_failed
 from lrtune.training.command.steered import Steered, asks_for, environment, words_for
@@ -58,15 +59,19 @@ def apply_to_command(asked: commands.Apply) -> int:
     )
     schedule = build_schedule(recipe, epochs=config.epochs, steps_per_epoch=config.steps_per_epoch)
     own, follows = isinstance(recipe.decay, Own), isinstance(recipe.decay, Plateau)
-    num_known = config.steps_per_epoch if follows else schedule.total_steps
+    runs = Path(places.home).resolve() / RUNS / asked.name
+    pace = known_pace(runs, dict(recipe.command)) or 1.0
+    num_steps = num_steps_at(pace, schedule.total_steps)
+    num_known = num_steps_at(pace, config.steps_per_epoch) if follows else num_steps
+    lr = at_pace(lr_of(recipe, schedule), pace)
     plan = replace(
         plan_for(command, recorded, recipe, 0),
         mode="record" if own else "set",
-        lrs=[recipe.peak_lr * schedule(step) for step in range(num_known)],
+        lrs=[lr(step) for step in range(num_known)],
         follows=follows,
         epochs=config.epochs,
     )
-    folder = Path(places.home).resolve() / RUNS / asked.name / f"apply-{os.getpid()}"
+    folder = runs / f"apply-{os.getpid()}"
     plan.write(folder)
     words = words_for(command, plan, folder)
     told = f"{asked.name}: {chosen.name}, {recipe.label}"
@@ -77,7 +82,9 @@ def apply_to_command(asked: commands.Apply) -> int:
             try:
                 if follows:
                     reader = Epochs(folder, config.objective.metric, series=recorded.series)
-                    follow(reader, schedule, plan.lrs, runs=lambda: process.poll() is None)
+                    follow(
+                        reader, schedule, plan.lrs, pace=pace, runs=lambda: process.poll() is None
+                    )
                 status = process.wait()
             except KeyboardInterrupt:  # the command was interrupted as well
                 status = process.wait()
@@ -86,12 +93,9 @@ def apply_to_command(asked: commands.Apply) -> int:
     if failed := read_failed(folder / "failed.json"):
         raise TaskError(f"The command was not trained with the recipe: {failed}.")
     board = read_board(folder / "board.bin")
-    num_steps = board.steps if board else 0
-    if num_steps != schedule.total_steps and not own:
-        told = (
-            f"The command made {num_steps} optimizer steps, but the schedule has "
-            f"{schedule.total_steps}."
-        )
+    made = board.steps if board else 0
+    if made != num_steps and not own:
+        told = f"The command made {made} optimizer steps, but the schedule has {num_steps}."
         Console(stderr=True).print(told, markup=False, highlight=False)
     return status if status >= 0 else 128 - status  # as a shell has it for a signal
 
@@ -162,7 +166,7 @@ def _recorded(places: Places, config: StudyConfig) -> Recorded:
     if "command" in config.task:
         folder = Path(places.home).resolve() / RUNS / folder_name(config.task)
         command = CommandLine(tuple(shlex.split(config.task["command"])), read=config.task["read"])
-        file = recorded_file(folder, command, config.objective.metric, config.epochs)
+        file = recorded_file(folder, command, config.objective.metric, first_of(config))
         if (recorded := Recorded.load(file)) is not None:
             return recorded
     raise InputError(

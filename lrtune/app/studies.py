@@ -37,6 +37,7 @@ from lrtune.reporting.live import LiveDisplay
 from lrtune.reporting.result import SearchResult
 from lrtune.schedules import build_schedule
 from lrtune.store.database import StudyStore
+from lrtune.training.command.recording import First
 from lrtune.training.native.opening import NativeStates
 from lrtune.training.native.randomness import preserved_random_states
 from lrtune.training.native.range_test import for_optimizer
@@ -64,8 +65,13 @@ class Request:
     """Function that is called with each event."""
 
 
-def request_of(asked: Search | Compare, problems: Problems) -> Request:
+def request_of(asked: Search | Compare, problems: Problems, first: First) -> Request:
     """Returns what a search and a comparison are both asked for, and notes what is wrong with it.
+
+    Args:
+        asked: options of the study.
+        problems: what was wrong so far.
+        first: what the placeholders of a command stand for where it is as it is.
 
     Raises:
         InputError: there is no such task, so that nothing more can be checked.
@@ -75,7 +81,7 @@ def request_of(asked: Search | Compare, problems: Problems) -> Request:
             check_name(asked.study)
     return Request(
         options=asked.chosen_engine,
-        subject=subject_of(asked, problems, teller(asked)),
+        subject=subject_of(asked, problems, teller(asked), first),
         places=Places.of(asked),
         quiet=asked.quiet,
         on_event=asked.on_event,

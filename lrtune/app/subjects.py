@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,18 @@ from lrtune.app.arguments import (
 from lrtune.app.engines import open_native
 from lrtune.app.places import Places
 from lrtune.core.commands import Compare, Search
+from lrtune.core.decays import Own
 from lrtune.core.engines import EngineOptions, Local
 from lrtune.core.errors import InputError, Problems
 from lrtune.core.objective import Objective
 from lrtune.core.recipe import Recipe
-from lrtune.core.sources import CommandLine, TaskSource
+from lrtune.core.sources import PLACEHOLDERS, CommandLine, TaskSource
 from lrtune.core.study import StudyConfig, TrainSettings
 from lrtune.core.training import OpenTraining
 from lrtune.training.command.places import parse_place
 from lrtune.training.command.process import misspelt
-from lrtune.training.command.recording import Recorded, record, recorded_file
-from lrtune.training.command.steered import PLACEHOLDERS, asks_for
+from lrtune.training.command.recording import First, Recorded, record, recorded_file
+from lrtune.training.command.steered import asks_for
 from lrtune.training.command.training import CommandTraining
 from lrtune.training.task import Task, describe_source, source_from
 
@@ -89,7 +90,7 @@ def folder_name(description: Mapping[str, Any]) -> str:
     return f"recorded-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-def subject_of(asked: Search | Compare, problems: Problems, tell: Tell) -> Subject:
+def subject_of(asked: Search | Compare, problems: Problems, tell: Tell, first: First) -> Subject:
     """Opens what a search or a comparison trains, and notes what is wrong with it.
 
     A command that has not been run yet is run once, as it is.
@@ -97,6 +98,7 @@ def subject_of(asked: Search | Compare, problems: Problems, tell: Tell) -> Subje
     Args:
         asked: task or command, its settings and its metric.
         problems: what was wrong so far; nothing is run where anything is.
+        first: what the placeholders of a command stand for where it is as it is.
         tell: told what is done before the study begins.
 
     Raises:
@@ -107,7 +109,9 @@ def subject_of(asked: Search | Compare, problems: Problems, tell: Tell) -> Subje
     with problems.gather():
         source = task_source(asked.task)
     if isinstance(source, CommandLine):
-        return _command(source, asked, problems, tell)
+        return _command(source, asked, problems, tell, first)
+    if first.values:
+        problems.append("[command] of a space or a recipe needs a command, which has placeholders.")
     loaded = None
     if source is not None:
         with problems.gather():
@@ -124,8 +128,13 @@ def subject_of(asked: Search | Compare, problems: Problems, tell: Tell) -> Subje
 
 
 def _command(
-    source: CommandLine, asked: Search | Compare, problems: Problems, tell: Tell
+    source: CommandLine, asked: Search | Compare, problems: Problems, tell: Tell, first: First
 ) -> Subject:
+    problems += [
+        f"`command.{name}` must have its place in the command, written {{{name}}}."
+        for name in first.values
+        if not asks_for(source, name)
+    ]
     problems += [
         f"`{name}=` is a setting of lrtune's own training; a command has its own."
         for name in changed_settings(asked)
@@ -146,9 +155,8 @@ def _command(
         with problems.gather():
             parse_place(source.read, objective.metric if objective else "")
     problems.raise_any()
-    seed = asked.seed + 1  # the first of the fresh seeds
     engine, places = asked.chosen_engine, Places.of(asked)
-    subject = _opened(source, objective, engine, places, seed, asked.epochs, tell)
+    subject = _opened(source, objective, engine, places, first, tell)
     if asked.epochs is not None and asked.epochs > subject.epochs:
         problems.append(
             f"`epochs={asked.epochs}` may be fewer than the {subject.epochs} epochs of the command "
@@ -166,12 +174,26 @@ def command_problems(subject: Subject, recipes: Mapping[str, Recipe]) -> list[st
     """
     own = subject.own_optimizer
     if own is None:
-        return []
-    return [
+        return [
+            f"{name}: `command` is for a training command, which has placeholders."
+            for name, recipe in recipes.items()
+            if recipe.command
+        ]
+    filled = {name for name, _ in subject.baseline.command}
+    problems = [
+        f"{name}: `command` must fill {_braced(filled)}, but it fills {_braced(given)}."
+        for name, recipe in recipes.items()
+        if (given := {key for key, _ in recipe.command}) != filled
+    ]
+    return problems + [
         f"{name}: `optimizer` must be {own}, which the command has, but got {recipe.optimizer}."
         for name, recipe in recipes.items()
         if recipe.optimizer != own
     ]
+
+
+def _braced(names: Iterable[str]) -> str:
+    return ", ".join(f"{{{name}}}" for name in sorted(names)) or "nothing"
 
 
 def _timeout_problems(engine: EngineOptions) -> list[str]:
@@ -179,6 +201,17 @@ def _timeout_problems(engine: EngineOptions) -> list[str]:
     if isinstance(engine, Local) and engine.trial_timeout_s:
         return ["`trial_timeout_s=` does not go with `engine=local` unless a command is trained."]
     return []
+
+
+def first_of(config: StudyConfig) -> First:
+    """What the placeholders of a command stood for in the first run of a study."""
+    peak_lr = None if isinstance(config.baseline.decay, Own) else config.baseline.peak_lr
+    return First(
+        seed=config.seed + 1,
+        epochs=config.epochs,
+        peak_lr=peak_lr,
+        values=dict(config.baseline.command),
+    )
 
 
 def resumed(config: StudyConfig, engine: EngineOptions, places: Places, tell: Tell) -> Subject:
@@ -189,8 +222,8 @@ def resumed(config: StudyConfig, engine: EngineOptions, places: Places, tell: Te
     """
     source = source_from(config.task)
     if isinstance(source, CommandLine):
-        seed = config.seed + 1
-        subject = _opened(source, config.objective, engine, places, seed, config.epochs, tell)
+        first = first_of(config)
+        subject = _opened(source, config.objective, engine, places, first, tell)
         return replace(subject, settings=config.settings)
     Problems(_timeout_problems(engine)).raise_any()
     task = open_task(source, str(config.objective))
@@ -202,26 +235,25 @@ def _opened(
     objective: Objective | None,
     engine: EngineOptions,
     places: Places,
-    seed: int,
-    epochs: int | None,
+    first: First,
     tell: Tell,
 ) -> Subject:
     """Opens a command by what its first run has told; it is run if it has not been."""
-    Problems(misspelt(source.words, PLACEHOLDERS)).raise_any()
+    epochs = first.epochs
+    Problems(misspelt(source.words, (*PLACEHOLDERS, *first.values))).raise_any()
     if epochs is None and asks_for(source, "epochs"):
         raise InputError("`epochs=` must say what {epochs} in the command stands for.")
     folder = Path(places.home).resolve() / RUNS
     description = describe_source(source)
-    first = folder / folder_name(description)
+    recorded_in = folder / folder_name(description)
     metric = objective.metric if objective else None
-    recorded = Recorded.load(recorded_file(first, source, metric, epochs or 0))
+    recorded = Recorded.load(recorded_file(recorded_in, source, metric, first))
     if recorded is None:
         recorded = record(
             source,
             objective,
-            folder=first,
-            seed=seed,
-            epochs=epochs or 0,
+            first,
+            folder=recorded_in,
             timeout_s=engine.trial_timeout_s,
             tell=tell,
         )
@@ -241,7 +273,7 @@ def _opened(
         description=description,
         recorded=recorded,
         objective=objective,
-        folder=first,
+        folder=recorded_in,
         threads=0,
         timeout_s=engine.trial_timeout_s,
     )
@@ -249,7 +281,7 @@ def _opened(
     def open_training(options: EngineOptions, settings: TrainSettings, study: str) -> OpenTraining:
         is_alone = isinstance(options, Local) and options.num_jobs(visible_gpus("auto")) == 1
         threads = 0 if is_alone else settings.threads
-        return replace(training, folder=folder / study if study else first, threads=threads)
+        return replace(training, folder=folder / study if study else recorded_in, threads=threads)
 
     return Subject(
         name=source.title_text,

@@ -18,6 +18,14 @@ from lrtune.core.errors import InputError, Problems
 from lrtune.core.optimizers import OPTIMIZERS, OWN
 from lrtune.core.options import OneOf, above, at_least, broken_rules, within
 
+TABLES = {"group_scales": "numbers", "command": "numbers and words"}
+"""The fields of a recipe that are tables, and of what."""
+
+
+def in_words(value: float | int | str) -> str:
+    """A value of a table."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
 
 def _is_optimizer(name: str, value: str) -> str:
     return "" if value == OWN else OneOf(OPTIMIZERS)(name, value)
@@ -47,6 +55,9 @@ class Recipe:
     group_scales: tuple[tuple[str, float], ...] = ()
     """Of named parameter groups, in the order of their names, the group's LR as a multiple of
     `peak_lr`; it takes the place of the `lr_scale` that the task gives the group."""
+    command: tuple[tuple[str, float | int | str], ...] = ()
+    """Of a training command, what stands in the place of `{NAME}` in it, in the order of the names.
+    """
 
     def __post_init__(self) -> None:
         if problems := _problems(self):
@@ -74,6 +85,7 @@ class Recipe:
         if self.final_frac:
             parts.append(f"to {self.final_frac:.3g} of peak")
         parts += [f"{name} x {scale:.3g}" for name, scale in self.group_scales]
+        parts += [f"{name} {in_words(value)}" for name, value in self.command]
         return ", ".join(parts)
 
     def span(self, epochs: int) -> Span:
@@ -88,7 +100,10 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `from_dict` reads them back."""
         own = {"decay": self.decay.to_dict(), "group_scales": dict(self.group_scales)}
-        return asdict(self) | own
+        values = asdict(self) | own | {"command": dict(self.command)}
+        if not self.command:  # as it was before there was any
+            del values["command"]
+        return values
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> "Recipe":
@@ -106,11 +121,12 @@ class Recipe:
                     f"`decay` must be a name, or a table with a name, but got {given!r}."
                 )
             decay = decay_from_dict({"name": given} if isinstance(given, str) else given)
-        scales = values.pop("group_scales", {})
-        if isinstance(scales, Mapping):
-            values["group_scales"] = tuple(sorted(scales.items()))
-        else:
-            problems.append(f"`group_scales` must be a table of numbers, but got {scales!r}.")
+        for key, of in TABLES.items():
+            table = values.pop(key, {})
+            if isinstance(table, Mapping):
+                values[key] = tuple(sorted(table.items()))
+            else:
+                problems.append(f"`{key}` must be a table of {of}, but got {table!r}.")
         field_names = [f.name for f in fields(Recipe)]
         for key in sorted(values.keys() - set(field_names)):
             problems.append(f"unknown key {key!r} in a recipe; it has {', '.join(field_names)}.")
@@ -196,11 +212,12 @@ def length_problems(recipe: Recipe, epochs: int) -> list[str]:
 def _problems(recipe: Recipe) -> list[str]:
     """Every rule that a recipe breaks."""
     values = dict(vars(recipe))
-    decay, scales = values.pop("decay"), values.pop("group_scales")
+    decay, scales, command = (values.pop(key) for key in ("decay", *TABLES))
     problems = list(broken_rules(Recipe, values).values())
-    if rule := _scales_rule(scales):
-        got = list(scales) if isinstance(scales, tuple) else scales
-        problems.append(f"{rule}, but got {got!r}.")
+    for rule, table in ((_scales_rule(scales), scales), (_command_rule(command), command)):
+        if rule:
+            got = list(table) if isinstance(table, tuple) else table
+            problems.append(f"{rule}, but got {got!r}.")
     facts = OPTIMIZERS.get(recipe.optimizer) if isinstance(recipe.optimizer, str) else None
     if facts is not None and facts.needs_momentum and recipe.momentum == 0:
         problems.append(
@@ -216,13 +233,30 @@ def _problems(recipe: Recipe) -> list[str]:
     return problems
 
 
-def _scales_rule(value: object) -> str:
+def _pairs_rule(value: object, key: str, each: str) -> str:
     pairs = value if isinstance(value, tuple) else ()
     if value != tuple(pair for pair in pairs if isinstance(pair, tuple) and len(pair) == 2):
-        return "`group_scales` must be pairs of a group's name and a number"
+        return f"`{key}` must be pairs of {each}"
     names = [name for name, _ in pairs]
     if not all(isinstance(name, str) for name in names) or names != sorted(set(names)):
-        return "`group_scales` must have each group's name once, in the order of the names"
+        return f"`{key}` must have each name once, in the order of the names"
+    return ""
+
+
+def _command_rule(value: object) -> str:
+    if rule := _pairs_rule(value, "command", "a placeholder's name and a number or a word"):
+        return rule
+    assert isinstance(value, tuple)
+    if not all(_is_number(item) or isinstance(item, str | bool) for _, item in value):
+        return "`command` must have a number or a word for each placeholder"
+    return ""
+
+
+def _scales_rule(value: object) -> str:
+    if rule := _pairs_rule(value, "group_scales", "a group's name and a number"):
+        return rule
+    assert isinstance(value, tuple)
+    pairs = value
     if not all(_is_number(scale) and 0 < scale < math.inf for _, scale in pairs):
         return "`0 < scale` must hold for each of `group_scales`"
     return ""

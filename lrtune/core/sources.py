@@ -11,6 +11,9 @@ from typing import Annotated, ClassVar, Literal
 from lrtune.core.errors import InputError
 from lrtune.core.options import Conflict, Option, Options, at_least, fields_of
 
+PLACEHOLDERS = ("seed", "epochs", "run_dir", "peak_lr")
+"""What lrtune itself fills in where a command has it in braces."""
+
 
 class TaskSource:
     """A task, or where it is read from: a `Task`, a `NamedTask` or a `TaskFile`."""

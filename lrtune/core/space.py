@@ -22,30 +22,38 @@ A named parameter group's LR as a multiple of the peak LR is a parameter, too:
     [parameters]
     group_scales.backbone = { low = 0.01, high = 1.0, log = true }
 
+And so is what stands in the place of `{batch_size}` in a training command:
+
+    [command]
+    batch_size = { choices = [64, 128] }     # the first of them in the command as it is
+
 A space that names no optimizer is searched with the one that its user has, and one that names no
 decay with the cosine.
 """
 
 import math
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from typing import Any
 
 from lrtune.core.decays import DECAYS, Plateau, decay_parameters, is_length, missing_parameters
 from lrtune.core.errors import InputError
-from lrtune.core.optimizers import OPTIMIZERS, WIDEST
+from lrtune.core.optimizers import OPTIMIZERS, OWN, WIDEST
 from lrtune.core.options import broken_rules, fields_of
 from lrtune.core.recipe import Recipe
+from lrtune.core.sources import PLACEHOLDERS
 
 Scalar = float | int | str | bool
 Value = Scalar | tuple[float, ...]
 
-_RECIPE_KEYS = tuple(f.name for f in fields(Recipe))
 SCALES = "group_scales"
-_SCALE = f"{SCALES}."
-"""What the key of a named parameter group's scale begins with: `group_scales.backbone`."""
+COMMAND = "command"
+_RECIPE_KEYS = tuple(f.name for f in fields(Recipe) if f.name != COMMAND)
+_SCALE, _PLACEHOLDER = f"{SCALES}.", f"{COMMAND}."
+"""What the key of a named parameter group's scale begins with: `group_scales.backbone`. And that of
+a placeholder in a training command: `command.batch_size`."""
 
 
 @dataclass(frozen=True)
@@ -217,13 +225,14 @@ class Space:
         return fitted
 
 
-def parse_space(text: str, source: str, *, optimizer: str = "sgd") -> Space:
+def parse_space(text: str, source: str, *, optimizer: str | None = "sgd") -> Space:
     """A space from TOML.
 
     Args:
         text: the TOML document.
         source: file name, for messages.
-        optimizer: what a space that names no optimizer searches with: its user's own.
+        optimizer: what a space that names no optimizer searches with: its user's own. `None` where
+            that is not known yet.
 
     Raises:
         InputError: every rule that the document breaks, each with file and key.
@@ -257,17 +266,20 @@ def parse_space(text: str, source: str, *, optimizer: str = "sgd") -> Space:
                 problem(f"{where} {key}", str(error))
         return read
 
-    for key in sorted(document.keys() - {"description", "parameters", "decay", "optimizer"}):
-        problem(key, "unknown key; known here: description, parameters, decay, optimizer.")
+    known = ("description", "parameters", "decay", "optimizer", COMMAND)
+    for key in sorted(document.keys() - set(known)):
+        problem(key, f"unknown key; known here: {', '.join(known)}.")
     if "parameters" not in document:
         problem("[parameters]", "is missing.")
     given_parameters = table_of("[parameters]", document.get("parameters", {}), _RECIPE_KEYS)
-    parameters = {"optimizer": optimizer, "decay": "cosine"} | given_parameters
+    parameters = {"optimizer": optimizer or OWN, "decay": "cosine"} | given_parameters
+    placeholders = _placeholders(document.get(COMMAND, {}), problem)
+    parameters |= {f"{_PLACEHOLDER}{name}": value for name, value in placeholders.items()}
     space = Space(source=source, parameters=parameters)
     tables: dict[str, dict[str, dict[str, Any]]] = {"decay": {}, "optimizer": {}}
     for topic, names in (
         ("decay", tuple(DECAYS)),
-        ("optimizer", tuple(dict.fromkeys((*OPTIMIZERS, optimizer)))),
+        ("optimizer", tuple(dict.fromkeys((*OPTIMIZERS, optimizer or OWN)))),
     ):
         for name in space.choices(topic):
             if name not in names:
@@ -283,7 +295,8 @@ def parse_space(text: str, source: str, *, optimizer: str = "sgd") -> Space:
             if name not in names:
                 problem(where, f"no such {topic}; there are {', '.join(names)}.")
                 continue
-            if name not in space.choices(topic):
+            is_known = topic == "decay" or optimizer is not None
+            if name not in space.choices(topic) and is_known:
                 problem(
                     where,
                     f"{topic} {name!r} is not among the choices of [parameters] {topic}: nothing "
@@ -307,6 +320,44 @@ def parse_space(text: str, source: str, *, optimizer: str = "sgd") -> Space:
     if problems:
         raise InputError(problems)
     return space
+
+
+def first_values(text: str) -> Mapping[str, float | int | str]:
+    """What a space fills the placeholders of a command with where the command is as it is.
+
+    It is the first of several values, and the lower end of a range. What is wrong with the space is
+    not told here.
+
+    Args:
+        text: its TOML document.
+    """
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return {}
+    placeholders = _placeholders(document.get(COMMAND, {}), lambda *_: None)
+    return {name: _extremes(parameter)[0] for name, parameter in placeholders.items()}
+
+
+def _placeholders(table: object, problem: Callable[[str, str], None]) -> dict[str, Any]:
+    """What a space says of the placeholders of a command, by name."""
+    if not isinstance(table, dict):
+        problem(f"[{COMMAND}]", f"must be a table, but got {table!r}.")
+        return {}
+    read = {}
+    for key, entry in table.items():
+        if key in PLACEHOLDERS:
+            problem(f"[{COMMAND}] {key}", f"{{{key}}} is filled in by lrtune.")
+            continue
+        if not key.isidentifier():
+            problem(f"[{COMMAND}] {key}", "must be a name of letters, digits and underscores.")
+            continue
+        counts = isinstance(entry, dict) and isinstance(entry.get("low"), int)
+        try:
+            read[key] = _parameter(key, entry, whole=counts)
+        except ValueError as error:
+            problem(f"[{COMMAND}] {key}", str(error))
+    return read
 
 
 def _with_scales(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -468,7 +519,8 @@ def _semantic_problems(space: Space) -> Iterator[tuple[str, str]]:
             values = _extremes(_in_epochs(parameter, trial_epochs, whole=_is_whole(Recipe, key)))
             users = [name for name in optimizers if space.parameter(key, name) is parameter]
             for optimizer, value in product(users, values):
-                own = {SCALES: ((key, value),)} if key.startswith(_SCALE) else {key: value}
+                field, _, name = key.partition(".")
+                own = {field: ((name, value),)} if name else {key: value}
                 try:
                     Recipe(optimizer=optimizer, **own)
                 except InputError as error:

@@ -79,7 +79,9 @@ def parallel_of(state: StudyState) -> Parallel | None:
     places = {trial.number: place for place, trial in enumerate(ranked, start=1)}
     axes, columns = [], []
     scales = {f"{group.name}, of peak": partial(_scale, group) for group in state.config.groups}
-    for label, value in (VALUES | scales).items():
+    names = dict.fromkeys(name for trial in trials for name, _ in trial.recipe.command)
+    words = {name: partial(_of_command, name) for name in names}
+    for label, value in (VALUES | scales | words).items():
         placed = axis_of(label, [value(trial.recipe) for trial in trials])
         if placed is not None:
             axes.append(placed[0])
@@ -101,6 +103,11 @@ def parallel_of(state: StudyState) -> Parallel | None:
 def _scale(group: ParameterGroup, recipe: Recipe) -> float:
     """The group's LR as a share of the peak LR."""
     return dict(recipe.group_scales).get(group.name, group.lr_scale)
+
+
+def _of_command(name: str, recipe: Recipe) -> float | str:
+    """What stands in the place of a name in the command."""
+    return dict(recipe.command).get(name, "")
 
 
 def axis_of(label: str, values: Sequence[float | str]) -> tuple[Axis, list[float]] | None:

@@ -94,6 +94,7 @@ def runs_dataframe(state: StudyState) -> "pd.DataFrame":
     for record in state.records:
         recipe = record.run.recipe.to_dict()
         decay, scales = recipe.pop("decay"), recipe.pop("group_scales")
+        command = recipe.pop("command", {})
         rows.append(
             {"run": record.run.id, "name": recipe_name(state.config, record.run.trial)}
             | {"kind": record.run.kind, "trial": record.run.trial, "seed": record.run.seed}
@@ -109,6 +110,7 @@ def runs_dataframe(state: StudyState) -> "pd.DataFrame":
             | {"decay": decay.pop("name")}
             | {f"decay_{key}": value for key, value in decay.items()}
             | {f"group_scale_{group}": scale for group, scale in scales.items()}
+            | {f"command_{name}": value for name, value in command.items()}
             | {"seconds": record.seconds, "retries": record.retries, "reason": record.reason}
         )
     return pd.DataFrame(rows)

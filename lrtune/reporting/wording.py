@@ -10,7 +10,7 @@ from typing import Any
 from lrtune.core.counts import count as count
 from lrtune.core.objective import UNKNOWN, Objective
 from lrtune.core.optimizers import OPTIMIZERS, OWN
-from lrtune.core.recipe import ParameterGroup, Recipe
+from lrtune.core.recipe import ParameterGroup, Recipe, in_words
 from lrtune.core.run import BASELINE, Run
 from lrtune.core.study import RangeResult, Rung, StudyConfig
 from lrtune.decide.convergence import Convergence
@@ -161,7 +161,7 @@ def schedule_sentence(recipe: Recipe, epochs: int, groups: Sequence[ParameterGro
     optimizer = optimizer_title(recipe.optimizer)
     start = (
         f"Train {count(epochs, 'epoch')} with {optimizer} at a peak learning rate of "
-        f"{lr(recipe.peak_lr)}{_group_scales(recipe, groups)}"
+        f"{lr(recipe.peak_lr)}{_group_scales(recipe, groups)}{_command(recipe)}"
     )
     warmup = (
         f"warm up linearly over {count(recipe.warmup_epochs, 'epoch')}, then "
@@ -169,6 +169,12 @@ def schedule_sentence(recipe: Recipe, epochs: int, groups: Sequence[ParameterGro
         else ""
     )
     return f"{start}: {warmup}{recipe.decay.phrase(recipe.span(epochs))}."
+
+
+def _command(recipe: Recipe) -> str:
+    """`, with {batch_size} = 64 in the command`; empty where nothing in it varies."""
+    values = ", ".join(f"{{{name}}} = {in_words(value)}" for name, value in recipe.command)
+    return f", with {values} in the command" if values else ""
 
 
 def _group_scales(recipe: Recipe, groups: Sequence[ParameterGroup]) -> str:

@@ -12,9 +12,13 @@ every_epochs = 30
 
 [group_scales]               # of named parameter groups
 backbone = 0.1
+
+[command]                    # what stands in the place of {batch_size} in a training command
+batch_size = 64
 """
 
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +31,7 @@ ORDER = (
     "schedule-free-sgd", "schedule-free-adamw", "prodigy",
 )  # fmt: skip
 """In which they are listed and compared."""
+_ANY_LENGTH = 10**6
 _FOLDER = Path(__file__).parent.parent / "recipes"
 
 
@@ -58,6 +63,17 @@ def read_recipe(recipe: str | Path, epochs: int) -> NamedRecipe:
         name=Path(name).stem,
         recipe=compress(read, meant_for, epochs) if meant_for != epochs else read,
     )  # fmt: skip
+
+
+def known_of(recipe: NamedRecipe | Recipe | str | Path) -> Recipe | None:
+    """A recipe for a run whose length is not known yet; `None` where it cannot be read."""
+    if isinstance(recipe, Recipe):
+        return recipe
+    if isinstance(recipe, NamedRecipe):
+        return recipe.recipe
+    with suppress(InputError):  # it is told where the recipe is used
+        return read_recipe(recipe, _ANY_LENGTH).recipe
+    return None
 
 
 def recipe_names() -> list[str]:

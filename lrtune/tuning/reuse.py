@@ -101,7 +101,7 @@ def fingerprint(
         abilities: of the training. The fingerprint of a run that cannot be repeated is its own.
     """
     recipe = asdict(run.recipe)
-    for name in ("warmup_epochs", "decay", "final_frac"):
+    for name in ("warmup_epochs", "decay", "final_frac", *["command"] * (not recipe["command"])):
         del recipe[name]
     values = [dict(identity), recipe, run.seed] + [run.id] * ("repeat" not in abilities)
     content = json.dumps(values, sort_keys=True, default=str)

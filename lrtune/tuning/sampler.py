@@ -28,7 +28,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lrtune.core.decays import Plateau
 from lrtune.core.errors import StoreError, first_line
-from lrtune.core.recipe import Recipe, default_recipe
+from lrtune.core.recipe import TABLES, Recipe, default_recipe
 from lrtune.core.space import SCALES, Choice, Interval, Parameter, Range, Space, Value, parse_space
 from lrtune.core.study import StudyConfig, StudyState
 from lrtune.decide.trials import Trial, best_first, ladder_of, trials_of
@@ -452,20 +452,21 @@ def _build(
         "momentum": defaults.momentum, "nesterov": defaults.nesterov,
         "weight_decay": defaults.weight_decay,
     }  # fmt: skip
-    scales = dict(baseline.group_scales)
+    tables: dict[str, dict[str, Any]] = {name: dict(getattr(baseline, name)) for name in TABLES}
     for key in dict.fromkeys((*space.parameters, *own)):
         if key in ("optimizer", "decay"):
             continue
         wanted = values.get(f"{optimizer}.{key}", values.get(key))
         value = _in_space(own.get(key, space.parameters.get(key)), wanted)
-        if key.startswith(f"{SCALES}."):
-            scales[key.removeprefix(f"{SCALES}.")] = value
+        table, _, name = key.partition(".")
+        if name:
+            tables[table][name] = value
         else:
             fields[key] = value
     parts: dict[str, Any] = {"name": decay}
     for key, parameter in space.decays.get(decay, {}).items():
         parts[key] = _in_space(parameter, values.get(f"{decay}.{key}"))
-    return Recipe.from_dict(fields | {"optimizer": optimizer, "decay": parts, SCALES: scales})
+    return Recipe.from_dict(fields | {"optimizer": optimizer, "decay": parts} | tables)
 
 
 def _in_space(parameter: Parameter | None, value: Any) -> Any:
@@ -514,8 +515,9 @@ def _whole(parameter: Range) -> bool:
 def _value_of(recipe: Recipe, name: str, key: str) -> Any:
     if name == "decay":
         return recipe.decay.name
-    if key.startswith(f"{SCALES}."):
-        return dict(recipe.group_scales)[key.removeprefix(f"{SCALES}.")]
+    table, _, entry = key.partition(".")
+    if entry:
+        return dict(getattr(recipe, table))[entry]
     return getattr(recipe.decay if name.startswith(f"{recipe.decay.name}.") else recipe, key)
 
 
@@ -525,6 +527,9 @@ def _to_optuna(value: Any) -> Any:
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
-    """The fields of a recipe, each scale of a parameter group a value of its own."""
+    """The fields of a recipe, each entry of its tables a value of its own."""
     values = {name: getattr(recipe, name) for name in recipe.__dataclass_fields__}
-    return values | {f"{SCALES}.{name}": scale for name, scale in values.pop(SCALES)}
+    tables = {table: values.pop(table) for table in TABLES}
+    return values | {
+        f"{table}.{name}": value for table, pairs in tables.items() for name, value in pairs
+    }

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 
+from lrtune.core.recipe import TABLES
 from lrtune.reporting.export.result import Export
 from lrtune.schedules import Schedule
 
@@ -10,7 +11,7 @@ from lrtune.schedules import Schedule
 def export(schedule: Schedule) -> Export:
     """The recipe and the epochs that its lengths are meant for."""
     values = {"epochs": schedule.epochs} | schedule.recipe.to_dict()
-    tables = {"decay": values.pop("decay"), "group_scales": values.pop("group_scales")}
+    tables = {name: values.pop(name, {}) for name in ("decay", *TABLES)}
     lines = _lines(values)
     for name, table in tables.items():
         if table:

@@ -14,6 +14,7 @@ from lrtune.core.recipe import Recipe
 from lrtune.core.training import Multiplier
 from lrtune.schedules import Schedule
 from lrtune.training.command.epochs import Epochs
+from lrtune.training.command.pace import at_pace, num_steps_at
 
 POLL_S = 0.01
 """How often it is looked whether the command waits for an answer."""
@@ -55,7 +56,12 @@ def followed(
 
 
 def follow(
-    reader: Epochs, schedule: Schedule, lrs: Sequence[float], *, runs: Callable[[], bool]
+    reader: Epochs,
+    schedule: Schedule,
+    lrs: Sequence[float],
+    *,
+    pace: float,
+    runs: Callable[[], bool],
 ) -> None:
     """Answers a command until it has ended.
 
@@ -63,6 +69,7 @@ def follow(
         reader: of its metrics.
         schedule: whose decay depends on them.
         lrs: of the first epoch.
+        pace: of the run.
         runs: whether the command still runs.
     """
     num_answered, num_epochs = 0, 0
@@ -71,8 +78,8 @@ def follow(
             num_epochs += 1
             if num_epochs < schedule.epochs:
                 schedule = schedule.observe(evaluation.values)
-                num_known = (num_epochs + 1) * schedule.steps_per_epoch
-                lr = lr_of(schedule.recipe, schedule)
+                num_known = num_steps_at(pace, (num_epochs + 1) * schedule.steps_per_epoch)
+                lr = at_pace(lr_of(schedule.recipe, schedule), pace)
                 lrs = followed(lrs, lr, num_steps=evaluation.step, num_known=num_known)
                 write_table(reader.folder, lrs)
         if reader.num_handed_over > num_answered:

@@ -3,9 +3,10 @@
 import hashlib
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -68,6 +69,8 @@ class Recorded(Steerable):
 
     seed: int
     """What its seeds were offset by."""
+    values: Mapping[str, Any]
+    """Of the command's own placeholders."""
     measurements: tuple[Measurement, ...]
     """One an epoch."""
     objective: str
@@ -127,6 +130,7 @@ class Recorded(Steerable):
             peak_lr=self.peak_lr,
             decay=Own(),
             weight_decay=self.weight_decay,
+            command=tuple(sorted(self.values.items())),
         )
 
     def save(self, file: Path) -> None:
@@ -152,32 +156,52 @@ class Recorded(Steerable):
         return Recorded(**values | own)
 
 
-def recorded_file(folder: Path, command: CommandLine, metric: str | None, epochs: int) -> Path:
+@dataclass(frozen=True, kw_only=True)
+class First:
+    """What the placeholders in a command stand for in its first run."""
+
+    seed: int
+    """What its seeds are offset by, too."""
+    epochs: int | None = None
+    """`None` where the command does not ask for them."""
+    peak_lr: float | None = None
+    """`None` where nobody says what it is in the command as it is."""
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """Of the command's own placeholders."""
+
+    def asked_by(self, command: CommandLine) -> dict[str, Any]:
+        """What makes a first run of this command another one."""
+        own = {"epochs": self.epochs, "peak_lr": self.peak_lr}
+        asked = {name: value for name, value in own.items() if asks_for(command, name)}
+        return asked | dict(sorted(self.values.items()))
+
+
+def recorded_file(folder: Path, command: CommandLine, metric: str | None, first: First) -> Path:
     """The file of what a first run tells.
 
     Another metric, or one that is read elsewhere, may have other epochs, and so does a command with
-    another value for `{epochs}`.
+    other values for what is in braces.
 
     Args:
         folder: of the first runs of the command.
         command: what is run.
         metric: that decides; `None`: the one that is obvious.
-        epochs: what `{epochs}` in it stands for.
+        first: what is filled in.
     """
     words = ["recorded", *(words_of(normalised(metric)) if metric else ())]
     if command.read:
         words.append(hashlib.sha256(command.read.encode()).hexdigest()[:6])
-    words += [str(epochs)] * asks_for(command, "epochs")
+    asked = first.asked_by(command).items()
+    words += [re.sub(r"\W", "_", f"{name}_{value}") for name, value in asked]
     return folder / f"{'-'.join(words)}.json"
 
 
 def record(
     command: CommandLine,
     objective: Objective | None,
+    first: First,
     *,
     folder: Path,
-    seed: int,
-    epochs: int,
     timeout_s: float,
     tell: Callable[[str], None],
 ) -> Recorded:
@@ -188,9 +212,8 @@ def record(
     Args:
         command: to run in this working directory.
         objective: the metric that decides; `None`: the one that is obvious from its names.
+        first: what is filled in.
         folder: where it is kept.
-        seed: what its seeds are offset by.
-        epochs: what `{epochs}` in it stands for.
         timeout_s: seconds without a value of the metric after which it is given up; 0: never.
         tell: told what is done.
 
@@ -201,12 +224,14 @@ def record(
     metric, run, cwd = objective.metric if objective else None, folder / "run", Path.cwd()
     plan = Plan(
         mode="record",
-        seed=seed,
-        seed_offset=offset_for(command, seed),
+        seed=first.seed,
+        seed_offset=offset_for(command, first.seed),
         optimizer_index=command.optimizer_index,
-        epochs=epochs,
+        epochs=first.epochs or 0,
+        peak_lr=math.nan if first.peak_lr is None else first.peak_lr,
+        values=first.values,
     )
-    start_time = _ended(run, plan) if _is_found_later(command.read, metric) else None
+    start_time = _ended(run, command, first) if _is_found_later(command.read, metric) else None
     if start_time is not None:
         tell(f"first run of `{command.text}`: read again")
         reader = reader_of(command, run, metric, cwd=cwd, has_ended=True)
@@ -219,7 +244,7 @@ def record(
                 evaluations = list(steered.evaluations(timeout_s))
             except TrialError as error:
                 raise TaskError(_last_lines_after(str(error), steered)) from None
-        ended = {"seed": seed, "epochs": epochs, "start_time": start_time}
+        ended = {"seed": first.seed, "asked": first.asked_by(command), "start_time": start_time}
         (run / ENDED_FILE).write_text(json.dumps(ended))
     steps = Steps(run / "steps.bin").read()
     steerable = steerable_in(read_groups(run / "groups.json"), steps, command)
@@ -239,14 +264,15 @@ def record(
         )
     recorded = Recorded(
         **vars(steerable),
-        seed=seed,
+        seed=first.seed,
+        values=dict(first.values),
         measurements=tuple(measurements),
         objective=str(objective),
         series=reader.series,
     )
-    recorded.save(recorded_file(folder, command, metric, epochs))
+    recorded.save(recorded_file(folder, command, metric, first))
     if metric is None:
-        recorded.save(recorded_file(folder, command, objective.metric, epochs))
+        recorded.save(recorded_file(folder, command, objective.metric, first))
     return recorded
 
 
@@ -259,13 +285,13 @@ def _is_found_later(place: str, metric: str | None) -> bool:
     return not is_csv or "{run_dir}" in place
 
 
-def _ended(run: Path, plan: Plan) -> float | None:
+def _ended(run: Path, command: CommandLine, first: First) -> float | None:
     """When a first run was started that has succeeded and would be the same; `None` without one."""
     try:
         ended = json.loads((run / ENDED_FILE).read_text())
     except (OSError, ValueError):
         return None
-    same = (ended["seed"], ended["epochs"]) == (plan.seed, plan.epochs)
+    same = (ended["seed"], ended["asked"]) == (first.seed, first.asked_by(command))
     return float(ended["start_time"]) if same else None
 
 

@@ -7,14 +7,14 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from lrtune.core.errors import InputError, TrialError
 from lrtune.core.run import Measurement
-from lrtune.core.sources import CommandLine
+from lrtune.core.sources import PLACEHOLDERS, CommandLine
 from lrtune.training.command import following
 from lrtune.training.command.epochs import Epochs, Evaluation, Series
 from lrtune.training.command.places import parse_place
@@ -24,8 +24,6 @@ from lrtune.training.command.run_files import Groups, Step, Steps, read_failed, 
 Mode = Literal["record", "set", "sweep"]
 CHILD = Path(__file__).parent / "child"
 """Put on the path of every Python of the command."""
-PLACEHOLDERS = ("seed", "epochs", "run_dir", "peak_lr")
-"""What a command may have in braces."""
 POLL_S = 0.1
 LATE_STEPS_S = 5.0
 """The longest that a value waits for the steps before it."""
@@ -51,6 +49,8 @@ class Plan:
     """What `{epochs}` in the command stands for."""
     peak_lr: float = math.nan
     """What `{peak_lr}` stands for."""
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """What other placeholders stand for."""
 
     def write(self, folder: Path) -> None:
         """Writes it where the command looks for it."""
@@ -109,10 +109,11 @@ def words_for(command: CommandLine, plan: Plan, folder: Path) -> tuple[str, ...]
     """The command with its placeholders filled in."""
     if math.isnan(plan.peak_lr) and asks_for(command, "peak_lr"):
         raise InputError(
-            "{peak_lr} stands for nothing in a run of the command as it is: write the LR itself."
+            "{peak_lr} stands for nothing in a run of the command as it is: write the LR itself, "
+            "or give a `baseline` recipe, whose peak LR it then is."
         )
     values = (plan.seed, plan.epochs, folder / "files", plan.peak_lr)
-    return filled(command.words, dict(zip(PLACEHOLDERS, values, strict=True)))
+    return filled(command.words, {**dict(zip(PLACEHOLDERS, values, strict=True)), **plan.values})
 
 
 def reader_of(

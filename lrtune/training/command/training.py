@@ -28,6 +28,7 @@ from lrtune.core.training import (
 )
 from lrtune.decide.sweep import sweep_curve, sweep_lrs
 from lrtune.training.command.following import followed, lr_of, write_table
+from lrtune.training.command.pace import at_pace, keep_pace, known_pace, num_steps_at
 from lrtune.training.command.recording import Recorded, Steerable
 from lrtune.training.command.steered import (
     Mode,
@@ -37,6 +38,14 @@ from lrtune.training.command.steered import (
     measurement_of,
     offset_for,
 )
+
+
+class OtherPaceError(Exception):
+    """A run makes another number of steps an epoch than it was planned with."""
+
+    def __init__(self, pace: float):
+        super().__init__(pace)
+        self.pace = pace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,38 +126,60 @@ class CommandTraining:
         save: Save | None = None,
     ) -> Iterator[Measurement]:
         """See `Training`. The command is ended after the value of the last epoch."""
-        own = isinstance(run.recipe.decay, Own)
-        if own and run.seed == self.recorded.seed:
+        if isinstance(run.recipe.decay, Own) and run.seed == self.recorded.seed:
             yield from self.recorded.measurements[: run.stop_epochs]
             return
-        follows = isinstance(run.recipe.decay, Plateau)
-        lr, num_steps = lr_of(run.recipe, multiplier), self.recorded.steps_per_epoch
-        lrs = [lr(step) for step in range(num_steps * (1 if follows else run.horizon_epochs))]
+        values = dict(run.recipe.command)
+        pace = 1.0 if values == self.recorded.values else known_pace(self.folder, values)
+        if pace is None:
+            try:
+                yield from self._train(run, multiplier, pace=1.0, is_guess=True)
+                return
+            except OtherPaceError as other:
+                pace = other.pace
+                keep_pace(self.folder, values, pace)
+        yield from self._train(run, multiplier, pace=pace)
+
+    def _train(
+        self, run: Run, multiplier: Multiplier, *, pace: float, is_guess: bool = False
+    ) -> Iterator[Measurement]:
+        """Trains a run at a pace.
+
+        Raises:
+            OtherPaceError: the pace was a guess, and its first epoch has other steps.
+        """
+        own, follows = isinstance(run.recipe.decay, Own), isinstance(run.recipe.decay, Plateau)
+        lr, steps_per_epoch = lr_of(run.recipe, multiplier), self.recorded.steps_per_epoch
+        lr = at_pace(lr, pace)
+        num_known = num_steps_at(pace, steps_per_epoch * (1 if follows else run.horizon_epochs))
+        lrs = [] if own else [lr(step) for step in range(num_known)]
         plan = plan_for(self.command, self.recorded, run.recipe, run.seed)
         mode: Mode = "record" if own else "set"
-        plan = replace(
-            plan, mode=mode, lrs=() if own else lrs, follows=follows, epochs=run.horizon_epochs
-        )
+        plan = replace(plan, mode=mode, lrs=lrs, follows=follows, epochs=run.horizon_epochs)
         before: Measurement | None = None
         with self._start(plan, run.id) as steered:
             for evaluation in steered.evaluations(self.timeout_s):
+                first_step = self.recorded.measurements[0].step
+                if is_guess and before is None and evaluation.step != first_step:
+                    raise OtherPaceError(evaluation.step / first_step)
                 before = measurement_of(
                     evaluation,
                     before=before,
                     steps=steered.steps,
                     start_time=steered.start_time,
                 )
-                yield before
+                yield replace(before, step=round(before.step / pace))
                 if before.epoch == run.stop_epochs:
                     return
                 if follows:
-                    num_known = (before.epoch + 1) * num_steps
+                    num_known = num_steps_at(pace, steps_per_epoch * (before.epoch + 1))
                     lrs = followed(lrs, lr, num_steps=before.step, num_known=num_known)
                     write_table(steered.folder, lrs)
         if before is None:
             raise TrialError(f"the command ended without a value of `{self.objective.metric}`")
+        last = replace(before, step=round(before.step / pace), seconds=0.0, reused=True)
         for epoch in range(before.epoch + 1, run.stop_epochs + 1):  # it has stopped early by itself
-            yield replace(before, epoch=epoch, seconds=0.0, reused=True)
+            yield replace(last, epoch=epoch)
 
     def sweep(
         self,
@@ -194,6 +225,7 @@ def plan_for(command: CommandLine, steerable: Steerable, recipe: Recipe, seed: i
         weight_decay=recipe.weight_decay if changed else None,
         optimizer_index=command.optimizer_index,
         peak_lr=recipe.peak_lr,
+        values=dict(recipe.command),
     )
 
 

@@ -12,7 +12,7 @@ from lrtune.core.recipe import Recipe
 from lrtune.core.run import Run
 from lrtune.core.sources import CommandLine
 from lrtune.schedules.build import build_schedule
-from lrtune.training.command.recording import Recorded, peek, record
+from lrtune.training.command.recording import First, Recorded, peek, record
 from lrtune.training.command.run_files import Steps
 from lrtune.training.command.training import CommandTraining
 from lrtune.training.task import describe_source
@@ -21,13 +21,12 @@ from tests.training.command.scripts import lrs_of, python, quadratic, same_lrs
 VAL_LOSS = Objective.parse("val_loss:min")
 
 
-def recorded_by(command, folder, *, objective=VAL_LOSS, seed=1, epochs=0, timeout_s=0.0, tell=None):
+def recorded_by(command, folder, *, objective=VAL_LOSS, seed=1, timeout_s=0.0, tell=None):
     return record(
         command,
         objective,
+        First(seed=seed),
         folder=folder / "recorded",
-        seed=seed,
-        epochs=epochs,
         timeout_s=timeout_s,
         tell=tell or (lambda text: None),
     )
