@@ -3,8 +3,15 @@
 import json
 import math
 import os
+import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+PYTHON = os.environ.get("LRTUNE_TEST_PYTHON", sys.executable)
+"""The Python that runs the scripts; it may have an older torch than the tests, and no lrtune."""
 
 STAND_IN = Path(__file__).parent / "stand_in" / "torch"
 """A stand-in for torch that is imported in no time."""
@@ -31,7 +38,7 @@ torch.manual_seed(0)
 params = [{{"value": 1.0, "grad": 0.0}} for _ in range(4)]
 optimizer = Noting(params, lr={lr})
 for epoch in range({epochs}):
-    for step in range(5):
+    for step in range({steps}):
         for param, curvature in zip(params, (0.5, 1.0, 1.5, 2.0)):
             param["grad"] = curvature * (param["value"] + 0.1 * random.gauss())
         loss = sum(param["value"] ** 2 for param in params)
@@ -41,8 +48,10 @@ for epoch in range({epochs}):
     {epoch}
     {show}
     if "LRTUNE_RUN_DIR" in os.environ:
-        with open(os.path.join(os.environ["LRTUNE_RUN_DIR"], "lrs.json"), "w") as file:
+        noted = os.path.join(os.environ["LRTUNE_RUN_DIR"], "lrs.json")
+        with open(noted + ".new", "w") as file:
             json.dump(LRS, file)
+        os.replace(noted + ".new", noted)  # whole, even if the script is ended here
 {end}
 """
 
@@ -53,6 +62,7 @@ def quadratic(
     name="train.py",
     lr="0.03",
     epochs="8",
+    steps="5",
     start="",
     epoch="pass",
     show='print(f"epoch {epoch} val_loss: {val_loss:.6g}")',
@@ -68,6 +78,7 @@ def quadratic(
         name: of the script.
         lr: its own LR, as an expression.
         epochs: number of its epochs, as an expression.
+        steps: of an epoch, as an expression.
         start: lines before the training.
         epoch: a line at the end of each epoch, before its loss is shown.
         show: the line that shows the loss.
@@ -78,7 +89,9 @@ def quadratic(
         (folder / "torch").symlink_to(STAND_IN)
     path = folder / name
     path.write_text(
-        SCRIPT.format(start=start, lr=lr, epochs=epochs, epoch=epoch, show=show, end=end)
+        SCRIPT.format(
+            start=start, lr=lr, epochs=epochs, steps=steps, epoch=epoch, show=show, end=end
+        )
     )
     return path
 
@@ -90,7 +103,28 @@ def lrs_of(run_folder):
 
 def python(path, *words):
     """The command that starts a script."""
-    return (sys.executable, str(path), *words)
+    return (PYTHON, str(path), *words)
+
+
+def needs(text):
+    """Skips a test whose script needs something that `PYTHON` does not have.
+
+    Args:
+        text: a requirement, such as `torch>=2.4` or `torch>=2.1; python_version >= "3.11"`.
+    """
+    requirement = Requirement(text)
+    program = (
+        "import sys; print('%d.%d' % sys.version_info[:2])\n"
+        "from importlib.metadata import version; print(version(sys.argv[1]))"
+    )
+    words = [PYTHON, "-c", program, requirement.name]
+    done = subprocess.run(words, capture_output=True, text=True)
+    python_version, *versions = done.stdout.split()
+    marker = requirement.marker
+    if marker is not None and not marker.evaluate({"python_version": python_version}):
+        return
+    if not any(requirement.specifier.contains(each, prereleases=True) for each in versions):
+        pytest.skip(f"needs {text}, but {PYTHON} has {', '.join(versions) or 'none'}")
 
 
 def same_lrs(found, expected):

@@ -3,7 +3,6 @@
 import os
 import stat
 import subprocess
-import sys
 
 import pytest
 
@@ -11,7 +10,7 @@ from lrtune.core.decays import Cosine
 from lrtune.core.objective import Objective
 from lrtune.core.recipe import Recipe
 from lrtune.core.sources import CommandLine
-from tests.training.command.scripts import lrs_of, python, quadratic, same_lrs
+from tests.training.command.scripts import PYTHON, lrs_of, python, quadratic, same_lrs
 from tests.training.command.test_training import recorded_by, run_of, trained, training_of
 
 pytestmark = pytest.mark.slow  # each of them starts processes
@@ -120,7 +119,7 @@ def script_started_by(folder, words):
 def test_a_shell_script(here):
     script = quadratic(here / "code")
     starter = here / "train.sh"
-    starter.write_text(f'#!/bin/sh\necho "epoch 0: ready"\n"{sys.executable}" {script} "$@"\n')
+    starter.write_text(f'#!/bin/sh\necho "epoch 0: ready"\n"{PYTHON}" {script} "$@"\n')
     starter.chmod(starter.stat().st_mode | stat.S_IXUSR)
     script_started_by(here, ("./train.sh",))
 
@@ -131,12 +130,12 @@ def test_a_module_of_a_package(here):
     (here / "package" / "__init__.py").touch()
     (here / "package" / "train.py").write_text((here / "code" / "train.py").read_text())
     (here / "torch").symlink_to(here / "code" / "torch")
-    script_started_by(here, (sys.executable, "-m", "package.train"))
+    script_started_by(here, (PYTHON, "-m", "package.train"))
 
 
 def test_another_environment_that_does_not_have_lrtune(here, monkeypatch):
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    made = [sys.executable, "-m", "venv", "--without-pip", here / "env"]
+    made = [PYTHON, "-m", "venv", "--without-pip", here / "env"]
     subprocess.run(made, check=True)
     start = "import lrtune; assert 'stub' in lrtune.__file__, lrtune.__file__"
     other = here / "env" / "bin" / "python"
@@ -162,8 +161,9 @@ torch.manual_seed(1)
 data = torch.randn(96, 4)
 target = (data @ torch.randn(4, 1)).squeeze(1)
 net, critic = nn.Linear(4, 1), nn.Linear(4, 1)
-averaging = torch.optim.swa_utils.get_ema_multi_avg_fn(0.9)
-average = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=averaging)
+def mean_of(average, value, count):
+    return 0.9 * average + 0.1 * value
+average = torch.optim.swa_utils.AveragedModel(net, avg_fn=mean_of)
 first = torch.optim.AdamW([
     {"params": [net.weight], "lr": 0.004, "weight_decay": 0.0},
     {"params": [net.bias], "lr": 0.001, "weight_decay": 0.0},
