@@ -491,6 +491,15 @@ def test_a_study_of_which_every_run_fails_says_why(here, call):
     assert "Traceback" not in done.err
 
 
+def test_a_range_test_whose_command_fails_says_how(here, call):
+    start = "if MODE == 'sweep': sys.exit('no disk')"
+    train = ("--", *python(quadratic(here / "code", start=start)))
+    for words in (("find",), ("search", *SMALL)):
+        done = call(*words, *train)
+        assert done.code == 2
+        assert "ended with exit code 1 in the range test, after 0 steps: no disk" in done.err
+
+
 def test_nan_from_some_lr_on_is_divergence(here, call):
     show = "print(f\"val_loss: {val_loss if LRS[0] < 0.2 else float('nan')}\")"
     script = quadratic(here / "code", show=show)

@@ -26,6 +26,7 @@ from lrtune.core.training import (
     State,
     Training,
 )
+from lrtune.decide.bounds import MIN_POINTS
 from lrtune.decide.sweep import sweep_curve, sweep_lrs
 from lrtune.training.command.following import followed, lr_of, write_table
 from lrtune.training.command.pace import at_pace, keep_pace, known_pace, num_steps_at
@@ -230,11 +231,20 @@ def plan_for(command: CommandLine, steerable: Steerable, recipe: Recipe, seed: i
 
 
 def swept(started: Steered, lrs: Sequence[float], *, seed: int) -> RangeCurve:
-    """The curve of a sweep: the losses that the command calls `backward` on, one at each LR."""
-    curve, runs = sweep_curve(lrs, (), seed=seed), True
+    """The curve of a sweep: the losses that the command calls `backward` on, one at each LR.
+
+    Raises:
+        TrialError: the command failed before there were enough of them.
+    """
+    curve, losses, runs = sweep_curve(lrs, (), seed=seed), [], True
     with started as steered:
         while runs and not curve.diverged and len(curve.losses) < len(lrs):
             runs = steered.wait()
             losses = [step.loss for step in steered.steps[: len(lrs)]]
             curve = sweep_curve(lrs, losses, seed=seed)
+        if steered.exit is not None and not steered.exit.succeeded and len(losses) < MIN_POINTS:
+            raise TrialError(
+                f"the command ended with {steered.exit} in the range test, after {len(losses)} "
+                f"steps: {steered.last_words(1) or 'it printed nothing'}"
+            )
     return curve
