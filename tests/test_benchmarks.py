@@ -1,4 +1,4 @@
-"""The replay benchmark: its costs, its recommendation, and the rules of the peers."""
+"""The benchmarks: the replay with the rules of its peers, overheads, and searches of commands."""
 
 import math
 from contextlib import suppress
@@ -7,8 +7,9 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from benchmarks import decisions, overhead
+from benchmarks import command, command_digits, decisions, overhead
 from benchmarks.replay.ledger import NONE, Ledger, Over, replay
 from benchmarks.replay.measure import Regrets, measure, quartiles
 from benchmarks.replay.peers import NEED_RAY, PEERS
@@ -16,6 +17,7 @@ from benchmarks.replay.pools import Parameter, Pool, bank_pools, recorded_pools
 from lrtune.core.decays import Constant, Plateau
 from lrtune.core.recipe import Recipe
 from lrtune.core.sources import NamedTask
+from lrtune.schedules import build_schedule
 
 NAN, INF = math.nan, math.inf
 
@@ -329,3 +331,53 @@ def test_the_overhead_is_what_a_search_takes_beside_its_epochs():
     assert found["overhead_ms_per_epoch"] == pytest.approx(
         1000 * (found["search_s"] - found["training_s"]) / found["epochs"]
     )
+
+
+def test_the_script_and_the_task_of_the_command_benchmark_train_alike(capsys):
+    task, groups = command_digits.task(), []
+
+    def note(optimizer, *_):
+        (group,) = optimizer.param_groups
+        groups.append(dict(group))
+
+    hook = register_optimizer_step_pre_hook(note)
+    command_digits.train()
+    hook.remove()
+    recipe, steps_per_epoch = task.baseline, len(task.train) // task.settings.batch_size
+    schedule = build_schedule(recipe, epochs=task.epochs, steps_per_epoch=steps_per_epoch)
+    assert len(task.train) == steps_per_epoch * task.settings.batch_size  # nothing is dropped
+    expected = [recipe.peak_lr * schedule(step) for step in range(schedule.total_steps)]
+    assert [group["lr"] for group in groups] == pytest.approx(expected, abs=1e-12)
+    assert {(g["momentum"], g["nesterov"], g["weight_decay"]) for g in groups} == {
+        (recipe.momentum, recipe.nesterov, recipe.weight_decay)
+    }
+    assert capsys.readouterr().out.count("val_loss") == task.epochs
+
+
+def test_the_interval_of_a_mean_is_students():
+    assert command.with_interval([1.0, 2.0, 3.0]) == pytest.approx((2, 2 - 2.484138, 2 + 2.484138))
+
+
+@pytest.mark.slow
+def test_the_hooks_of_a_command_take_time_only_where_it_is_steered():
+    alone, steered = (
+        command.step_times("SGD", 50, command.PLANS[name]) for name in (command.ALONE, "set")
+    )
+    assert alone[command.HOOKS] == [0, 0]
+    assert min(steered[command.HOOKS]) > 0
+
+
+@pytest.mark.slow
+def test_searches_are_compared_by_what_they_found_and_by_their_time(capsys):
+    task = command_digits.task()
+    one = command.search(command.OWN_LOOP, task, trials=2, seed=0)
+    found = command.compare({command.COMMAND: [one, one], command.OWN_LOOP: [one, one]}, task, 2)
+    assert found["difference"] == (0, 0, 0)
+    assert found["ratios"] == [1, 1]
+    of_one = found["by"][command.OWN_LOOP][0]
+    assert of_one["val_losses"] != found["baseline"]["val_losses"]
+    assert one.seconds == pytest.approx(
+        sum(of_one["starts_s"]) + of_one["epochs_s"] + of_one["other_s"]
+    )
+    command.print_searches(found)
+    assert one.recipe.label in capsys.readouterr().out

@@ -68,7 +68,7 @@ def apply_to_command(asked: commands.Apply) -> int:
         plan_for(command, recorded, recipe, 0),
         mode="record" if own else "set",
         lrs=[lr(step) for step in range(num_known)],
-        follows=follows,
+        waits_for=recorded.written_as if follows else None,
         epochs=config.epochs,
     )
     folder = runs / f"apply-{os.getpid()}"

@@ -128,6 +128,8 @@ class Epochs:
         self.metric = metric
         self.series = series
         """Where the metric comes from; `None` before its first value."""
+        self.written_as = ""
+        """The name of the metric as the command has it; empty before its first value."""
         self.num_handed_over = 0
         """Values that were handed over and have been read, of the metric and others."""
         self._key = normalised(metric or "")
@@ -297,6 +299,7 @@ class Epochs:
         assert item.metric is not None
         assert self.metric is not None
         self.series, self._last_step = Series(item.source, item.rank), item.step
+        self.written_as = item.metric.name
         own = (self._key, item.metric.key, item.metric.qualified_key)
         others = {name: value for name, value in self._others.items() if name not in own}
         self._others.clear()

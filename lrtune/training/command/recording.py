@@ -77,6 +77,8 @@ class Recorded(Steerable):
     """The metric that decides, with its direction."""
     series: Series | None
     """Which of the values with that name are meant."""
+    written_as: str
+    """The name as the command has it."""
 
     @property
     def epochs(self) -> int:
@@ -110,8 +112,13 @@ class Recorded(Steerable):
 
     @property
     def is_handed_over(self) -> bool:
-        """Whether the command waits while its metric is read."""
+        """Whether the command can wait while its metric is read."""
         return self.series is not None and self.series.source in HANDED_OVER
+
+    @property
+    def asks(self) -> bool:
+        """Whether the command asks, with each value, whether to go on."""
+        return self.series is not None and self.series.source == "report"
 
     @property
     def groups(self) -> tuple[ParameterGroup, ...]:
@@ -269,6 +276,7 @@ def record(
         measurements=tuple(measurements),
         objective=str(objective),
         series=reader.series,
+        written_as=reader.written_as,
     )
     recorded.save(recorded_file(folder, command, metric, first))
     if metric is None:

@@ -19,12 +19,21 @@ from lrtune.training.command import following
 from lrtune.training.command.epochs import Epochs, Evaluation, Series
 from lrtune.training.command.places import parse_place
 from lrtune.training.command.process import Exit, Process, end_leftovers, filled, placeholders
-from lrtune.training.command.run_files import Groups, Step, Steps, read_failed, read_groups
+from lrtune.training.command.run_files import (
+    Groups,
+    Step,
+    Steps,
+    read_board,
+    read_failed,
+    read_groups,
+)
 
 Mode = Literal["record", "set", "sweep"]
 CHILD = Path(__file__).parent / "child"
 """Put on the path of every Python of the command."""
 POLL_S = 0.1
+STOP_S = 10.0
+"""How long a command may take to end once it was told to."""
 LATE_STEPS_S = 5.0
 """The longest that a value waits for the steps before it."""
 
@@ -43,8 +52,8 @@ class Plan:
     scales: Mapping[str, float] | None = None
     weight_decay: float | None = None
     optimizer_index: int | None = None
-    follows: bool = False
-    """Whether the LRs follow the metrics: the command waits for an answer to what it hands over."""
+    waits_for: str | None = None
+    """Name of a value that the command hands over, after which it waits for an answer."""
     epochs: int = 0
     """What `{epochs}` in the command stands for."""
     peak_lr: float = math.nan
@@ -57,7 +66,7 @@ class Plan:
         (folder / "files").mkdir(parents=True, exist_ok=True)
         if self.lrs:
             following.write_table(folder, self.lrs)
-        if self.follows:
+        if self.waits_for is not None:
             following.answer(folder, 0)
         values: dict[str, Any] = {
             "version": 1,
@@ -66,7 +75,7 @@ class Plan:
             "weight_decay": self.weight_decay,
             "seed_offset": self.seed_offset,
             "optimizer_index": self.optimizer_index,
-            "follows": self.follows,
+            "waits_for": self.waits_for,
         }
         if self.mode != "record":
             values["ratios"] = [list(groups) for groups in self.ratios]
@@ -177,7 +186,7 @@ class Steered:
         plan.write(folder)
         self.folder, self.log = folder, folder / "log"
         self._metric = metric
-        self._follows = plan.follows
+        self._waits = plan.waits_for is not None
         self.epochs = reader_of(command, folder, metric, cwd=cwd, series=series)
         self._steps = Steps(folder / "steps.bin")
         self.steps: list[Step] = []
@@ -213,7 +222,7 @@ class Steered:
         Raises:
             TrialError: an LR was not the one that was set.
         """
-        self.exit = self._process.wait(following.POLL_S if self._follows else POLL_S)
+        self.exit = self._process.wait(following.POLL_S if self._waits else POLL_S)
         self.steps += self._steps.read()
         if failed := read_failed(self.folder / "failed.json"):
             raise TrialError(failed)
@@ -222,7 +231,7 @@ class Steered:
     def evaluations(self, timeout_s: float = 0.0) -> Iterator[Evaluation]:
         """Yields the evaluations as they come, until the command has ended.
 
-        A command that follows its metrics goes on once the next one is asked for.
+        A command that waits for an answer goes on once the next one is asked for.
 
         Args:
             timeout_s: seconds without one after which the command is given up; 0: never.
@@ -245,7 +254,7 @@ class Steered:
                 or time.monotonic() - arrived[0][0] > LATE_STEPS_S
             ):
                 yield arrived.popleft()[1]
-            if self._follows and not arrived and self.epochs.num_handed_over > num_answered:
+            if self._waits and not arrived and self.epochs.num_handed_over > num_answered:
                 num_answered = self.epochs.num_handed_over
                 following.answer(self.folder, num_answered)
             if runs and timeout_s and time.monotonic() - last > timeout_s:
@@ -256,6 +265,20 @@ class Steered:
         if not self.exit.succeeded:
             words = self.last_words() or "it printed nothing"
             raise TrialError(f"the command ended with {self.exit}: {words}")
+
+    def stop(self) -> None:
+        """Tells a command that waits for an answer to stop, and waits until it has.
+
+        It may take its time to write what it has, but not to train on.
+        """
+        if not self._waits:
+            return
+        (self.folder / "stop").touch()
+        following.answer(self.folder, self.epochs.num_handed_over)
+        board, deadline = self.folder / "board.bin", time.monotonic() + STOP_S
+        before = read_board(board)
+        while self.wait() and read_board(board) == before and time.monotonic() < deadline:
+            continue
 
     def last_words(self, count: int = 1) -> str:
         """The last lines that the command printed; empty if it printed nothing."""

@@ -89,6 +89,7 @@ class CommandTraining:
             objective=self.objective,
             abilities=frozenset(abilities),
             groups=self.recorded.groups,
+            optimizers=(self.recorded.known_optimizer,),
             device="the command's own device",
         )
 
@@ -102,10 +103,9 @@ class CommandTraining:
         }
 
     def identity(self, recipe: Recipe) -> Mapping[str, Any]:
-        """See `Training`. The command as it is agrees with no recipe."""
+        """See `Training`."""
         return {
             "task": dict(self.description),
-            "own": isinstance(recipe.decay, Own),
             "environment": dict(self.environment(recipe)),
         }
 
@@ -156,7 +156,8 @@ class CommandTraining:
         lrs = [] if own else [lr(step) for step in range(num_known)]
         plan = plan_for(self.command, self.recorded, run.recipe, run.seed)
         mode: Mode = "record" if own else "set"
-        plan = replace(plan, mode=mode, lrs=lrs, follows=follows, epochs=run.horizon_epochs)
+        waits_for = self.recorded.written_as if follows or self.recorded.asks else None
+        plan = replace(plan, mode=mode, lrs=lrs, waits_for=waits_for, epochs=run.horizon_epochs)
         before: Measurement | None = None
         with self._start(plan, run.id) as steered:
             for evaluation in steered.evaluations(self.timeout_s):
@@ -169,8 +170,13 @@ class CommandTraining:
                     steps=steered.steps,
                     start_time=steered.start_time,
                 )
-                yield replace(before, step=round(before.step / pace))
+                try:
+                    yield replace(before, step=round(before.step / pace))
+                except GeneratorExit:  # it is not worth its other epochs
+                    steered.stop()
+                    raise
                 if before.epoch == run.stop_epochs:
+                    steered.stop()
                     return
                 if follows:
                     num_known = num_steps_at(pace, steps_per_epoch * (before.epoch + 1))

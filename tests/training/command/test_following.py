@@ -65,8 +65,8 @@ def test_the_lrs_are_those_of_torchs_scheduler(style, here):
     measurements = trained(training, run)
     expected = torchs_lrs(0.8, [m.metrics["val_loss"] for m in measurements])
     assert expected[0] > expected[-1]
-    noted = lrs_of(here / "runs" / run.id)  # without the last epoch, at whose value it is ended
-    assert same_lrs(noted, [lr for lr in expected[:7] for _ in range(5)])
+    noted = lrs_of(here / "runs" / run.id)
+    assert same_lrs(noted, [lr for lr in expected for _ in range(5)])
     assert [m.lr_first for m in measurements] == [m.lr_last for m in measurements]
     assert same_lrs([m.lr_first for m in measurements], expected)
 
@@ -76,13 +76,13 @@ def test_a_warmup_and_a_short_look(here):
     run = run_of(Recipe(peak_lr=0.8, warmup_epochs=2, decay=RULE), 8)
     run = replace(run, horizon_epochs=4, stop_epochs=4)
     measurements = trained(training, run)
-    noted = lrs_of(here / "runs" / run.id)
+    noted = lrs_of(here / "runs" / run.id)[:20]
     assert same_lrs(noted[:5], [0.8 * (step + 1) / 5 for step in range(5)])
     rule = RULE.scaled(0.5)
     # The epoch of the warmup counts too, since its last step has the peak LR.
     values = [m.metrics["val_loss"] for m in measurements]
     expected = torchs_lrs(0.8, values, rule)
-    assert same_lrs(noted[5:], [lr for lr in expected[1:3] for _ in range(5)])
+    assert same_lrs(noted[5:], [lr for lr in expected[1:] for _ in range(5)])
 
 
 def test_epochs_of_different_lengths_have_one_lr_each(here):

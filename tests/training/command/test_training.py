@@ -213,6 +213,25 @@ def test_a_compressed_run_is_ended_after_its_last_epoch(here):
     assert not (here / "ended").exists()
 
 
+@pytest.mark.parametrize(
+    "show",
+    ["\n    if not lrtune.report(val_loss=val_loss): break", "lrtune.report(val_loss=val_loss)"],
+)
+def test_a_command_that_asks_is_told_to_stop_and_may_write_what_it_has(here, show):
+    """One that trains on nevertheless is ended."""
+    end = "time.sleep(0.5); open(os.environ['LRTUNE_RUN_DIR'] + '/saved', 'w').write(str(epoch))"
+    lines = {"start": "import lrtune", "show": show, "epochs": "100", "end": end}
+    training = training_of(CommandLine(python(quadratic(here / "code", **lines))), here)
+    measurements, lrs = trained(training, run_of(Recipe(peak_lr=0.4, decay=Cosine()), 3))
+    assert [m.step for m in measurements] == [5, 10, 15]
+    folder = here / "runs" / "trial-0000"
+    assert same_lrs(lrs_of(folder)[:10], lrs[:10])
+    assert (folder / "files" / "saved").exists() == ("break" in show)
+    own = run_of(training.recorded.baseline, 100, seed=7)
+    assert len(list(training.train(own, lambda step: math.nan))) == 100
+    assert (folder / "files" / "saved").read_text() == "99"
+
+
 def test_one_seed_trains_the_same_and_another_does_not(command, here):
     training = training_of(command, here)
     recipe = Recipe(peak_lr=0.1)

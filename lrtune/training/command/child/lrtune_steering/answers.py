@@ -1,4 +1,7 @@
-"""What lrtune answers to the values that a run hands over: the learning rates from there on."""
+"""What lrtune answers to the values that a run hands over: the learning rates from there on.
+
+That it should stop is told by the file `stop`, which is there before the answer.
+"""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ class Plan:
     Args:
         document: `plan.json`.
         table: the LR of a group of ratio 1, by step; empty in the mode `record`.
-        answers: to the values that the run hands over, where the LRs follow them.
+        answers: to the values that the run hands over.
     """
 
     def __init__(
@@ -33,6 +33,8 @@ class Plan:
         if self.sets and not table:
             raise ValueError("`table.bin` must hold at least one LR.")
         self.table = table
+        self.waits_for: str | None = document.get("waits_for")
+        """The name of the values after which the run waits for an answer, if there is one."""
         self.answers = answers
         self.ratios: list[list[float]] = document.get("ratios") or []
         self.scales: dict[str, float] = document.get("scales") or {}
@@ -46,7 +48,7 @@ def read_plan(folder: str) -> Plan:
     with open(os.path.join(folder, "plan.json"), encoding="utf-8") as file:
         document = json.load(file)
     table = array.array("d") if document.get("mode") == "record" else read_table(folder)
-    return Plan(document, table, Answers(folder) if document.get("follows") else None)
+    return Plan(document, table, Answers(folder) if document.get("waits_for") else None)
 
 
 def rank_by_environment() -> int | None:

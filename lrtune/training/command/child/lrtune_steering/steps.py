@@ -242,7 +242,7 @@ class Steering:
                 steered = self._meet(optimizer)
             if torch.cuda._initialized and is_capturing():
                 return
-            if self._plan.answers is not None:
+            if self._plan.sets and self._plan.answers is not None:
                 self._plan.table = self._plan.answers.new_table() or self._plan.table
             self._frame, self._current = _caller(), steered
             steered.begin(optimizer, None)
@@ -388,7 +388,7 @@ class Steering:
         self._flush()
         step = self._num_steps()
         self._files.append_values({"step": step, "time": when, "source": source, "values": values})
-        if self._plan.answers is not None:
+        if self._plan.answers is not None and self._plan.waits_for in values:
             self._plan.answers.wait_for(self._files.num_values)
 
     def _keep_line(self, when: float, stream: str, line: str) -> None:
