@@ -593,7 +593,7 @@ BAD = {
     "a pattern without a group": (["--read", "loss", "TRAIN"], ["must have one group"]),
     "no such optimizer": (
         ["--optimizer-index", "5", "TRAIN"],
-        ["`--optimizer-index` must be one of the 1 optimizers of the command", "but got 5"],
+        ["`0 <= --optimizer-index <= 0` must hold, since the command has 1 optimizer, but got 5"],
     ),
     "a direction that is none": (
         ["--metric", "val_loss:down", "TRAIN"],

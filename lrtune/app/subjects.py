@@ -29,7 +29,7 @@ from lrtune.core.study import StudyConfig, TrainSettings
 from lrtune.core.training import OpenTraining
 from lrtune.training.command.places import parse_place
 from lrtune.training.command.process import misspelt
-from lrtune.training.command.recording import First, Recorded, record, recorded_file
+from lrtune.training.command.recording import First, Recorded, alone, record, recorded_file
 from lrtune.training.command.steered import asks_for
 from lrtune.training.command.training import CommandTraining
 from lrtune.training.task import Task, describe_source, source_from
@@ -247,9 +247,8 @@ def _opened(
     description = describe_source(source)
     recorded_in = folder / folder_name(description)
     metric = objective.metric if objective else None
-    recorded = Recorded.load(recorded_file(recorded_in, source, metric, first))
-    if recorded is None:
-        recorded = record(
+    with alone(recorded_in, tell):
+        recorded = Recorded.load(recorded_file(recorded_in, source, metric, first)) or record(
             source,
             objective,
             first,

@@ -5,7 +5,8 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -149,18 +150,18 @@ class Recorded(Steerable):
 
     @staticmethod
     def load(file: Path) -> "Recorded | None":
-        """What was kept in a file; `None` if there is none."""
+        """What was kept in a file; `None` if there is none of this version of lrtune."""
         try:
             values: dict[str, Any] = json.loads(file.read_text())
-        except (OSError, ValueError):
+            own = {
+                "ratios": tuple(map(tuple, values["ratios"])),
+                "names": tuple(values["names"]),
+                "series": Series(*values["series"]) if values["series"] else None,
+                "measurements": tuple(Measurement(**m) for m in values["measurements"]),
+            }
+            return Recorded(**values | own)
+        except (OSError, ValueError, KeyError, TypeError):
             return None
-        own = {
-            "ratios": tuple(map(tuple, values["ratios"])),
-            "names": tuple(values["names"]),
-            "series": Series(*values["series"]) if values["series"] else None,
-            "measurements": tuple(Measurement(**m) for m in values["measurements"]),
-        }
-        return Recorded(**values | own)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,7 +262,7 @@ def record(
         evaluations = reader.read(over=True)
         tell(f"metric: {objective}, the only one that was measured on other data than the training")
     if not evaluations:
-        hint = "`read` tells where it is, if it is printed in another form."
+        hint = "`read=` tells where it is, if it is printed in another form."
         raise InputError(f"{reader.problem} {hint}")
     measurements: list[Measurement] = []
     for evaluation in evaluations:
@@ -282,6 +283,21 @@ def record(
     if metric is None:
         recorded.save(recorded_file(folder, command, objective.metric, first))
     return recorded
+
+
+@contextmanager
+def alone(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
+    """Lets one process at a time make first runs in a folder; another one waits for it."""
+    import fcntl  # which Windows does not have, where no command can be steered
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            tell("another lrtune makes the first run of this command: waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _is_found_later(place: str, metric: str | None) -> bool:
@@ -316,9 +332,10 @@ def steerable_in(groups: Groups | None, steps: Sequence[Step], command: CommandL
     """
     index = command.optimizer_index or 0
     if groups is not None and 0 < len(groups.optimizers) <= index:
+        last = len(groups.optimizers) - 1
         raise InputError(
-            f"`optimizer_index` must be one of the {len(groups.optimizers)} optimizers of the "
-            f"command, counted from 0, but got {index}."
+            f"`0 <= optimizer_index <= {last}` must hold, since the command has "
+            f"{last + 1} optimizer{'s' * (last > 0)}, but got {index}."
         )
     if groups is None or not groups.optimizers or not steps:
         raise TaskError(

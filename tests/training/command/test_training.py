@@ -1,7 +1,9 @@
 """Commands as trainings: what the first run tells, runs at set learning rates, and sweeps."""
 
 import math
+import time
 from dataclasses import replace
+from threading import Thread
 
 import pytest
 
@@ -12,7 +14,7 @@ from lrtune.core.recipe import Recipe
 from lrtune.core.run import Run
 from lrtune.core.sources import CommandLine
 from lrtune.schedules.build import build_schedule
-from lrtune.training.command.recording import First, Recorded, peek, record
+from lrtune.training.command.recording import First, Recorded, alone, peek, record
 from lrtune.training.command.run_files import Steps
 from lrtune.training.command.training import CommandTraining
 from lrtune.training.task import describe_source
@@ -126,6 +128,24 @@ def test_a_run_that_did_not_show_the_metric_is_not_made_again_for_another_one(he
     assert (here / "starts").read_text() == "xxx"
 
 
+def test_two_that_make_the_first_run_at_once_do_so_one_after_the_other(here):
+    said, done = [], []
+
+    def second():
+        with alone(here / "recorded", said.append):
+            done.append("second")
+
+    with alone(here / "recorded", said.append):
+        thread = Thread(target=second)
+        thread.start()
+        while not said:
+            time.sleep(0.01)
+        done.append("first")
+    thread.join()
+    assert said == ["another lrtune makes the first run of this command: waiting for it"]
+    assert done == ["first", "second"]
+
+
 def test_two_metrics_without_a_name_are_listed(here):
     show = 'print(f"val_loss {val_loss:.4f} val_acc {1 - val_loss:.4f}")'
     command = CommandLine(python(quadratic(here / "code", show=show)))
@@ -182,7 +202,7 @@ def test_without_torch_the_message_says_what_is_missing(here):
 
 
 def test_an_optimizer_that_is_not_there_is_named(here, command):
-    with pytest.raises(InputError, match=r"must be one of the 1 optimizers .* but got 5"):
+    with pytest.raises(InputError, match=r"the command has 1 optimizer, but got 5"):
         recorded_by(replace(command, optimizer_index=5), here)
 
 
