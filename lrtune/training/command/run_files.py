@@ -17,13 +17,13 @@ from lrtune.training.command.lines import (
 )
 from lrtune.training.command.supervisor import NOTE, NOTE_BYTES, PART_BYTES
 
-Source = Literal["report", "lightning", "transformers", "output", "log", "csv"]
+Source = Literal["report", "lightning", "transformers", "tensorboard", "output", "log", "csv"]
 """Where a metric comes from; where several have it, the first of this list is taken.
 
-`report`, `lightning` and `transformers` are values that code in the command's process handed over.
+The first four are values that code in the command's process handed over.
 `output` is a line that a steered Python process printed, and `log` any other line of the output.
 """
-HANDED_OVER: frozenset[Source] = frozenset(("report", "lightning", "transformers"))
+HANDED_OVER: frozenset[Source] = frozenset(("report", "lightning", "transformers", "tensorboard"))
 _BOARD = struct.Struct("<8sQddQ")
 _MAGIC = b"LRTUNE1\0"
 _STEP = struct.Struct("<dd")

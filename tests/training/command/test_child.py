@@ -927,6 +927,35 @@ show()
     assert [value["step"] for value in values if "loss" in value["values"]] == [4, 8, 12]
 
 
+@pytest.mark.peers
+def test_what_tensorboard_is_given(run):
+    needs("tensorboard")
+    ran = run(
+        """
+from torch.utils.tensorboard import SummaryWriter
+optimizer = record(torch.optim.SGD)(model.parameters(), lr=0.1)
+with SummaryWriter("logs") as writer:
+    for epoch in range(3):
+        for row in data:
+            optimizer.zero_grad()
+            model(row).square().mean().backward()
+            optimizer.step()
+        writer.add_scalar("Loss/val", torch.tensor(0.5) ** epoch, epoch)
+        writer.add_text("note", "none")
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+kept = EventAccumulator("logs").Reload().Scalars("Loss/val")
+assert [scalar.value for scalar in kept] == [1.0, 0.5, 0.25], kept
+show()
+""",
+        plan={"ratios": [[1.0]]},
+    )
+    values = [value for value in ran.lines("values.jsonl") if value["source"] == "tensorboard"]
+    steps = len(ran.used) // 3
+    assert [(value["step"], value["values"]) for value in values] == [
+        (steps * (epoch + 1), {"Loss/val": 0.5**epoch}) for epoch in range(3)
+    ]
+
+
 # ---- Processes
 
 

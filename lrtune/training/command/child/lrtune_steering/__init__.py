@@ -7,7 +7,8 @@ watch on imports happens there until the process imports a module that is watche
 - `random`, `numpy.random` and `torch.random`: seeds are offset (`seeds`);
 - `torch.optim.optimizer`: learning rates are set and steps are counted (`steps`), and the output of
   the process is kept with the step at which each line was written (`output`);
-- the trainers of Lightning and transformers: what they log is kept (`trainers`).
+- the trainers of Lightning and transformers, and TensorBoard's writer: what they log is kept
+  (`trainers`).
 
 An error in here never reaches the program. It is written to `child-errors.log` in the run folder.
 """

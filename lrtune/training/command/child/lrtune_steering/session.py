@@ -38,6 +38,7 @@ class Session:
             "lightning.pytorch.trainer.trainer": Session._on_lightning,
             "pytorch_lightning.trainer.trainer": Session._on_lightning,
             "transformers.trainer": Session._on_transformers,
+            "torch.utils.tensorboard.writer": Session._on_tensorboard,
         }
         for name in ("random", "numpy.random", "torch.random", "torch.cuda.random", "torch"):
             watched[name] = Session._on_random
@@ -127,3 +128,8 @@ class Session:
         from .trainers import watch_transformers
 
         watch_transformers(module)
+
+    def _on_tensorboard(self, module: Any) -> None:
+        from .trainers import watch_tensorboard
+
+        watch_tensorboard(module)

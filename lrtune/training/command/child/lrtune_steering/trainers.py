@@ -1,4 +1,4 @@
-"""Keeps what the trainers of Lightning and transformers log, by callbacks of their own kind."""
+"""Keeps what the trainers of Lightning and transformers log, and what TensorBoard is given."""
 
 from __future__ import annotations
 
@@ -18,6 +18,22 @@ def watch_lightning(module: Any) -> None:
 def watch_transformers(module: Any) -> None:
     """Gives each trainer of this module (`transformers.trainer`) the callback."""
     _after_init(module.Trainer, lambda trainer: trainer.add_callback(transformers()))
+
+
+def watch_tensorboard(module: Any) -> None:
+    """Keeps the scalars that writers of `torch.utils.tensorboard.writer` are given."""
+    original = module.SummaryWriter.add_scalar
+
+    @functools.wraps(original)
+    def add_scalar(self: Any, tag: Any, scalar_value: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, tag, scalar_value, *args, **kwargs)
+        try:
+            _report({tag: scalar_value}, "tensorboard")
+        except Exception:
+            note_error()
+        return result
+
+    module.SummaryWriter.add_scalar = add_scalar
 
 
 def _after_init(trainer: Any, then: Callable[[Any], None]) -> None:
