@@ -249,7 +249,9 @@ def load_task_file(path: Path) -> Task:
         TaskError: it has no task, or running it raised.
     """
     if not path.is_file():
-        raise InputError(f"`task` must be a Python file, but there is no file {path}.")
+        words = str(path).split()
+        hint = f" A command is written lrtune.CommandLine({words})." if len(words) > 1 else ""
+        raise InputError(f"`task` must be a Python file, but there is no file {path}.{hint}")
     spec = importlib.util.spec_from_file_location(f"lrtune_task_{_digest(path)[:8]}", path)
     if spec is None or spec.loader is None:
         raise InputError(f"`task` must be a Python file (.py), but got {path}.")

@@ -235,6 +235,8 @@ def test_what_is_no_python_file_is_refused(tmp_path):
         with pytest.raises(InputError) as caught:
             load_task_file(path)
         assert str(caught.value) == f"`task` must be a Python file, but there is no file {path}."
+    with pytest.raises(InputError, match=r"written lrtune.CommandLine\(\['python', 'a.py'\]\)\.$"):
+        load_task_file(Path("python a.py"))
     with pytest.raises(InputError) as caught:
         load_task_file(text)
     assert str(caught.value) == f"`task` must be a Python file (.py), but got {text}."
