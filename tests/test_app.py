@@ -92,6 +92,7 @@ def test_the_callback_is_there_where_lightning_is():
     assert lrtune.AuditCallback.__name__ == "AuditCallback"
 
 
+@pytest.mark.slow
 def test_the_best_schedule_of_a_task_is_ready_to_use(here):
     result = search()
     best = result.best
@@ -127,6 +128,7 @@ def test_a_plateau_schedule_is_as_its_run_had_it(here):
     ]
 
 
+@pytest.mark.slow
 def test_the_runs_as_a_data_frame(here):
     result = search()
     table = result.trials_dataframe()
@@ -146,6 +148,7 @@ def test_the_runs_as_a_data_frame(here):
     }
 
 
+@pytest.mark.slow
 def test_a_python_task_goes_on_with_search_and_not_with_resume(here):
     first = search(study="mine")
     with pytest.raises(lrtune.InputError, match=r"is a Python object: call lrtune\.search with it"):
@@ -168,6 +171,7 @@ def test_the_same_arguments_give_the_same_study(here, tmp_path_factory):
     assert recorded(one) != recorded(other, seed=1)
 
 
+@pytest.mark.slow
 def test_the_callers_random_numbers_are_left_alone(here):
     torch.manual_seed(7)
     wanted = torch.rand(3)
@@ -176,6 +180,7 @@ def test_the_callers_random_numbers_are_left_alone(here):
     assert torch.equal(torch.rand(3), wanted)
 
 
+@pytest.mark.slow
 def test_a_study_without_a_finished_run_has_no_best(here):
     result = search(budget=1)
     empty = replace(result, state=replace(result.state, records=()), recommendation=None)
@@ -212,6 +217,7 @@ def test_a_task_whose_loss_is_never_finite_ends_in_words(here):
     assert (here / "reports" / "mine" / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_a_study_that_was_given_up_has_a_report_and_goes_on_once_the_fault_is_gone(here, call):
     broken = False
 
@@ -274,6 +280,7 @@ def test_the_cores_that_may_be_used_are_divided_among_the_jobs(monkeypatch, engi
     assert threads_of(engine, "cpu") == threads
 
 
+@pytest.mark.slow
 def test_the_batch_size_of_a_loader_is_the_studys(here):
     loader = torch.utils.data.DataLoader(blobs(64, 0), batch_size=8)
     result = search(make_task(train=loader), budget=1, num_confirmed=0)
@@ -293,6 +300,7 @@ task = lrtune.Task(
 """
 
 
+@pytest.mark.slow
 def test_resume_refuses_data_of_another_size(here):
     (here / "my_task.py").write_text(DATA_OF_ANOTHER_FILE)
     torch.save(torch.randn(64, 3), here / "images.pt")
@@ -309,6 +317,7 @@ def test_resume_refuses_data_of_another_size(here):
     assert rows(here, "lrtune_studies") == before
 
 
+@pytest.mark.slow
 def test_events_are_told_as_they_happen_and_a_study_is_loaded_without_a_trace(here):
     told = []
     result = search(study="mine", on_event=told.append)
@@ -325,6 +334,7 @@ def test_events_are_told_as_they_happen_and_a_study_is_loaded_without_a_trace(he
 # --- recipes to try first
 
 
+@pytest.mark.slow
 def test_recipes_are_tried_first_and_what_the_space_changes_in_them_is_told(here):
     (here / "mine.toml").write_text(
         "peak_lr = 0.03\nwarmup_epochs = 2\ndecay = 'linear'\nnesterov = false"
@@ -382,6 +392,7 @@ def numbers(record):
     return timeless(record.measurements, reused=False, again_epochs=0)
 
 
+@pytest.mark.slow
 def test_a_search_over_rungs_trains_nothing_twice_and_nobody_can_tell(here, tmp_path_factory):
     """Against the same task trained run by run, each from its start."""
     changes = {
@@ -407,6 +418,7 @@ def test_a_search_over_rungs_trains_nothing_twice_and_nobody_can_tell(here, tmp_
     assert any(m.reused for record in records for m in record.measurements)
 
 
+@pytest.mark.slow
 def test_after_a_study_only_the_recommended_weights_are_kept(here):
     result = search(
         epochs=4, budget=4, rungs="c2,3", reduction_factor=2, pruner="fair", num_seeds=2
@@ -469,6 +481,7 @@ def test_a_plateau_that_monitors_what_is_not_measured_is_refused_before_all_else
     assert not (here / ".lrtune").exists()
 
 
+@pytest.mark.slow
 def test_a_metric_of_the_task_keeps_the_direction_that_it_has_there(here):
     task = make_task(metrics={"mine": lambda outputs, targets: float(len(outputs))},
                      objective="mine:min")  # fmt: skip
@@ -497,6 +510,7 @@ def compare(recipes=("sgd-step", "adamw"), **changes):
     return lrtune.compare(make_task(), recipes, **{"num_seeds": 2, "quiet": True} | changes)
 
 
+@pytest.mark.slow
 def test_a_comparison_trains_each_recipe_with_each_seed(here):
     result = compare(("sgd-step", "schedule-free-adamw", "prodigy"))
     assert [c.name for c in sorted(result.recommendation.contenders, key=lambda c: c.trial)] == [
@@ -513,11 +527,13 @@ def test_a_comparison_trains_each_recipe_with_each_seed(here):
     assert result.state.config.recipes[0].recipe.decay.every_epochs == 1  # 30 of 90 epochs
 
 
+@pytest.mark.slow
 def test_the_same_comparison_again_trains_nothing(here):
     first = compare()
     assert compare().state == first.state
 
 
+@pytest.mark.slow
 def test_a_comparison_runs_as_its_recipes_would_alone(here):
     result = compare()
     task, settings = make_task(), result.state.config.settings
@@ -528,6 +544,7 @@ def test_a_comparison_runs_as_its_recipes_would_alone(here):
         )
 
 
+@pytest.mark.slow
 def test_a_study_takes_part_with_its_recommended_recipe(here):
     found = search(study="mine").best.recipe
     result = compare(("adamw",), include=["mine"])
@@ -615,6 +632,7 @@ def test_an_export_of_what_is_not_confirmed_says_so(here):
 # --- somebody's own loop
 
 
+@pytest.mark.slow
 def test_a_study_is_applied_to_a_loop_of_ones_own(here):
     result = search(study="mine", baseline=lrtune.Recipe(warmup_epochs=1, decay=Linear()))
     recipe = compress(result.best.recipe, 3, 6)
@@ -640,6 +658,7 @@ def test_what_cannot_be_applied_is_refused(here):
 # --- the test split
 
 
+@pytest.mark.slow
 def test_the_test_split_is_read_once_and_only_for_the_recommended_recipe_and_the_baseline(
     here, monkeypatch
 ):
@@ -663,6 +682,7 @@ def test_the_test_split_is_read_once_and_only_for_the_recommended_recipe_and_the
     assert len(read) == len(entitled)
 
 
+@pytest.mark.slow
 def test_a_task_without_a_test_split_is_not_tested(here):
     result = search(make_task(test=None))
     assert [record.test for record in result.state.records if record.test is not None] == []

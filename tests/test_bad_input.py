@@ -401,6 +401,7 @@ BAD_FOR_A_STUDY = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "said"), BAD_FOR_A_STUDY.values(), ids=BAD_FOR_A_STUDY.keys())
 def test_bad_input_for_a_study_is_refused_in_words(call, finished, here, words, said):
     (here / "in-the-way").write_text("a file")

@@ -361,6 +361,7 @@ def test_the_dashboard_follows_its_study_after_the_database_failed(
     assert optuna.get_all_study_names(storage=url) == ["tiny"]
 
 
+@pytest.mark.slow
 def test_the_way_to_do_it_again_is_the_last_search_and_what_went_on_with_it(finished, call, tiny):
     def quoted():
         return load("tiny").state.config.command
@@ -397,6 +398,7 @@ def test_list_without_studies_says_so_and_makes_nothing(here, call):
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_report_writes_it_again(finished, here, call):
     text = (here / "reports" / "tiny" / "report.md").read_text()
     for path in (here / "reports").rglob("*.*"):
@@ -410,6 +412,7 @@ def test_report_writes_it_again(finished, here, call):
     assert num_measurements(here) == before
 
 
+@pytest.mark.slow
 def test_reports_and_database_go_where_they_are_told(here, call, tiny):
     outcome = call(
         *tiny,
@@ -464,6 +467,7 @@ def task():
 """
 
 
+@pytest.mark.slow
 def test_a_task_file_is_searched_and_resumed(here, call):
     (here / "blobs.py").write_text(TASK_FILE)
     outcome = call(
@@ -562,6 +566,7 @@ def test_an_interrupt_prints_no_more_where_nothing_is_known_or_wanted(
     assert "recommended" not in outcome.err
 
 
+@pytest.mark.slow
 def test_an_interrupt_prints_what_is_known_and_nothing_is_lost(here, call, tiny, monkeypatch):
     with monkeypatch.context() as patch:
         stop_in(patch, "trial-0001")

@@ -524,8 +524,9 @@ def _semantic_problems(space: Space) -> Iterator[tuple[str, str]]:
                 try:
                     Recipe(optimizer=optimizer, **own)
                 except InputError as error:
+                    place = f"[{COMMAND}] {name}" if field == COMMAND else f"{where} {key}"
                     for line in error.problems:
-                        yield f"{where} {key}", line
+                        yield place, line
                     break
     for name, table in space.decays.items():
         for key, parameter in table.items():

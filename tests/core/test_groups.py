@@ -22,7 +22,7 @@ def test_a_recipe_comes_back_from_its_values():
     ("scales", "rule"),
     [
         ((("head", 1.0), ("backbone", 1.0)), "in the order of the names"),
-        ((("head", 1.0), ("head", 2.0)), "each group's name once"),
+        ((("head", 1.0), ("head", 2.0)), "each name once"),
         ((("head", 0.0),), "`0 < scale` must hold"),
         ((("head", float("nan")),), "`0 < scale` must hold"),
         ((("head", "half"),), "`0 < scale` must hold"),

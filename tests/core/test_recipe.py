@@ -274,7 +274,7 @@ def test_the_threshold_of_a_plateau_is_not_nan(value):
 
 RECIPE_KEYS = (
     "optimizer, peak_lr, warmup_epochs, decay, final_frac, momentum, nesterov, weight_decay, "
-    "group_scales"
+    "group_scales, command"
 )
 
 

@@ -218,7 +218,7 @@ BAD = [
     ),
     (LR, "[decay.cosine]\npower = 2", ["[decay.cosine] power: unknown key; known here: ."]),
     (LR, "[more]\nx = 1",
-     ["more: unknown key; known here: description, parameters, decay, optimizer."]),
+     ["more: unknown key; known here: description, parameters, decay, optimizer, command."]),
     (LR, "[decay]\ncosine = 3", ["[decay.cosine]: must be a table, but got 3."]),
     # names
     (LR + 'decay = "banana"', "",
@@ -472,7 +472,7 @@ def test_all_problems_of_a_document_are_shown_together():
         """,
         "mine.toml",
     )
-    known = "known here: description, parameters, decay, optimizer."
+    known = "known here: description, parameters, decay, optimizer, command."
     assert problems == [
         f"mine.toml: alpha: unknown key; {known}",
         f"mine.toml: beta: unknown key; {known}",

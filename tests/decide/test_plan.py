@@ -265,6 +265,7 @@ def test_a_budget_is_not_overspent(unit, amount, jobs, early, kill, rng):
     )  # nor left lying
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     amount=st.integers(16, 120),
@@ -335,6 +336,7 @@ def test_a_run_that_is_being_trained_is_counted_in_full(epochs, num_confirmed, e
 unbroken_study = cache(study)
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(kill=st.floats(0, 0.7), rng=st.randoms(use_true_random=False))
 @pytest.mark.parametrize(
@@ -352,6 +354,7 @@ def test_a_study_that_was_killed_ends_as_an_unbroken_one(budget, rungs, kill, rn
     assert finals[0] == finals[1]
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(jobs=st.integers(1, 6), early=SHARES, kill=SHARES, rng=st.randoms(use_true_random=False))
 def test_side_by_side_every_trial_is_trained_once(jobs, early, kill, rng):

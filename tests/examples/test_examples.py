@@ -39,6 +39,7 @@ def test_every_task_of_the_examples_is_tested():
     assert found == set(TASKS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TASKS)
 def test_an_example_states_what_it_measures_and_learns(name):
     objective, metrics, has_constant = TASKS[name]
@@ -89,6 +90,7 @@ SEARCHED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SEARCHED)
 def test_an_example_is_searched_to_its_report(call, here, name):
     report = searched(call, name, "--epochs", "2")
@@ -99,6 +101,7 @@ def test_an_example_is_searched_to_its_report(call, here, name):
     assert all(math.isfinite(run["metrics"][metric]) for run in report["runs"])
 
 
+@pytest.mark.slow
 def test_the_scale_of_a_group_is_searched(call, here):
     Path("space.toml").write_text(SPACE)
     report = searched(call, "two_groups", "--epochs", "2", "--space", "space.toml")

@@ -236,6 +236,7 @@ def test_plots_in_files(done):
         assert plot.png.startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("study", "said"),
     [

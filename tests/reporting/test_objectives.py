@@ -92,6 +92,7 @@ def test_every_stage_has_a_report(config, objective, stage):
             assert not {"nan", "+nan", "inf", "+inf", "-inf"} & set(words), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", ["done", "climbed", "comparison"])
 @pytest.mark.parametrize("objective", [VAL_LOSS, F1], ids=str)
 def test_finished_studies(request, objective, study):

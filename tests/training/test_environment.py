@@ -50,6 +50,7 @@ def test_a_device_that_is_not_there_is_refused():
         describe_environment(TrainSettings(device="banana"), Recipe())
 
 
+@pytest.mark.slow
 def test_peak_memory_is_the_most_that_there_was_of_this_process_alone():
     before = peak_memory_mib()
     taking = "from lrtune.training.native.devices import peak_memory_mib; print(peak_memory_mib())"

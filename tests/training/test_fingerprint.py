@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
@@ -111,6 +112,7 @@ def test_tasks_that_differ_have_other_fingerprints():
     assert len(set(found)) == len(found)
 
 
+@pytest.mark.slow
 def test_the_same_task_has_the_same_fingerprint_in_every_process():
     code = "from test_fingerprint import fingerprint, tasks; print(*map(fingerprint, tasks()))"
     other = subprocess.run(

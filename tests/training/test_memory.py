@@ -52,6 +52,7 @@ def wide():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not hasattr(libc, "mallinfo2"), reason="glibc 2.33 or newer says what is allocated"
 )

@@ -197,6 +197,7 @@ CONFIGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", ["made up", "with reuse"])
 @pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS.keys())
 def test_at_one_slot_a_cluster_is_the_local_engine(tmp_path, changes, training):
@@ -222,6 +223,7 @@ def test_at_one_slot_a_cluster_is_the_local_engine(tmp_path, changes, training):
 # --- several slots
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS.keys())
 @pytest.mark.parametrize(("num_slots", "seed"), [(3, 0), (7, 1)])
 def test_side_by_side_every_run_ends_and_is_what_it_is_alone(url, num_slots, seed, changes):
@@ -899,6 +901,7 @@ def until_killed(url, folder, nth):
     small_study(url, StatesOnDisk(CheckpointStore(Path(folder))), emit=emit)
 
 
+@pytest.mark.slow
 def test_drivers_that_had_no_time_to_give_anything_back_cost_nothing_either(
     url, tmp_path, unbroken_small
 ):

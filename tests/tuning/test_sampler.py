@@ -140,6 +140,7 @@ def test_short_runs_have_a_space_too(space, epochs):
     assert [outside(fitted_space(state), recipe) for recipe in recipes(state)] == [[]] * 25
 
 
+@pytest.mark.slow
 def test_all_of_the_space_is_reached():
     state = grow(make_state(sampler="random"), 120)
     assert {recipe.decay.name for recipe in recipes(state)} == set(
@@ -261,6 +262,7 @@ def test_runs_of_every_end_are_learnt_from(name):
     assert outside(fitted_space(state), ask(state, 36)) == []
 
 
+@pytest.mark.slow
 def test_a_divergence_is_learnt_as_bad():
     """Twenty divergences at high LRs drive TPE away; twenty failures, which it ignores, do not."""
     state = grow(make_state(space="quick"), 12)
@@ -460,6 +462,7 @@ group_scales.backbone = { low = 0.01, high = 1.0, log = true }
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_scale_of_a_group_is_asked_for(name):
     state = grow(make_state(sampler=name, space_toml=SCALED, groups=GROUPS), 14)
@@ -513,6 +516,7 @@ def test_importances_are_shares_and_the_peak_lr_leads():
     assert max(shares, key=shares.get) == "peak_lr"
 
 
+@pytest.mark.slow
 def test_importances_of_a_conditional_space():
     shares = importances(mixed_state())
     assert sum(shares.values()) == pytest.approx(1)
@@ -533,6 +537,7 @@ def test_importances_of_trials_that_are_all_the_same():
     assert all(0 <= share <= 1 for share in shares.values())
 
 
+@pytest.mark.slow
 def test_a_mirrored_study_is_visible_to_optuna_and_complete(tmp_path):
     url = f"sqlite:///{tmp_path / 'lrtune.db'}"
     state = mixed_state()
