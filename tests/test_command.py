@@ -559,6 +559,31 @@ def test_several_runs_at_once_are_warned_of_each_others_files(here, call, train)
     assert "Several runs at once" not in done.err
 
 
+# options, and the devices that the first run and the range tests see, and each job
+DEVICES = [
+    ((), {"3"}, {"3", "5"}),
+    (("--gpus", "5,3"), {"5"}, {"3", "5"}),
+    (("--jobs", "1"), {"3,5"}, {"3,5"}),
+]
+
+
+@pytest.mark.parametrize(("words", "first", "wanted"), DEVICES)
+def test_the_command_of_each_job_sees_its_own_gpu(here, call, monkeypatch, words, first, wanted):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    see = "open(os.environ['LRTUNE_RUN_DIR'] + '/seen', 'w').write(os.environ[{!r}])"
+    wait = "time.sleep(0.2)"  # long enough that both jobs get a run
+    script = quadratic(here / "code", start=see.format("CUDA_VISIBLE_DEVICES"), epoch=wait)
+    done = call("search", *SMALL, "--study", "x", *words, "--", *python(script))
+    assert done.code == 0, done.err
+
+    def seen_in(pattern):
+        return {path.read_text() for path in here.glob(f".lrtune/runs/{pattern}/files/seen")}
+
+    assert seen_in("recorded-*/run") == seen_in("x/sweep-*") == first
+    assert seen_in("x/[bt]*") == wanted  # of the baseline and the trials
+
+
 def test_looks_are_no_shorter_than_the_start_of_the_command(here, call):
     script = quadratic(here / "code", epochs="60", start="time.sleep(1)", epoch="time.sleep(0.05)")
     words = ("--metric", "val_loss", "--budget", "1", "--seeds", "1", "--confirm", "0")

@@ -9,10 +9,13 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from functools import partial
 
 import pytest
 
+import lrtune.app.results as lrtune_results
 from lrtune.cli import main
+from lrtune.store.database import StudyStore
 from tests.training.command.scripts import alive, python, quadratic
 
 WORDS = (
@@ -38,16 +41,15 @@ def slow_script(folder, **more):
     return quadratic(folder / "code", **({"epoch": "time.sleep(0.03)"} | more))
 
 
-def lrtune(folder, *words):
-    """Starts lrtune in a copy of this process, which has all imported already."""
+def lrtune(folder, *words, first=lambda: None):
+    """Starts lrtune in a copy of this process, which has all imported already, after `first`."""
 
     def run():
         os.setsid()
         os.chdir(folder)
         sys.argv = ["lrtune", *words]
-        import lrtune.app.results
-
-        lrtune.app.results.write_report = lambda report, folder: None
+        lrtune_results.write_report = lambda report, folder: None
+        first()
         with (
             open("printed", "a") as file,
             contextlib.redirect_stdout(file),
@@ -94,40 +96,113 @@ def left(folder):
     return alive(f"LRTUNE_STEER={folder}")
 
 
+class InFolder:
+    """A moment that is seen from outside: a number of runs have written a file."""
+
+    def __init__(self, pattern, count=1):
+        self.pattern, self.count = f".lrtune/runs/{pattern}", count
+
+    def has_come(self, folder):
+        return len(list(folder.glob(self.pattern))) >= self.count
+
+
+class AfterCall:
+    """A moment that lrtune itself comes to: right after a call of a function or method."""
+
+    def __init__(self, owner, name, is_meant=lambda *arguments: True):
+        self.owner, self.name, self.is_meant = owner, name, is_meant
+
+    def kill_there(self):
+        """Lets this process be killed once it comes to the moment."""
+        function = getattr(self.owner, self.name)
+
+        def call(*arguments):
+            function(*arguments)
+            if self.is_meant(*arguments):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        setattr(self.owner, self.name, call)
+
+
+def in_run(kind, epoch):
+    """Right after an epoch was recorded, but for the baseline's first run, which is replayed."""
+
+    def is_meant(_, run, measurement):
+        return (run.kind, measurement.epoch) == (kind, epoch) and run.id != "baseline-0"
+
+    return AfterCall(StudyStore, "record", is_meant)
+
+
+MOMENTS = {
+    "the first run, before its first step": InFolder("recorded-*/run/process.json"),
+    "the first run": InFolder("recorded-*/run/steps.bin"),
+    "the first sweep": InFolder("x/sweep-*/board.bin"),
+    "the second sweep": InFolder("x/sweep-*/board.bin", 2),
+    "the baseline": in_run("baseline", 4),
+    "the looks": in_run("rung", 1),
+    "a run in full": in_run("full", 3),
+    "between the last epoch of a run and its end": in_run("full", 8),
+    "the confirmation": in_run("confirm", 6),
+    "the report": AfterCall(lrtune_results, "write_report"),
+}
+"""At which lrtune is killed, in the order in which a search comes to them."""
+
+SLOW_START = "time.sleep(0.5 * (MODE == 'record'))"
+PLATEAUS = """
+[parameters]
+peak_lr = { low = 0.2, high = 0.6, log = true }
+decay = "plateau"
+[decay.plateau]
+factor = { choices = [0.3, 0.5] }
+patience_epochs = 0
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_search_that_is_killed_five_times_ends_as_an_unbroken_one(tmp_path):
+@pytest.mark.parametrize(
+    ("script", "space", "moments"),
+    [
+        ({"start": SLOW_START}, "", list(MOMENTS)),
+        (
+            {
+                "start": f"import lrtune; {SLOW_START}",
+                "show": "lrtune.report(val_loss=val_loss)",
+            },
+            PLATEAUS,
+            list(MOMENTS)[5:9],
+        ),
+    ],
+    ids=["printed", "handed over"],
+)
+def test_a_search_that_is_killed_ten_times_ends_as_an_unbroken_one(
+    tmp_path, script, space, moments
+):
     unbroken, killed = tmp_path / "unbroken", tmp_path / "killed"
     for folder in (unbroken, killed):
-        slow_script(folder)
-    command = ("--", *python("code/train.py"))
-    process = lrtune(unbroken, *WORDS, *command)
+        slow_script(folder, **script)
+        (folder / "space.toml").write_text(space)
+    words = (*WORDS, *(("--space", "space.toml") if space else ()), "--", *python("code/train.py"))
+    process = lrtune(unbroken, *words)
     process.join()
     assert process.exitcode == 0, (unbroken / "printed").read_text()
-
-    def epochs():
-        return len(rows(killed, "* FROM lrtune_measurements"))
-
-    total = len(rows(unbroken, "* FROM lrtune_measurements"))
-    moments = [
-        lambda: list(killed.glob(".lrtune/runs/recorded-*/run/steps.bin")),  # the first run
-        lambda: list(killed.glob(".lrtune/runs/*/sweep-*/board.bin")),  # the range test
-        lambda: epochs() >= 10,  # the baseline
-        lambda: epochs() >= total // 2,  # the search
-        lambda: epochs() >= total - 10,  # the confirmation
-    ]
-    for moment in moments:
-        began = rows(killed, "name, 0, 0 FROM lrtune_studies")
-        process = lrtune(killed, *(("resume", "x", "--quiet") if began else (*WORDS, *command)))
-        assert waited(moment)
-        process.kill()
+    for name in moments:
+        moment = MOMENTS[name]
+        begun = rows(killed, "name, 0, 0 FROM lrtune_studies")
+        again = ("resume", "x", "--quiet") if begun else words
+        if isinstance(moment, AfterCall):
+            process = lrtune(killed, *again, first=moment.kill_there)
+        else:
+            process = lrtune(killed, *again)
+            assert waited(partial(moment.has_come, killed)), name
+            process.kill()
         process.join()
-        assert waited(lambda: not left(killed))
+        assert process.exitcode == -signal.SIGKILL, name
     process = lrtune(killed, "resume", "x", "--quiet")
     process.join()
     assert process.exitcode == 0, (killed / "printed").read_text()
     assert outcome(killed) == outcome(unbroken)
-    assert not left(killed)
+    assert waited(lambda: not left(killed))
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ What the study has recorded already is not done again.
 """
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -23,6 +23,7 @@ from lrtune.core.events import Event, Note, RunEnded, SweepStarted
 from lrtune.core.objective import Objective
 from lrtune.core.recipe import Recipe, group_problems
 from lrtune.core.run import BASELINE
+from lrtune.core.sources import CommandLine
 from lrtune.core.space import Space, parse_space
 from lrtune.core.study import Rung, SearchRules, StudyConfig, StudyState
 from lrtune.core.training import Facts
@@ -148,8 +149,10 @@ def train_study(configure: Configure, request: Request) -> SearchResult:
     options, subject = request.options, request.subject
     request = replace(request, places=places_of(options, request.places))
     training = subject.open(options, subject.settings, "")
+    # To ask for the random states of a GPU takes memory there, which is left to a command.
+    is_command = isinstance(subject.source, CommandLine)
     with (
-        preserved_random_states(),
+        nullcontext() if is_command else preserved_random_states(),
         open_engine(
             options,
             training,

@@ -9,6 +9,7 @@ from typing import Any
 
 from lrtune.app.arguments import (
     changed_settings,
+    num_jobs,
     objective_of,
     open_task,
     task_source,
@@ -26,13 +27,14 @@ from lrtune.core.objective import Objective
 from lrtune.core.recipe import Recipe
 from lrtune.core.sources import PLACEHOLDERS, CommandLine, TaskSource
 from lrtune.core.study import StudyConfig, TrainSettings
-from lrtune.core.training import OpenTraining
+from lrtune.core.training import Devices, OpenTraining
 from lrtune.training.command.places import parse_place
 from lrtune.training.command.process import misspelt
 from lrtune.training.command.recording import First, Recorded, alone, record, recorded_file
 from lrtune.training.command.steered import asks_for
 from lrtune.training.command.training import CommandTraining
 from lrtune.training.task import Task, describe_source, source_from
+from lrtune.tuning.local import first_devices
 
 Tell = Callable[[str], None]
 RUNS = "runs"
@@ -247,6 +249,9 @@ def _opened(
     description = describe_source(source)
     recorded_in = folder / folder_name(description)
     metric = objective.metric if objective else None
+    devices = Devices()
+    if isinstance(engine, Local):
+        devices = first_devices(engine, visible_gpus("auto"))
     with alone(recorded_in, tell):
         recorded = Recorded.load(recorded_file(recorded_in, source, metric, first)) or record(
             source,
@@ -255,6 +260,7 @@ def _opened(
             folder=recorded_in,
             timeout_s=engine.trial_timeout_s,
             tell=tell,
+            devices=devices,
         )
     if asks_for(source, "epochs") and recorded.epochs != epochs:
         raise InputError(
@@ -278,7 +284,7 @@ def _opened(
     )
 
     def open_training(options: EngineOptions, settings: TrainSettings, study: str) -> OpenTraining:
-        is_alone = isinstance(options, Local) and options.num_jobs(visible_gpus("auto")) == 1
+        is_alone = isinstance(options, Local) and num_jobs(options, "auto") == 1
         threads = 0 if is_alone else settings.threads
         return replace(training, folder=folder / study if study else recorded_in, threads=threads)
 

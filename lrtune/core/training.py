@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from lrtune.core.objective import Metrics, Objective
+from lrtune.core.optimizers import OPTIMIZERS
 from lrtune.core.recipe import ParameterGroup, Recipe
 from lrtune.core.run import Measurement, Run
 from lrtune.core.study import RangeCurve
@@ -52,6 +53,8 @@ class Facts:
     """Validation examples; 0 where their number is unknown."""
     groups: tuple[ParameterGroup, ...] = ()
     """Parameter groups with their own share of the peak LR; empty where there is only one."""
+    optimizers: tuple[str, ...] = field(default_factory=lambda: tuple(OPTIMIZERS))
+    """Names of those that it can train with."""
     device: str = ""
     """What trains, in words."""
 
@@ -62,6 +65,11 @@ class Devices:
 
     gpus: tuple[str, ...] | None = None
     """What `CUDA_VISIBLE_DEVICES` is set to before the process starts; `None`: left as it is."""
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment variables that a process is started with to use them alone."""
+        return {"CUDA_VISIBLE_DEVICES": ",".join(self.gpus)} if self.gpus else {}
 
 
 @dataclass(frozen=True, kw_only=True)

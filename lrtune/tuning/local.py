@@ -61,7 +61,8 @@ class LocalEngine:
     def __init__(self, options: Local, open_training: OpenTraining, *, gpus: Sequence[str] = ()):
         self._lanes = options.lanes
         self._jobs = deal_gpus(options, gpus)
-        self._own_process = len(self._jobs) == 1 and options.gpus == "all"
+        self._first = first_devices(options, gpus)
+        self._own_process = self._first == Devices()
         self.use(open_training)
 
     @property
@@ -71,7 +72,7 @@ class LocalEngine:
 
     def use(self, open_training: OpenTraining) -> None:
         """See `Engine`."""
-        self._open_training, self._training = open_training, open_training(Devices())
+        self._open_training, self._training = open_training, open_training(self._first)
         if self._lanes != "auto":  # where there can be none, that is said before all else
             self._training.lanes(default_recipe("sgd"), self._lanes)
 
@@ -109,6 +110,18 @@ def deal_gpus(options: Local, gpus: Sequence[str]) -> list[Devices]:
         Devices(gpus=(gpus[number % len(gpus)],) if gpus else None)
         for number in range(options.num_jobs(gpus))
     ]
+
+
+def first_devices(options: Local, gpus: Sequence[str]) -> Devices:
+    """What the first worker process may use; all that this one does where it is the only worker.
+
+    Whatever is trained before the workers start uses the same.
+
+    Raises:
+        InputError: a GPU was chosen that is not visible.
+    """
+    jobs = deal_gpus(options, gpus)
+    return Devices() if len(jobs) == 1 and options.gpus == "all" else jobs[0]
 
 
 def work(training: Training, worker: Worker) -> Done:
@@ -251,11 +264,10 @@ def work_side_by_side(
             events, sending = context.Pipe(duplex=False)
             arguments = (open_training, open_worker, devices, lanes, sending, start_method)
             process: BaseProcess = context.Process(target=_job, args=arguments)
-            variables = {"CUDA_VISIBLE_DEVICES": ",".join(devices.gpus)} if devices.gpus else {}
             try:
                 # Interrupts wait until the process can take one without a traceback. The variables
                 # are set before it starts, since what it imports first may be the user's program.
-                with interrupts_held_back(), variables_set(variables):
+                with interrupts_held_back(), variables_set(devices.variables):
                     process.start()
             except (pickle.PicklingError, AttributeError, TypeError) as error:
                 raise TaskError(

@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from lrtune.core.decays import Plateau
+from lrtune.core.decays import Own, Plateau
 from lrtune.core.run import Assignment, Measurement, Run, RunRecord
 from lrtune.core.study import StudyState
 from lrtune.core.training import ABILITIES, Ability, Facts, Start, State, States, Training
@@ -103,6 +103,8 @@ def fingerprint(
     recipe = asdict(run.recipe)
     for name in ("warmup_epochs", "decay", "final_frac", *["command"] * (not recipe["command"])):
         del recipe[name]
+    if isinstance(run.recipe.decay, Own):  # a command as it is agrees with no recipe
+        recipe["decay"] = run.recipe.decay.name
     values = [dict(identity), recipe, run.seed] + [run.id] * ("repeat" not in abilities)
     content = json.dumps(values, sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()[:32]

@@ -15,8 +15,7 @@ import ray
 from ray import tune
 
 from lrtune.core.errors import InputError, TaskError, TrialError
-from lrtune.core.optimizers import OPTIMIZERS
-from lrtune.core.recipe import default_recipe
+from lrtune.core.recipe import Recipe
 from lrtune.core.run import Assignment
 from lrtune.core.training import Devices, Environment, Facts, OpenTraining, States, Training
 from lrtune.tuning import reuse
@@ -47,8 +46,8 @@ class Statements:
 
 
 def statements(training: Training) -> Statements:
-    """What a training says of itself, for every optimizer."""
-    recipes = {name: default_recipe(name) for name in OPTIMIZERS}
+    """What a training says of itself, for every optimizer that it can train with."""
+    recipes = {name: Recipe(optimizer=name) for name in training.facts.optimizers}
     return Statements(
         facts=training.facts,
         environments={name: training.environment(recipe) for name, recipe in recipes.items()},

@@ -20,6 +20,7 @@ from lrtune.core.decays import (
     HoldPower,
     Linear,
     MultiStep,
+    Own,
     Plateau,
     StepDecay,
 )
@@ -145,6 +146,7 @@ SHARED = [
         1,
     ),
     (run_of(Cosine(), horizon_epochs=3, stop_epochs=3), run_of(Cosine()), 0),
+    (run_of(), run_of(Own()), 0),  # whose LRs are not known
     # whatever the schedule
     (run_of(), run_of(peak_lr=0.2), 0),
     (run_of(), run_of(peak_lr=math.nextafter(0.1, 1)), 0),

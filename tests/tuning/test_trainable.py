@@ -1,5 +1,6 @@
 """What a worker of a cluster hands in, without a cluster."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -67,3 +68,10 @@ def test_what_a_training_says_of_itself_is_asked_once_for_all_optimizers():
     assert answers.facts == FakeTraining().facts
     assert answers.environments["lamb"] == {"Device": "made up", "optimizer": "lamb"}
     assert answers.identities.keys() == answers.environments.keys() >= {"sgd", "adamw"}
+
+
+def test_a_training_with_an_optimizer_of_its_own_is_asked_for_that_alone():
+    training = FakeTraining()
+    training.facts = replace(training.facts, optimizers=("own",))
+    answers = statements(training)
+    assert answers.identities.keys() == answers.environments.keys() == {"own"}

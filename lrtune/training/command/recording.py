@@ -19,6 +19,7 @@ from lrtune.core.optimizers import OPTIMIZERS, OWN
 from lrtune.core.recipe import ParameterGroup, Recipe
 from lrtune.core.run import Measurement
 from lrtune.core.sources import CommandLine
+from lrtune.core.training import Devices
 from lrtune.training.command.epochs import Epochs, Series, obvious, seen
 from lrtune.training.command.lines import normalised, words_of
 from lrtune.training.command.places import CsvColumn, parse_place
@@ -212,6 +213,7 @@ def record(
     folder: Path,
     timeout_s: float,
     tell: Callable[[str], None],
+    devices: Devices = Devices(),  # noqa: B008  # frozen
 ) -> Recorded:
     """Runs a command once, as it is, and keeps what it tells in a folder.
 
@@ -224,6 +226,7 @@ def record(
         folder: where it is kept.
         timeout_s: seconds without a value of the metric after which it is given up; 0: never.
         tell: told what is done.
+        devices: that it may use.
 
     Raises:
         InputError: the metric does not appear, or its direction is not known.
@@ -246,7 +249,7 @@ def record(
         evaluations = reader.read(over=True)
     else:
         tell(f"first run of `{command.text}`: as it is, with its learning rates recorded")
-        with Steered(command, plan, run, cwd=cwd, metric=metric) as steered:
+        with Steered(command, plan, run, cwd=cwd, metric=metric, devices=devices) as steered:
             start_time, reader = steered.start_time, steered.epochs
             try:
                 evaluations = list(steered.evaluations(timeout_s))

@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 from lrtune.core.errors import InputError, TrialError
 from lrtune.core.run import Measurement
 from lrtune.core.sources import PLACEHOLDERS, CommandLine
+from lrtune.core.training import Devices
 from lrtune.training.command import following
 from lrtune.training.command.epochs import Epochs, Evaluation, Series
 from lrtune.training.command.places import parse_place
@@ -82,12 +83,17 @@ class Plan:
         (folder / "plan.json").write_text(json.dumps(values))
 
 
-def environment(folder: Path, threads: int = 0) -> dict[str, str]:
+def environment(
+    folder: Path,
+    threads: int = 0,
+    devices: Devices = Devices(),  # noqa: B008  # frozen
+) -> dict[str, str]:
     """The variables of a steered command.
 
     Args:
         folder: of the run.
         threads: for torch; 0: as many as the command takes by itself.
+        devices: that it may use.
     """
     path = os.environ.get("PYTHONPATH", "")
     variables = {
@@ -95,6 +101,7 @@ def environment(folder: Path, threads: int = 0) -> dict[str, str]:
         "LRTUNE_STEER": str(folder),
         "LRTUNE_RUN_DIR": str(folder / "files"),
         "PYTHONUNBUFFERED": "1",
+        **devices.variables,
     }
     if threads and "OMP_NUM_THREADS" not in os.environ:
         variables["OMP_NUM_THREADS"] = str(threads)
@@ -168,6 +175,7 @@ class Steered:
         metric: name of the metric; `None`: it is not read while the command runs.
         series: which of the values with that name are meant, if that is known.
         threads: see `environment`.
+        devices: see `environment`.
     """
 
     def __init__(
@@ -180,6 +188,7 @@ class Steered:
         metric: str | None,
         series: Series | None = None,
         threads: int = 0,
+        devices: Devices = Devices(),  # noqa: B008  # frozen
     ):
         end_leftovers(folder)  # of a run whose lrtune and supervisor were killed
         shutil.rmtree(folder, ignore_errors=True)
@@ -195,7 +204,7 @@ class Steered:
         self._process = Process.start(
             words_for(command, plan, folder),
             folder=folder,
-            environment=environment(folder, threads),
+            environment=environment(folder, threads, devices),
             cwd=cwd,
             log=self.log,
         )

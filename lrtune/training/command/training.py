@@ -3,7 +3,7 @@
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +68,12 @@ class CommandTraining:
     """Of torch in the command; 0: as many as it takes."""
     timeout_s: float
     """Seconds without an epoch after which a run is ended; 0: never."""
+    devices: Devices = field(default_factory=Devices)
+    """What the command may use."""
 
     def __call__(self, devices: Devices) -> Training:
         """Opens itself: a command needs nothing in the process that starts it."""
-        return self
+        return replace(self, devices=devices)
 
     @property
     def facts(self) -> Facts:
@@ -217,6 +219,7 @@ class CommandTraining:
             metric=self.objective.metric,
             series=self.recorded.series,
             threads=self.threads,
+            devices=self.devices,
         )
 
 
