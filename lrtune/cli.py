@@ -404,6 +404,8 @@ def main() -> None:
         lrtune(standalone_mode=False)
     except click.ClickException as error:
         error.show()
+        if "unexpected extra argument" in error.message and "--" not in sys.argv:
+            click.echo("A command to train follows after `--`.", err=True)
         sys.exit(2)
     except LrtuneError as error:
         for line in error.problems if isinstance(error, InputError) else (str(error),):

@@ -10,6 +10,7 @@ from contextlib import closing
 import pytest
 
 import lrtune
+from lrtune.decide.spending import spending_of
 from lrtune.reporting.document import compose
 from lrtune.reporting.json import render_json
 from lrtune.reporting.trials import fates
@@ -452,6 +453,69 @@ def test_what_is_wrong_with_placeholders_is_said_before_anything_runs(here, call
     assert "needs a command" in refused.err
 
 
+def test_what_a_recipe_file_leaves_out_is_the_commands_own(here, call):
+    script = quadratic(here / "code").read_text()
+    (here / "code" / "train.py").write_text(script.replace("lr=0.03", "lr=0.03, weight_decay=0.25"))
+    train = ("--", *python(here / "code" / "train.py"))
+    (here / "one.toml").write_text("peak_lr = 0.1\n")
+    (here / "two.toml").write_text("peak_lr = 0.1\nweight_decay = 0.5\n")
+    words = ("--metric", "val_loss:min", "--seeds", "1", "--study", "x")
+    done = call("compare", "one.toml", "two.toml", *words, "--quiet", *train)
+    assert done.code == 0, done.err
+    plans = {
+        run: json.loads((here / ".lrtune" / "runs" / "x" / run / "plan.json").read_text())
+        for run in ("baseline-0", "trial-0001-confirm-0")
+    }
+    assert [plan["weight_decay"] for plan in plans.values()] == [None, 0.5]
+    assert "own 0.1, cosine, weight decay 0.5" in done.out
+    for name in ("one.toml", "two.toml"):
+        done = call("search", *SMALL, "--baseline", name, "--study", name[:3], *train)
+        assert done.code == 0, done.err
+        best = lrtune.load(name[:3]).state.config.baseline
+        assert best.weight_decay == (0.25 if name == "one.toml" else 0.5)
+
+
+def test_a_space_cannot_set_what_is_the_commands_own(here, call, train):
+    (here / "s.toml").write_text(
+        "[parameters]\noptimizer = 'adamw'\npeak_lr = 0.1\nmomentum = 0.5\nnesterov = true\n"
+    )
+    refused = call("search", *SMALL, "--space", "s.toml", *train)
+    assert refused.code == 2
+    assert (
+        "[parameters] optimizer: must be own, which the command has, but got adamw" in refused.err
+    )
+    assert "[parameters] momentum: is the command's own, so it cannot be set" in refused.err
+    assert "[parameters] nesterov: is the command's own" in refused.err
+    (here / "p.toml").write_text("[parameters]\npeak_lr = 0.1\ndecay = 'plateau'\n")
+    refused = call("search", *SMALL, "--space", "p.toml", *train)
+    assert refused.code == 2
+    assert "p.toml: [parameters] decay: a plateau decay needs its metric during" in refused.err
+    assert not lrtune.studies()
+
+
+def test_apply_needs_the_placeholders_of_the_recipe(here, call):
+    script = python(quadratic(here / "code", steps="10 // int(sys.argv[1])"))
+    (here / "s.toml").write_text(
+        "[parameters]\npeak_lr = 0.1\n[command]\nsize = { choices = [2, 1] }\n"
+    )
+    done = call("search", *SMALL, "--space", "s.toml", "--study", "x", "--", *script, "{size}")
+    assert done.code == 0, done.err
+    refused = call("apply", "x", "--recipe", "0", "--", *script, "2")
+    assert refused.code == 2
+    assert "{size} must be in the command, since the recipe has size " in refused.err
+    refused = call("search", *SMALL, "--", *script, "{size}")
+    assert "{size} stands for nothing; [command] of a space would fill it." in refused.err
+
+
+def test_apply_says_what_became_of_the_steps_that_no_schedule_has(here, call, train):
+    assert call("search", *SMALL, "--epochs", "4", "--study", "x", *train).code == 0
+    done = call("apply", "x", "--recipe", "0", *train)
+    assert done.code == 0
+    said = " ".join(done.err.split())
+    assert "made 40 optimizer steps, but the schedule has 20. The rest had its last LR." in said
+    assert "it stands for 4." in said
+
+
 # --- bad ends
 
 
@@ -534,8 +598,9 @@ def test_os_exit_before_the_end_is_early_stopping(here, call):
     done = call("search", *SMALL, "--study", "x", "--", *python(script))
     assert done.code == 0, done.err
     assert states(lrtune.load("x")) == {"completed": 4}
-    early = "runs of all ended before the last epoch by their own early stopping"
-    assert early in fates(lrtune.load("x").state)
+    state = lrtune.load("x").state
+    assert "runs of all ended before the last epoch by their own early stopping" in fates(state)
+    assert spending_of(state).reused == 0
 
 
 def test_seeds_that_change_nothing_are_recognised_and_said(here, call, train):
@@ -654,6 +719,11 @@ BAD = {
     ),
     "silence": (["--", "false"], ["the command ended with exit code 1 and printed nothing"]),
     "no torch": (["--", *python("-c", "print(1)")], ["No step of a torch optimizer was seen"]),
+    "a home that is none": (
+        ["--home", "/dev/null/x", "TRAIN"],
+        ["`home` must be a folder that can"],
+    ),
+    "an out that is none": (["--out", "code/train.py/x", "TRAIN"], ["train.py is a file"]),
     "a CSV file that is not there": (["--read", "x.csv:y", "TRAIN"], ["wrote no CSV file"]),
     "all of it together": (
         ["--metric", "val_loss:down", "--space", "nosuch", "--budget", "lots", "TRAIN"],

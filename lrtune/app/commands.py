@@ -26,7 +26,7 @@ from lrtune.app.studies import (
     teller,
     train_study,
 )
-from lrtune.app.subjects import RUNS, command_problems, resumed
+from lrtune.app.subjects import RUNS, command_problems, resumed, space_problems
 from lrtune.core import commands
 from lrtune.core.commands import takes
 from lrtune.core.engines import Local
@@ -93,12 +93,12 @@ def search(asked: commands.Search) -> SearchResult:
     own = subject.baseline if asked.optimizer is None else default_recipe(asked.optimizer)
     if asked.baseline is not None:
         with problems.gather():
-            own = _recipe(asked.baseline, epochs)
+            own = _recipe(asked.baseline, epochs, subject.steered)
     problems += [f"the baseline: {problem}" for problem in length_problems(own, epochs)]
     tried: list[Recipe] = []
     for recipe in asked.tries:
         with problems.gather():
-            tried.append(_recipe(recipe, epochs))
+            tried.append(_recipe(recipe, epochs, subject.steered))
     problems += command_problems(
         subject, {"the baseline": own} | {recipe.label: recipe for recipe in tried}
     )
@@ -107,6 +107,7 @@ def search(asked: commands.Search) -> SearchResult:
         with problems.gather():
             space = parse_space(space_toml, space_name, optimizer=own.optimizer)
             space.fit(epochs, {})
+            problems += space_problems(subject, space)
             problems += _strange_tries(tried, space)
     own_epochs = subject.epochs if own == subject.baseline and subject.keeps_baseline else epochs
     if budget.unit in ("epochs", "runs"):
@@ -141,9 +142,9 @@ def search(asked: commands.Search) -> SearchResult:
     return train_study(configure, request)
 
 
-def _recipe(recipe: Recipe | str | Path, epochs: int) -> Recipe:
-    """A recipe, or the one that is read from a file or comes with lrtune, for so many epochs."""
-    return recipe if isinstance(recipe, Recipe) else read_recipe(recipe, epochs).recipe
+def _recipe(recipe: Recipe | str | Path, epochs: int, own: Recipe | None) -> Recipe:
+    """A recipe, or the one that is read from a file or comes with lrtune; see `read_recipe`."""
+    return recipe if isinstance(recipe, Recipe) else read_recipe(recipe, epochs, own=own).recipe
 
 
 def _strange_tries(tries: Sequence[Recipe], space: Space) -> Iterator[str]:

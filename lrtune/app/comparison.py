@@ -50,7 +50,11 @@ def compare(asked: commands.Compare) -> SearchResult:
         compared.append(NamedRecipe(name="own", recipe=request.subject.baseline))
     for recipe in asked.recipes or recipe_names():
         with problems.gather():
-            named = recipe if isinstance(recipe, NamedRecipe) else read_recipe(recipe, epochs)
+            named = (
+                recipe
+                if isinstance(recipe, NamedRecipe)
+                else read_recipe(recipe, epochs, own=request.subject.steered)
+            )
             if own not in (None, named.recipe.optimizer) and not asked.recipes:
                 continue
             compared.append(named)

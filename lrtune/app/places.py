@@ -1,5 +1,6 @@
 """The places of studies, checkpoints and reports."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,16 @@ class Places(Reports, SharedCheckpoints):
     def of(asked: Options) -> "Places":
         """The places that a command was told."""
         return Places(**asked.values(Places))
+
+    def problems(self) -> list[str]:
+        """What is wrong with the folders that are written to, as far as it is seen beforehand."""
+        found = []
+        for name, folder in (("home", Path(self.home)), ("out", Path(self.out))):
+            place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+            if not place.is_dir() or not os.access(place, os.W_OK):
+                what = "is a file" if not place.is_dir() else "cannot be written to"
+                found.append(f"`{name}` must be a folder that can be made, but {place} {what}.")
+        return found
 
     @property
     def url(self) -> str:

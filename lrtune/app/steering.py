@@ -18,12 +18,13 @@ from lrtune.core.commands import takes
 from lrtune.core.decays import Own, Plateau
 from lrtune.core.errors import InputError, Problems, TaskError
 from lrtune.core.optimizers import OWN
-from lrtune.core.recipe import Recipe
+from lrtune.core.recipe import Recipe, in_words
 from lrtune.core.sources import CommandLine
 from lrtune.core.study import RangeResult, StudyConfig
 from lrtune.decide.bounds import range_result
 from lrtune.decide.recommend import recommend
 from lrtune.decide.sweep import sweep_lrs
+from lrtune.reporting.wording import recipe_label
 from lrtune.schedules.build import build_schedule
 from lrtune.training.command.epochs import Epochs
 from lrtune.training.command.following import follow, lr_of
@@ -57,6 +58,11 @@ def apply_to_command(asked: commands.Apply) -> int:
     command = CommandLine(
         asked.words, seed_offset="off", optimizer_index=config.task["optimizer_index"]
     )
+    Problems(
+        f"{{{name}}} must be in the command, since the recipe has {name} {in_words(value)}."
+        for name, value in recipe.command
+        if not asks_for(command, name)
+    ).raise_any()
     schedule = build_schedule(recipe, epochs=config.epochs, steps_per_epoch=config.steps_per_epoch)
     own, follows = isinstance(recipe.decay, Own), isinstance(recipe.decay, Plateau)
     runs = Path(places.home).resolve() / RUNS / asked.name
@@ -74,7 +80,7 @@ def apply_to_command(asked: commands.Apply) -> int:
     folder = runs / f"apply-{os.getpid()}"
     plan.write(folder)
     words = words_for(command, plan, folder)
-    told = f"{asked.name}: {chosen.name}, {recipe.label}"
+    told = f"{asked.name}: {chosen.name}, {recipe_label(recipe, config.baseline)}"
     Console(stderr=True).print(told, markup=False, highlight=False)
     try:
         variables = {**os.environ, **environment(folder)}
@@ -96,6 +102,11 @@ def apply_to_command(asked: commands.Apply) -> int:
     made = board.steps if board else 0
     if made != num_steps and not own:
         told = f"The command made {made} optimizer steps, but the schedule has {num_steps}."
+        if made > num_steps:
+            told += (
+                " The rest had its last LR. Write {epochs} where the command says how many it "
+                f"trains: it stands for {config.epochs}."
+            )
         Console(stderr=True).print(told, markup=False, highlight=False)
     return status if status >= 0 else 128 - status  # as a shell has it for a signal
 

@@ -80,6 +80,7 @@ def request_of(asked: Search | Compare, problems: Problems, first: First) -> Req
     if asked.study is not None:
         with problems.gather():
             check_name(asked.study)
+    problems += Places.of(asked).problems()
     return Request(
         options=asked.chosen_engine,
         subject=subject_of(asked, problems, teller(asked), first),
@@ -244,6 +245,11 @@ def check_space(facts: Facts, space: Space) -> None:
         InputError: it does not have all of them.
     """
     problems = group_problems(space.scaled_groups, facts.groups)
+    if "follow" not in facts.abilities and set(space.choices("decay")) == {Plateau.name}:
+        problems.append(
+            "[parameters] decay: a plateau decay needs its metric during the run, which this "
+            "training gives too late."
+        )
     problems += [
         f"`monitor` must be a metric that the training measures ({', '.join(facts.metrics)}), but "
         f"got {monitor!r}."

@@ -26,6 +26,7 @@ from lrtune.core.errors import InputError, Problems
 from lrtune.core.objective import Objective
 from lrtune.core.recipe import Recipe
 from lrtune.core.sources import PLACEHOLDERS, CommandLine, TaskSource
+from lrtune.core.space import Space
 from lrtune.core.study import StudyConfig, TrainSettings
 from lrtune.core.training import Devices, OpenTraining
 from lrtune.training.command.places import parse_place
@@ -66,6 +67,11 @@ class Subject:
     """It keeps the files of a study's runs, in a folder of the study's name."""
     open: Callable[[EngineOptions, TrainSettings, str], OpenTraining]
     """Returns what opens its training, for a study of this name; the name may be empty."""
+
+    @property
+    def steered(self) -> Recipe | None:
+        """The command as it is; `None` of a task."""
+        return None if self.own_optimizer is None else self.baseline
 
 
 def _of_task(task: Task, source: TaskSource) -> Subject:
@@ -191,6 +197,28 @@ def command_problems(subject: Subject, recipes: Mapping[str, Recipe]) -> list[st
         f"{name}: `optimizer` must be {own}, which the command has, but got {recipe.optimizer}."
         for name, recipe in recipes.items()
         if recipe.optimizer != own
+    ]
+
+
+def space_problems(subject: Subject, space: Space) -> list[str]:
+    """What a space says that a command has by itself."""
+    own = subject.own_optimizer
+    if own is None:
+        return []
+    problems = [
+        f"{space.source}: [parameters] optimizer: must be {own}, which the command has, but got "
+        f"{name}."
+        for name in space.choices("optimizer")
+        if name != own
+    ]
+    tables = {"[parameters]": space.parameters} | {
+        f"[optimizer.{name}]": table for name, table in space.optimizers.items()
+    }
+    return problems + [
+        f"{space.source}: {where} {key}: is the command's own, so it cannot be set."
+        for where, table in tables.items()
+        for key in ("momentum", "nesterov")
+        if key in table
     ]
 
 

@@ -118,7 +118,18 @@ class RunRecord:
     @property
     def epochs_reused(self) -> int:
         """Epochs that this run took over from others."""
-        return sum(m.reused for m in self.measurements)
+        return sum(m.reused for m in self.measurements) - self.epochs_missing
+
+    @property
+    def epochs_missing(self) -> int:
+        """Epochs that the training left out at the end: it stopped early by itself.
+
+        They have no steps, and the metrics of the last one that was trained.
+        """
+        if not self.measurements or not self.measurements[-1].reused:
+            return 0
+        last = self.measurements[-1].step
+        return sum(m.step == last for m in self.measurements) - 1
 
     @property
     def metrics(self) -> Metrics:

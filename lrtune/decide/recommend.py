@@ -327,7 +327,7 @@ def _verdict(state: StudyState, recommendation: Recommendation) -> str:
         sentences.append(f"{name} is a tie with {names}: {seeds} not tell them apart.")
     elif compared:
         sentences.append(f"{best.name} is told apart from all others.")
-    if simplest is not None and simplest is not best:
+    if simplest is not None and simplest is not best and len(simplest.values) > 1:
         label = simplest.recipe.label
         sentences.append(f"The simplest that may well be the best is {simplest.name}: {label}.")
     if not recommendation.final:

@@ -30,7 +30,8 @@ def spending_of(state: StudyState) -> Spending:
     for trial in trials_of(state):
         measurements = [m for record in trial.runs for m in record.measurements]
         own = {m.prefix for m in measurements if not m.reused}
-        reused += len({m.prefix for m in measurements if m.reused} - own)
+        taken = {m.prefix for m in measurements if m.reused} - own
+        reused += max(0, len(taken) - trial.runs[-1].epochs_missing)
         asked += trial.runs[-1].epochs if trial.running else state.config.epochs
     for record in state.fresh:
         reused += record.epochs_reused

@@ -190,7 +190,7 @@ def _row(state: StudyState, recommendation: Recommendation, contender: Contender
     all_diverged = contender.num_diverged == len(contender.values)
     return ContenderRow(
         name=contender.name,
-        recipe=contender.recipe.label,
+        recipe=wording.recipe_label(contender.recipe, state.config.baseline),
         search_value=objective.text(contender.search_value),
         value=objective.summary(contender.values) if contender.values else "not confirmed",
         num_seeds=len(contender.values),

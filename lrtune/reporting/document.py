@@ -296,7 +296,7 @@ def _headline(state: StudyState, recommendation: Recommendation | None) -> str:
 def _sentence(config: StudyConfig, recommendation: Recommendation) -> str:
     best = recommendation.best
     epochs = config.baseline_epochs if best.trial == BASELINE else config.epochs
-    return wording.schedule_sentence(best.recipe, epochs, config.groups)
+    return wording.schedule_sentence(best.recipe, epochs, config.groups, config.baseline)
 
 
 def _why_nothing(state: StudyState) -> str:

@@ -87,16 +87,10 @@ def fates(state: StudyState) -> str:
         return ""
     parts = [f"{ends[end]:,} {end}" for end in FATES if ends[end]]
     sentence = f"Of {wording.count(len(trials), 'trial')}: {', '.join(parts)}."
-    if num_early := sum(map(_has_ended_early, state.records)):
+    if num_early := sum(record.epochs_missing > 0 for record in state.records):
         runs = wording.count(num_early, "run")
         sentence += f" {runs} of all ended before the last epoch by their own early stopping."
     return sentence
-
-
-def _has_ended_early(record: RunRecord) -> bool:
-    """Whether a training ended a run itself, so that its last epochs have no steps."""
-    steps = [measurement.step for measurement in record.measurements[-2:]]
-    return len(steps) == 2 and steps[0] == steps[1]
 
 
 def rung_rows(state: StudyState) -> tuple[RungRow, ...]:
@@ -131,7 +125,7 @@ def run_row(config: StudyConfig, record: RunRecord) -> RunRow:
     """A run as it is listed among its like."""
     return RunRow(
         id=wording.run_name(config, record.run) if config.is_comparison else record.run.id,
-        recipe=record.run.recipe.label,
+        recipe=wording.recipe_label(record.run.recipe, config.baseline),
         state=record.state,
         epochs=f"{record.epochs} of {record.run.stop_epochs}",
         trained=str(record.epochs_trained)
@@ -185,7 +179,7 @@ def points_of(state: StudyState) -> tuple[Point, ...]:
             points.append(
                 Point(
                     trial.number,
-                    recipe.label,
+                    wording.recipe_label(recipe, state.config.baseline),
                     recipe.peak_lr,
                     value,
                     recipe.decay.name,

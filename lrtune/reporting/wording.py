@@ -156,12 +156,31 @@ def range_result(result: RangeResult) -> str:
     return f"{name}: {interval}, by {sweeps} ({result.rule})."
 
 
-def schedule_sentence(recipe: Recipe, epochs: int, groups: Sequence[ParameterGroup] = ()) -> str:
+def recipe_label(recipe: Recipe, baseline: Recipe) -> str:
+    """The recipe in one line, with its weight decay where that is not the baseline's."""
+    decay = _weight_decay(recipe, baseline)
+    return f"{recipe.label}, weight decay {decay}" if decay else recipe.label
+
+
+def _weight_decay(recipe: Recipe, baseline: Recipe) -> str:
+    """That of a recipe whose baseline has the same optimizer with another one; else empty."""
+    same = recipe.optimizer != baseline.optimizer or recipe.weight_decay == baseline.weight_decay
+    return "" if same else in_words(recipe.weight_decay)
+
+
+def schedule_sentence(
+    recipe: Recipe,
+    epochs: int,
+    groups: Sequence[ParameterGroup] = (),
+    baseline: Recipe | None = None,
+) -> str:
     """The whole recipe in one sentence, for someone who will set it up by hand."""
+    decay = _weight_decay(recipe, baseline) if baseline else ""
     optimizer = optimizer_title(recipe.optimizer)
     start = (
         f"Train {count(epochs, 'epoch')} with {optimizer} at a peak learning rate of "
         f"{lr(recipe.peak_lr)}{_group_scales(recipe, groups)}{_command(recipe)}"
+        f"{f' and a weight decay of {decay}' if decay else ''}"
     )
     warmup = (
         f"warm up linearly over {count(recipe.warmup_epochs, 'epoch')}, then "

@@ -35,12 +35,14 @@ _ANY_LENGTH = 10**6
 _FOLDER = Path(__file__).parent.parent / "recipes"
 
 
-def read_recipe(recipe: str | Path, epochs: int) -> NamedRecipe:
+def read_recipe(recipe: str | Path, epochs: int, *, own: Recipe | None = None) -> NamedRecipe:
     """A recipe that comes with lrtune, or a file's, its lengths in proportion to a run.
 
     Args:
         recipe: name or path.
         epochs: of the run.
+        own: a training command as it is, whose optimizer and weight decay a recipe has that leaves
+            them out.
 
     Raises:
         InputError: there is neither, or it is no recipe; every rule that it breaks, with file and
@@ -48,6 +50,8 @@ def read_recipe(recipe: str | Path, epochs: int) -> NamedRecipe:
     """
     name, values = str(recipe), _read(recipe)
     values.pop("description", None)
+    if own is not None:
+        values = {"optimizer": own.optimizer, "weight_decay": own.weight_decay} | values
     problems = Problems()
     meant_for = values.pop("epochs", epochs)
     if type(meant_for) is not int or meant_for < 1:

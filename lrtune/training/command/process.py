@@ -67,6 +67,13 @@ def misspelt(command: Sequence[str], names: Iterable[str]) -> Iterator[str]:
             )
 
 
+def unknown(command: Sequence[str], names: Iterable[str]) -> tuple[str, ...]:
+    """Returns the names in braces that a command has besides these."""
+    known = frozenset(names)
+    matches = (match for word in command for match in _PLACEHOLDER.finditer(word))
+    return tuple(dict.fromkeys(m["name"] for m in matches if m["name"] and m["name"] not in known))
+
+
 def filled(command: Sequence[str], values: Mapping[str, object]) -> tuple[str, ...]:
     """Returns a command with its placeholders replaced by values.
 

@@ -18,11 +18,12 @@ from lrtune.core.objective import Objective
 from lrtune.core.optimizers import OPTIMIZERS, OWN
 from lrtune.core.recipe import ParameterGroup, Recipe
 from lrtune.core.run import Measurement
-from lrtune.core.sources import CommandLine
+from lrtune.core.sources import PLACEHOLDERS, CommandLine
 from lrtune.core.training import Devices
 from lrtune.training.command.epochs import Epochs, Series, obvious, seen
 from lrtune.training.command.lines import normalised, words_of
 from lrtune.training.command.places import CsvColumn, parse_place
+from lrtune.training.command.process import unknown
 from lrtune.training.command.run_files import HANDED_OVER, Groups, Step, Steps, read_groups
 from lrtune.training.command.steered import (
     Plan,
@@ -254,7 +255,10 @@ def record(
             try:
                 evaluations = list(steered.evaluations(timeout_s))
             except TrialError as error:
-                raise TaskError(_last_lines_after(str(error), steered)) from None
+                text = _last_lines_after(str(error), steered)
+                for name in unknown(command.words, (*PLACEHOLDERS, *first.values)):
+                    text += f"\n{{{name}}} stands for nothing; [command] of a space would fill it."
+                raise TaskError(text) from None
         ended = {"seed": first.seed, "asked": first.asked_by(command), "start_time": start_time}
         (run / ENDED_FILE).write_text(json.dumps(ended))
     steps = Steps(run / "steps.bin").read()
