@@ -3,6 +3,7 @@
 import os
 import shlex
 import subprocess
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -79,23 +80,14 @@ def apply_to_command(asked: commands.Apply) -> int:
     )
     folder = runs / f"apply-{os.getpid()}"
     plan.write(folder)
-    words = words_for(command, plan, folder)
-    told = f"{asked.name}: {chosen.name}, {recipe_label(recipe, config.baseline)}"
-    Console(stderr=True).print(told, markup=False, highlight=False)
-    try:
-        variables = {**os.environ, **environment(folder)}
-        with subprocess.Popen(words, env=variables) as process:  # noqa: S603 (the user's own)
-            try:
-                if follows:
-                    reader = Epochs(folder, config.objective.metric, series=recorded.series)
-                    follow(
-                        reader, schedule, plan.lrs, pace=pace, runs=lambda: process.poll() is None
-                    )
-                status = process.wait()
-            except KeyboardInterrupt:  # the command was interrupted as well
-                status = process.wait()
-    except OSError as error:
-        raise InputError(f"{words[0]} cannot be started: {error.strerror}.") from None
+    _say(f"{asked.name}: {chosen.name}, {recipe_label(recipe, config.baseline)}")
+
+    def answer(process: "subprocess.Popen[bytes]") -> None:
+        if follows:
+            reader = Epochs(folder, config.objective.metric, series=recorded.series)
+            follow(reader, schedule, plan.lrs, pace=pace, runs=lambda: process.poll() is None)
+
+    status = _started(words_for(command, plan, folder), folder, answer)
     if failed := read_failed(folder / "failed.json"):
         raise TaskError(f"The command was not trained with the recipe: {failed}.")
     board = read_board(folder / "board.bin")
@@ -107,8 +99,39 @@ def apply_to_command(asked: commands.Apply) -> int:
                 " The rest had its last LR. Write {epochs} where the command says how many it "
                 f"trains: it stands for {config.epochs}."
             )
-        Console(stderr=True).print(told, markup=False, highlight=False)
-    return status if status >= 0 else 128 - status  # as a shell has it for a signal
+        _say(told)
+    return status
+
+
+def _say(text: str) -> None:
+    Console(stderr=True).print(text, markup=False, highlight=False)
+
+
+def _started(
+    words: Sequence[str], folder: Path, answer: Callable[["subprocess.Popen[bytes]"], None]
+) -> int:
+    """Runs a command in the foreground, and returns its exit code as a shell has it.
+
+    Args:
+        words: of the command.
+        folder: of the run.
+        answer: what is done while it runs.
+
+    Raises:
+        InputError: it cannot be started.
+    """
+    variables = {**os.environ, **environment(folder)}
+    try:
+        process = subprocess.Popen(words, env=variables)  # noqa: S603 (the user's own)
+    except OSError as error:
+        raise InputError(f"{words[0]} cannot be started: {error.strerror}.") from None
+    with process:
+        try:
+            answer(process)
+            status = process.wait()
+        except KeyboardInterrupt:  # the command was interrupted as well
+            status = process.wait()
+    return status if status >= 0 else 128 - status
 
 
 def find_in_command(command: CommandLine, asked: commands.Find) -> RangeResult:
