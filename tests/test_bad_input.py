@@ -300,7 +300,7 @@ BAD = {
     "report without studies": ("report tiny", {}, ["there are no studies", "lrtune.db"]),
     "dashboard without studies": ("dashboard tiny", {}, ["there are no studies", "lrtune.db"]),
     # places
-    "home in the way": ("search", {".lrtune": "a file"}, [".lrtune cannot be made"]),
+    "home in the way": ("search", {".lrtune": "a file"}, [".lrtune is a file"]),
     "database missing": ("search --storage sqlite:///no/where.db", {}, ["its folder is missing"]),
     "no database": ("search --storage sqlite:///diary.db", DIARY, ["is not a database"]),
     "no URL": ("search --storage banana", {}, ["banana cannot be used as a database"]),
