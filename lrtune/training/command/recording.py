@@ -49,7 +49,7 @@ class Steerable:
     peak_lr: float
     """Highest LR of all groups of the first optimizer."""
     weight_decay: float
-    """Of the first of its groups that has one."""
+    """Highest one of its groups."""
     ratios: tuple[tuple[float, ...], ...]
     """Of each optimizer and group: its highest LR over `peak_lr`."""
     names: tuple[str, ...]
@@ -357,7 +357,7 @@ def steerable_in(groups: Groups | None, steps: Sequence[Step], command: CommandL
     return Steerable(
         optimizer=first.class_name,
         peak_lr=peak_lr,
-        weight_decay=next((g.weight_decay for g in first.groups if g.weight_decay), 0.0),
+        weight_decay=max(group.weight_decay or 0.0 for group in first.groups),
         ratios=tuple(
             tuple(group.max_lr / peak_lr for group in optimizer.groups)
             for optimizer in groups.optimizers

@@ -14,8 +14,14 @@ from lrtune.core.recipe import Recipe
 from lrtune.core.run import Run
 from lrtune.core.sources import CommandLine
 from lrtune.schedules.build import build_schedule
-from lrtune.training.command.recording import First, Recorded, alone, peek, record
-from lrtune.training.command.run_files import Steps
+from lrtune.training.command.recording import First, Recorded, alone, peek, record, steerable_in
+from lrtune.training.command.run_files import (
+    Groups,
+    SteeredGroup,
+    SteeredOptimizer,
+    Step,
+    Steps,
+)
 from lrtune.training.command.training import CommandTraining
 from lrtune.training.task import describe_source
 from tests.training.command.scripts import lrs_of, python, quadratic, same_lrs
@@ -199,6 +205,19 @@ def test_without_torch_the_message_says_what_is_missing(here):
     (here / "train.py").write_text("print('val_loss: 0.3')")
     with pytest.raises(TaskError, match="No step of a torch optimizer was seen"):
         recorded_by(CommandLine(python(here / "train.py")), here)
+
+
+def test_the_lr_and_the_weight_decay_of_a_command_are_the_largest_of_its_groups():
+    """The others keep their ratio to them."""
+    groups = tuple(
+        SteeredGroup(name=None, lr=lr, max_lr=lr, weight_decay=weight_decay)
+        for lr, weight_decay in ((0.01, None), (0.04, 0.05), (0.02, 0.1))
+    )
+    optimizer = SteeredOptimizer(class_name="AdamW", module="torch", num_steps=1, groups=groups)
+    seen = Groups(torch="2.0", python="3.8", optimizers=(optimizer,))
+    found = steerable_in(seen, [Step(0.04, 1.0)], CommandLine(("python", "a.py")))
+    assert (found.peak_lr, found.weight_decay) == (0.04, 0.1)
+    assert found.ratios == ((0.25, 1.0, 0.5),)
 
 
 def test_an_optimizer_that_is_not_there_is_named(here, command):
