@@ -17,7 +17,6 @@ from lrtune.reporting.markdown import render_markdown
 from lrtune.reporting.plots import draw
 from lrtune.store.recipes import read_recipe
 from lrtune.training.native.optimizers import build_optimizer, library_of
-from lrtune.tuning.trainable import statements
 from tests.peers.cases import EPOCHS, exported, lrs_planned
 from tests.reporting.test_export_torch import Run
 from tests.test_app import make_task, search
@@ -76,6 +75,9 @@ def test_it_is_built_with_the_settings_of_the_recipe():
 
 
 def test_a_cluster_is_told_of_it():
+    pytest.importorskip("ray")
+    from lrtune.tuning.trainable import statements
+
     assert statements(MiniTraining()).identities.keys() == OPTIMIZERS.keys()
 
 
