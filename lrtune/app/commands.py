@@ -109,7 +109,7 @@ def search(asked: commands.Search) -> SearchResult:
             space.fit(epochs, {})
             problems += space_problems(subject, space)
             problems += _strange_tries(tried, space)
-    own_epochs = subject.epochs if own == subject.baseline and subject.keeps_baseline else epochs
+    own_epochs = subject.epochs if own == subject.steered else epochs  # a command is not cut
     if budget.unit in ("epochs", "runs"):
         amount_epochs = budget.amount * (1 if budget.unit == "epochs" else epochs)
         if amount_epochs < asked.num_seeds * own_epochs + epochs:

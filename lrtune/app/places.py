@@ -23,7 +23,7 @@ class Places(Reports, SharedCheckpoints):
         return Places(**asked.values(Places))
 
     def problems(self) -> list[str]:
-        """What is wrong with the folders that are written to, as far as it is seen beforehand."""
+        """Returns a message for each folder that cannot be made or written to."""
         found = []
         for name, folder in (("home", Path(self.home)), ("out", Path(self.out))):
             place = next(place for place in (folder, *folder.absolute().parents) if place.exists())

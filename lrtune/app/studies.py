@@ -23,7 +23,6 @@ from lrtune.core.events import Event, Note, RunEnded, SweepStarted
 from lrtune.core.objective import Objective
 from lrtune.core.recipe import Recipe, group_problems
 from lrtune.core.run import BASELINE
-from lrtune.core.sources import CommandLine
 from lrtune.core.space import Space, parse_space
 from lrtune.core.study import Rung, SearchRules, StudyConfig, StudyState
 from lrtune.core.training import Facts
@@ -48,6 +47,8 @@ from lrtune.tuning.sampler import fitted_space, moved
 
 Configure = Callable[[Engine], StudyConfig]
 """Makes the configuration of a study from the engine, which knows the facts of the training."""
+
+_TOO_LATE = "a plateau decay needs its metric during the run, which this training gives too late."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +152,7 @@ def train_study(configure: Configure, request: Request) -> SearchResult:
     request = replace(request, places=places_of(options, request.places))
     training = subject.open(options, subject.settings, "")
     # To ask for the random states of a GPU takes memory there, which is left to a command.
-    is_command = isinstance(subject.source, CommandLine)
+    is_command = subject.steered is not None
     with (
         nullcontext() if is_command else preserved_random_states(),
         open_engine(
@@ -167,7 +168,7 @@ def train_study(configure: Configure, request: Request) -> SearchResult:
         store = request.places.database().open(config)
         settings = store.config.settings  # it may have begun with another number of threads
         training = subject.open(options, settings, config.name)
-        if subject.keeps_runs or settings != subject.settings:
+        if is_command or settings != subject.settings:
             engine.use(training)
         try:
             return _run(store, engine, request)
@@ -221,10 +222,7 @@ def check_facts(facts: Facts, recipes: Mapping[str, Recipe], objective: Objectiv
     for name, recipe in recipes.items():
         decay = recipe.decay
         if isinstance(decay, Plateau) and "follow" not in facts.abilities:
-            problems.append(
-                f"{name}: a plateau decay needs its metric during the run, which this training "
-                "gives too late."
-            )
+            problems.append(f"{name}: {_TOO_LATE}")
         elif isinstance(decay, Plateau):
             monitor = Objective.parse(decay.monitor).metric
             if monitor not in facts.metrics:
@@ -246,10 +244,7 @@ def check_space(facts: Facts, space: Space) -> None:
     """
     problems = group_problems(space.scaled_groups, facts.groups)
     if "follow" not in facts.abilities and set(space.choices("decay")) == {Plateau.name}:
-        problems.append(
-            "[parameters] decay: a plateau decay needs its metric during the run, which this "
-            "training gives too late."
-        )
+        problems.append(f"[parameters] decay: {_TOO_LATE}")
     problems += [
         f"`monitor` must be a metric that the training measures ({', '.join(facts.metrics)}), but "
         f"got {monitor!r}."

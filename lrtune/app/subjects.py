@@ -61,16 +61,15 @@ class Subject:
     """The metric that decides."""
     settings: TrainSettings
     """How its runs are trained."""
-    keeps_baseline: bool = False
-    """Its baseline is trained for as many epochs as its user has, whatever is asked for."""
-    keeps_runs: bool = False
-    """It keeps the files of a study's runs, in a folder of the study's name."""
     open: Callable[[EngineOptions, TrainSettings, str], OpenTraining]
     """Returns what opens its training, for a study of this name; the name may be empty."""
 
     @property
     def steered(self) -> Recipe | None:
-        """The command as it is; `None` of a task."""
+        """The command as it is; `None` of a task.
+
+        A command keeps the files of a study's runs, in a folder of the study's name.
+        """
         return None if self.own_optimizer is None else self.baseline
 
 
@@ -325,7 +324,5 @@ def _opened(
         own_optimizer=recorded.known_optimizer,
         objective=objective,
         settings=TrainSettings(threads=threads_of(engine, "auto")),
-        keeps_baseline=True,
-        keeps_runs=True,
         open=open_training,
     )

@@ -12,7 +12,7 @@ from lrtune.core.errors import InputError
 from lrtune.core.objective import Objective
 from lrtune.core.options import Conflict, Option, Options, above, at_least, within
 from lrtune.core.recipe import NamedRecipe, ParameterGroup, Recipe
-from lrtune.core.run import RunRecord
+from lrtune.core.run import BASELINE, RunRecord
 from lrtune.core.space import Interval
 
 BudgetUnit = Literal["trials", "epochs", "runs", "seconds"]
@@ -313,10 +313,9 @@ class StudyConfig(SearchRules):
     """The rules of search that it was begun under; under others it can be read, but not continued.
     """
 
-    @property
-    def baseline_epochs(self) -> int:
-        """Horizon of the baseline's runs."""
-        return self.own_epochs or self.epochs
+    def horizon_of(self, trial: int) -> int:
+        """Epochs of the full runs of a trial, or of the baseline."""
+        return (self.own_epochs or self.epochs) if trial == BASELINE else self.epochs
 
     @property
     def is_comparison(self) -> bool:

@@ -27,7 +27,8 @@ MAX_FAILURES = 3
 """Runs that fail one after another before the study is given up: the fault is then not in a recipe.
 """
 MAX_LATER_FAILURES = 10
-"""The same once a run of the search has completed, since a recipe can make a training fail."""
+"""The same once a run of the search has completed or was pruned: a recipe can make a training fail.
+"""
 MAX_DIVERGED = 10
 """Trials after which a study is given up in which every run diverged: the fault is then not in the
 LR."""

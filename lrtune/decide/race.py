@@ -185,7 +185,7 @@ def baseline_of(state: StudyState) -> Entrant:
 
 def _run(state: StudyState, entrant: Entrant, index: int, seed: int) -> Run:
     is_baseline = entrant.number == BASELINE
-    epochs = state.config.baseline_epochs if is_baseline else state.config.epochs
+    epochs = state.config.horizon_of(entrant.number)
     return Run(
         id=f"baseline-{index}" if is_baseline else f"trial-{entrant.number:04d}-confirm-{index}",
         kind="baseline" if is_baseline else "confirm",

@@ -152,7 +152,7 @@ def recommend(state: StudyState) -> Recommendation | None:
             seconds=_mean_seconds(records),
             convergence=Convergence(
                 epochs=tuple(convergence_epoch(objective, curve, target) for curve in curves),
-                horizon_epochs=config.baseline_epochs if number == BASELINE else config.epochs,
+                horizon_epochs=config.horizon_of(number),
             ),
             settling_epoch=median(settled) if settled else math.nan,
             test_values=tuple(

@@ -54,14 +54,13 @@ def lr_curves(state: StudyState, recommendation: Recommendation | None) -> tuple
 def _lr_curve(state: StudyState, contender: Contender) -> Curve:
     """The LR over the epochs of a full run; that of a plateau decay as its best run went."""
     recipe, config = contender.recipe, state.config
-    is_baseline = contender.trial == BASELINE
     runs = _full_runs(state, contender.trial)
     score = state.config.objective.score
     best = max(runs, key=lambda record: score(record.metrics), default=None)
     return lr_curve(
         contender.name,
         recipe,
-        config.baseline_epochs if is_baseline else config.epochs,
+        config.horizon_of(contender.trial),
         config.steps_per_epoch,
         best.measurements if best else (),
     )

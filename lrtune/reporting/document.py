@@ -295,7 +295,7 @@ def _headline(state: StudyState, recommendation: Recommendation | None) -> str:
 
 def _sentence(config: StudyConfig, recommendation: Recommendation) -> str:
     best = recommendation.best
-    epochs = config.baseline_epochs if best.trial == BASELINE else config.epochs
+    epochs = config.horizon_of(best.trial)
     return wording.schedule_sentence(best.recipe, epochs, config.groups, config.baseline)
 
 

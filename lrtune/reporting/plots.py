@@ -160,7 +160,7 @@ def _lr_sheet(doc: Document, width: float) -> Sheet:
 def _longest(doc: Document) -> int:
     """Epochs of the longest run."""
     config = doc.report.state.config
-    return max(config.epochs, config.baseline_epochs)
+    return max(config.epochs, config.own_epochs)
 
 
 def _learning_sheet(doc: Document, width: float) -> Sheet:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lrtune.core.events import EpochEnded, Event, Note, RunEnded, RunStarted, SweepStarted
-from lrtune.core.run import Measurement, Run, RunKind, RunRecord
+from lrtune.core.run import BASELINE, Measurement, Run, RunKind, RunRecord
 from lrtune.core.study import BudgetUnit, StudyConfig, StudyState
 from lrtune.decide.race import fresh_seeds
 from lrtune.decide.rungs import factor_at
@@ -60,7 +60,7 @@ def expected_runs(config: StudyConfig) -> Mapping[Kind, int]:
     fewer recipes may be confirmed than were asked for, and the race may ask for more seeds. The
     plan of a comparison is that of its recipes.
     """
-    full, own = config.epochs, config.baseline_epochs
+    full, own = config.epochs, config.horizon_of(BASELINE)
     num_confirmed = len(config.recipes) - 1 if config.is_comparison else config.num_confirmed
     expected: Counter[Kind] = Counter({
         ("baseline", own, own): config.num_seeds,

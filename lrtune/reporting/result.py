@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lrtune.core.errors import LrtuneError
 from lrtune.core.recipe import Recipe
-from lrtune.core.run import BASELINE, Measurement
+from lrtune.core.run import Measurement
 from lrtune.core.study import StudyState
 from lrtune.decide.convergence import Convergence
 from lrtune.decide.recommend import Recommendation
@@ -59,7 +59,7 @@ class SearchResult:
             )
         chosen = self.recommendation.best
         config = self.state.config
-        epochs = config.baseline_epochs if chosen.trial == BASELINE else config.epochs
+        epochs = config.horizon_of(chosen.trial)
         schedule = build_schedule(
             chosen.recipe, epochs=epochs, steps_per_epoch=config.steps_per_epoch
         )

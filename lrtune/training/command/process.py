@@ -48,8 +48,7 @@ def placeholders(command: Sequence[str], names: Iterable[str]) -> tuple[str, ...
         ('seed',)
     """
     known = frozenset(names)
-    matches = (match for word in command for match in _PLACEHOLDER.finditer(word))
-    return tuple(dict.fromkeys(match["name"] for match in matches if match["name"] in known))
+    return tuple(name for name in _names_in(command) if name in known)
 
 
 def misspelt(command: Sequence[str], names: Iterable[str]) -> Iterator[str]:
@@ -58,8 +57,8 @@ def misspelt(command: Sequence[str], names: Iterable[str]) -> Iterator[str]:
     All other braces are the command's own.
     """
     known = list(names)
-    for name in dict.fromkeys(m["name"] for word in command for m in _PLACEHOLDER.finditer(word)):
-        near = get_close_matches(name or "", known, 1, cutoff=0.7)
+    for name in _names_in(command):
+        near = get_close_matches(name, known, 1, cutoff=0.7)
         if near and name not in known:
             yield (
                 f"{{{name}}} in the command stands for nothing; the nearest is {{{near[0]}}}. "
@@ -70,8 +69,13 @@ def misspelt(command: Sequence[str], names: Iterable[str]) -> Iterator[str]:
 def unknown(command: Sequence[str], names: Iterable[str]) -> tuple[str, ...]:
     """Returns the names in braces that a command has besides these."""
     known = frozenset(names)
+    return tuple(name for name in _names_in(command) if name not in known)
+
+
+def _names_in(command: Sequence[str]) -> tuple[str, ...]:
+    """The names that a command has in braces, in order; `{{name}}` is a text and none."""
     matches = (match for word in command for match in _PLACEHOLDER.finditer(word))
-    return tuple(dict.fromkeys(m["name"] for m in matches if m["name"] and m["name"] not in known))
+    return tuple(dict.fromkeys(match["name"] for match in matches if match["name"]))
 
 
 def filled(command: Sequence[str], values: Mapping[str, object]) -> tuple[str, ...]:

@@ -95,7 +95,10 @@ class Recorded(Steerable):
 
     @property
     def epoch_s(self) -> float:
-        """Seconds of an epoch; nan where there is only one, of which the start is a part."""
+        """Seconds of an epoch: the median of all but the first, which contains the start.
+
+        It is nan if there is only one.
+        """
         return median(m.seconds for m in self.measurements[1:]) if self.epochs > 1 else math.nan
 
     @property
