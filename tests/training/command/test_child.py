@@ -1108,17 +1108,21 @@ def test_two_ranks_of_torchrun(tmp_path):
         RECORDING
         + """
 import torch.distributed as dist
-dist.init_process_group("gloo")
-model = torch.nn.parallel.DistributedDataParallel(model)
-optimizer = record(torch.optim.SGD)(model.parameters(), lr=0.1)
-for step in range(6):
-    loss_of().backward(); optimizer.step(); optimizer.zero_grad()
-    print("rank", dist.get_rank(), "step", step)
-used = [None, None]
-dist.all_gather_object(used, USED)
-if dist.get_rank() == 0:
-    print("SHOWN", json.dumps({"used": used}))
-dist.destroy_process_group()
+
+def main():  # what belongs to the group is gone before the interpreter ends: gloo aborts otherwise
+    dist.init_process_group("gloo")
+    ranks = torch.nn.parallel.DistributedDataParallel(model)
+    optimizer = record(torch.optim.SGD)(ranks.parameters(), lr=0.1)
+    for step in range(6):
+        (ranks(data) - 1).square().mean().backward(); optimizer.step(); optimizer.zero_grad()
+        print("rank", dist.get_rank(), "step", step)
+    used = [None, None]
+    dist.all_gather_object(used, USED)
+    if dist.get_rank() == 0:
+        print("SHOWN", json.dumps({"used": used}))
+    dist.destroy_process_group()
+
+main()
 """
     )
     words = [PYTHON, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
