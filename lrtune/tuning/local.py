@@ -62,7 +62,7 @@ class LocalEngine:
         self._lanes = options.lanes
         self._jobs = deal_gpus(options, gpus)
         self._first = first_devices(options, gpus)
-        self._own_process = self._first == Devices()
+        self._own_process = len(self._jobs) == 1 and self._first == Devices()
         self.use(open_training)
 
     @property
