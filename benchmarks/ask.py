@@ -4,7 +4,7 @@
 
 Builds studies of made-up trials in a temporary database, through the store and the plan themselves,
 and times the parts of one turn of the engine: reading the study, planning, asking the sampler,
-recording an epoch.
+recording an epoch, and naming the best so far.
 """
 
 import argparse
@@ -13,22 +13,22 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lrtune.core.objective import Objective
-from lrtune.core.recipe import default_recipe
-from lrtune.core.run import BASELINE, Measurement, Run
-from lrtune.core.study import Rung, StudyConfig, StudyState, TrainSettings
+from lrtune.core.recipe import Recipe, default_recipe
+from lrtune.core.run import Measurement, Run
+from lrtune.core.study import Budget, StudyConfig, StudyState, TrainSettings
+from lrtune.decide.looks import automatic_looks, look_at
 from lrtune.decide.plan import next_run
-from lrtune.decide.rungs import first_run, promotion
+from lrtune.decide.recommend import recommend
 from lrtune.store.database import StudyDatabase, StudyStore
 from lrtune.store.spaces import read_space
 from lrtune.training.native.devices import describe_environment
 from lrtune.tuning.sampler import ask
 
-EPOCHS = 27
+EPOCHS, STEPS_PER_EPOCH = 27, 62
 REPEATS = 15
 
 
@@ -46,7 +46,7 @@ def main() -> None:
     print(f"\nmilliseconds, median [quartiles] of n = {REPEATS}")
     found = {}
     for num_trials in arguments.trials:
-        found[num_trials] = measured = _measure(num_trials)
+        found[num_trials] = measured = measure(num_trials)
         cells = (
             f"{name} {m:.1f} [{low:.1f}, {high:.1f}]" for name, (low, m, high) in measured.items()
         )
@@ -61,55 +61,47 @@ def main() -> None:
         )
 
 
-def _measure(num_trials: int) -> dict[str, list[float]]:
+def measure(num_trials: int) -> dict[str, list[float]]:
+    """Quartiles in milliseconds of each part of a turn, in a study of so many trials."""
     with tempfile.TemporaryDirectory() as folder:
         name, toml = read_space("default")
         config = StudyConfig(
             name="made-up", task={}, space_name=name, space_toml=toml, epochs=EPOCHS,
-            steps_per_epoch=62, num_validation=4000,
-            objective=Objective(num_counted=4000, guessing=10.0), rungs=Rung.parse("c1,c3,9"),
-            baseline=default_recipe("sgd"),
+            steps_per_epoch=STEPS_PER_EPOCH, num_validation=4000,
+            objective=Objective(num_counted=4000, guessing=10.0), rank_by="val_loss:min",
+            looks=automatic_looks(EPOCHS, STEPS_PER_EPOCH, seed=0),
+            baseline=default_recipe("sgd"), budget=Budget(num_trials, "trials"),
         )  # fmt: skip
         store = StudyDatabase(f"sqlite:///{folder}/lrtune.db").open(config)
         state = _fill(store, num_trials)
-        in_full = replace(
-            state, config=replace(config, pruner="none", rungs=())
-        )  # of several suggestions the cheapest
-        run = first_run(state, num_trials, config.baseline)
+        run = look_at(config, num_trials, config.baseline, 0)
         store.claim(run, "here/1/1.0")
         epochs = iter(range(1, 10**6))
         return {
             "read": _time(store.state),
-            "plan": _time(lambda: next_run(state, lambda _state, _number: config.baseline)),
+            "plan": _time(lambda: next_run(state, _no_ask)),
             "ask": _time(lambda: ask(state, num_trials)),
-            "ask where epochs can be shared": _time(lambda: ask(in_full, num_trials)),
+            "name the best": _time(lambda: recommend(state)),
             "record": _time(lambda: store.record(run, _measured(next(epochs), 50.0))),
         }
 
 
 def _fill(store: StudyStore, num_trials: int) -> StudyState:
-    """Records trials of the sampler's first recipes, over and over.
+    """Records the looks at trials of the sampler's first recipes, over and over.
 
-    Their scores follow from the peak LR and the decay.
+    Their scores follow from the recipe and the trial. The race is still to come.
     """
-    for seed in range(3):
-        run = Run(
-            id=f"baseline-{seed}", kind="baseline", trial=BASELINE, recipe=store.config.baseline,
-            recipe_epochs=EPOCHS, horizon_epochs=EPOCHS, stop_epochs=EPOCHS, seed=seed + 1,
-        )  # fmt: skip
-        _record(store, run)
     state = store.state()
     recipes = [ask(state, number) for number in range(30)]
-    number = 0
-    while number < num_trials or promotion(state) is not None:
-        run = promotion(state)
-        if run is None:
-            run = first_run(state, number, recipes[number % len(recipes)])
-            number += 1
+    for number in range(num_trials):
+        _record(store, look_at(store.config, number, recipes[number % len(recipes)], 0))
+    while isinstance(run := next_run(state := store.state(), _no_ask), Run) and run.is_of_search:
         _record(store, run)
-        if number % 10 == 0 or number >= num_trials or promotion(state) is not None:
-            state = store.state()
     return state
+
+
+def _no_ask(state: StudyState, number: int) -> Recipe:
+    return state.config.baseline
 
 
 def _record(store: StudyStore, run: Run) -> None:
@@ -121,7 +113,7 @@ def _record(store: StudyStore, run: Run) -> None:
 def _measured(epoch: int, top1: float) -> Measurement:
     return Measurement(
         epoch=epoch, step=epoch, lr_first=0.1, lr_last=0.1,
-        metrics={"train_loss": 1.0, "val_loss": 1.0, "top1": top1, "averaged_top1": top1},
+        metrics={"train_loss": 1.0, "val_loss": 1 - top1 / 100, "top1": top1},
         seconds=1.0, examples_per_s=1.0, ended_at=time.time(),
     )  # fmt: skip
 

@@ -9,10 +9,9 @@ hooks.
 
 A search: `lrtune search -- python command_digits.py` and `lrtune search --task command_digits.py`
 train the same (see there), with the same space, budget, metric and seed, one after the other. Each
-has its own range test, and its own looks at a recipe: a command cannot be resumed, so a look is its
-whole schedule in fewer epochs, and there is none where it would take less time than the start of
-the command. A command has no averaged weights to be judged by either. In the end the recipes that
-were found are trained by lrtune's loop, with fresh seeds that no search has seen.
+has its own range test, and its own looks at a recipe: none of a command takes less time than its
+start. In the end the recipes that were found are trained by lrtune's loop, with fresh seeds that no
+search has seen.
 """
 
 import argparse
@@ -303,7 +302,7 @@ def compare(searches: Mapping[str, list[Searched]], task: Task, num_seeds: int) 
         kind: [
             {
                 "recipe": one.recipe.label, "val_losses": losses[one.recipe],
-                "looks": ", ".join(map(str, one.state.config.rungs)),
+                "looks": ", ".join(look.label for look in one.state.config.looks),
                 "runs": len(one.state.records), "epochs": one.state.epochs_trained,
                 "seconds": one.seconds, "starts_s": one.starts_s, "epochs_s": one.epochs_s,
                 "other_s": one.other_s,
@@ -381,7 +380,7 @@ def print_searches(found: Mapping[str, Any]) -> None:
         print(f"  {kind:10}" + "".join(f"{cell:>21}" for cell in cells))
     for kind, searches in by.items():
         looks = searches[0]["looks"] or "none"
-        print(f"looks of the {kind}, epochs: {looks}  (c: the whole schedule in them)")
+        print(f"looks of the {kind}, each the whole schedule: {looks}")
     for what in ("ratios", "ratios_without_starts"):
         told = what.replace("_", " ").replace("ratios", "time of the command over own loop's")
         print(f"{told}: {_cell(found[what], 1)}")

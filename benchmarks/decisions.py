@@ -5,9 +5,10 @@ It also tells what that process keeps in memory.
     python benchmarks/decisions.py --json benchmarks/results/decisions.json
 
 A study of 10,000 trials over 200 slots, with a real database and everything that decides: planning,
-asking the sampler, judging, recording. Only the training is made up and takes no time: a slot hands
-in its next epoch when its turn comes, in a random order. A decision is an assignment to a slot, or
-the answer to a measurement.
+asking the sampler, judging, recording. The sampler is asked as far ahead as there are slots
+(`--lag`). Only the training is made up and takes no time: a slot hands in its next epoch when its
+turn comes, in a random order. A decision is an assignment to a slot, or the answer to a
+measurement.
 """
 
 import argparse
@@ -28,8 +29,8 @@ from lrtune.core.run import Assignment, Measurement, Run
 from lrtune.core.space import Interval
 from lrtune.core.study import Budget, RangeResult, StudyConfig, TrainSettings
 from lrtune.core.training import Facts
+from lrtune.decide.looks import automatic_looks
 from lrtune.decide.plan import Done, Wait
-from lrtune.decide.rungs import automatic_rungs
 from lrtune.store.database import StudyDatabase
 from lrtune.store.ledger import Ledger
 from lrtune.store.spaces import read_space
@@ -83,8 +84,8 @@ def simulate(num_trials: int, num_slots: int, num_stages: int) -> Iterator[dict[
             name="made-up", task={}, space_name=name, space_toml=toml, epochs=EPOCHS,
             steps_per_epoch=STEPS_PER_EPOCH, num_validation=4000,
             objective=Objective(num_counted=4000, guessing=10.0), baseline=default_recipe("sgd"),
-            budget=Budget(num_trials, "trials"),
-            rungs=automatic_rungs("fair", EPOCHS, STEPS_PER_EPOCH),
+            budget=Budget(num_trials, "trials"), lag=num_slots, rank_by="val_loss:min",
+            looks=automatic_looks(EPOCHS, STEPS_PER_EPOCH, seed=0),
         )  # fmt: skip
         store = StudyDatabase(f"sqlite:///{folder}/lrtune.db").open(config)
         interval = Interval(low=1e-3, high=3.0, suggestion=0.05)
@@ -130,7 +131,8 @@ def _stages(
         reached = (
             isinstance(step, Assignment) and step.run.trial + 1 >= num_trials * stage / num_stages
         )
-        if (reached and stage < num_stages) or isinstance(step, Done):
+        # The slots are filled before the first answer.
+        if (reached and answered and stage < num_stages) or isinstance(step, Done):
             seconds = sum(asked) + sum(answered)
             yield {
                 "trials": num_trials * stage / num_stages,
@@ -167,10 +169,7 @@ def _measurement(run: Run, epoch: int, key: str) -> Measurement:
     return Measurement(
         epoch=epoch, step=STEPS_PER_EPOCH * epoch, lr_first=run.recipe.peak_lr,
         lr_last=run.recipe.peak_lr,
-        metrics={
-            "train_loss": 1.0, "val_loss": 1.0, "top1": top1, "averaged_val_loss": 1.0,
-            "averaged_top1": (top1 + final) / 2,
-        },
+        metrics={"train_loss": 1.0, "val_loss": 1 - top1 / 100, "top1": top1},
         seconds=1.0, examples_per_s=1.0, ended_at=time.time(), prefix=key,
     )  # fmt: skip
 

@@ -3,10 +3,12 @@
     python benchmarks/intervals.py --only top1 --json benchmarks/results/intervals.json
     python benchmarks/intervals.py --only losses --json benchmarks/results/intervals-losses.json
 
-In each study three candidates and a baseline are raced as `lrtune search` races them: from 3 fresh
-seeds up to 5, those that are told from the leader drop out. Top-1s are normal with a standard
-deviation of 1, and what a seed does to all is shared. `width` is how much the true Top-1s of the
-candidates differ, `gain` how far they lie above the baseline's. Then the same with a loss, which is
+In each study three candidates and a baseline are raced as `lrtune search` races them: round by
+round, those that are unlikely to win drop out, and from 3 fresh seeds up to 8 the race ends as soon
+as it is decided; the baseline goes on to the end. What is said is said when it has ended. Top-1s
+are normal with a standard deviation of 1, and what a seed does to all is shared. `width` is how
+much the true Top-1s of the candidates differ, `gain` how far they lie above the baseline's, and
+`interval` how wide the interval is, in deviations of one seed. Then the same with a loss, which is
 minimised and has no upper bound: small (about 0.01), far from zero (about 1,000), or with a long
 tail, where the logarithm of each factor is normal and the truth is the mean loss. `loss, unpaired`
 is of trainings that do not repeat their results for the same seed.
@@ -19,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
@@ -29,12 +31,18 @@ from rich.table import Table
 
 from lrtune.core.objective import Objective
 from lrtune.core.recipe import default_recipe
-from lrtune.core.study import TrainSettings
-from lrtune.decide.race import still_open
+from lrtune.core.run import BASELINE
+from lrtune.core.study import StudyConfig, TrainSettings
+from lrtune.decide.race import going_on
 from lrtune.decide.ranking import Ranking, rank
 from lrtune.training.native.devices import describe_environment
 
-NUM_SEEDS, MAX_SEEDS = 3, 5
+MAX_SEEDS = 8
+CONFIG = StudyConfig(
+    name="made-up", task={}, space_name="", space_toml="", epochs=1, steps_per_epoch=1,
+    baseline=default_recipe("sgd"), max_seeds=MAX_SEEDS,
+)  # fmt: skip
+"""The rules of the race, of which only those that follow from no training are asked."""
 Array = NDArray[np.float64]
 EQUAL = (1.0, 1.0, 1.0, 1.0)
 CASES = [
@@ -112,6 +120,8 @@ class Outcomes:
     """Share that calls it better although it is not."""
     runs: float
     """Trained with fresh seeds, a study."""
+    interval: float
+    """Median width of the interval, in deviations of one seed."""
     said: tuple[float, ...]
     """Of each recipe of each study, the probability that it is the best."""
     true: tuple[bool, ...]
@@ -147,16 +157,12 @@ def main() -> None:
 def _top1s(console: Console, num_studies: int) -> dict[str, Any]:
     """Prints and returns what studies of a Top-1 say."""
     studied = {case: outcomes(*case, num_studies=num_studies) for case in CASES}
-    table = Table("width", "gain", "noise", "covered", "called better", "wrongly", "runs")
+    table = Table(
+        "width", "gain", "noise", "covered", "interval", "called better", "wrongly", "runs"
+    )
     for (width, gain, noises), one in studied.items():
-        shares = (f"{100 * share:.1f} %" for share in (one.covered, one.claimed, one.wrong))
-        table.add_row(
-            f"{width:g}",
-            f"{gain:g}",
-            " ".join(f"{n:g}" for n in noises),
-            *shares,
-            f"{one.runs:.1f}",
-        )
+        noise = " ".join(f"{n:g}" for n in noises)
+        table.add_row(f"{width:g}", f"{gain:g}", noise, *_cells(one))
     console.print(table)
     bins = calibration([studied[width, gain, EQUAL] for width, gain in CALIBRATED])
     table = Table("called the best with", "on average", "are the best", "n")
@@ -168,7 +174,7 @@ def _top1s(console: Console, num_studies: int) -> dict[str, Any]:
     console.print(table)
     cases = [
         {"width": w, "gain": g, "noises": n, "covered": o.covered, "claimed": o.claimed,
-         "wrong": o.wrong, "runs": o.runs}
+         "wrong": o.wrong, "runs": o.runs, "interval": o.interval}
         for (w, g, n), o in studied.items()
     ]  # fmt: skip
     return {"cases": cases, "calibration": bins}
@@ -182,17 +188,25 @@ def _losses(console: Console, num_studies: int) -> dict[str, Any]:
         if kind is not TOP1
         for case in KIND_CASES
     }
-    table = Table("metric", "width", "gain", "covered", "called better", "wrongly", "runs")
+    table = Table(
+        "metric", "width", "gain", "covered", "interval", "called better", "wrongly", "runs"
+    )
     for (name, width, gain), one in losses.items():
-        shares = (f"{100 * share:.1f} %" for share in (one.covered, one.claimed, one.wrong))
-        table.add_row(name, f"{width:g}", f"{gain:g}", *shares, f"{one.runs:.1f}")
+        table.add_row(name, f"{width:g}", f"{gain:g}", *_cells(one))
     console.print(table)
     of_losses = [
         {"metric": name, "width": w, "gain": g, "covered": o.covered, "claimed": o.claimed,
-         "wrong": o.wrong, "runs": o.runs}
+         "wrong": o.wrong, "runs": o.runs, "interval": o.interval}
         for (name, w, g), o in losses.items()
     ]  # fmt: skip
     return {"losses": of_losses}
+
+
+def _cells(one: Outcomes) -> tuple[str, ...]:
+    covered, claimed, wrong = (
+        f"{100 * share:.1f} %" for share in (one.covered, one.claimed, one.wrong)
+    )
+    return covered, f"{one.interval:.2f}", claimed, wrong, f"{one.runs:.1f}"
 
 
 def outcomes(
@@ -206,30 +220,34 @@ def outcomes(
     """Races studies whose true scores are drawn from a normal distribution around `gain`."""
     objective = kind.objective
     rng = np.random.default_rng(0)
-    covered, claimed, wrong, runs = [], [], [], []
+    covered, claimed, wrong, runs, widths = [], [], [], [], []
     said: list[float] = []
     true: list[bool] = []
     for _ in range(num_studies):
         scores = [0.0, *rng.normal(gain, width, len(noises) - 1)]
         ranking = race(rng, scores, noises, kind)
-        leader = max(range(1, len(scores)), key=lambda recipe: ranking.means[recipe])
-        difference = ranking.difference(leader, 0)
+        candidates = [recipe for recipe in ranking.scores if recipe != BASELINE]
+        leader = max(candidates, key=lambda recipe: ranking.posterior_means[recipe])
+        difference = ranking.difference(leader, BASELINE)
         assert difference is not None
-        truths = [
-            objective.signed(kind.truth(*recipe)) for recipe in zip(scores, noises, strict=True)
-        ]
-        truth = truths[leader] - truths[0]
+        truths = {
+            recipe: objective.signed(kind.truth(score, noise))
+            for recipe, score, noise in zip(ranking.scores, scores, noises, strict=True)
+        }
+        truth = truths[leader] - truths[BASELINE]
         covered.append(difference.low <= truth <= difference.high)
         claimed.append(difference.low > 0)
         wrong.append(difference.low > 0 and truth <= 0)
         runs.append(sum(map(len, ranking.scores.values())))
+        widths.append((difference.high - difference.low) / kind.unit)
         said += list(ranking.probability_best.values())
-        true += [value == max(truths) for value in truths]
+        true += [value == max(truths.values()) for value in truths.values()]
     shares = {
         "covered": fmean(covered),
         "claimed": fmean(claimed),
         "wrong": fmean(wrong),
         "runs": fmean(runs),
+        "interval": median(widths),
     }
     return Outcomes(**shares, said=tuple(said), true=tuple(true))
 
@@ -237,31 +255,35 @@ def outcomes(
 def race(
     rng: np.random.Generator, truths: Sequence[float], noises: Sequence[float], kind: Kind
 ) -> Ranking:
-    """What is known of recipes when nobody gets more seeds."""
+    """What is known of the baseline, and of recipes 0, 1, ..., when the race is over."""
     objective = kind.objective
     # What a seed does to all is added to the value: a factor would make the difference of the true
     # values another one for each seed.
     shared = rng.normal(0, 2, MAX_SEEDS) * (kind.unit if kind.paired else 0.0)
     noise = rng.normal(size=(len(truths), MAX_SEEDS)) * np.asarray(noises)[:, None]
     values = kind.value(np.asarray(truths)[:, None] + noise) + shared
-    final = values if objective.direction == "max" else -values
-    scores = {recipe: dict(enumerate(row[:NUM_SEEDS])) for recipe, row in enumerate(final)}
+    rows = values if objective.direction == "max" else -values
+    final = dict(zip((BASELINE, *range(len(truths) - 1)), rows, strict=True))
+    scores: dict[int, dict[int, float]] = {recipe: {} for recipe in final}
 
     def ranked() -> Ranking:
         return rank(
             scores,
-            reference=0,
+            reference=BASELINE,
             least_difference=objective.least_difference,
             paired=kind.paired,
         )
 
-    ranking, remaining = ranked(), set(scores)
-    for seed in range(NUM_SEEDS, MAX_SEEDS):
-        remaining = still_open(ranking, remaining)
-        for recipe in remaining:
-            scores[recipe][seed] = final[recipe, seed]
-        ranking = ranked()
-    return ranking
+    remaining = set(scores)
+    for seed in range(MAX_SEEDS):  # as in `lrtune.decide.race.rounds`
+        if seed:
+            ranking = ranked()
+            remaining = going_on(ranking, remaining, CONFIG, num_seeds=seed)
+            if not remaining:
+                return ranking
+        for recipe in {BASELINE, *remaining}:
+            scores[recipe][seed] = final[recipe][seed]
+    return ranked()
 
 
 def calibration(parts: Sequence[Outcomes]) -> list[Mapping[str, float]]:

@@ -49,7 +49,7 @@ def measure(names: NamedTask, trials: int, epochs: int) -> Mapping[str, Any]:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         result = app.search(
-            names, budget=trials, epochs=epochs, num_seeds=1, num_confirmed=1,
+            names, budget=trials, epochs=epochs, confirm="quick",
             home=Path(folder, "home"), out=Path(folder, "reports"), on_event=clock,
         )  # fmt: skip
     whole = time.perf_counter() - start

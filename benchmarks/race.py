@@ -6,7 +6,8 @@ All train by the same loop, and search the same space for the same task (the ban
 run) for the same number of epochs, one trial at a time. When what a search would recommend changes,
 the epochs and seconds spent are noted. In the end every recipe that was ever recommended is
 retrained in full with seeds that no search has seen, and its mean Top-1 is its quality. A search
-has arrived when its recommendation is within 0.3 points of the best quality known.
+has arrived when its recommendation is within 0.3 points of the best quality known. lrtune searches
+as it comes: its looks, its race and its baseline share the budget.
 """
 
 import argparse
@@ -17,7 +18,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from lrtune.core.decays import decay_from_dict
 from lrtune.core.recipe import Recipe, default_recipe
 from lrtune.core.run import Measurement, Run
 from lrtune.core.study import StudyState
-from lrtune.decide.trials import best_first, trials_of
+from lrtune.decide.recommend import recommend
 from lrtune.training.native.devices import describe_environment
 from lrtune.training.native.loop import NativeTraining
 
@@ -118,32 +118,28 @@ def main() -> None:
 
 
 def by_lrtune(seed: int, budget_epochs: int) -> list[Passed]:
-    """`lrtune.search` as it comes, its baseline's run included.
-
-    It goes without the confirmation, which the others lack.
-    """
+    """`lrtune.search` as it comes, with what it names after each run."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "space.toml").write_text(SPACE)
         start = time.time()
         state = app.search(
             bank_task(), space=Path(folder, "space.toml"), budget=f"{budget_epochs}ep",
-            epochs=EPOCHS, seed=seed, num_seeds=1, num_confirmed=0,
-            settings={"batch_size": SETTINGS.batch_size, "threads": SETTINGS.threads},
+            epochs=EPOCHS, seed=seed, batch_size=SETTINGS.batch_size, threads=SETTINGS.threads,
             home=Path(folder, "home"), out=Path(folder, "reports"), quiet=True,
         ).state  # fmt: skip
     ended = sorted(
-        (m.ended_at, record, m) for record in state.records for m in record.measurements[-1:]
+        (record for record in state.records if record.measurements),
+        key=lambda record: record.measurements[-1].ended_at,
     )
     passed: list[Passed] = []
-    for now, _, _ in ended:
-        seen = tuple(
-            replace(r, measurements=tuple(m for m in r.measurements if m.ended_at <= now))
-            for r in state.records if r.measurements[0].ended_at <= now
-        )  # fmt: skip
-        over = tuple(r for r in seen if r.epochs == r.run.stop_epochs or r.state != "completed")
-        best = best_first(trials_of(StudyState(config=state.config, records=over)))
-        if best and (not passed or passed[-1][2] != best[0].recipe):
-            passed.append((sum(r.epochs_trained for r in seen), now - start, best[0].recipe))
+    for number, record in enumerate(ended, start=1):  # they ran one after the other
+        seen = StudyState(
+            config=state.config, range_results=state.range_results, records=tuple(ended[:number])
+        )
+        found = recommend(seen)
+        if found is not None and (not passed or passed[-1][2] != found.best.recipe):
+            now = record.measurements[-1].ended_at
+            passed.append((seen.epochs_trained, now - start, found.best.recipe))
     return passed
 
 
@@ -298,7 +294,7 @@ def _build(
 
 
 def _training() -> NativeTraining:
-    return NativeTraining(bank_task(), replace(SETTINGS, ema_half_life_epochs=0.0))
+    return NativeTraining(bank_task(), SETTINGS)
 
 
 def _run(recipe: Recipe, seed: int) -> Run:

@@ -5,8 +5,8 @@
 First, trials that sleep through their epochs, so that what is measured is the scheduling and not
 the cores. Three loops take turns in each round on one local cluster:
 
-- lrtune: `train_on_cluster` with a study in SQLite, the `default` space and TPE, without pruning,
-  where its sampler takes longest, since it weighs 16 suggestions for a trial;
+- lrtune: `train_on_cluster` with a study in SQLite, the `default` space and TPE, with a full run of
+  each recipe in place of looks, and nothing confirmed;
 - Ray Tune as its documentation shows it: a function that calls `tune.report` after each epoch,
   under `OptunaSearch` and `ASHAScheduler`, a process for each trial;
 - the same with `reuse_actors=True`, as lrtune has it.
@@ -111,7 +111,7 @@ def by_lrtune(work: Work) -> list[Epoch]:
         name="asleep", task={}, space_name=name, space_toml=toml, epochs=work.epochs,
         steps_per_epoch=STEPS_PER_EPOCH, num_validation=1000,
         objective=Objective(num_counted=1000, guessing=10.0), baseline=default_recipe("sgd"),
-        pruner="none", num_seeds=1, num_confirmed=0, budget=Budget(work.trials - 1, "trials"),
+        pruner="none", confirm="0", budget=Budget(work.trials, "trials"),
     )  # fmt: skip
     interval = Interval(low=1e-3, high=3.0, suggestion=0.05)
     with tempfile.TemporaryDirectory() as folder:
@@ -320,9 +320,9 @@ def measure_real(engine: str, slots: int, given: argparse.Namespace) -> dict[str
     called = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         state = lrtune.search(
-            NamedTask(data="digits", model="mlp"), budget=given.real_trials - 1,
-            epochs=REAL_EPOCHS, pruner="none", num_seeds=1, num_confirmed=0,
-            settings={"threads": SETTINGS.threads, "device": SETTINGS.device},
+            NamedTask(data="digits", model="mlp"), budget=given.real_trials,
+            epochs=REAL_EPOCHS, pruner="none", confirm="0",
+            threads=SETTINGS.threads, device=SETTINGS.device,
             home=Path(folder, "home"), out=Path(folder, "reports"), quiet=True, engine=where,
         ).state  # fmt: skip
     whole_s = time.perf_counter() - called

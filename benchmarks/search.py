@@ -1,16 +1,15 @@
 """Regret of search strategies against the epochs that they train, replayed on recorded trainings.
 
-    python benchmarks/search.py --seeds 30 --json benchmarks/results/search.json --plot
-    benchmarks/results/search.svg python benchmarks/search.py --curves FOLDER --pools lcbench
-    --budget 20
+    python benchmarks/search.py --json results/search.json --plot results/search.svg
+    python benchmarks/search.py --worlds recorded --budgets 1 2 3 5
 
-Pools are the two optimizers of the bank (`bank/curves.csv`, made by `bank/make.py`) and, in a
-folder of your own, the public curves of LCBench and TaskSet. On the bank, regret is what the
-recommended recipe lacks of the best known one, in points of Top-1: by its final score at the full
-horizon, mean over all recorded seeds, of which a strategy sees one only. On public curves it is
-what the best loss seen so far lacks of the pool's best, 1 being the best loss of the median
-configuration. Budgets are in full runs; what a pruned, resumed or shortened run trains counts by
-the epoch.
+Pools are the two optimizers of the bank (`bank/curves.csv`, made by `bank/make.py`). Regret is what
+the recommended recipe lacks of the best one, in points of Top-1 at the full horizon. What a recipe
+is worth never comes from a run that a search was shown; `replay/bank.py` says how. Replay number r
+is a search with seed r in world r, and all strategies meet the same worlds. Budgets are in full
+runs; what a pruned, resumed or shortened run trains counts by the epoch, and so does lrtune's
+baseline. lrtune plans for its budget, so it is replayed for each; of a peer smaller budgets are the
+beginning of the largest one.
 """
 
 import argparse
@@ -19,62 +18,59 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Mapping
 from importlib.metadata import version
 from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
 from bank.recipes import SETTINGS, recipes
+from replay.bank import Bank, WorldKind, banks
 from replay.ledger import Strategy
-from replay.measure import CLOSE, Regrets, measure, quartiles
+from replay.measure import CLOSE, Regrets, Row, mean_and_error, quartiles, regrets_of
 from replay.ours import OURS
 from replay.peers import NEED_RAY, PEERS, SIZED
 from replay.plots import draw
-from replay.pools import Pool, bank_pools, recorded_pools
 
 from lrtune.training.native.devices import describe_environment
 
 BANK = Path(__file__).parent / "bank" / "curves.csv"
-MARKS = (5, 10, 20, 50)
-"""Budgets that the table shows, in full runs."""
+BUDGETS = (1, 2, 3, 5, 10, 20, 50)
+"""In full runs."""
+CLOSE_WITHIN = 20
+"""Budget whose searches are asked when they came close for good."""
 STRATEGIES: dict[str, Strategy] = {**OURS, **PEERS}
+DEFAULT = (*OURS, "random", "TPE + median", "TPE + Hyperband", "ASHA")
+"""The others take as long again, and none of them is better."""
 
 
 def main() -> None:
-    """Replays and prints a table for each pool."""
+    """Replays and prints a table for each optimizer."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--curves", type=Path, help="folder of lcbench-*.npz and taskset-*.npz")
-    parser.add_argument("--pools", nargs="+", metavar="NAME", help="pools whose names begin so")
+    parser.add_argument("--optimizers", nargs="+", metavar="NAME", help="default: all recorded")
     parser.add_argument(
-        "--strategies", nargs="+", metavar="NAME", choices=STRATEGIES, default=list(STRATEGIES)
+        "--strategies", nargs="+", metavar="NAME", choices=STRATEGIES, default=list(DEFAULT)
     )
-    parser.add_argument("--seeds", type=int, default=30)
-    parser.add_argument("--budget", type=int, default=50, help="in full runs")
+    parser.add_argument("--seeds", type=int, default=30, help="replays of each strategy")
+    parser.add_argument("--budgets", type=int, nargs="+", default=list(BUDGETS))
+    parser.add_argument("--worlds", choices=["resampled", "recorded"], default="resampled")
     parser.add_argument("--bank", type=Path, default=BANK)
+    parser.add_argument("--jobs", type=int, default=2, help="replays at the same time")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path, metavar="FILE.svg")
-    arguments = parser.parse_args()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    logging.getLogger("ray.tune.search.optuna").setLevel(logging.ERROR)  # on runs that diverged
-    warnings.filterwarnings(
-        "ignore", message="All-NaN slice"
-    )  # the same, by Optuna's median pruner
-
-    if min(arguments.seeds, arguments.budget) < 1:
-        parser.error("`1 <= seeds` and `1 <= budget` must hold.")
-    pools = [
-        pool for pool in _pools(arguments) if pool.name.startswith(tuple(arguments.pools or [""]))
-    ]
-    if not pools:
-        parser.error(
-            "no such pool, or nothing recorded of it: look at --pools, --bank and --curves."
-        )
-    names = arguments.strategies
+    given = parser.parse_args()
+    if min(given.seeds, given.jobs, *given.budgets) < 1:
+        parser.error("`1 <= seeds`, `1 <= jobs` and `1 <= budgets` must hold.")
+    found = _banks(given.bank) if given.bank.exists() else {}
+    wanted = given.optimizers or list(found)
+    if not found or not set(wanted) <= set(found):
+        parser.error(f"--optimizers must be recorded in {given.bank}: {', '.join(found) or 'none'}")
+    names = given.strategies
     environment = dict(describe_environment(SETTINGS, recipes()[0]))
     if find_spec("ray"):
         environment["ray"] = version("ray")
@@ -84,86 +80,135 @@ def main() -> None:
     for key, value in environment.items():
         print(f"{key}: {value}")
 
-    marks = [mark for mark in MARKS if mark < arguments.budget] + [arguments.budget]
+    budgets, start = sorted(set(given.budgets)), time.perf_counter()
     measured: dict[str, dict[str, Regrets]] = {}
-    for pool in pools:
-        _print_head(pool, marks, arguments.seeds)
-        measured[pool.name] = {}
-        for name in names:
-            budgets = marks if name in {*SIZED, *OURS} else marks[-1:]
-            start = time.perf_counter()
-            regrets = measure(STRATEGIES[name], pool, seeds=arguments.seeds, budgets=budgets)
-            measured[pool.name][name] = regrets
-            _print_row(name, pool, regrets, marks, (time.perf_counter() - start) / arguments.seeds)
-    if arguments.json:
-        result = {"benchmark": "search", "environment": environment, "seeds": arguments.seeds}
-        result["pools"] = {pool.name: _as_json(pool, measured[pool.name], marks) for pool in pools}
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
-    if arguments.plot:
-        arguments.plot.parent.mkdir(parents=True, exist_ok=True)
-        arguments.plot.write_text(draw(pools, measured))
+    result: dict[str, Any] = {
+        "benchmark": "search", "environment": environment, "seeds": given.seeds,
+        "worlds": given.worlds, "budgets": budgets,
+    }  # fmt: skip
+    with get_context("spawn").Pool(
+        given.jobs, initializer=_open, initargs=(given.bank, given.worlds)
+    ) as pool:
+        for optimizer in wanted:
+            bank = found[optimizer]
+            _print_head(bank, budgets, given.seeds, given.worlds)
+            measured[optimizer] = {}
+            for name in names:
+                jobs = (
+                    Job(optimizer=optimizer, strategy=name, seed=seed, budgets=tuple(budgets))
+                    for seed in range(given.seeds)
+                )
+                regrets = Regrets.of(pool.imap(_replay, jobs), bank.horizon_epochs)
+                measured[optimizer][name] = regrets
+                _print_row(name, regrets, budgets)
+                if given.json:  # after each, so that a run that is cut short leaves what it has
+                    result["seconds"] = round(time.perf_counter() - start)
+                    result["pools"] = {
+                        pool_name: _as_json(found[pool_name], strategies, budgets)
+                        for pool_name, strategies in measured.items()
+                    }
+                    given.json.parent.mkdir(parents=True, exist_ok=True)
+                    given.json.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"\n{time.perf_counter() - start:.0f} s with {given.jobs} jobs")
+    if given.plot:
+        given.plot.parent.mkdir(parents=True, exist_ok=True)
+        given.plot.write_text(draw(measured))
 
 
-def _pools(arguments: argparse.Namespace) -> Iterator[Pool]:
-    if arguments.bank.exists():
-        yield from bank_pools(arguments.bank, recipes())
-    if arguments.curves:
-        yield from recorded_pools(arguments.curves)
+class Job(NamedTuple):
+    """One strategy in one world."""
+
+    optimizer: str
+    strategy: str
+    seed: int
+    budgets: tuple[int, ...]
 
 
-def _print_head(pool: Pool, marks: list[int], seeds: int) -> None:
-    best = (
-        f", best known {pool.recipes[int(pool.quality.argmax())].label}: {pool.best:.2f} %"
-        if pool.recipes
-        else ""
+def _banks(table: Path) -> dict[str, Bank]:
+    return {bank.name: bank for bank in banks(table, recipes())}
+
+
+def _open(table: Path, worlds: WorldKind) -> None:
+    """Makes ready a process that replays."""
+    global opened, kind
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("ray.tune.search.optuna").setLevel(logging.ERROR)  # on runs that diverged
+    warnings.filterwarnings(
+        "ignore", message="All-NaN slice"
+    )  # the same, by Optuna's median pruner
+    opened, kind = _banks(table), worlds
+
+
+def _replay(job: Job) -> Row:
+    bank, name = opened[job.optimizer], job.strategy
+    world = bank.resampled(job.seed) if kind == "resampled" else bank.recorded(job.seed)
+    return regrets_of(
+        STRATEGIES[name], world, seed=job.seed, budgets=job.budgets, sized=name in {*SIZED, *OURS}
     )
+
+
+def _print_head(bank: Bank, budgets: list[int], seeds: int, worlds: WorldKind) -> None:
+    best, means = bank.best, bank.posterior.means
     print(
-        f"\n{pool.name}: {len(pool.configurations)} configurations, a full run of "
-        f"{pool.horizon_epochs} epochs{best}"
+        f"\n{bank.name}: {len(bank.recipes)} recipes, {_recorded(bank)[bank.horizon_epochs]} full "
+        f"runs of {bank.horizon_epochs} epochs, one seed has a deviation of "
+        f"{np.median(bank.posterior.noise):.2f}, best known {bank.recipes[best].label}: "
+        f"{means[best]:.2f} %"
     )
-    print(f"median [quartiles] of n = {seeds} seeds")
-    columns = [f"regret at {mark}" for mark in marks]
-    if pool.regret_of == "incumbent":
-        columns += [f"epochs to {CLOSE}", "for good"]
-    print(f"{'':18}" + "".join(f"{column:>19}" for column in columns) + "  s a replay")
+    print(f"mean regret ± its standard error over n = {seeds} {worlds} worlds, by full runs;")
+    if CLOSE_WITHIN in budgets:
+        print(
+            f"epochs until within {CLOSE} for good, in a search of {CLOSE_WITHIN} full runs: "
+            "median [quartiles]"
+        )
+    print(f"{'':18}" + "".join(f"{budget:>13}" for budget in budgets) + f"{'epochs':>19}")
 
 
-def _print_row(name: str, pool: Pool, regrets: Regrets, marks: list[int], seconds: float) -> None:
-    cells = [_cell(regrets.at(mark), ".2f") for mark in marks]
-    if pool.regret_of == "incumbent":
-        cells += [
-            _cell(epochs, ".0f")
-            for epochs in (regrets.epochs_until_close(), regrets.epochs_until_close_for_good())
-        ]
-    print(f"{name:18}" + "".join(f"{cell:>19}" for cell in cells) + f"{seconds:12.2f}", flush=True)
+def _print_row(name: str, regrets: Regrets, budgets: list[int]) -> None:
+    cells = [_cell(*mean_and_error(regrets.at(budget))) for budget in budgets]
+    close = ""
+    if CLOSE_WITHIN in budgets:
+        ends = regrets.epochs_until_close_for_good(CLOSE_WITHIN)
+        low, middle, high = (f"{value:.0f}" for value in quartiles(ends))
+        close = f"{middle} [{low}, {high}]"
+    print(f"{name:18}" + "".join(f"{cell:>13}" for cell in cells) + f"{close:>19}", flush=True)
 
 
-def _cell(values: np.ndarray, form: str) -> str:
-    low, middle, high = (f"{value:{form}}" for value in quartiles(values))
-    return f"{middle} [{low}, {high}]"
+def _cell(mean: float, error: float) -> str:
+    """Without a mean where some replay had nothing to recommend."""
+    return f"{mean:.2f} ± {error:.2f}" if math.isfinite(mean) else "-"
 
 
-def _as_json(pool: Pool, strategies: dict[str, Regrets], marks: list[int]) -> dict[str, Any]:
-    """Quartiles, and the value of each seed; never is null."""
+def _recorded(bank: Bank) -> Mapping[int, int]:
+    """Runs on record by their horizon."""
+    return {horizon: sum(map(len, runs)) for horizon, runs in bank.runs.items()}
+
+
+def _as_json(bank: Bank, strategies: dict[str, Regrets], budgets: list[int]) -> dict[str, Any]:
+    """Means with their errors, and the value of each replay; what is infinite is null."""
     described: dict[str, Any] = {
-        "configurations": len(pool.configurations), "horizon_epochs": pool.horizon_epochs,
-        "best": pool.best, "regret_of": pool.regret_of, "close": CLOSE, "strategies": {},
+        "recipes": len(bank.recipes), "recorded_runs": _recorded(bank),
+        "noise": round(float(np.median(bank.posterior.noise)), 3),
+        "best": round(float(bank.posterior.means.max()), 3), "close": CLOSE, "strategies": {},
     }  # fmt: skip
     for name, regrets in strategies.items():
-        figures = {f"regret_at_{mark}": regrets.at(mark) for mark in marks}
-        if pool.regret_of == "incumbent":
-            figures["epochs_until_close"] = regrets.epochs_until_close()
-            figures["epochs_until_close_for_good"] = regrets.epochs_until_close_for_good()
-        described["strategies"][name] = {
-            key: {"quartiles": _plain(quartiles(values)), "seeds": _plain(values)}
-            for key, values in figures.items()
-        }
+        figures: dict[str, Any] = {}
+        for budget in budgets:
+            mean, error = _plain(mean_and_error(regrets.at(budget)))
+            figures[f"regret_at_{budget}"] = {
+                "mean": mean, "error": error, "replays": _plain(regrets.at(budget)),
+            }  # fmt: skip
+        if CLOSE_WITHIN in budgets:
+            ends = regrets.epochs_until_close_for_good(CLOSE_WITHIN)
+            figures["epochs_until_close_for_good"] = {
+                "quartiles": _plain(quartiles(ends)), "replays": _plain(ends),
+            }  # fmt: skip
+        described["strategies"][name] = figures
     return described
 
 
-def _plain(values: np.ndarray) -> list[float | None]:
-    return [round(value, 4) if math.isfinite(value) else None for value in values.tolist()]
+def _plain(values: Any) -> list[float | None]:
+    return [round(float(value), 4) if math.isfinite(value) else None for value in values]
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ def by_lrtune(
         start = time.time()
         state = app.search(
             names, space=Path(folder, "space.toml"), budget=trials, epochs=epochs, seed=seed,
-            settings={"batch_size": BATCH_SIZE, "precision": precision}, home=Path(folder, "home"),
+            batch_size=BATCH_SIZE, precision=precision, home=Path(folder, "home"),
             out=Path(folder, "reports"), quiet=True,
         ).state  # fmt: skip
         end = time.time()

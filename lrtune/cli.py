@@ -85,6 +85,20 @@ class Command(click.Command):
         except InputError as error:
             raise InputError([self.in_flags(problem) for problem in error.problems]) from error
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Says what there is in the place of an option that is gone."""
+        known = {flag for option in self.params for flag in option.opts}
+        typed = [arg.partition("=")[0] for arg in args if arg.startswith("--")]
+        gone = {flag: flag[2:].replace("-", "_") for flag in typed if flag not in known}
+        problems = [
+            f"`{flag}` is gone: {commands.RETIRED[name]}."
+            for flag, name in gone.items()
+            if name in commands.RETIRED
+        ]
+        if problems:
+            raise InputError([self.in_flags(problem) for problem in problems])
+        return super().parse_args(ctx, args)
+
     def in_flags(self, text: str) -> str:
         """A text with `--seeds` for `num_seeds`, and `--jobs` for `jobs=`.
 

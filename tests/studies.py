@@ -8,8 +8,11 @@ from lrtune.core.objective import Objective
 from lrtune.core.recipe import Recipe
 from lrtune.core.run import Measurement, Run, RunRecord
 from lrtune.core.study import StudyConfig, StudyState
+from lrtune.decide.looks import looks_of
 
 BASELINE = Recipe(peak_lr=0.1, decay=StepDecay(every_epochs=2))
+LOOKS = looks_of(1, 2, seed=0)
+"""Of a made-up study: one epoch, two epochs, and two with another seed."""
 
 
 def config_of(**changes):
@@ -75,34 +78,36 @@ def timeless(measurements, **others):
 
 def record(
     top1s, kind="full", *, trial=0, seed=0, recipe=None, state="completed", horizon_epochs=4,
-    rung=None, averaged=None, **others,
+    look=0, looks=LOOKS, averaged=None, **others,
 ):  # fmt: skip
     """A run with these Top-1s, one an epoch; a diverged one's last loss is NaN.
 
     Args:
         top1s: by the raw weights.
-        kind: `rung` is said by `rung` alone.
+        kind: `look` is said by `look` alone.
         trial: its number.
-        seed: of the run.
+        seed: of the run; that of a look is in `looks`.
         recipe: by default one that only this trial has.
         state: how it ended.
         horizon_epochs: of a full run, for which the recipe is meant.
-        rung: that the run is for, where it is no full one.
+        look: its number, from 1, where the run is no full one.
+        looks: of the study.
         averaged: Top-1s of the averaged weights, where they differ; `"none"`: there are none.
         others: fields of the record.
     """
     name = "baseline" if kind == "baseline" else f"trial-{trial:04d}"
     suffix = {
-        "full": f"-rung-{rung}" if rung else "",
+        "full": f"-look-{look}" if look else "",
         "confirm": f"-confirm-{seed - 1}",
         "baseline": f"-{seed - 1}",
     }
+    run_epochs = looks[look - 1].epochs if look else horizon_epochs
     losses = [1.0] * (len(top1s) - 1) + [math.nan if state == "diverged" else 1.0]
     averaged = averaged or [None] * len(top1s)
     return RunRecord(
         run=Run(
             id=name + suffix[kind],
-            kind="rung" if rung else kind,
+            kind="look" if look else kind,
             trial=-1 if kind == "baseline" else trial,
             recipe=recipe
             or (
@@ -111,9 +116,9 @@ def record(
                 else Recipe(peak_lr=0.01 * (trial + 1), decay=Cosine())
             ),
             recipe_epochs=horizon_epochs,
-            horizon_epochs=rung.epochs if rung and rung.compressed else horizon_epochs,
-            stop_epochs=rung.epochs if rung else horizon_epochs,
-            seed=seed,
+            horizon_epochs=run_epochs,
+            stop_epochs=run_epochs,
+            seed=looks[look - 1].seed if look else seed,
         ),
         state=state,
         measurements=tuple(

@@ -6,6 +6,7 @@ from contextlib import closing, contextmanager
 
 import pytest
 
+from lrtune.core.commands import RETIRED
 from lrtune.store import database as database_module
 from lrtune.store.database import StudyStore
 
@@ -48,9 +49,9 @@ BAD = {
         "search --optimizer lion", {}, ["`optimizer` must be one of sgd, adagrad", "got 'lion'"],
     ),
     "sampler": ("search --sampler cmaes", {}, ["`sampler` must be one of tpe, gp", "got 'cmaes'"]),
-    "pruner": ("search --pruner asha", {}, ["`pruner` must be one of fair, halving", "got 'asha'"]),
-    "signal": (
-        "search --signal smoothed", {}, ["`signal` must be one of averaged, raw", "got 'smoothed'"],
+    "pruner": ("search --pruner asha", {}, ["`pruner` must be one of fair, none", "got 'asha'"]),
+    "pruner of old": (
+        "search --pruner median", {}, ["`pruner` must be one of fair, none, but got 'median'"],
     ),
     "precision": (
         "search --precision fp8", {}, ["`precision` must be one of auto, fp32", "got 'fp8'"],
@@ -72,12 +73,36 @@ BAD = {
         "search --budget banana", {}, ["`budget` must look like 50, 300ep", "got 'banana'"],
     ),
     "half a trial": ("search --budget 2.5", {}, ["`budget` in trials must be whole", "got '2.5'"]),
-    "budget below baseline": (
-        "search --budget 3runs", {}, ["`budget` must cover the baseline's 3 runs", "got 3runs"],
+    "budget below the looks at one recipe": (
+        "search --space x.toml --model mlp --epochs 10 --looks 2,4 --budget 9ep", space(),
+        ["`budget` must cover the 10 epochs that a search of a single recipe takes, but got 9ep"],
+    ),
+    "budget below a full run": (
+        "search --space x.toml --model mlp --epochs 10 --pruner none --budget 0.9runs", space(),
+        ["`budget` must cover the 10 epochs .* but got 0.9runs"],
+    ),
+    "budget below a quick proof": (
+        "search --space x.toml --model mlp --epochs 9 --looks 2,4 --confirm quick --budget 27ep",
+        space(), ["`budget` must cover the 28 epochs .* but got 27ep"],
     ),
     "epochs": ("search --epochs 0", {}, ["`1 <= epochs` must hold, but got 0"]),
     "seeds": ("search --seeds 0", {}, ["`1 <= --seeds` must hold, but got 0"]),
-    "confirmations": ("search --confirm -1", {}, ["`0 <= --confirm` must hold, but got -1"]),
+    "number of confirmations": (
+        "search --confirm 3", {}, ["`confirm` must be one of full, quick, 0, but got '3'"],
+    ),
+    "lag": ("search --lag 0", {}, ["`1 <= lag` must hold, but got 0"]),
+    "lag of words": ("search --lag all", {}, ["`lag` must be a whole number, but got 'all'"]),
+    "what matters": ("search --matters 0", {}, ["`0 < matters` must hold, but got 0.0"]),
+    "what matters less than nothing": (
+        "search --matters=-0.1", {}, ["`0 < matters` must hold, but got -0.1"],
+    ),
+    "what matters in words": (
+        "search --matters a-lot", {}, ["`matters` must be a number, but got 'a-lot'"],
+    ),
+    "what matters without a race": (
+        "search --matters 1 --confirm quick", {},
+        ["`--matters` does not go with `--confirm quick`, which has no race"],
+    ),
     "jobs": ("search --jobs=-1", {}, ["`0 <= jobs` must hold, but got -1"]),
     "lanes": (
         "search --lanes 0", {}, ["`lanes` must be auto or a whole number from 1, but got '0'"],
@@ -129,21 +154,38 @@ BAD = {
     "steps of a sweep": ("find --steps 1", {}, ["--steps", "got 1"]),
     "ends of a sweep": ("find --low 1 --high 0.1", {}, ["low", "high", "1.0", "0.1"]),
     "seeds of a sweep": ("find --seeds 0", {}, ["`1 <= --seeds` must hold, but got 0"]),
-    # rungs
-    "rungs": ("search --rungs 3,banana", {}, ["`rungs` must look like c1,c3,9", "got '3,banana'"]),
-    "falling rungs": ("search --rungs 3,1", {}, ["`rungs` must look like c1,c3,9", "got '3,1'"]),
-    "rungs that are too long": (
-        "search --epochs 4 --rungs c2,4,9", {},
+    # looks
+    "looks": (
+        "search --looks 3,banana", {},
+        ["`looks` must be two lengths in epochs, such as 1,3, but got '3,banana'"],
+    ),
+    "one look": ("search --looks 3", {}, ["`looks` must be two lengths .* but got '3'"]),
+    "three looks": ("search --looks 1,2,3", {}, ["`looks` must be two lengths .* but got '1,2,3'"]),
+    "falling looks": ("search --looks 3,1", {}, ["`looks` must be two lengths .* but got '3,1'"]),
+    "looks of nothing": ("search --looks 0,1", {}, ["`looks` must be two lengths .* got '0,1'"]),
+    "looks of old": ("search --looks c1,c3", {}, ["`looks` must be two lengths .* got 'c1,c3'"]),
+    "looks that are too long": (
+        "search --epochs 4 --looks 2,4", {},
+        ["a look must be shorter than the full run of 4 epochs, but got '2,4'"],
+    ),
+    "looks that there are not": (
+        "search --pruner none --looks 1,2 --rank-by top1", {},
         [
-            "shorter than the full run of 4 epochs, but got 4",
-            "shorter than the full run of 4 epochs, but got 9",
+            "`--looks` does not go with `--pruner none`, which has no looks",
+            "`--rank-by` does not go with `--pruner none`",
         ],
     ),
-    "rungs without a ladder": (
-        "search --pruner median --rungs c1", {},
-        ["`rungs` go with `pruner` fair, halving, hyperband, but got median"],
+    "rank by another direction": (
+        "search --rank-by val_loss:down --budget banana", {},
+        ["a metric must be NAME, NAME:max or NAME:min, but got 'val_loss:down'", "got 'banana'"],
     ),
-    "reduction of 1": ("search --reduction 1", {}, ["`2 <= --reduction` must hold, but got 1"]),
+    "rank by what is not measured": (
+        "search --model mlp --rank-by f1", {},
+        [r"`--rank-by` must be a metric .* \(train_loss, val_loss, top1\), but got 'f1'"],
+    ),
+    "rank by a metric without a direction": (
+        "search --model mlp --rank-by fun", {}, ["got 'fun': write fun:max if higher is better"],
+    ),
     "half-life": (
         "search --ema-half-life -1", {}, ["`0 <= --ema-half-life` must hold, but got -1"],
     ),
@@ -308,7 +350,7 @@ BAD = {
     # several at once
     "options together": (
         "search --epochs many --sampler cmaes --budget banana --optimizer lion --train-size all "
-        "--rungs 3,1 --space wide --jobs -1 --max-retries 2", {},
+        "--looks 3,1 --space wide --jobs -1 --max-retries 2", {},
         ["got 'many'", "got 'cmaes'", "got 'banana'", "got 'lion'", "got 'all'", "got '3,1'",
          "got 'wide'", "got -1", "`--max-retries` does not go with `--engine local`"],
     ),
@@ -375,6 +417,44 @@ def test_bad_input_is_refused_in_words(call, here, nowhere, words, files, said):
     assert not {".lrtune", "reports"} & ({path.name for path in here.iterdir()} - set(files))
 
 
+# --- options that are gone
+
+# what was typed once, and what there is in its place
+RETIRED_FLAGS = {
+    "--rungs c1,3": "the search looks at each recipe .*, whose lengths `--looks` sets",
+    "--rungs=c1,3": "the search looks at each recipe .*, whose lengths `--looks` sets",
+    "--reduction 3": "the search looks at each recipe .*, whose lengths `--looks` sets",
+    "--reduction-factor 3": "the search looks at each recipe .*, whose lengths `--looks` sets",
+    "--signal averaged": "looks are judged by the raw weights now, by what `--rank-by` says",
+    "--num-confirmed 3": "`--confirm` is full, quick or 0 now",
+}
+
+
+def test_every_option_that_is_gone_is_tested():
+    flags = {flag.split()[0].partition("=")[0].strip("-") for flag in RETIRED_FLAGS}
+    assert {flag.replace("-", "_") for flag in flags} == set(RETIRED)
+
+
+@pytest.mark.parametrize("flag", RETIRED_FLAGS)
+def test_an_option_that_is_gone_tells_what_there_is_in_its_place(call, here, flag):
+    outcome = call("search", *flag.split(), "--data", "digits")
+    name = re.match("[a-z-]+", flag)[0]
+    check_refused(outcome, [f"^lrtune: `{name}` is gone: {RETIRED_FLAGS[flag]}"])
+    assert outcome.err.count("\n") == 1
+    assert not list(here.iterdir())
+
+
+def test_options_that_are_gone_are_shown_together(call, here):
+    outcome = call("search", "--rungs", "c1", "--reduction", "3", "--signal", "raw")
+    check_refused(outcome, ["`--rungs` is gone", "`--reduction` is gone", "`--signal` is gone"])
+    assert outcome.err.count("\n") == 3
+    for words in (("resume", "x", "--rungs", "c1"), ("compare", "--rungs", "c1", "--seeds", "0")):
+        check_refused(call(*words), ["^lrtune: `--rungs` is gone"])
+    refused = call("search", "--metric", "val_loss", "--", "nosuchprogram", "--rungs", "c1")
+    check_refused(refused, ["'nosuchprogram' could not be started"])
+    assert "is gone" not in refused.err  # that one is the command's own
+
+
 # --- with a study that is there
 
 # what to do with the study `tiny`, and what the message says
@@ -418,9 +498,14 @@ def test_bad_input_for_a_study_is_refused_in_words(call, finished, here, words, 
         (["--epochs", "3"], ["'tiny' has epochs=2, but got 3"]),
         (["--space", "quick"], ["'tiny' has space_name='default', but got 'quick'"]),
         (
-            ["--sampler", "gp", "--pruner", "median"],
-            ["sampler='tpe', but got 'gp'", "pruner='none', but got 'median'"],
+            ["--sampler", "gp", "--pruner", "fair"],
+            ["sampler='tpe', but got 'gp'", "pruner='none', but got 'fair'"],
         ),
+        (
+            ["--confirm", "quick", "--lag", "2"],
+            ["confirm='full', but got 'quick'", "lag=8, but got 2"],
+        ),
+        (["--matters", "0.5"], ["'tiny' has matters=None, but got 0.5"]),
         (["--label-smoothing", "0.1"], ["'tiny' has --label-smoothing=0.0, but got 0.1"]),
         (["--model", "small-cnn"], ["'tiny' has task=.*'mlp'.*, but got .*'small-cnn'"]),
     ],

@@ -6,16 +6,21 @@ from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
+import pandas as pd
 import pytest
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from benchmarks import command, command_digits, decisions, overhead
+from benchmarks import ask, command, command_digits, decisions, overhead
+from benchmarks.bank.recipes import recipes as bank_recipes
+from benchmarks.replay.bank import NUM_FRESH, Posterior, banks
 from benchmarks.replay.ledger import NONE, Ledger, Over, replay
-from benchmarks.replay.measure import Regrets, measure, quartiles
+from benchmarks.replay.measure import Regrets, mean_and_error, measure, quartiles
+from benchmarks.replay.ours import OURS
 from benchmarks.replay.peers import NEED_RAY, PEERS
-from benchmarks.replay.pools import Parameter, Pool, bank_pools, recorded_pools
-from lrtune.core.decays import Constant, Plateau
-from lrtune.core.recipe import Recipe
+from benchmarks.replay.pools import Parameter, Pool
+from benchmarks.replay.signals import measure as measure_signals
+from lrtune.core.decays import Constant, Cosine, Linear, Plateau
+from lrtune.core.recipe import Recipe, default_recipe
 from lrtune.core.sources import NamedTask
 from lrtune.schedules import build_schedule
 
@@ -29,15 +34,15 @@ def pool_of(full, **short):
     """
     scores = {len(full[0]): full} | {int(name[1:]): rows for name, rows in short.items()}
     curves = {
-        h: np.stack([rows, np.array(rows) / 2, np.negative(rows)], axis=-1)
+        h: [[np.stack([row, np.negative(row)], axis=-1)] for row in rows]
         for h, rows in scores.items()
     }
     quality = np.nan_to_num([row[-1] for row in full])
     places = tuple(range(len(full)))
     return Pool(
         name="tiny", parameters=(Parameter(name="place", kind="ladder", choices=places),),
-        configurations=[{"place": place} for place in places], curves=curves, repeats=True,
-        regret_of="incumbent", quality=quality, best=quality.max(),
+        configurations=[{"place": place} for place in places], curves=curves,
+        quality=quality, best=quality.max(),
     )  # fmt: skip
 
 
@@ -112,19 +117,16 @@ def test_what_a_strategy_recommends_counts_from_the_epoch_that_it_followed():
     assert replay(strategy, TINY, seed=0, budget_epochs=4).incumbents.tolist() == [0, 3, 3, 3]
 
 
-def test_best_seen_passes_over_divergence():
-    def strategy(ledger, seed):
-        for index in (2, 0):
-            ledger.start(index).train(3)
-
-    assert replay(strategy, TINY, seed=0, budget_epochs=6).best_seen.tolist() == [
-        56,
-        56,
-        56,
-        60,
-        61,
-        61,
-    ]
+def test_a_run_is_answered_by_its_seed_or_by_one_that_there_is():
+    first, second = ([[top1, 1.0]] * 3 for top1 in (50, 60))
+    pool = replace(TINY, curves={3: [[np.array(first), np.array(second)]] * 5})
+    tops = [pool.result(0, 3, 3, seed=seed)[-1].score for seed in range(3)]
+    assert tops == [50, 60, 50]
+    ledger = Ledger(pool, budget_epochs=6)
+    run = ledger.start(0, seed=1)
+    run.train(3)
+    assert run.score == 60
+    assert [run.is_same(ledger.start(0, seed=seed)) for seed in (0, 1)] == [False, True]
 
 
 def test_nothing_left_to_try_ends_a_search():
@@ -139,7 +141,7 @@ def test_nothing_left_to_try_ends_a_search():
 def test_halving_finds_the_survivor_for_81_epochs():
     trace = replay(PEERS["halving"], ORDERED, seed=0, budget_epochs=81)
     assert trace.incumbents[-1] == 26
-    assert trace.best_seen[-2:].tolist() == [26.25, 26.26]  # 27 x 1 + 9 x 2 + 3 x 6 + 1 x 18 epochs
+    assert trace.spent_epochs == 81  # 27 x 1 + 9 x 2 + 3 x 6 + 1 x 18 epochs
 
 
 def test_halving_goes_on_with_those_left_behind():
@@ -156,9 +158,7 @@ def test_one_epoch_for_all_leaves_budget_for_three(budget_epochs, lengths):
 
 
 @pytest.mark.parametrize("name", PEER_NAMES)
-def test_configurations_are_tried_again_on_a_grid_only(name):
-    once = ledger_of(name, replace(TINY, repeats=False), budget_epochs=60)
-    assert sorted(run.index for run in once.runs) == [0, 1, 2, 3, 4]
+def test_configurations_are_tried_again_by_peers_that_ask_a_sampler(name):
     again = ledger_of(name, TINY, budget_epochs=60)
     assert (len(again.runs) > 5) == (
         name not in {"halving", "one epoch for all"}
@@ -167,7 +167,7 @@ def test_configurations_are_tried_again_on_a_grid_only(name):
 
 @pytest.mark.parametrize("name", PEER_NAMES)
 def test_a_peer_is_replayed_the_same_by_seed_and_survives_divergence(name):
-    scores = np.array([curve[:, 0] for curve in ORDERED.curves[27]])
+    scores = np.array([curve[:, 0] for (curve,) in ORDERED.curves[27]])
     scores[::5, 2:] = NAN
     pool = pool_of(scores.tolist())
     once, again, other = (replay(PEERS[name], pool, seed, budget_epochs=150) for seed in (1, 1, 2))
@@ -185,23 +185,37 @@ def test_a_peer_stops_runs_by_its_own_rule(name):
     assert (min(lengths) < 27) == (name not in {"random", "TPE"})
 
 
-# regrets by epochs spent; the first epochs within 0.3; those for good
+# regrets by epochs spent; the epochs until within 0.3 for good
 CLOSE = {
-    "never": ([2, 1, 0.5], INF, INF),
-    "at once": ([0.3, 0.2, 0.1], 1, 1),
-    "and stays": ([1, 0.3, 0], 2, 2),
-    "and leaves": ([1, 0, 2], 2, INF),
-    "and returns": ([0, 1, 0.2], 1, 3),
-    "nothing to recommend": ([INF, INF, 0], 3, 3),
+    "never": ([2, 1, 0.5], INF),
+    "at once": ([0.3, 0.2, 0.1], 1),
+    "and stays": ([1, 0.3, 0], 2),
+    "and leaves": ([1, 0, 2], INF),
+    "and returns": ([0, 1, 0.2], 3),
+    "nothing to recommend": ([INF, INF, 0], 3),
 }
 
 
 @pytest.mark.parametrize("name", CLOSE)
-def test_epochs_until_close(name):
-    row, first, for_good = CLOSE[name]
-    regrets = Regrets(by_epochs=np.array([row]), horizon_epochs=1)
-    assert regrets.epochs_until_close() == [first]
-    assert regrets.epochs_until_close_for_good() == [for_good]
+def test_epochs_until_close_for_good(name):
+    row, for_good = CLOSE[name]
+    regrets = Regrets(by_budget={3: np.array([row]), 9: np.zeros((1, 9))}, horizon_epochs=1)
+    assert regrets.epochs_until_close_for_good(3) == [for_good]
+    assert regrets.epochs_until_close_for_good(9) == [1]
+
+
+@pytest.mark.parametrize(
+    ("values", "mean", "error"),
+    [
+        ([1, 2, 3], 2, 1 / math.sqrt(3)),
+        ([4, 4], 4, 0),
+        ([4], 4, NAN),
+        ([0, INF], INF, NAN),
+        ([INF], INF, NAN),
+    ],
+)
+def test_the_mean_has_the_standard_error_of_its_replays(values, mean, error):
+    assert mean_and_error(np.array(values, float)) == pytest.approx((mean, error), nan_ok=True)
 
 
 @pytest.mark.parametrize(
@@ -221,24 +235,26 @@ def test_quartiles_are_values_of_seeds(values, expected):
 
 def test_regret_is_of_the_quality_not_of_the_score_that_was_seen():
     pool = replace(TINY, quality=np.array([70.0, 60.0, 0.0, 90.0, 0.0]))
-    regrets = measure(lambda ledger, seed: ledger.start(0).train(3), pool, seeds=2, budgets=[1])
+    regrets = measure(lambda ledger, seed: ledger.start(0).train(3), [pool] * 2, budgets=[1])
     assert regrets.by_epochs.tolist() == [[20, 20, 20]] * 2
 
 
-def test_regret_of_the_best_seen_is_in_the_pools_unit():
-    pool = replace(TINY, regret_of="best seen", best=90.0, unit=10.0)
-    regrets = measure(lambda ledger, seed: ledger.start(0).train(3), pool, seeds=1, budgets=[1])
-    assert regrets.by_epochs.tolist() == [[4, 3, 2.9]]
+def test_each_replay_has_a_world_and_the_seed_of_its_place():
+    worlds = [replace(TINY, quality=TINY.quality + shift) for shift in (0, -7)]
+    regrets = measure(lambda ledger, seed: ledger.start(3 * seed).train(3), worlds, budgets=[1])
+    assert regrets.at(1).tolist() == [90 - 61, 90 - 83]
 
 
-def test_a_plan_made_for_a_budget_is_judged_up_to_that_budget():
+@pytest.mark.parametrize(("sized", "expected"), [(True, [29, 0]), (False, [0, 0])])
+def test_a_plan_made_for_a_budget_is_replayed_for_each(sized, expected):
     def plan(ledger, seed):
         ledger.start(0 if ledger.budget_epochs == 3 else 3).train(3)
 
-    regrets = measure(plan, TINY, seeds=1, budgets=[1, 2])
-    assert regrets.by_epochs.tolist() == [[29, 29, 29, 0, 0, 0]]
-    assert regrets.at(1) == [29]
-    assert regrets.at(2) == [0]
+    regrets = measure(plan, [TINY], budgets=[1, 2], sized=sized)
+    assert [regrets.at(budget)[0] for budget in (1, 2)] == expected
+    assert [regrets.by_budget[budget].shape for budget in (1, 2)] == [(1, 3), (1, 6)]
+    first, second = ([regret] * 3 for regret in expected)
+    assert regrets.by_epochs.tolist() == [[*first, *second]]
 
 
 RECIPES = [
@@ -265,51 +281,289 @@ TABLE = """recipe,seed,horizon,epoch,val_loss,top1,averaged_top1
 @pytest.fixture
 def sgd(tmp_path):
     (tmp_path / "curves.csv").write_text(TABLE)
-    (pool,) = bank_pools(tmp_path / "curves.csv", RECIPES)  # none of AdamW has every horizon
-    return pool
+    (bank,) = banks(tmp_path / "curves.csv", RECIPES)  # none of AdamW has every horizon
+    return bank
 
 
-def test_the_bank_shows_seed_0_and_judges_by_all(sgd):
+def test_the_bank_has_the_recipes_that_ended_at_every_horizon(sgd):
     assert list(sgd.recipes) == RECIPES[:2]  # the third's full run is still in the making
-    assert sgd.quality.tolist() == [52, 0]  # the second diverged
+    assert sgd.finals == [{0: 50, 1: 54}, {0: 0}]  # the second diverged
     assert sgd.horizon_epochs == 2
-    assert sgd.result(0, 2, 2) == [(45, 35, 1.4), (50, 52, 1.2)]
-    assert sgd.result(0, 1, 1) == [(40, 30, 1.5)]
-    assert [math.isnan(epoch.score) for epoch in sgd.result(1, 2, 2)] == [True]  # it ended
+    world = sgd.recorded(0)
+    assert world.result(0, 2, 2) == [(45, 1.4), (50, 1.2)]
+    assert world.result(0, 1, 1) == [(40, 1.5)]
+    assert [math.isnan(epoch.score) for epoch in world.result(1, 2, 2)] == [True]  # it ended
 
 
 def test_patience_exists_for_plateau_only(sgd):
-    assert sgd.configurations[0].keys() == {"peak_lr", "warmup_epochs", "decay"}
-    *_, patience = sgd.parameters
+    world = sgd.recorded(0)
+    assert world.configurations[0].keys() == {"peak_lr", "warmup_epochs", "decay"}
+    *_, patience = world.parameters
     assert patience.choices == (1, 4)
-    assert [patience.exists(values) for values in sgd.configurations] == [False, True]
+    assert [patience.exists(values) for values in world.configurations] == [False, True]
     assert (
-        sgd.nearest(
+        world.nearest(
             {"peak_lr": 1.0, "warmup_epochs": 0.0, "decay": "plateau", "patience_epochs": 4}
         )
         == 1
     )
-    assert sgd.nearest(dict(sgd.configurations[0])) == 0
-    assert sgd.nearest(dict(sgd.configurations[0]), but={0}) == 1
+    assert world.nearest(dict(world.configurations[0])) == 0
+    assert world.nearest(dict(world.configurations[0]), but={0}) == 1
 
 
-def test_public_curves_are_scored_by_minus_the_loss_from_the_first_epoch_on(tmp_path):
-    loss = np.array([[0.1, 3, 2], [0.1, 1, np.inf], [0.1, np.nan, np.nan], [0.1, 5, 4]])
-    columns = np.array([[1e-3, 0.0], [1e-2, 0.4], [1e-1, 0.6], [1e-2, 1.0]])
-    np.savez(
-        tmp_path / "lcbench-a.npz", X=columns, val_loss=loss, names=np.array(["lr", "momentum"])
+# --- what is true of a recipe
+
+
+def test_one_lucky_run_is_not_taken_at_its_word_but_five_are():
+    """Of many recipes one has the highest run; it gets the more of it back, the more runs say so.
+
+    The bad ones are far away and stay where they are.
+    """
+    rng = np.random.default_rng(0)
+    good = [list(84 + 0.4 * rng.standard_normal(3)) for _ in range(60)]
+    bad = [[60.0 + number] for number in range(10)]
+    once, often = (
+        Posterior.of([[84.8] * seeds, *good, *bad]).means for seeds in (1, 5)
+    )  # two deviations above the others
+    assert 84 < once[0] < 84.3 < often[0] < 84.8
+    assert once[-10:] == pytest.approx([60 + number for number in range(10)], abs=0.1)
+
+
+def test_the_noise_of_a_recipe_is_its_own_as_far_as_it_has_seeds():
+    quiet, loud = [[80, 84.0, 84.1, 83.9, 84.0]] * 10, [[80, 83.0, 85.0, 83.0, 85.0]] * 10
+    noise = Posterior.of([*quiet, *loud, [84.0]]).noise
+    assert noise[0] < noise[-1] < noise[10]  # the last has no seeds to tell
+    assert noise[-1] == pytest.approx(math.sqrt((0.02 + 4) / 6))  # the first of each is left out
+    assert Posterior.of([[84.0], [83.0]]).noise.max() < 1e-3  # nothing is known of it
+
+
+def test_truths_are_drawn_from_what_is_known():
+    rng = np.random.default_rng(0)
+    posterior = Posterior.of(
+        [list(mean + 0.3 * rng.standard_normal(4)) for mean in np.linspace(80, 84, 40)]
     )
-    (pool,) = recorded_pools(tmp_path)
-    assert (pool.name, pool.horizon_epochs, pool.repeats) == ("lcbench-a", 2, False)
-    assert (pool.best, pool.unit) == (
-        -1,
-        2,
-    )  # the best losses are 1, 2, 4 and none: 3 is the median
-    assert [epoch.score for epoch in pool.result(0, 2, 2)] == [-3, -2]
-    assert len(pool.result(1, 2, 2)) == 2
-    assert len(pool.result(2, 2, 2)) == 1
-    assert [parameter.kind for parameter in pool.parameters] == ["log", "linear"]
-    assert pool.nearest({"lr": 2e-2, "momentum": 0.5}) == 1
+    draws = np.array([posterior.draw(rng) for _ in range(2000)])
+    assert draws.mean(axis=0) == pytest.approx(posterior.means, abs=0.03)
+    assert 0.03 < draws.std(axis=0).mean() < 0.2  # a standard error of .15, shrunk
+
+
+def made_up_table(recipes, *, full_seeds, look_seeds=(0, 1, 2)):
+    """The table of a bank in which recipe number i has `full_seeds(i)` full runs.
+
+    The final Top-1 of seed s is 50 + i + s / 100; looks have a loss that tells the recipe and the
+    seed, too, and those of three epochs a lower one.
+    """
+    rows = []
+    for number in range(len(recipes)):
+        runs = [(seed, horizon) for horizon in (1, 3) for seed in look_seeds]
+        runs += [(seed, 27) for seed in range(full_seeds(number))]
+        for seed, horizon in runs:
+            top1 = 50 + number + seed / 100
+            for epoch in range(1, horizon + 1):
+                rows.append({
+                    "recipe": number, "seed": seed, "horizon": horizon, "epoch": epoch,
+                    "val_loss": 4 - top1 / 100 - horizon / 50,
+                    "top1": top1 - (horizon - epoch) / 10,
+                })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def bank(tmp_path):
+    """24 recipes of SGD, the later the better; every third has five full runs, the others one."""
+    lrs = [0.01 * 10 ** (number / 6) for number in range(12)]
+    recipes = [
+        replace(default_recipe("sgd"), peak_lr=lr, decay=decay)
+        for lr in lrs
+        for decay in (Cosine(), Linear())
+    ]
+    table = made_up_table(recipes, full_seeds=lambda number: 1 if number % 3 else 5)
+    table.to_csv(tmp_path / "curves.csv", index=False)
+    (bank,) = banks(tmp_path / "curves.csv", recipes)
+    return bank
+
+
+def test_in_a_recorded_world_no_run_that_is_shown_is_part_of_the_truth(bank):
+    judged = set()
+    for number in range(20):
+        world = bank.recorded(number)
+        for index, runs in enumerate(world.curves[27]):
+            seeds = [round(100 * (curve[-1, 0] - 50 - index)) for curve in runs]
+            assert seeds[0] == 0  # which chose who has more
+            if index % 3:
+                assert seeds == [0]
+                assert world.quality[index] == bank.posterior.means[index]
+            else:
+                assert len(seeds) == 3
+                rest = {1, 2, 3, 4} - set(seeds)
+                assert world.quality[index] == pytest.approx(50 + index + sum(rest) / 200)
+                judged.add(tuple(sorted(rest)))
+        assert world.max_rounds == 3
+        assert world.best == bank.posterior.means.max()
+    assert len(judged) == 6  # every pair of the four in its turn
+
+
+def test_in_a_resampled_world_full_runs_are_its_truth_and_new_noise(bank):
+    worlds = bank.worlds("resampled", 200)
+    finals = np.array([[[c[-1, 0] for c in runs] for runs in w.curves[27]] for w in worlds])
+    truths = np.array([world.quality for world in worlds])
+    assert finals.shape == (200, 24, NUM_FRESH)
+    noise = finals - truths[:, :, None]
+    assert np.abs(noise.mean(axis=(0, 2))).max() < 0.01
+    assert noise.std(axis=(0, 2)) == pytest.approx(bank.posterior.noise, rel=0.1)
+    assert np.abs(np.corrcoef(noise[:, 5, :3].T) - np.eye(3)).max() < 0.3  # seeds are new ones
+    for world in worlds[:5]:
+        assert world.best == world.quality.max()
+    first = worlds[0].curves[27][3][0]
+    assert first[:, 0] - first[-1, 0] == pytest.approx(-(27 - np.arange(1, 28)) / 10)  # its shape
+
+
+@pytest.mark.parametrize("kind", ["resampled", "recorded"])
+def test_a_world_follows_from_its_number(bank, kind):
+    (one, other), (same, _) = bank.worlds(kind, 2), bank.worlds(kind, 2)
+
+    def told(world):
+        return [*world.quality, *(curve[-1, 0] for runs in world.curves[27] for curve in runs)]
+
+    assert told(one) == told(same) != told(other)
+    assert [len(runs) for runs in one.curves[1]] == [3] * 24
+
+
+def test_the_seeds_of_looks_are_shuffled_for_all_recipes_alike(bank):
+    orders = set()
+    for world in bank.worlds("resampled", 30):
+        seeds = [
+            tuple(round(100 * (curve[-1, 0] - 50 - index)) for curve in runs)
+            for index, runs in enumerate(world.curves[3])
+        ]
+        assert len(set(seeds)) == 1
+        orders.add(seeds[0])
+    assert len(orders) == 6
+
+
+# --- the search of lrtune on a world
+
+
+def search_of(world, budget_epochs, name="lrtune", seed=0):
+    """What a search of lrtune has left in its ledger."""
+    ledger = Ledger(world, budget_epochs)
+    OURS[name](ledger, seed)
+    return ledger
+
+
+def test_a_small_budget_is_spent_on_looks_alone(bank):
+    world = bank.recorded(0)
+    ledger = search_of(world, 27)
+    assert [
+        sum(run.horizon_epochs == horizon for run in ledger.runs) for horizon in (1, 3, 27)
+    ] == [12, 3, 0]  # 12 + 2 * 3 + 1 * 3 epochs; with 13 recipes it would be 28
+    assert ledger.spent_epochs == 21
+    short = [run for run in ledger.runs if run.horizon_epochs == 1]
+    long = [run for run in ledger.runs if run.horizon_epochs == 3]
+    assert [run.seed for run in short] == [0] * 12
+    assert len({run.index for run in short}) == 12
+    best = sorted((run.index for run in short), reverse=True)  # the later the better
+    assert sorted((run.index, run.seed) for run in long) == sorted(
+        [(best[0], 0), (best[1], 0), (best[0], 1)]
+    )
+    trace = ledger.trace()
+    assert trace.incumbents[0] == short[0].index  # named from the first look on
+    assert trace.incumbents[-1] == best[0]
+
+
+def test_the_first_look_is_at_the_baseline_which_is_the_recipe_nearest_to_the_default(bank):
+    world = bank.recorded(0)
+    first = world.recipes[search_of(world, 27).runs[0].index]
+    default = default_recipe("sgd")
+    assert first.decay == default.decay
+    assert first.peak_lr == pytest.approx(default.peak_lr)
+
+
+def test_a_large_budget_ends_with_a_race_against_the_baseline(bank):
+    world = bank.resampled(0)
+    ledger = search_of(world, 20 * 27)
+    full = [run for run in ledger.runs if run.horizon_epochs == 27]
+    assert {run.seed for run in full} >= {0, 1, 2}  # three rounds at least
+    baseline = ledger.runs[0].index
+    of_baseline = [run.seed for run in full if run.index == baseline]
+    assert of_baseline == list(range(len(of_baseline)))
+    assert 3 <= len({run.index for run in full}) <= 5  # four finalists, and the baseline
+    assert ledger.spent_epochs <= 20 * 27
+    assert ledger.trace().incumbents[-1] in {run.index for run in full}
+
+
+def test_what_was_trained_before_costs_nothing_again(bank):
+    """More recipes are asked for than there are, so some are tried again."""
+    ledger = search_of(bank.resampled(0), 20 * 27)
+    short = [run for run in ledger.runs if run.horizon_epochs == 1]
+    assert len(short) > len({run.index for run in short}) == 24
+    trained = {(run.index, run.horizon_epochs, run.seed): run.horizon_epochs for run in ledger.runs}
+    assert ledger.spent_epochs == sum(trained.values()) < sum(len(r.epochs) for r in ledger.runs)
+
+
+def test_the_lag_changes_what_is_asked_and_nothing_else(bank):
+    world = bank.resampled(1)
+    ledgers = [search_of(world, 40, name) for name in ("lrtune", "lrtune, lag 1", "lrtune")]
+    looked = [[run.index for run in ledger.runs] for ledger in ledgers]
+    assert looked[0] == looked[2] != looked[1]
+    assert looked[0][:4] == looked[1][:4]  # known good ones
+    assert len(looked[0]) == len(looked[1])
+
+
+def test_a_recipe_that_diverges_is_not_recommended(bank):
+    world = bank.recorded(0)
+    broken = {h: [list(runs) for runs in of_all] for h, of_all in world.curves.items()}
+    for h in (1, 3):
+        broken[h][23] = [np.full((h, 2), NAN)]
+    ledger = search_of(replace(world, curves=broken), 2 * 27)
+    assert 23 in {run.index for run in ledger.runs}
+    assert 23 not in {run.index for run in ledger.runs if run.horizon_epochs == 3}
+    assert ledger.trace().incumbents[-1] == 22
+
+
+# --- looks
+
+
+def test_a_signal_is_the_mean_of_looks_and_its_truth_is_of_runs_that_chose_nothing():
+    """Full runs of seed 0 rank the recipes backwards, so only the others can agree with looks."""
+    recipes = bank_recipes()[:30]
+    table = made_up_table(recipes, full_seeds=lambda number: 3 if number >= 10 else 1)
+    of_first = (table.horizon == 27) & (table.seed == 0)
+    table.loc[of_first, "top1"] = 150 - table[of_first].top1
+    noisy = (table.horizon == 1) & (table.seed == 1)
+    table.loc[noisy, "val_loss"] = 9.0 + table[noisy].recipe  # worse, the better the recipe is
+    table = table[~((table.recipe == 29) & (table.horizon == 3) & (table.seed == 2))]
+    rows = {(row["recipes"], row["signal"]): row for row in measure_signals(table, recipes)}
+    third = {signal: row for (recipes, signal), row in rows.items() if recipes == "best third"}
+    assert third["1 look of 1 epoch, val. loss"]["tau"] == 1
+    assert third["2 looks of 1 epoch, val. loss"]["tau"] == -1
+    assert third["2 looks of 1 epoch, Top-1"]["tau"] == 1
+    assert third["one full run, Top-1"]["tau"] == -1
+    assert third["3 looks of 3 epochs, Top-1"]["n"] == 19
+    assert third["1 look of 3 epochs, Top-1"]["n"] == 20
+    assert rows["all", "1 look of 3 epochs, Top-1"]["n"] == 30
+    assert ("all", "one full run, Top-1") not in rows
+
+
+def test_a_look_that_diverged_ranks_last():
+    recipes = bank_recipes()[:12]
+    table = made_up_table(recipes, full_seeds=lambda number: 2)
+    best = (table.recipe == 11) & (table.horizon == 1)
+    table.loc[best, ["val_loss", "top1"]] = NAN
+    rows = {(row["recipes"], row["signal"]): row["tau"] for row in measure_signals(table, recipes)}
+    expected = pytest.approx(1 - 2 * 11 / 66, abs=1e-3)  # 11 of 66 pairs are the wrong way round
+    for signal in ("1 look of 1 epoch, val. loss", "1 look of 1 epoch, Top-1"):
+        assert rows["best third", signal] == expected
+
+
+# --- the other benchmarks
+
+
+@pytest.mark.slow
+def test_every_part_of_a_turn_of_the_engine_is_timed():
+    measured = ask.measure(12)
+    assert measured.keys() == {"read", "plan", "ask", "name the best", "record"}
+    assert all(0 < low <= middle <= high for low, middle, high in measured.values())
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import closing
 from dataclasses import replace
 from types import SimpleNamespace
@@ -55,9 +56,9 @@ SURFACE = {
     "resume": {"STUDY", *PLACES, *ENGINE, "--budget", "--json", "--out", "--quiet"},
     "search": {
         *TASK, *PLACES, *ENGINE, "--baseline", "--budget", "--confirm", "--epochs", "--json",
-        "--max-seeds", "--optimizer", "--out", "--pruner", "--quiet", "--reduction", "--rungs",
-        "--sampler", "--seed", "--seeds", "--signal", "--space", "--study", "--target", "--try",
-        "--metric",
+        "--lag", "--looks", "--matters", "--max-seeds", "--metric", "--optimizer", "--out",
+        "--pruner", "--quiet", "--rank-by", "--sampler", "--seed", "--seeds", "--space", "--study",
+        "--target", "--try",
     },
     "spaces": set(),
 }  # fmt: skip
@@ -77,8 +78,8 @@ CHOICES = {
         "prodigy",
     ],
     "--sampler": ["tpe", "gp", "random", "qmc"],
-    "--pruner": ["fair", "halving", "hyperband", "hopeless", "median", "patient", "none"],
-    "--signal": ["averaged", "raw"],
+    "--pruner": ["fair", "none"],
+    "--confirm": ["full", "quick", "0"],
     "--precision": ["auto", "fp32", "bf16", "fp16"],
     "--data-on-device": ["auto", "yes", "no"],
     "--engine": ["local", "ray"],
@@ -86,9 +87,9 @@ CHOICES = {
 
 DEFAULTS = {
     "--data": "digits", "--model": "small-cnn", "--space": "default", "--budget": "50",
-    "--sampler": "tpe", "--pruner": "fair", "--rungs": "auto", "--reduction": 3,
-    "--signal": "averaged", "--seeds": 3, "--confirm": 3, "--seed": 0, "--engine": "local",
-    "--home": ".lrtune", "--out": "reports", "--storage": "",
+    "--sampler": "tpe", "--pruner": "fair", "--looks": "auto", "--rank-by": None, "--lag": 8,
+    "--confirm": "full", "--matters": None, "--seeds": 3, "--max-seeds": None, "--seed": 0,
+    "--engine": "local", "--home": ".lrtune", "--out": "reports", "--storage": "",
 }  # fmt: skip
 
 
@@ -273,6 +274,14 @@ def test_a_larger_budget_trains_only_what_is_new(finished, here, call, tiny, how
     assert not re.search(r"^(baseline-0|trial-000[012]) ", outcome.err, re.MULTILINE)
 
 
+def test_a_budget_that_is_too_small_to_go_on_with_is_refused(finished, here, call):
+    before = num_measurements(here)
+    refused = call("resume", "tiny", "--budget", "1ep")
+    assert (refused.code, num_measurements(here)) == (2, before)
+    assert "must cover the 2 epochs that a search of a single recipe takes" in refused.err
+    assert "1ep" not in call("list").out
+
+
 def test_json_is_all_that_is_printed(finished, call):
     outcome = call("resume", "tiny", "--json")
     printed = json.loads(outcome.out)
@@ -449,6 +458,96 @@ def test_an_optimizer_or_a_recipe_of_ones_own_is_the_baseline(here, call, tiny):
         assert runs["baseline-0"]["decay"]["name"] == {"flag": "cosine", "file": "step"}[name]
 
 
+# --- looks, the proof, and workers
+
+DIGITS = (
+    "search", "--data", "digits", "--model", "mlp", "--epochs", "3", "--looks", "1,2",
+    "--train-size", "200", "--val-size", "100", "--space", "x.toml", "--study", "digits",
+    "--threads", "1", "--quiet",
+)  # fmt: skip
+SPACE = """
+[parameters]
+peak_lr = { low = 0.01, high = 1.0, log = true }
+decay = { choices = ["cosine", "linear", "constant"] }
+"""
+
+
+def kinds_in(here):
+    with closing(sqlite3.connect(here / ".lrtune" / "lrtune.db")) as connection:
+        runs = connection.execute("SELECT kind, horizon_epochs, seed FROM lrtune_runs")
+        return Counter(runs)
+
+
+LOOKED_AT = {("look", 1, 0): 7, ("look", 2, 0): 2, ("look", 2, 10_000): 1}
+"""Of seven recipes."""
+
+
+def test_a_search_without_a_proof_looks_at_recipes_and_says_that_nothing_is_confirmed(here, call):
+    (here / "x.toml").write_text(SPACE)
+    done = call(*DIGITS, "--budget", "7", "--confirm", "0")
+    assert done.code == 0, done.err
+    assert kinds_in(here) == LOOKED_AT
+    assert "not confirmed" in " ".join(done.out.split()).lower()
+    printed = json.loads(call("report", "digits", "--json").out)
+    assert printed["recommendation"]["final"] is False
+    assert printed["runs"][0]["recipe"]["decay"]["name"] == "cosine"  # the baseline's
+    before = num_measurements(here)
+    assert call("resume", "digits", "--quiet").out == done.out
+    assert num_measurements(here) == before
+
+
+def test_a_quick_proof_is_one_run_of_the_best_by_looks_and_one_of_the_baseline(here, call):
+    (here / "x.toml").write_text(SPACE)
+    done = call(*DIGITS, "--budget", "7", "--confirm", "quick", "--json")
+    assert done.code == 0, done.err
+    assert kinds_in(here) == LOOKED_AT | {("baseline", 3, 1): 1, ("confirm", 3, 1): 1}
+    printed = json.loads(done.out)
+    assert printed["recommendation"]["final"] is True
+    assert {run["state"] for run in printed["runs"]} == {"completed"}
+
+
+@pytest.mark.parametrize(
+    ("budget", "raced"), [("18ep", False), ("6runs", False), ("30ep", True), ("10runs", True)]
+)
+def test_a_small_budget_is_spent_on_looks_alone(here, call, budget, raced):
+    (here / "x.toml").write_text(SPACE)
+    done = call(*DIGITS, "--budget", budget, "--seeds", "2", "--json")
+    assert done.code == 0, done.err
+    kinds = {kind for kind, *_ in kinds_in(here)}
+    assert kinds == ({"look", "baseline", "confirm"} if raced else {"look"})
+    asked_for = sum(run["stop_epochs"] for run in json.loads(done.out)["runs"])
+    most = 18 if not raced else 30
+    assert most - 3 < asked_for <= most
+
+
+def numbers_in(home):
+    """What was trained and what came of it, whoever trained it and when."""
+    with closing(sqlite3.connect(home / "lrtune.db")) as connection:
+        runs = connection.execute(
+            "SELECT id, kind, trial, recipe, horizon_epochs, seed, state, reason, test "
+            "FROM lrtune_runs"
+        )
+        epochs = connection.execute(
+            "SELECT run, epoch, step, lr_first, lr_last, metrics FROM lrtune_measurements"
+        )
+        return sorted(map(repr, runs)), sorted(map(repr, epochs))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("budget", ["20", "36ep"])
+def test_two_jobs_give_the_study_of_one(here, call, budget):
+    (here / "x.toml").write_text(SPACE)
+    words = (*DIGITS, "--budget", budget, "--seeds", "2", "--max-seeds", "3", "--lag", "4")
+    printed = {}
+    for jobs in ("1", "2"):
+        done = call(*words, "--jobs", jobs, "--home", f"home-{jobs}", "--out", jobs, "--json")
+        assert done.code == 0, done.err
+        printed[jobs] = json.loads(done.out)["recommendation"]
+    one, two = (numbers_in(here / f"home-{jobs}") for jobs in ("1", "2"))
+    assert two == one
+    assert printed["2"] == printed["1"]
+
+
 TASK_FILE = """
 import torch
 from torch.utils.data import TensorDataset
@@ -479,7 +578,7 @@ def test_a_task_file_is_searched_and_resumed(here, call):
         "--seeds",
         "1",
         "--confirm",
-        "1",
+        "0",
         "--study",
         "blobs",
     )
@@ -556,33 +655,35 @@ def stop_in(monkeypatch, stopped):
 KEPT = "lrtune: stopped. What was finished is kept: `lrtune resume tiny` goes on from there."
 
 
-@pytest.mark.parametrize(("stopped", "flags"), [("baseline-0", ()), ("trial-0001", ("--quiet",))])
+@pytest.mark.parametrize(("stopped", "flags"), [("trial-0000", ()), ("trial-0001", ("--quiet",))])
 def test_an_interrupt_prints_no_more_where_nothing_is_known_or_wanted(
     here, call, tiny, monkeypatch, stopped, flags
 ):
     stop_in(monkeypatch, stopped)
     outcome = call(*tiny, *flags)
     assert (outcome.code, outcome.out, outcome.err.splitlines()[-1]) == (130, "", KEPT)
-    assert "recommended" not in outcome.err
+    assert "not confirmed" not in outcome.err
 
 
 @pytest.mark.slow
 def test_an_interrupt_prints_what_is_known_and_nothing_is_lost(here, call, tiny, monkeypatch):
     with monkeypatch.context() as patch:
-        stop_in(patch, "trial-0001")
+        stop_in(patch, "trial-0002-confirm-0")
         outcome = call(*tiny, "--json")
     assert (outcome.code, outcome.out) == (130, "")
     assert "The study is not finished." in outcome.err
-    assert "> baseline" in outcome.err
+    assert re.search(r"^> trial 2 +not confirmed ", outcome.err, re.MULTILINE)
     assert outcome.err.splitlines()[-1] == KEPT
     assert runs_in(here) == {
-        "baseline-0": "completed",
         "trial-0000": "completed",
-        "trial-0001": "running",
+        "trial-0001": "completed",
+        "trial-0002": "completed",
+        "baseline-0": "completed",
+        "trial-0002-confirm-0": "running",
     }
     assert re.search(r"^tiny .* done *$", call("list").out, re.MULTILINE) is None
     assert call("report", "tiny").code == 0
     assert files_of(here / "reports" / "tiny") >= {"report.md", "trials.csv"}
     resumed = call("resume", "tiny")
     assert resumed.code == 0
-    assert "trial-0001 goes on after epoch 1 of 2" in resumed.err
+    assert "trial-0002-confirm-0 goes on after epoch 1 of 2" in resumed.err

@@ -10,6 +10,7 @@ from contextlib import closing
 import pytest
 
 import lrtune
+from lrtune.core.decays import Own
 from lrtune.decide.spending import spending_of
 from lrtune.reporting.document import compose
 from lrtune.reporting.json import render_json
@@ -22,7 +23,7 @@ from tests.training.command.scripts import alive, lrs_of, python, quadratic, sam
 pytestmark = pytest.mark.slow  # each of them starts processes
 
 SMALL = ("--metric", "val_loss", "--budget", "3", "--seeds", "1", "--confirm", "0", "--quiet")
-"""Four runs at most."""
+"""Four runs: the command as it is, and three recipes, whose full runs are too short for looks."""
 
 
 def write_values_only(report, folder):
@@ -71,7 +72,7 @@ def names_in(folder):
 
 def test_a_script_is_searched_to_its_optimum(here, call, train):
     words = ("search", "--metric", "val_loss:min", "--budget", "8", "--seeds", "2", "--study", "x")
-    done = call(*words, "--confirm", "1", *train)
+    done = call(*words, *train)
     assert done.code == 0, done.err
     assert "first run of" in done.err
     result = lrtune.load("x")
@@ -85,6 +86,33 @@ def test_a_script_is_searched_to_its_optimum(here, call, train):
             )
             expected = [record.run.recipe.peak_lr * schedule(step) for step in range(len(noted))]
             assert same_lrs(noted, expected)
+
+
+def test_a_search_begins_with_the_command_as_it_is_and_then_has_looks(here, call, train):
+    words = ("--metric", "val_loss", "--budget", "7", "--looks", "2,4", "--seeds", "2")
+    done = call("search", *words, "--max-seeds", "2", "--study", "x", "--quiet", *train)
+    assert done.code == 0, done.err
+    state = lrtune.load("x").state
+    assert {record.state for record in state.records} == {"completed"}
+    runs = [record.run for record in state.records]
+    assert [run.id for run in runs[:8]] == [
+        "baseline-0", *(f"trial-{number:04d}-look-1" for number in range(7)),
+    ]  # fmt: skip
+    assert [(run.kind, run.horizon_epochs, run.seed) for run in runs[8:11]] == [
+        ("look", 4, 0), ("look", 4, 0), ("look", 4, 10_000),
+    ]  # fmt: skip
+    assert {(run.kind, run.horizon_epochs, run.seed) for run in runs[11:]} == {
+        ("confirm", 8, 1), ("baseline", 8, 2), ("confirm", 8, 2),
+    }  # fmt: skip
+    assert {(run.kind, run.recipe.decay == Own()) for run in runs} == {
+        ("baseline", True), ("look", False), ("confirm", False),
+    }  # fmt: skip
+    for run in (run for run in runs if run.kind != "baseline"):
+        noted = lrs_of(here / ".lrtune" / "runs" / "x" / run.id)
+        schedule = schedule_of(run, steps_per_epoch=5)
+        last = 5 * run.horizon_epochs
+        assert len(noted) >= last  # it may train on until it is ended
+        assert same_lrs(noted[:last], [run.recipe.peak_lr * schedule(t) for t in range(last)])
 
 
 def test_the_same_command_again_trains_nothing(here, call, train):
@@ -126,7 +154,7 @@ def test_from_python(here):
     command = lrtune.CommandLine(python(script))
     events = []
     result = lrtune.search(
-        command, metric="val_loss:min", budget=3, num_seeds=1, num_confirmed=0, study="x",
+        command, metric="val_loss:min", budget=3, num_seeds=1, confirm="0", study="x",
         quiet=True, on_event=events.append,
     )  # fmt: skip
     assert states(result) == {"completed": 4}
@@ -142,7 +170,7 @@ def test_a_function_is_trained_in_a_process_of_its_own(here, monkeypatch):
     mine = importlib.import_module("mine")
     monkeypatch.setenv("PYTHONPATH", str(here / "code"))
     result = lrtune.search(
-        mine.train, metric="val_loss:min", budget=2, num_seeds=1, num_confirmed=0, quiet=True
+        mine.train, metric="val_loss:min", budget=2, num_seeds=1, confirm="0", quiet=True
     )
     assert states(result) == {"completed": 3}
 
@@ -158,7 +186,7 @@ def study_folder(tmp_path_factory, reports_without_pictures):
         patch.chdir(folder)
         lrtune.search(
             lrtune.CommandLine(python(quadratic(folder / "code"))),
-            metric="val_loss:min", budget=3, num_seeds=2, num_confirmed=1, study="x", quiet=True,
+            metric="val_loss:min", budget=3, num_seeds=2, study="x", quiet=True,
         )  # fmt: skip
     return folder
 
@@ -288,8 +316,8 @@ def test_a_plateau_decay_is_searched_and_applied_where_the_metric_is_handed_over
     train = ("--", *python(quadratic(here / "code", **lines)))
     space = "[parameters]\npeak_lr = 0.8\ndecay = 'plateau'\n[decay.plateau]\npatience_epochs = 0\n"
     (here / "p.toml").write_text(space)
-    words = ("--metric", "score:max", "--space", "p.toml", "--study", "x", "--rungs", "c4")
-    done = call("search", *words, "--budget", "1", "--seeds", "1", "--confirm", "1", *train)
+    words = ("--metric", "score:max", "--space", "p.toml", "--study", "x")
+    done = call("search", *words, "--budget", "1", "--seeds", "1", *train)
     assert done.code == 0, done.err
     assert "left out" not in done.err
     (trial,) = {r.run.recipe for r in lrtune.load("x").state.records if r.run.trial == 0}
@@ -323,7 +351,7 @@ def test_fewer_epochs_than_the_script_has(here, call, train):
     assert settings["Horizon"] == "2 epochs of 5 steps, of the baseline 8"
     assert call("resume", "x", "--budget", "4", "--quiet").code == 0
     refused = call("search", *SMALL[:2], "--budget", "9ep", "--epochs", "2", *train)
-    assert "must cover the baseline's 3 runs of 8 epochs and one trial" in refused.err
+    assert "must cover the 10 epochs that a search of a single recipe takes" in refused.err
     full = [r for r in result.state.records if r.run.id == "trial-0000"]
     noted = lrs_of(here / ".lrtune" / "runs" / "x" / full[0].run.id)
     assert noted[9] < noted[5]  # the whole schedule is in the first ten steps
@@ -371,7 +399,7 @@ def test_a_placeholder_of_the_users_own_is_searched(here, call):
     train = ("--", *python(quadratic(here / "code", **lines), "{size}", "{kind}", "{{size}}"))
     (here / "s.toml").write_text(SIZES)
     words = ("--metric", "val_loss:min", "--space", "s.toml", "--seeds", "1", "--study", "x")
-    done = call("search", *words, "--budget", "8", "--confirm", "1", "--rungs", "c4", *train)
+    done = call("search", *words, "--budget", "8", "--looks", "2,4", *train)
     assert done.code == 0, done.err
     state = lrtune.load("x").state
     assert dict(state.config.baseline.command) == {"kind": "a", "size": 8}
@@ -604,7 +632,7 @@ def test_os_exit_before_the_end_is_early_stopping(here, call):
 
 
 def test_seeds_that_change_nothing_are_recognised_and_said(here, call, train):
-    words = ("search", "--metric", "val_loss", "--budget", "1", "--seeds", "2", "--confirm", "0")
+    words = ("search", "--metric", "val_loss", "--budget", "1", "--seeds", "2", "--max-seeds", "2")
     done = call(*words, "--study", "x", "--seed-offset", "off", *train)
     assert done.code == 0, done.err
     same = "2 runs of the baseline with different seeds are the same run"
@@ -656,8 +684,7 @@ def test_looks_are_no_shorter_than_the_start_of_the_command(here, call):
     assert done.code == 0, done.err
     (start,) = re.findall(r"its start takes (\S+) s, an epoch (\S+) s", done.err)
     start_epochs = float(start[0]) / float(start[1])
-    shortest = lrtune.load("x").state.config.rungs[0]
-    assert shortest.compressed
+    shortest = lrtune.load("x").state.config.looks[0]
     assert shortest.epochs == pytest.approx(start_epochs, rel=0.2)
     assert start_epochs > 12  # of 60 steps, which would be the shortest without it
 

@@ -19,8 +19,8 @@ from lrtune.store.database import StudyStore
 from tests.training.command.scripts import alive, python, quadratic
 
 WORDS = (
-    "search", "--metric", "val_loss", "--budget", "4", "--seeds", "2", "--confirm", "1",
-    "--rungs", "c2", "--study", "x", "--quiet",
+    "search", "--metric", "val_loss", "--budget", "4", "--seeds", "2", "--max-seeds", "2",
+    "--looks", "2,4", "--study", "x", "--quiet",
 )  # fmt: skip
 SECONDS = 60.0
 """The longest that a test waits for anything."""
@@ -138,11 +138,11 @@ MOMENTS = {
     "the first run": InFolder("recorded-*/run/steps.bin"),
     "the first sweep": InFolder("x/sweep-*/board.bin"),
     "the second sweep": InFolder("x/sweep-*/board.bin", 2),
-    "the baseline": in_run("baseline", 4),
-    "the looks": in_run("rung", 1),
-    "a run in full": in_run("full", 3),
-    "between the last epoch of a run and its end": in_run("full", 8),
+    "the first look": in_run("look", 1),
+    "the second look": in_run("look", 3),
+    "between the last epoch of a look and its end": in_run("look", 4),
     "the confirmation": in_run("confirm", 6),
+    "the baseline": in_run("baseline", 4),
     "the report": AfterCall(lrtune_results, "write_report"),
 }
 """At which lrtune is killed, in the order in which a search comes to them."""
@@ -170,7 +170,7 @@ patience_epochs = 0
                 "show": "lrtune.report(val_loss=val_loss)",
             },
             PLATEAUS,
-            list(MOMENTS)[5:9],
+            list(MOMENTS)[4:9],
         ),
     ],
     ids=["printed", "handed over"],
@@ -214,7 +214,7 @@ def test_ctrl_c_ends_the_command_and_the_study_goes_on(tmp_path, command, stubbo
     process = subprocess.Popen(
         words, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    assert waited(lambda: rows(tmp_path, "* FROM lrtune_measurements WHERE run = 'baseline-1'"))
+    assert waited(lambda: rows(tmp_path, "* FROM lrtune_measurements WHERE run LIKE 'trial-0000%'"))
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=SECONDS)
     assert process.returncode == 130, said
@@ -222,7 +222,7 @@ def test_ctrl_c_ends_the_command_and_the_study_goes_on(tmp_path, command, stubbo
     assert "Traceback" not in said
     assert not left(tmp_path)
     again = lrtune(tmp_path, "resume", "x", "--quiet")
-    assert waited(lambda: rows(tmp_path, "* FROM lrtune_measurements WHERE run LIKE 'trial-%'"))
+    assert waited(lambda: rows(tmp_path, "* FROM lrtune_measurements WHERE run LIKE 'trial-0003%'"))
     os.kill(again.pid, signal.SIGINT)
     again.join()
     assert again.exitcode == 130

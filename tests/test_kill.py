@@ -14,7 +14,7 @@ import pytest
 
 SEARCH = (
     "search", "--model", "mlp", "--budget", "24", "--epochs", "10", "--seeds", "2",
-    "--confirm", "2", "--seed", "4", "--rungs", "c2,5", "--study", "killed", "--quiet",
+    "--max-seeds", "2", "--seed", "4", "--looks", "2,5", "--study", "killed", "--quiet",
 )  # fmt: skip
 NUM_KILLS = 10
 
@@ -107,6 +107,6 @@ def test_a_search_that_is_killed_ten_times_ends_as_an_unbroken_one(tmp_path, com
     )
     assert kept <= measured(killed)
     kinds = {kind for _, kind, _ in rows(killed, "id, kind, trial FROM lrtune_runs")}
-    assert kinds == {"baseline", "rung", "full", "confirm"}
+    assert kinds == {"baseline", "look", "confirm"}
     assert outcome(killed) == outcome(unbroken)
     assert (killed / "reports" / "killed" / "report.html").is_file()

@@ -26,11 +26,10 @@ from lrtune.reporting.sheet import SERIES, VARIABLES
 from lrtune.schedules import build_schedule
 from lrtune.schedules.compress import compress, schedule_of
 from lrtune.store.recipes import read_recipe
-from lrtune.tuning.grid import cheapest_nearby, trunk_epochs
 from tests.peers.cases import EPOCHS, STEPS_PER_EPOCH, exported, lrs_planned
 from tests.reporting.test_export_torch import Run
 from tests.reporting.test_files import SCHEMA
-from tests.studies import full_run, record, state_of
+from tests.studies import full_run
 from tests.test_app import search
 from tests.tuning.test_reuse import keys, num_shared
 
@@ -45,9 +44,6 @@ class HoldExponential(Decay):
 
     hold_epochs: Annotated[float, above(0)]
     end_frac: Annotated[float, within(0, 1, "()")] = 1 / 16
-
-    def trunk_epochs(self, span: Span) -> float:
-        return min(span.epochs, max(self.hold_epochs, span.warmup_epochs))
 
     def phrase(self, span: Span) -> str:
         return f"hold it for {count(self.hold_epochs, 'epoch')}, and fall exponentially"
@@ -157,21 +153,11 @@ def test_it_is_compressed():
 
 def test_it_shares_its_trunk():
     decay = HoldExponential(hold_epochs=4)
-    assert trunk_epochs(Recipe(decay=decay, warmup_epochs=1), 9) == 4
     ours, constant, cosine = (
         full_run(Recipe(decay=d, warmup_epochs=1), 9) for d in (decay, Constant(), Cosine())
     )
     assert num_shared(keys(ours), keys(constant)) == 4
     assert num_shared(keys(ours), keys(cosine)) == 1
-
-
-def test_the_sampler_prefers_a_recipe_whose_trunk_is_trained():
-    space = parse_space(SPACE, "mine.toml").fit(8, {})
-    decay = HoldExponential(hold_epochs=4)
-    trained = record([50.0] * 8, recipe=Recipe(peak_lr=0.121, decay=Constant()), horizon_epochs=8)
-    suggested = Recipe(peak_lr=0.1, decay=decay)
-    taken = cheapest_nearby([suggested], state_of(trained, epochs=8), space, exclude=())
-    assert taken == Recipe(peak_lr=0.121, decay=decay)
 
 
 def test_a_curve_of_it_is_drawn():

@@ -24,7 +24,7 @@ import inspect, lrtune
 task = lrtune.NamedTask(data="digits", model="mlp", train_size=200)
 print(inspect.signature(lrtune.search).parameters["stamina_s"])
 print("stamina_s: Seconds before anything gives up. Default: " in inspect.getdoc(lrtune.search))
-result = lrtune.search(task, epochs=2, budget=1, num_seeds=1, num_confirmed=0, pruner="none",
+result = lrtune.search(task, epochs=2, budget=1, num_seeds=1, confirm="0", pruner="none",
                        quiet=True, study="python", stamina_s=8)
 print(result.state.config{path}.stamina_s)
 """

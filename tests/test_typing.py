@@ -13,6 +13,7 @@ import lrtune
 
 result = lrtune.search("task.py", budget="20runs", num_seeds=2, batch_size=64, engine="ray")
 print(result.best.recipe.peak_lr)
+lrtune.search("task.py", confirm="quick", looks="1,3", rank_by="val_loss", lag=4, matters=0.1)
 lrtune.search(task=lrtune.NamedTask(data="digits"), engine=lrtune.Ray(gpus_per_trial=0.5))
 lrtune.compare(Path("task.py"), ["adamw", "sgd-step"], epochs=3)
 lrtune.find_lr("task.py", num_steps=100, clip_norm=1.0).interval
@@ -31,6 +32,9 @@ lrtune.find_lr("task.py", num_step=100)
 lrtune.resume("mine", job=2)
 lrtune.report("mine", hme="elsewhere")
 lrtune.export("mine", to="jax")
+lrtune.search("task.py", num_confirmed=3)
+lrtune.search("task.py", confirm=3)
+lrtune.search("task.py", pruner="median")
 """
 
 
@@ -44,7 +48,7 @@ def test_a_misspelt_option_is_an_error_for_mypy(tmp_path):
     )  # fmt: skip
     assert done.returncode == 1
     errors = re.findall(r"^(\w+)\.py:(\d+): error: .*\[([\w-]+)\]$", done.stdout, re.MULTILINE)
-    misspelt = [("bad", str(line), "call-arg") for line in (4, 7, 8, 9)]
+    misspelt = [("bad", str(line), "call-arg") for line in (4, 7, 8, 9, 12)]
     misspelt.append(("bad", "10", "call-overload"))  # `report` has two meanings
-    mistyped = [("bad", str(line), "arg-type") for line in (5, 6, 11)]
+    mistyped = [("bad", str(line), "arg-type") for line in (5, 6, 11, 13, 14)]
     assert sorted(errors) == sorted(misspelt + mistyped), done.stdout

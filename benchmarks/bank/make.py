@@ -2,11 +2,11 @@
 
     python -m benchmarks.bank.make --jobs 2
 
-Trains every recipe of `recipes.py` at each horizon, its schedule compressed; the best third of each
-optimizer in full with a second seed, and the best ninth of those with two more, since the best of
-many runs is partly luck. One row an epoch goes to `curves.csv` beside this file. Stop it at any
-time: it goes on with the runs that the table lacks. About an hour and a half on two cores. `--only`
-leaves the other parts for later.
+Trains every recipe of `recipes.py` at each horizon, its schedule compressed, and at the shortest
+two horizons with more seeds; the best third of each optimizer in full with four more seeds, since
+the best of many runs is partly luck. One row an epoch goes to `curves.csv` beside this file. Stop
+it at any time: it goes on with the runs that the table lacks. About two and a half hours on two
+cores. `--only` leaves the other parts for later.
 """
 
 import argparse
@@ -40,6 +40,8 @@ COLUMNS = [
     "averaged_top1",
     "seconds",
 ]
+LOOKS = ((3, 1), (1, 1), (1, 2), (3, 2), (1, 3), (1, 4))
+"""Horizons and further seeds of every recipe, the most useful first."""
 Job = tuple[int, int, int]
 """Recipe, seed, horizon."""
 
@@ -52,10 +54,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only", choices=[part.__name__ for part in PARTS])
     arguments = parser.parse_args()
-    environment = describe_environment(SETTINGS, recipes()[0])
-    (FOLDER / "bank.json").write_text(
-        json.dumps(described() | {"environment": dict(environment)}, indent=2) + "\n"
-    )
+    _describe(FOLDER / "bank.json")
     with multiprocessing.get_context("spawn").Pool(arguments.jobs, initializer=_open) as pool:
         for wanted in PARTS:
             missing = [] if arguments.only not in (None, wanted.__name__) else list(wanted())
@@ -63,6 +62,14 @@ def main() -> None:
                 _append(rows)
                 print(f"\r{wanted.__name__}: {done} of {len(missing)} runs", end="", flush=True)
             print()
+
+
+def _describe(file: Path) -> None:
+    """Writes what the table holds, and adds this machine to those that trained parts of it."""
+    environment = dict(describe_environment(SETTINGS, recipes()[0]))
+    before = json.loads(file.read_text())["environments"] if file.exists() else []
+    environments = [*(other for other in before if other != environment), environment]
+    file.write_text(json.dumps(described() | {"environments": environments}, indent=2) + "\n")
 
 
 def first_seed() -> Iterator[Job]:
@@ -74,14 +81,18 @@ def first_seed() -> Iterator[Job]:
         )
 
 
-def second_seed() -> Iterator[Job]:
-    """The best third of each optimizer."""
-    return _best(3, (1,))
+def looks() -> Iterator[Job]:
+    """Every recipe at the shortest two horizons, with more seeds."""
+    there, numbers = _there(), _shuffled(len(recipes()))
+    for horizon, seed in LOOKS:
+        yield from (
+            (number, seed, horizon) for number in numbers if (number, seed, horizon) not in there
+        )
 
 
 def more_seeds() -> Iterator[Job]:
-    """The best ninth of each optimizer, by what is known of both seeds."""
-    return _best(9, (2, 3))
+    """The best third of each optimizer, by the first seed."""
+    return _best(3, (1, 2, 3, 4))
 
 
 def _best(share: int, seeds: tuple[int, ...]) -> Iterator[Job]:
@@ -146,7 +157,7 @@ def _append(rows: list[dict[str, Any]]) -> None:
         csv.DictWriter(file, COLUMNS).writerows(rows)
 
 
-PARTS = (first_seed, second_seed, more_seeds)
+PARTS = (first_seed, looks, more_seeds)
 
 if __name__ == "__main__":
     main()

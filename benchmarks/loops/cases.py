@@ -102,6 +102,8 @@ CASES: dict[str, Case] = {
         image_size=224, cpu_images=128, gpu_images=5120, lanes=2, whole_trials=False, **_IMAGENET
     ),
 }  # fmt: skip
+HALF_LIFE_EPOCHS = 0.5
+"""Of averaged weights, where our loop keeps them: what they cost does not depend on it."""
 CPU_CASES = ("small-cnn", "resnet18-w16")
 """Those that a CPU gets through in minutes."""
 
@@ -145,11 +147,10 @@ class Workload:
     def settings(
         self, *, averaged: bool = False, precision: Precision = "auto", threads: int = 0
     ) -> TrainSettings:
-        """The settings of our loop; averaged weights have their usual half-life."""
-        usual = TrainSettings().ema_half_life_epochs
+        """The settings of our loop, by default without averaged weights, as a search has it."""
         return TrainSettings(
             batch_size=self.case.batch_size, device=self.device, precision=precision,
-            threads=threads, ema_half_life_epochs=usual if averaged else 0.0,
+            threads=threads, ema_half_life_epochs=HALF_LIFE_EPOCHS if averaged else 0.0,
         )  # fmt: skip
 
 

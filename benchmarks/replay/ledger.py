@@ -27,8 +27,8 @@ class Trace:
 
     incumbents: np.ndarray
     """Index of the configuration that would be recommended now, or `NONE`."""
-    best_seen: np.ndarray
-    """The best score of any epoch so far; -inf before the first."""
+    spent_epochs: int
+    """Epochs after which the search had ended by itself, or had spent its budget."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -41,6 +41,8 @@ class Run:
     index: int
     horizon_epochs: int
     ledger: "Ledger"
+    seed: int = 0
+    """Which of the recorded runs this is."""
     epochs: list[Epoch] = field(default_factory=list)
 
     @property
@@ -63,15 +65,22 @@ class Run:
         """Whether there is nothing more to train."""
         return self.diverged or len(self.epochs) == self.horizon_epochs
 
+    def is_same(self, other: "Run") -> bool:
+        """Whether another run trains the same."""
+        return (self.index, self.horizon_epochs, self.seed) == (
+            other.index, other.horizon_epochs, other.seed,
+        )  # fmt: skip
+
     def train(self, to_epoch: int) -> None:
         """Goes on to the end of `to_epoch`, unless the run diverges before.
 
         Raises:
             Over: the budget was spent on the way.
         """
-        for epoch in self.ledger.pool.result(self.index, self.horizon_epochs, to_epoch)[
-            len(self.epochs) :
-        ]:
+        recorded = self.ledger.pool.result(
+            self.index, self.horizon_epochs, to_epoch, seed=self.seed
+        )
+        for epoch in recorded[len(self.epochs) :]:
             self.ledger.count(self, epoch)
 
 
@@ -94,7 +103,6 @@ class Ledger:
         self.spent_epochs = 0
         self.tried: set[int] = set()
         self._incumbents = np.full(budget_epochs, NONE)
-        self._best_seen = np.full(budget_epochs, -np.inf)
         self._recommended: int | None = None
         self.runs: list[Run] = []
         self._best: Run | None = None
@@ -112,12 +120,11 @@ class Ledger:
             raise Over
         return self.pool.nearest(values, but=() if again else self.tried)
 
-    def start(self, index: int, *, horizon_epochs: int | None = None) -> Run:
+    def start(self, index: int, *, horizon_epochs: int | None = None, seed: int = 0) -> Run:
         """A new run, of the full horizon unless another is given."""
         self.tried.add(index)
-        run = Run(
-            index=index, horizon_epochs=horizon_epochs or self.pool.horizon_epochs, ledger=self
-        )
+        horizon_epochs = horizon_epochs or self.pool.horizon_epochs
+        run = Run(index=index, horizon_epochs=horizon_epochs, ledger=self, seed=seed)
         self.runs.append(run)
         return run
 
@@ -140,19 +147,14 @@ class Ledger:
         self._best = max(self.runs if run is self._best else (self._best or run, run), key=by_rank)
         if len(run.epochs) == self.pool.horizon_epochs and not run.diverged:
             self._best_finished = max(self._best_finished or run, run, key=by_rank)
-        now = self.spent_epochs
-        self._incumbents[now] = self._incumbent()
-        self._best_seen[now] = np.fmax(
-            self._best_seen[max(0, now - 1)], epoch.score
-        )  # fmax passes nan over
+        self._incumbents[self.spent_epochs] = self._incumbent()
         self.spent_epochs += 1
 
     def trace(self) -> Trace:
         """The whole budget's; a strategy that ended before keeps what it had."""
         last = max(0, self.spent_epochs - 1)
-        for noted in (self._incumbents, self._best_seen):
-            noted[last:] = noted[last]
-        return Trace(incumbents=self._incumbents, best_seen=self._best_seen)
+        self._incumbents[last:] = self._incumbents[last]
+        return Trace(incumbents=self._incumbents, spent_epochs=self.spent_epochs)
 
     def _incumbent(self) -> int:
         if self._recommended is not None:

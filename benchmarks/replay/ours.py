@@ -1,152 +1,134 @@
 """Runs the search of lrtune itself on a pool.
 
-Plan, promotions and sampler are the real ones; the pool takes the place of the training.
+Plan, sampler and recommendation are the real ones; the pool takes the place of the training.
 """
 
-import hashlib
 import math
-from collections.abc import Callable
-from dataclasses import replace
-from itertools import repeat
-
-import optuna
-from optuna.distributions import BaseDistribution
-from optuna.samplers import TPESampler
-from optuna.trial import create_trial
+from collections.abc import Hashable
+from dataclasses import dataclass, field, replace
 
 from lrtune.core.decays import Plateau
 from lrtune.core.objective import Objective
 from lrtune.core.recipe import Recipe, default_recipe
-from lrtune.core.run import BASELINE, Measurement, Run, RunRecord, RunState
-from lrtune.core.study import Budget, Rung, SamplerName, Signal, StudyConfig, StudyState
+from lrtune.core.run import Measurement, Run, RunRecord, RunState
+from lrtune.core.study import Budget, StudyConfig, StudyState
+from lrtune.decide.looks import automatic_looks
 from lrtune.decide.plan import next_run
 from lrtune.decide.recommend import recommend
-from lrtune.decide.rungs import automatic_rungs
 from lrtune.decide.trials import trials_of
 from lrtune.tuning import sampler
 
 from .ledger import Ledger, Strategy
-from .peers import suggest
-from .pools import Pool
+from .pools import Epoch, Pool
 
 STEPS_PER_EPOCH = 62
 """Of the bank."""
-Ask = Callable[[StudyState, int], Recipe]
+DECAYS = {
+    "wsd": "cooldown_frac = 0.3",
+    "step": "every_epochs = 9\nfactor = 0.1",
+    "plateau": "patience_epochs = { choices = [1, 2, 4] }\nfactor = 0.2",
+}
+"""The bank's parameters of a decay, as a space has them."""
 
 
-def ours(
-    rungs: str = "auto",
-    *,
-    sampled_by: SamplerName = "tpe",
-    signal: Signal = "averaged",
-    confirmed: int = 3,
-) -> Strategy:
-    """The search of lrtune with these rungs.
+@dataclass(kw_only=True)
+class Search:
+    """The search of lrtune, made for the ledger's budget.
 
-    `rungs="auto"` takes the rungs that `lrtune search` would choose. The search is made for the
-    ledger's budget, and sets a part of it aside to retrain its best `confirmed` recipes with three
-    fresh seeds. The baseline is not trained, and known to be bad: nobody else is given one. Where
-    horizons cannot be compressed and no averages were recorded, this is halving on the raw score,
-    and nothing is confirmed.
+    A look is answered by the recorded run of its length, another look of the same length by one
+    with another seed, and each round of the race by full runs that no look has used. Each epoch of
+    them counts, the baseline's too. The baseline is the recipe of the pool that is nearest to the
+    optimizer's default. What a run would take over from one that was trained before costs nothing.
+    What is recommended is noted from the first look on.
     """
 
-    def search(ledger: Ledger, seed: int) -> None:
-        pool = ledger.pool
-        fair = bool(pool.recipes)
-        pruner = "fair" if fair else "halving"
-        automatic = automatic_rungs(pruner, pool.horizon_epochs, STEPS_PER_EPOCH)
-        config = StudyConfig(
-            name=pool.name, task={}, space_name=pool.name, space_toml=_space(pool) if fair else "",
-            epochs=pool.horizon_epochs, steps_per_epoch=STEPS_PER_EPOCH, num_validation=4000,
-            objective=Objective(num_counted=4000, guessing=10.0), seed=seed,
-            sampler=sampled_by, pruner=pruner, signal=signal if fair else "raw",
-            rungs=automatic if rungs == "auto" else Rung.parse(rungs),
-            baseline=default_recipe(pool.recipes[0].optimizer) if fair else Recipe(),
-            budget=Budget(ledger.budget_epochs, "epochs"), num_confirmed=confirmed if fair else 0,
-        )  # fmt: skip
-        ask = _ask_for_recipes(pool) if fair else _ask_for_places(ledger)
-        state = StudyState(
-            config=config, records=tuple(map(_no_baseline, range(config.num_seeds), repeat(config)))
-        )
-        while isinstance(run := next_run(state, ask), Run):
+    lag: int = StudyConfig.lag
+    """Trials that the sampler does not see yet."""
+    _asked: dict[Hashable, Recipe] = field(default_factory=dict)
+    """Answers of the sampler, by all that they follow from: searches of one seed with different
+    budgets begin alike, and asking takes most of their time."""
+
+    def __call__(self, ledger: Ledger, seed: int) -> None:
+        """Searches the ledger's pool."""
+        config = self.config(ledger.pool, ledger.budget_epochs, seed)
+        state = StudyState(config=config)
+        while isinstance(run := next_run(state, self._ask_for(ledger.pool)), Run):
             state = replace(state, records=(*state.records, _train(run, ledger, state)))
             found = recommend(state)
             if found is not None:
-                ledger.recommend(_index(pool, found.best.recipe))
+                ledger.recommend(ledger.pool.recipes.index(found.best.recipe))
 
-    return search
+    def config(self, pool: Pool, budget_epochs: int, seed: int) -> StudyConfig:
+        """The study that `lrtune search` would begin."""
+        usual = default_recipe(pool.recipes[0].optimizer)
+        epochs = pool.horizon_epochs
+        return StudyConfig(
+            name=pool.name, task={}, space_name=pool.name, space_toml=_space(pool), epochs=epochs,
+            steps_per_epoch=STEPS_PER_EPOCH, num_validation=4000,
+            objective=Objective(num_counted=4000, guessing=10.0), rank_by="val_loss:min",
+            seed=seed, lag=self.lag, looks=automatic_looks(epochs, STEPS_PER_EPOCH, seed=seed),
+            baseline=min(pool.recipes, key=lambda recipe: _distance(recipe, usual)),
+            budget=Budget(budget_epochs, "epochs"), max_seeds=pool.max_rounds,
+        )  # fmt: skip
+
+    def _ask_for(self, pool: Pool) -> "_Ask":
+        return _Ask(pool=pool, asked=self._asked)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ask:
+    """The sampler of lrtune, with each recipe replaced by the nearest one in the pool.
+
+    Recipes of the pool that were not tried yet come first.
+    """
+
+    pool: Pool
+    asked: dict[Hashable, Recipe]
+
+    def __call__(self, state: StudyState, number: int) -> Recipe:
+        trials = trials_of(state)[:number]
+        seen = tuple((t.recipe.label, t.scores[:1]) for t in trials)
+        key = (self.pool.name, state.config.seed, number, seen)
+        if key not in self.asked:
+            self.asked[key] = sampler.ask(state, number)
+        recipe, tried = self.asked[key], {trial.recipe for trial in trials}
+        return min(self.pool.recipes, key=lambda one: (one in tried, _distance(one, recipe)))
 
 
 def _train(run: Run, ledger: Ledger, state: StudyState) -> RunRecord:
-    """The run's record.
-
-    Epochs that another run with the same recipe and horizon has trained cost nothing.
-    """
+    """The run's record, with the epochs of one that was trained before taken over from it."""
     pool = ledger.pool
-    index = _index(pool, run.recipe)
-    training = ledger.start(index, horizon_epochs=run.horizon_epochs)
-    known = 0
-    if run.kind != "confirm":
-        alike = (
-            r
-            for r in state.records
-            if r.run.kind != "baseline" and _index(pool, r.run.recipe) == index
-        )
-        known = max(
-            (r.epochs for r in alike if r.run.horizon_epochs == run.horizon_epochs), default=0
-        )
-    training.epochs += pool.result(index, run.horizon_epochs, min(known, run.stop_epochs))
-    training.train(run.stop_epochs)
-    measurements = [
-        _measurement(number, *epoch, reused=number <= known)
-        for number, epoch in enumerate(training.epochs, 1)
-    ]
-    if run.kind == "confirm":
-        fresh = pool.fresh[index] or [measurements[-1].metrics["top1"]]
-        top1 = fresh[(run.seed - state.config.seed - 1) % len(fresh)]
-        last = measurements[-1]
-        measurements[-1] = replace(last, metrics={**last.metrics, "top1": top1})
-    ended: RunState = "diverged" if training.diverged else "completed"
-    return RunRecord(run=run, state=ended, measurements=tuple(measurements))
-
-
-def _no_baseline(number: int, config: StudyConfig) -> RunRecord:
-    """A run of the baseline that cost nothing and came to nothing."""
-    run = Run(
-        id=f"baseline-{number}", kind="baseline", trial=BASELINE, recipe=config.baseline,
-        recipe_epochs=config.epochs, horizon_epochs=config.epochs, stop_epochs=config.epochs,
-        seed=number,
-    )  # fmt: skip
-    return RunRecord(
-        run=run, state="diverged", measurements=(_measurement(1, 0.0, 0.0, math.nan, reused=True),)
+    index, number = pool.recipes.index(run.recipe), _number_of(run, state.config)
+    training = ledger.start(index, horizon_epochs=run.horizon_epochs, seed=number)
+    known = max((len(other.epochs) for other in ledger.runs if other.is_same(training)), default=0)
+    training.epochs += pool.result(
+        index, run.horizon_epochs, min(known, run.stop_epochs), seed=number
     )
+    training.train(run.stop_epochs)
+    ended: RunState = "diverged" if training.diverged else "completed"
+    measurements = tuple(
+        _measurement(epoch, values, reused=epoch <= known)
+        for epoch, values in enumerate(training.epochs, start=1)
+    )
+    return RunRecord(run=run, state=ended, measurements=measurements)
 
 
-def _measurement(
-    epoch: int, top1: float, averaged_top1: float, val_loss: float, *, reused: bool
-) -> Measurement:
+def _number_of(run: Run, config: StudyConfig) -> int:
+    """Which of the recorded runs of its length answers a run: the first, the second, ..."""
+    if run.kind != "look":
+        return run.seed - config.seed - 1  # a round of the race
+    seeds = [look.seed for look in config.looks if look.epochs == run.horizon_epochs]
+    return seeds.index(run.seed)
+
+
+def _measurement(epoch: int, values: Epoch, *, reused: bool) -> Measurement:
     return Measurement(
-        epoch=epoch, step=epoch, lr_first=0.0, lr_last=0.0,
+        epoch=epoch, step=epoch * STEPS_PER_EPOCH, lr_first=0.0, lr_last=0.0,
         metrics={
-            "train_loss": val_loss, "val_loss": val_loss, "top1": top1,
-            "averaged_top1": averaged_top1,
+            "train_loss": values.val_loss, "val_loss": values.val_loss, "top1": values.score,
         },
         seconds=0.0, examples_per_s=0.0, ended_at=0.0, reused=reused,
     )  # fmt: skip
-
-
-def _ask_for_recipes(pool: Pool) -> Ask:
-    """The sampler of lrtune, with each recipe replaced by the nearest one in the bank.
-
-    Recipes of the bank that were not tried yet come first.
-    """
-
-    def ask(state: StudyState, number: int) -> Recipe:
-        recipe = sampler.ask(state, number)
-        tried = {trial.recipe for trial in trials_of(state)}
-        return min(pool.recipes, key=lambda one: (one in tried, _distance(one, recipe)))
-
-    return ask
 
 
 def _distance(one: Recipe, other: Recipe) -> tuple[bool, bool, float, float]:
@@ -166,67 +148,18 @@ def _distance(one: Recipe, other: Recipe) -> tuple[bool, bool, float, float]:
 def _space(pool: Pool) -> str:
     """The bank's grid as a search space."""
     lrs = sorted({recipe.peak_lr for recipe in pool.recipes})
-    names = ", ".join(
-        f'"{name}"' for name in dict.fromkeys(recipe.decay.name for recipe in pool.recipes)
-    )
+    names = dict.fromkeys(recipe.decay.name for recipe in pool.recipes)
+    choices = ", ".join(f'"{name}"' for name in names)
+    tables = "\n".join(f"[decay.{name}]\n{DECAYS[name]}" for name in names if name in DECAYS)
     return f"""
-        [parameters]
-        peak_lr = {{ low = {lrs[0]}, high = {lrs[-1]}, log = true }}
-        warmup_epochs = {{ low = 0, high = 2, step = 2 }}
-        decay = {{ choices = [{names}] }}
-        [decay.wsd]
-        cooldown_frac = 0.3
-        [decay.step]
-        every_epochs = 9
-        factor = 0.1
-        [decay.plateau]
-        patience_epochs = {{ choices = [1, 2, 4] }}
-        factor = 0.2
-    """
+[parameters]
+peak_lr = {{ low = {lrs[0]}, high = {lrs[-1]}, log = true }}
+warmup_epochs = {{ low = 0, high = 2, step = 2 }}
+decay = {{ choices = [{choices}] }}
+{tables}
+"""
 
 
-def _ask_for_places(ledger: Ledger) -> Ask:
-    """For columns that are no recipe: TPE as lrtune's sampler uses it, on scores across rungs.
-
-    A configuration's place in the pool travels as the peak LR of a recipe.
-    """
-    pool = ledger.pool
-
-    def ask(state: StudyState, number: int) -> Recipe:
-        words = f"{state.config.seed} {number}".encode()
-        seed = int.from_bytes(hashlib.sha256(words).digest()[:4], "big")
-        asked = optuna.create_study().ask()
-        suggest(asked, pool.parameters)
-        distributions: dict[str, BaseDistribution] = dict(asked.distributions)
-        study = optuna.create_study(
-            direction="maximize", sampler=TPESampler(seed=seed, group=True, multivariate=True)
-        )
-        study.add_trials([
-            create_trial(
-                params=dict(pool.configurations[_index(pool, trial.recipe)]),
-                distributions=distributions,
-                value=trial.level + math.tanh(trial.score) / 2 if trial.alive else 0.0,
-            )
-            for trial in trials_of(state)
-        ])  # fmt: skip
-        place = ledger.nearest(suggest(study.ask(), pool.parameters), again=False)
-        return Recipe(peak_lr=float(place + 1))
-
-    return ask
-
-
-def _index(pool: Pool, recipe: Recipe) -> int:
-    return pool.recipes.index(recipe) if pool.recipes else int(recipe.peak_lr) - 1
-
-
-OURS: dict[str, Strategy] = {
-    "lrtune": ours(),
-    "lrtune, unconfirmed": ours(confirmed=0),
-    "lrtune, random": ours(sampled_by="random"),
-    "lrtune, c1": ours("c1"),
-    "lrtune, c1,c3": ours("c1,c3"),
-    "lrtune, c1,c3,9": ours("c1,c3,9"),
-    "lrtune, 1,3,9": ours("1,3,9"),
-    "lrtune, 1,3,9 raw": ours("1,3,9", signal="raw"),
-}
-"""The default, and what it was chosen from."""
+OURS: dict[str, Strategy] = {"lrtune": Search(), "lrtune, lag 1": Search(lag=1)}
+"""The default, and with a sampler that sees every trial before the next, which only one worker
+could do."""

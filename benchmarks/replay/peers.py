@@ -37,9 +37,7 @@ def by_optuna(
         study = _study(sampler(seed), pruner(ledger.pool.horizon_epochs), seed)
         while True:
             trial = study.ask()
-            run = ledger.start(
-                ledger.nearest(suggest(trial, ledger.pool.parameters), again=ledger.pool.repeats)
-            )
+            run = ledger.start(ledger.nearest(suggest(trial, ledger.pool.parameters), again=True))
             study.tell(trial, *_outcome(run, trial))
 
     return search
@@ -81,7 +79,7 @@ def by_ray(sampler: Callable[[int], BaseSampler]) -> Strategy:
         )
         for number in count():
             trial: Any = SimpleNamespace(trial_id=f"{number}")
-            run = ledger.start(ledger.nearest(searcher.suggest(trial.trial_id), again=pool.repeats))
+            run = ledger.start(ledger.nearest(searcher.suggest(trial.trial_id), again=True))
             scheduler.on_trial_add(None, trial)
             decision = TrialScheduler.CONTINUE
             while decision == TrialScheduler.CONTINUE:
@@ -147,13 +145,10 @@ def suggest(trial: optuna.Trial, parameters: tuple[Parameter, ...]) -> dict[str,
     values: dict[str, Value] = {}
     for p in parameters:
         if p.exists(values):
-            match p.kind:
-                case "choice":
-                    values[p.name] = trial.suggest_categorical(p.name, p.choices)
-                case "ladder":
-                    values[p.name] = p.choices[trial.suggest_int(p.name, 0, len(p.choices) - 1)]
-                case _:
-                    values[p.name] = trial.suggest_float(p.name, p.low, p.high, log=p.kind == "log")
+            if p.kind == "choice":
+                values[p.name] = trial.suggest_categorical(p.name, p.choices)
+            else:
+                values[p.name] = p.choices[trial.suggest_int(p.name, 0, len(p.choices) - 1)]
     return values
 
 

@@ -1,7 +1,7 @@
-"""The plot: regret against full runs spent, a panel a pool."""
+"""The plot: mean regret against full runs spent, a panel an optimizer."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from matplotlib import rc_context
@@ -11,59 +11,51 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from lrtune.reporting.sheet import SERIES, STYLE
 
-from .measure import Regrets, quartiles
-from .pools import Pool
+from .measure import Regrets
 
 NUM_POINTS = 150
 """Of a line: more would only make the file large."""
+HIGHEST = 3.0
+"""Points of Top-1 up to which the plot shows a regret."""
 
 
-def draw(pools: Sequence[Pool], measured: Mapping[str, Mapping[str, Regrets]]) -> str:
-    """Draws an SVG of medians, with the quartiles as bands.
+def draw(measured: Mapping[str, Mapping[str, Regrets]]) -> str:
+    """Draws an SVG of means, with a standard error on either side as a band.
 
     Args:
-        pools: a panel each.
-        measured: the regrets by pool and strategy.
+        measured: the regrets by optimizer, which have a panel each, and strategy.
     """
-    num_columns = min(len(pools), 3)
-    num_rows = -(-len(pools) // num_columns)
     with rc_context(STYLE):
-        figure = Figure(figsize=(4.2 * num_columns, 3.2 * num_rows + 0.5), layout="constrained")
-        panels = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
-        for panel, pool in zip(panels, pools, strict=False):
-            _panel(panel, pool, measured[pool.name])
-        for panel in panels[len(pools) :]:
-            panel.set_visible(False)
+        figure = Figure(figsize=(4.2 * len(measured), 3.7), layout="constrained")
+        panels = figure.subplots(1, len(measured), squeeze=False).ravel()
+        for panel, (name, strategies) in zip(panels, measured.items(), strict=True):
+            _panel(panel, name, strategies)
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", facecolor="white", metadata={"Date": None})
     return buffer.getvalue()
 
 
-def _panel(axes: Axes, pool: Pool, strategies: Mapping[str, Regrets]) -> None:
-    for i, (name, regrets) in enumerate(strategies.items()):
+def _panel(axes: Axes, name: str, strategies: Mapping[str, Regrets]) -> None:
+    for i, (strategy, regrets) in enumerate(strategies.items()):
         colour, dashes = SERIES[i % len(SERIES)], "-" if i < len(SERIES) else "--"
-        low, middle, high = quartiles(regrets.by_epochs)
-        points = np.unique(np.geomspace(1, len(middle), NUM_POINTS).round().astype(int)) - 1
-        runs = (points + 1) / pool.horizon_epochs
-        axes.step(runs, middle[points], where="post", color=colour, linestyle=dashes, label=name)
+        by_epochs = np.where(np.isfinite(regrets.by_epochs), regrets.by_epochs, np.nan)
+        mean, error = by_epochs.mean(axis=0), by_epochs.std(axis=0) / np.sqrt(len(by_epochs))
+        points = np.unique(np.geomspace(1, len(mean), NUM_POINTS).round().astype(int)) - 1
+        runs = (points + 1) / regrets.horizon_epochs
+        mean, error = mean[points], error[points]
+        axes.step(runs, mean, where="post", color=colour, linestyle=dashes, label=strategy)
         axes.fill_between(
-            runs, low[points], high[points], step="post", color=colour, alpha=0.05, linewidth=0
+            runs, mean - error, mean + error, step="post", color=colour, alpha=0.1, linewidth=0
         )
-    unit = "points of Top-1" if pool.regret_of == "incumbent" else "1: the median configuration"
     axes.set(
-        title=pool.name,
+        title=name,
         xlabel="full runs spent",
-        ylabel=f"regret, {unit}",
+        ylabel="mean regret, points of Top-1",
         xscale="log",
         xlim=(1, runs[-1]),
+        ylim=(0, HIGHEST),
     )
-    first = [
-        median
-        for regrets in strategies.values()
-        if np.isfinite(median := quartiles(regrets.at(1))[1])
-    ]
-    axes.set_ylim(0, max(first, default=None))
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_locator(NullLocator())

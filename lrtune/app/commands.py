@@ -3,6 +3,7 @@
 Each function checks what it is asked for and calls the packages that do the work.
 """
 
+import math
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -19,9 +20,11 @@ from lrtune.app.steering import find_in_command
 from lrtune.app.studies import (
     Request,
     begun,
+    check_budget,
     check_facts,
+    check_schedules,
     check_space,
-    fitted_rungs,
+    ranked_by,
     request_of,
     teller,
     train_study,
@@ -32,14 +35,15 @@ from lrtune.core.commands import takes
 from lrtune.core.engines import Local
 from lrtune.core.errors import InputError, Problems, StoreError
 from lrtune.core.events import Note
+from lrtune.core.objective import Objective
 from lrtune.core.recipe import Recipe, default_recipe, length_problems
 from lrtune.core.sources import CommandLine
 from lrtune.core.space import Space, first_values, parse_space
-from lrtune.core.study import Budget, RangeResult, Rung, StudyConfig, StudyState
+from lrtune.core.study import Budget, Look, RangeResult, StudyConfig, StudyState
 from lrtune.core.training import Devices
 from lrtune.decide.bounds import range_result
+from lrtune.decide.looks import automatic_looks, parse_looks
 from lrtune.decide.recommend import recommend
-from lrtune.decide.rungs import check_rungs
 from lrtune.reporting.export import Export
 from lrtune.reporting.export import export as export_recipe
 from lrtune.reporting.result import SearchResult, measurements_of
@@ -53,6 +57,8 @@ from lrtune.training.task import change_settings
 from lrtune.tuning.engine import Engine as TrainingEngine
 from lrtune.tuning.sampler import delete_mirror, mirror
 
+MAX_SEEDS = 8
+"""Runs of a recipe in the race of a search, at most."""
 FOLLOW_S = 5.0
 """Seconds between two updates of the dashboard's copy of a study."""
 
@@ -76,10 +82,13 @@ def search(asked: commands.Search) -> SearchResult:
         name, toml = read_space(asked.space)
         parse_space(toml, name, optimizer=None)  # before a command is run to know its optimizer
         space_name, space_toml = name, toml
-    rungs: tuple[Rung, ...] = ()
-    if asked.rungs != "auto":
+    looks: tuple[Look, ...] = ()
+    if asked.looks != "auto":
         with problems.gather():
-            rungs = Rung.parse(asked.rungs)
+            looks = parse_looks(asked.looks, asked.epochs or math.inf, seed=asked.seed)
+    if asked.rank_by is not None and ":" in asked.rank_by:  # the task may know a name alone
+        with problems.gather():
+            Objective.parse(asked.rank_by)
     known = None if asked.baseline is None else known_of(asked.baseline)
     first = First(
         seed=asked.seed + 1,  # the first of the fresh seeds
@@ -110,14 +119,9 @@ def search(asked: commands.Search) -> SearchResult:
             problems += space_problems(subject, space)
             problems += _strange_tries(tried, space)
     own_epochs = subject.epochs if own == subject.steered else epochs  # a command is not cut
-    if budget.unit in ("epochs", "runs"):
-        amount_epochs = budget.amount * (1 if budget.unit == "epochs" else epochs)
-        if amount_epochs < asked.num_seeds * own_epochs + epochs:
-            needed = f"the baseline's {asked.num_seeds} runs of {own_epochs} epochs and one trial"
-            problems.append(f"`budget` must cover {needed}, but got {asked.budget}.")
-    if rungs:
+    if looks:
         with problems.gather():
-            check_rungs(rungs, asked.pruner, epochs)
+            looks = parse_looks(asked.looks, epochs, seed=asked.seed)
     problems.raise_any()
     assert space is not None
     call = f"lrtune.search(..., space={space_name!r}, budget={str(asked.budget)!r})"
@@ -126,18 +130,27 @@ def search(asked: commands.Search) -> SearchResult:
         recipes = {"the baseline": own} | {recipe.label: recipe for recipe in tried}
         check_space(engine.facts, space)
         check_facts(engine.facts, recipes, subject.objective)
+        facts = engine.facts
+        chosen = looks or automatic_looks(
+            epochs, facts.steps_per_epoch, seed=asked.seed, start_epochs=facts.start_epochs
+        )
         config = replace(
             begun(asked, request, engine, epochs=epochs, baseline=own),
             space_name=space_name,
             space_toml=space_toml,
             budget=budget,
-            rungs=rungs,
+            rank_by=ranked_by(asked.rank_by, facts),
+            looks=chosen if asked.pruner == "fair" else (),
             own_epochs=own_epochs if own_epochs > epochs else 0,
             tried=tuple(tried),
-            max_seeds=asked.num_seeds + 2 if asked.max_seeds is None else asked.max_seeds,
+            max_seeds=max(MAX_SEEDS, asked.num_seeds)
+            if asked.max_seeds is None
+            else asked.max_seeds,
             command=asked.command or call,
         )
-        return replace(config, rungs=fitted_rungs(config, engine.facts))
+        check_schedules(config, facts)
+        check_budget(config)
+        return config
 
     return train_study(configure, request)
 
@@ -215,6 +228,7 @@ def resume(asked: commands.Resume) -> SearchResult:
         first = re.sub(r"; lrtune[ .]resume.*", "", config.command)
         again = asked.command or f"lrtune.resume({name!r}, budget={str(asked.budget)!r})"
         config = replace(config, budget=Budget.parse(asked.budget), command=f"{first}; {again}")
+        check_budget(config)
     request = Request(
         options=asked.chosen_engine,
         subject=resumed(config, asked.chosen_engine, places, teller(asked)),

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from lrtune.app.places import Places
 from lrtune.app.results import recipe_of
-from lrtune.app.studies import begun, check_facts, fitted_rungs, request_of, train_study
+from lrtune.app.studies import begun, check_facts, check_schedules, request_of, train_study
 from lrtune.app.subjects import command_problems
 from lrtune.core import commands
 from lrtune.core.commands import takes
@@ -79,11 +79,10 @@ def compare(asked: commands.Compare) -> SearchResult:
             budget=Budget(len(compared) * max_seeds, "runs"),
             pruner="none",
             max_seeds=max_seeds,
-            num_confirmed=len(compared) - 1,
             recipes=tuple(compared),
             command=asked.command or f"lrtune.compare(..., {names})",
         )
-        fitted_rungs(config, engine.facts)  # every recipe must have a schedule
+        check_schedules(config, engine.facts)
         return config
 
     return train_study(configure, request)

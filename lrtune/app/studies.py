@@ -16,6 +16,7 @@ from lrtune.app.places import Places
 from lrtune.app.results import print_known, write_study_report
 from lrtune.app.subjects import Subject, Tell, subject_of
 from lrtune.core.commands import Compare, Search, Watching
+from lrtune.core.counts import count
 from lrtune.core.decays import Plateau
 from lrtune.core.engines import EngineOptions, Ray
 from lrtune.core.errors import InputError, LrtuneError, Problems, StoreError
@@ -24,14 +25,14 @@ from lrtune.core.objective import Objective
 from lrtune.core.recipe import Recipe, group_problems
 from lrtune.core.run import BASELINE
 from lrtune.core.space import Space, parse_space
-from lrtune.core.study import Rung, SearchRules, StudyConfig, StudyState
+from lrtune.core.study import SearchRules, StudyConfig, StudyState
 from lrtune.core.training import Facts
-from lrtune.decide.abilities import possible_rungs, shares_seeds
+from lrtune.decide.abilities import shares_seeds
 from lrtune.decide.bounds import range_result
+from lrtune.decide.budget import first_cost, num_finalists, race_runs
 from lrtune.decide.plan import outcome
 from lrtune.decide.race import fresh_seeds, idle_seeds
 from lrtune.decide.recommend import recommend
-from lrtune.decide.rungs import automatic_rungs
 from lrtune.decide.trials import trials_of
 from lrtune.reporting.live import LiveDisplay
 from lrtune.reporting.result import SearchResult
@@ -48,6 +49,8 @@ from lrtune.tuning.sampler import fitted_space, moved
 Configure = Callable[[Engine], StudyConfig]
 """Makes the configuration of a study from the engine, which knows the facts of the training."""
 
+VAL_LOSS = "val_loss"
+"""The metric that looks are ranked by where the objective is a score."""
 _TOO_LATE = "a plateau decay needs its metric during the run, which this training gives too late."
 
 
@@ -181,24 +184,50 @@ def train_study(configure: Configure, request: Request) -> SearchResult:
             raise
 
 
-def fitted_rungs(config: StudyConfig, facts: Facts) -> tuple[Rung, ...]:
-    """Returns the rungs that were asked for, or the pruner's, without those that cannot be trained.
+def check_schedules(config: StudyConfig, facts: Facts) -> None:
+    """Checks that the recipes of a study that a user chose have a schedule of its length.
 
     Raises:
-        InputError: a recipe has no schedule of this length.
+        InputError: one has none.
     """
     for recipe in (config.baseline, *(named.recipe for named in config.recipes)):
         build_schedule(recipe, epochs=config.epochs, steps_per_epoch=facts.steps_per_epoch)
-    rungs = config.rungs or automatic_rungs(
-        config.pruner,
-        config.epochs,
-        facts.steps_per_epoch,
-        config.reduction_factor,
-        start_epochs=facts.start_epochs,
-    )
-    if not config.rungs and config.pruner == "fair" and "resume" not in facts.abilities:
-        rungs = tuple(replace(rung, compressed=True) for rung in rungs)
-    return possible_rungs(rungs, facts.abilities)
+
+
+def check_budget(config: StudyConfig) -> None:
+    """Checks that a budget in epochs or full runs covers what a study cannot do without.
+
+    Raises:
+        InputError: it does not.
+    """
+    budget = config.budget
+    if budget.unit not in ("epochs", "runs"):
+        return
+    amount = budget.amount * (config.epochs if budget.unit == "runs" else 1)
+    if amount < first_cost(config):
+        raise InputError(
+            f"`budget` must cover the {first_cost(config)} epochs that a search of a single "
+            f"recipe takes, but got {budget}."
+        )
+
+
+def ranked_by(asked: str | None, facts: Facts) -> str:
+    """Returns what looks are ranked by, which tells good recipes apart sooner than a score does.
+
+    Raises:
+        InputError: the training does not measure what was asked for.
+    """
+    objective = facts.objective
+    if asked is None:
+        is_score = objective.direction == "max" and VAL_LOSS in facts.metrics
+        return str(Objective.parse(VAL_LOSS) if is_score else objective)
+    chosen = Objective.parse(asked) if asked != objective.metric else objective
+    if chosen.metric not in facts.metrics:
+        raise InputError(
+            f"`rank_by` must be a metric that the training measures ({', '.join(facts.metrics)}), "
+            f"but got {asked!r}."
+        )
+    return str(chosen)
 
 
 def check_facts(facts: Facts, recipes: Mapping[str, Recipe], objective: Objective) -> None:
@@ -281,6 +310,7 @@ def _run(store: StudyStore, engine: Engine, request: Request) -> SearchResult:
             emit(Note(note))
         _range_tests(store, engine, emit)
         _tell_moved(store.state(), emit)
+        _tell_proof(store.state(), emit)
         done = outcome(store.state())
         if done is None:
             can_resume = "resume" in facts.abilities
@@ -339,6 +369,16 @@ def _tell_moved(state: StudyState, emit: Emit) -> None:
             emit(Note(f"{recipe.label}: moved into the space, {', '.join(changes)}"))
 
 
+def _tell_proof(state: StudyState, emit: Emit) -> None:
+    """Reports, before the search begins, what its proof may cost."""
+    fewest, most = race_runs(state.config, num_finalists(state) + 1)
+    if state.config.is_comparison or trials_of(state) or not most:
+        return
+    epochs = count(state.config.epochs, "epoch")
+    cost = f"{fewest} to {most} full runs" if most > fewest else count(fewest, "full run")
+    emit(Note(f"the proof takes {cost} of {epochs}; `confirm` and `matters` can make it shorter"))
+
+
 def _in_words(recipe: Recipe) -> dict[str, str]:
     """Returns a recipe's values as text by key, including those of its decay.
 
@@ -360,9 +400,11 @@ def _read_test_split(store: StudyStore, engine: Engine, places: Places, emit: Em
     """
     state = store.state()
     recommendation = recommend(state)
+    checkpoints = places.checkpoints(state.config.name)
     if recommendation is None or not recommendation.final:
+        checkpoints.keep_only(())  # looks are whole runs, and no run goes on from them
         return
-    checkpoints, best = places.checkpoints(state.config.name), recommendation.best.trial
+    best = recommendation.best.trial
     finals = {
         record.run.id: record
         for record in state.fresh

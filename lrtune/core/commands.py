@@ -35,6 +35,16 @@ from lrtune.core.study import Repetition, SearchRules, TrainSettings
 Target = Literal["torch", "lightning", "timm", "transformers", "json", "toml"]
 """Frameworks and formats that a recipe can be exported to."""
 
+_LOOKS = "the search looks at each recipe by short runs now, whose lengths `looks=` sets"
+_CONFIRM = "`confirm=` is full, quick or 0 now, and the number of finalists follows the budget"
+RETIRED = {
+    "rungs": _LOOKS,
+    "reduction_factor": _LOOKS,
+    "reduction": _LOOKS,
+    "signal": "looks are judged by the raw weights now, by what `rank_by=` says",
+    "num_confirmed": _CONFIRM,
+}
+"""Names of options that are gone, as arguments or as flags, and what there is in their place."""
 P = ParamSpec("P")
 CommandT = TypeVar("CommandT", bound="Command")
 Result = TypeVar("Result")
@@ -94,6 +104,8 @@ def _check_names(kind: Any, function: str, given: Mapping[str, Any]) -> None:
     known = {option.name: option.name for option in options_of(kind)}
     flags = {option.flag.removeprefix("--"): option.name for option in options_of(kind)}
     for name in given:
+        if name in RETIRED:
+            raise TypeError(f"{function}(): `{name}` is gone: {RETIRED[name]}.")
         if name not in known:
             near = get_close_matches(name, {**flags, **known}, n=1)
             hint = f". Did you mean {({**flags, **known})[near[0]]!r}?" if near else ""
@@ -209,7 +221,7 @@ class Beginning(Repetition):
         at_least(0),
         Option(
             "Runs, at most, of recipes that `num_seeds` runs do not tell apart.",
-            default="2 more in a search, no more in a comparison",
+            default="8 in a search, no more than `num_seeds` in a comparison",
             metavar="N",
         ),
     ] = None
@@ -273,12 +285,12 @@ class Searched(Options):
             metavar="NAME|FILE",
         ),
     ] = ()
-    rungs: Annotated[
+    looks: Annotated[
         str,
         Option(
-            "Looks before a full run; c1,c3,9: its schedule compressed to 1 epoch, to 3, then its "
-            "first 9.",
-            metavar="R",
+            "Lengths of the two looks at a recipe, in epochs: 1,3. The whole schedule is "
+            "compressed to them.",
+            metavar="EPOCHS,EPOCHS",
         ),
     ] = "auto"
 
@@ -297,6 +309,20 @@ class Search(
     Trained, Watching, Reports, EngineChoice, TrainSettings, SearchRules, Beginning, Searched
 ):
     """`lrtune search`."""
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """What is said of looks, or of a race, that the study does not have."""
+        yield from super().conflicts()
+        said = {"looks": self.looks != "auto", "rank_by": self.rank_by is not None}
+        for name in (name for name, is_said in said.items() if is_said and self.pruner == "none"):
+            yield Conflict(
+                (name, "pruner"), f"`{name}=` does not go with `pruner=none`, which has no looks."
+            )
+        if self.matters is not None and self.confirm != "full":
+            yield Conflict(
+                ("matters", "confirm"),
+                f"`matters=` does not go with `confirm={self.confirm}`, which has no race.",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,9 @@
 """The decays: how the LR falls after the warmup. A new one is a class here, and nothing else.
 
-A decay states its shape as an expression, where it begins to fall, how its lengths follow the
-length of the run, and how people read it. Its fields are its parameters, with their rules. The
-schedule evaluates the expression, and exported code prints it. Search spaces, compression, shared
-trunks, reports and their colours ask the class or look it up in `DECAYS`.
+A decay states its shape as an expression, how its lengths follow the length of the run, and how
+people read it. Its fields are its parameters, with their rules. The schedule evaluates the
+expression, and exported code prints it. Search spaces, compression, reports and their colours ask
+the class or look it up in `DECAYS`.
 
     @dataclass(frozen=True, kw_only=True)
     class Polynomial(Decay):
@@ -89,13 +89,6 @@ class Decay(ABC):
         """Plain values for JSON; `decay_from_dict` reads them back."""
         return {"name": self.name} | self.parameters
 
-    def trunk_epochs(self, span: Span) -> float:
-        """Epochs from the start of the run until it begins to fall.
-
-        Recipes of one peak LR and one warmup share them.
-        """
-        return span.warmup_epochs
-
     def scaled(self, scale: float) -> Self:
         """The decay for a run of `scale` times the length."""
         kind: type = type(self)
@@ -151,10 +144,6 @@ class WSD(Decay):
     """Length of the cooldown as a fraction of the steps after the warmup. The paper counts all
     steps."""
 
-    def trunk_epochs(self, span: Span) -> float:
-        """See `Decay.trunk_epochs`."""
-        return span.epochs - self.cooldown_frac * span.decay_epochs
-
     def phrase(self, span: Span) -> str:
         """See `Decay.phrase`."""
         cooldown = count(self.cooldown_frac * span.decay_epochs, "epoch")
@@ -173,10 +162,6 @@ class HoldPower(Decay):
 
     hold_frac: Annotated[float, within(0, 1, "[)")] = 0.5
     power: Annotated[float, above(0)] = 1.0
-
-    def trunk_epochs(self, span: Span) -> float:
-        """See `Decay.trunk_epochs`."""
-        return span.warmup_epochs + self.hold_frac * span.decay_epochs
 
     def phrase(self, span: Span) -> str:
         """See `Decay.phrase`."""
@@ -218,10 +203,6 @@ class Plateau(Decay):
         """Its name, and the two parameters that people tune."""
         return _label(self.name, {"patience_epochs": self.patience_epochs, "factor": self.factor})
 
-    def trunk_epochs(self, span: Span) -> float:
-        """All of the run: when it falls is not known before the metrics are."""
-        return span.epochs
-
     def scaled(self, scale: float) -> Self:
         """The same rule for a run of `scale` times the length, in whole epochs.
 
@@ -260,10 +241,6 @@ class StepDecay(Decay):
     every_epochs: Annotated[float, above(0)]
     factor: Annotated[float, within(0, 1, "()")] = 0.1
 
-    def trunk_epochs(self, span: Span) -> float:
-        """See `Decay.trunk_epochs`."""
-        return min(span.epochs, max(self.every_epochs, span.warmup_epochs))
-
     def phrase(self, span: Span) -> str:
         """See `Decay.phrase`."""
         interval = count(self.every_epochs, "epoch")
@@ -285,10 +262,6 @@ class Constant(Decay):
 
     name = "constant"
     shape = "1.0"
-
-    def trunk_epochs(self, span: Span) -> float:
-        """All of the run."""
-        return span.epochs
 
     def phrase(self, span: Span) -> str:
         """See `Decay.phrase`."""
@@ -330,10 +303,6 @@ class MultiStep(Decay):
 
     milestones_epochs: Annotated[tuple[float, ...], _is_rising]
     factor: Annotated[float, within(0, 1, "()")] = 0.1
-
-    def trunk_epochs(self, span: Span) -> float:
-        """See `Decay.trunk_epochs`."""
-        return min(span.epochs, max(self.milestones_epochs[0], span.warmup_epochs))
 
     def phrase(self, span: Span) -> str:
         """See `Decay.phrase`."""

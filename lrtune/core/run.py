@@ -7,8 +7,9 @@ from typing import Literal
 from lrtune.core.objective import Metrics
 from lrtune.core.recipe import Recipe
 
-RunKind = Literal["baseline", "rung", "full", "confirm"]
-"""`rung`: a cheaper look at a recipe, before the full run that is its trial's `full`."""
+RunKind = Literal["baseline", "look", "full", "confirm"]
+"""`look`: a short run with the whole schedule in it; `full`: what a search without looks has in its
+place."""
 RunState = Literal["running", "completed", "pruned", "diverged", "failed"]
 
 LOSSES = ("train_loss", "val_loss")
@@ -22,7 +23,7 @@ class Run:
     """One training of one recipe: what has to be known to do it again.
 
     `id` is unique in its study and derived from what the run is for (`baseline-0`,
-    `trial-0007-rung-0`, `trial-0007`, `trial-0007-confirm-1`), so that two processes that plan the
+    `trial-0007-look-1`, `trial-0007`, `trial-0007-confirm-1`), so that two processes that plan the
     same run collide instead of training it twice.
     """
 
@@ -37,13 +38,13 @@ class Run:
     """Epochs that the schedule is fitted to; where they are fewer than `recipe_epochs`, it is
     compressed."""
     stop_epochs: int
-    """Epochs that are trained: all of the horizon, or fewer of a run that is left at a rung."""
+    """Epochs that are trained: all of the horizon, but of studies of earlier versions."""
     seed: int
 
     @property
     def is_of_search(self) -> bool:
-        """Whether it is the search's own, on a rung or in full; all others have fresh seeds."""
-        return self.kind in ("rung", "full")
+        """Whether it is the search's own, a look or in full; all others have fresh seeds."""
+        return self.kind in ("look", "full")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,14 +152,3 @@ class Assignment:
     """Epochs that need not be measured again."""
     known: tuple[Measurement, ...]
     """Its first epochs, as far as they were trained before, by this run or by any other."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PruneDecision:
-    """Whether a run goes on, and why not."""
-
-    prune: bool
-    reason: str = field(default="")
-
-
-GO_ON = PruneDecision(prune=False)

@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
 from lrtune.core.errors import InputError
@@ -18,10 +17,9 @@ from lrtune.core.space import Interval
 BudgetUnit = Literal["trials", "epochs", "runs", "seconds"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 SamplerName = Literal["tpe", "gp", "random", "qmc"]
-PrunerName = Literal["fair", "halving", "hyperband", "hopeless", "median", "patient", "none"]
+PrunerName = Literal["fair", "none"]
+Confirm = Literal["full", "quick", "0"]
 DataOnDevice = Literal["auto", "yes", "no"]
-Signal = Literal["averaged", "raw"]
-"""What an unfinished run is judged by: its averaged weights, or its weights as they are."""
 
 
 @dataclass(frozen=True)
@@ -72,40 +70,18 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Rung:
-    """A cheaper look at a recipe than its full run."""
+class Look:
+    """A short run of a recipe, with its whole schedule compressed to it."""
 
     epochs: int
-    """Epochs that it takes."""
-    compressed: bool = False
-    """Whether the whole schedule is compressed to them; else they are the first ones of the full
-    run."""
-
-    @staticmethod
-    def parse(text: str) -> tuple["Rung", ...]:
-        """Reads rungs such as `c1,c3,9`: two compressed runs, then 9 epochs of the full one.
-
-        Raises:
-            InputError: it is none, or they do not rise.
-        """
-        matches = [re.fullmatch(r"\s*(c?)([1-9]\d*)\s*", part) for part in text.split(",")]
-        rungs = tuple(Rung(int(match[2]), match[1] == "c") for match in matches if match)
-        in_order = all(
-            (not a.compressed, a.epochs) < (not b.compressed, b.epochs) for a, b in pairwise(rungs)
-        )
-        if len(rungs) < len(matches) or not in_order:
-            wanted = "must look like c1,c3,9, compressed ones first and each kind rising"
-            raise InputError(f"`rungs` {wanted}, but got {text!r}.")
-        return rungs
-
-    def __str__(self) -> str:
-        return f"{'c' if self.compressed else ''}{self.epochs}"
+    seed: int
+    one_in: int
+    """One recipe in so many has it."""
 
     @property
     def label(self) -> str:
-        """`3 epochs, compressed`."""
-        plural, suffix = "" if self.epochs == 1 else "s", ", compressed" if self.compressed else ""
-        return f"{self.epochs} epoch{plural}{suffix}"
+        """`3 epochs`."""
+        return f"{self.epochs} epoch{'' if self.epochs == 1 else 's'}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +136,7 @@ class TrainSettings(Options):
             metavar="EPOCHS",
             label="Half-life of the averaged weights, epochs",
         ),
-    ] = 0.5
+    ] = 0.0
     device: Annotated[
         str, Option("What to train on: auto, cpu, cuda, cuda:1, ...", metavar="NAME")
     ] = "auto"
@@ -231,40 +207,52 @@ class SearchRules(Repetition):
     pruner: Annotated[
         PrunerName,
         Option(
-            "What ends weak trials early; fair: short looks at each, after which the best go on."
+            "fair: short looks at each recipe, and full runs of the best alone; none: a full run "
+            "of each."
         ),
     ] = "fair"
-    reduction_factor: Annotated[
+    rank_by: Annotated[
+        str | None,
+        Option(
+            "What looks are ranked by.",
+            default="the validation loss where the metric is a score, else the metric",
+            metavar="NAME[:max|:min]",
+            label="Looks are ranked by",
+        ),
+    ] = None
+    lag: Annotated[
         int,
-        at_least(2),
+        at_least(1),
         Option(
-            "Promote one of this many trials on a rung, and one of more where the next run is "
-            "longer by more than this factor.",
-            flag="--reduction",
+            "A recipe is suggested from the trials that are at least so many before it, so that as "
+            "many can be looked at side by side and any number of workers gives the same study.",
             metavar="N",
+            label="Trials by which the sampler lags",
         ),
-    ] = 3
-    signal: Annotated[
-        Signal,
+    ] = 8
+    confirm: Annotated[
+        Confirm,
         Option(
-            "Judge unfinished runs by their averaged or their raw weights.",
-            label="Signal of unfinished runs",
+            "Proof by full runs with fresh seeds; full: a race of the best recipes against the "
+            "baseline; quick: one run of the best and one of the baseline; 0: no proof.",
+            label="Proof",
         ),
-    ] = "averaged"
-    num_confirmed: Annotated[
-        int,
-        at_least(0),
+    ] = "full"
+    matters: Annotated[
+        float | None,
+        above(0),
         Option(
-            "Best recipes that are trained again with fresh seeds.",
-            flag="--confirm",
-            metavar="N",
-            label="Recipes to confirm",
+            "Smallest difference of the metric that matters: what is nearer is not told apart.",
+            default="the standard deviation of a run over seeds",
+            metavar="X",
+            label="Smallest difference that matters",
         ),
-    ] = 3
+    ] = None
 
 
-RULES = 2
-"""A higher number means that a study of the number before cannot be continued. 1: version 0.1.0."""
+RULES = 3
+"""A higher number means that a study of the number before cannot be continued. 1: version 0.1.0;
+2: rungs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,8 +283,8 @@ class StudyConfig(SearchRules):
     """Parameter groups with their own share of the peak LR; empty where there is only one."""
     settings: TrainSettings = field(default_factory=TrainSettings)
     budget: Budget = field(default_factory=lambda: Budget(50, "trials"))
-    rungs: tuple[Rung, ...] = ()
-    """Looks at a recipe before its full run, the cheapest first."""
+    looks: tuple[Look, ...] = ()
+    """Short runs of a recipe, in their order; without any, recipes are trained in full."""
     max_seeds: int = 1
     """Runs of those that `num_seeds` do not tell apart; below `num_seeds`: no more than those."""
     baseline: Recipe
@@ -316,6 +304,17 @@ class StudyConfig(SearchRules):
     def horizon_of(self, trial: int) -> int:
         """Epochs of the full runs of a trial, or of the baseline."""
         return (self.own_epochs or self.epochs) if trial == BASELINE else self.epochs
+
+    @property
+    def ranked_by(self) -> Objective:
+        """What looks are ranked by."""
+        if self.rank_by in (None, str(self.objective)):
+            return self.objective
+        return Objective.parse(str(self.rank_by))
+
+    def num_seen(self, number: int) -> int:
+        """How many of the first trials the sampler sees when it suggests trial `number`."""
+        return max(0, number - self.lag + 1) if self.sampler in ("tpe", "gp") else 0
 
     @property
     def is_comparison(self) -> bool:

@@ -2,15 +2,13 @@
 
 from collections.abc import Set as AbstractSet
 
-from lrtune.core.study import Rung
 from lrtune.core.training import ABILITIES, Ability
 
 _WITHOUT: dict[Ability, str] = {
     "resume": "This training cannot go on from a saved state: a run that is interrupted starts "
-    "again, only whole runs are reused, and rungs are compressed runs.",
+    "again, and only whole runs are reused.",
     "repeat": "This training does not repeat its results for the same seed: no epoch of one run "
-    "is reused for another, rungs are compressed runs, and fresh runs are not compared seed by "
-    "seed.",
+    "is reused for another, and fresh runs are not compared seed by seed.",
     "follow": "This training has its metrics too late for its learning rates to follow them: "
     "plateau decays are left out.",
     "sweep": "This training has no range test: the default bounds of peak LRs are searched.",
@@ -21,15 +19,6 @@ _WITHOUT: dict[Ability, str] = {
 def limits(abilities: AbstractSet[Ability]) -> list[str]:
     """Sentences for the user: what is done otherwise, one for each ability that is absent."""
     return [_WITHOUT[name] for name in sorted(ABILITIES - abilities)]
-
-
-def possible_rungs(rungs: tuple[Rung, ...], abilities: AbstractSet[Ability]) -> tuple[Rung, ...]:
-    """The rungs that save epochs.
-
-    A rung of the first epochs of the full run does so only where the full run goes on from there.
-    """
-    goes_on = {"resume", "repeat"} <= abilities
-    return tuple(rung for rung in rungs if goes_on or rung.compressed)
 
 
 def shares_seeds(abilities: AbstractSet[Ability]) -> bool:

@@ -45,11 +45,14 @@ def convergence_epoch(objective: Objective, values: Sequence[float], target: flo
 def settling_epoch(objective: Objective, values: Sequence[float]) -> int | None:
     """The first epoch from which the centred 3-epoch median stays near the last one.
 
-    Near is within the objective's `tolerance` of the last median. `None` for an empty run.
+    Near is within the objective's `tolerance` of the last median. `None` for an empty run. Epochs
+    whose value is nan are left out of the medians; a median of none is near to nothing.
     """
     if not values:
         return None
-    medians = [median(values[max(0, i - 1) : i + 2]) for i in range(len(values))]
+    windows = (values[max(0, i - 1) : i + 2] for i in range(len(values)))
+    known = ([value for value in window if not math.isnan(value)] for window in windows)
+    medians = [median(window) if window else math.nan for window in known]
     near = objective.tolerance(medians[-1])
     settled = len(medians)
     while settled > 1 and abs(medians[settled - 2] - medians[-1]) <= near:

@@ -1,8 +1,10 @@
-"""What to train next: a pure function of the study's state.
+"""What to train next: a pure function of the study's state, never of who came first.
 
-Orphans first (a run whose process is gone goes on from its last epoch), then the baseline's seeds,
-then promotions and recipes from the sampler while the budget lasts, then the best of them again
-with fresh seeds. A comparison has recipes of its own and no search. An engine asks, trains, records
+Orphans come first: a run whose process is gone goes on from its last epoch. Then every recipe has
+its first look, the best sixth by it have a second, and the best twelfth by that a third. The best
+of these are the finalists, and race against the baseline with fresh seeds, round by round. Each
+step is decided when all that it chooses among is there; until then workers take runs that are
+certain to come. A comparison has recipes of its own and no search. An engine asks, trains, records
 and asks again; kill it at any time, and the plan goes on from what was recorded.
 """
 
@@ -10,11 +12,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from lrtune.core.decays import Own
 from lrtune.core.recipe import Recipe
 from lrtune.core.run import Run
-from lrtune.core.study import StudyState
-from lrtune.decide.race import baseline_runs, runs_of_race
-from lrtune.decide.rungs import first_run, promotion
+from lrtune.core.study import RULES, StudyState
+from lrtune.decide.budget import fits, num_recipes
+from lrtune.decide.looks import look_at, looked_at
+from lrtune.decide.race import certain_runs, rounds
 from lrtune.decide.trials import trials_of
 
 Ask = Callable[[StudyState, int], Recipe]
@@ -57,48 +61,62 @@ def next_run(state: StudyState, ask: Ask) -> Run | Wait | Done:
     if failure:
         return Wait() if running else Done(failure, failed=True)
 
-    planned = {record.run.id for record in state.records}
-    for run in baseline_runs(state):
-        if run.id not in planned:
-            return run
-    searching = None if state.config.is_comparison else _next_of_search(state, ask)
-    if searching is not None:
-        return searching
-    for run in runs_of_race(state):
-        if run.id not in planned:
-            if not _affordable(state, run, reserve_epochs=0):
-                break
-            return run
+    recorded = {record.run.id for record in state.records}
+    certain = [run for run in certain_runs(state) if run.id not in recorded]
+    is_command = isinstance(state.config.baseline.decay, Own)
+    if is_command and certain and not state.of_kind("baseline"):
+        return certain[0]  # it was made before the study began, and costs nothing
+    step = None if state.config.is_comparison else _next_of_search(state, ask)
+    if isinstance(step, Run):
+        return step
+    if step is None:
+        wanted = (run for runs in rounds(state) for run in runs)
+        for run in wanted:
+            if run.id not in recorded and fits(state, run):
+                return run
+    if certain and (running or step is not None) and fits(state, certain[0]):
+        return certain[0]
     if running:
         return Wait()
     if diverged := _divergence(state):
         return Done(diverged, failed=True)
-    return Done("the budget is spent and the best recipes are confirmed")
+    return Done("nothing is left to train")
 
 
 def _next_of_search(state: StudyState, ask: Ask) -> Run | Wait | None:
-    """A promotion, or else a new trial while the budget lasts; `None` at the end."""
-    reserve = _reserve_epochs(state)
-    promoted = promotion(state)
-    if promoted is not None and _affordable(state, promoted, reserve_epochs=reserve):
-        return promoted
-    number = int(state.spent("trials"))
-    if promoted is None and number < _max_trials(state) and not _is_exhausted(state):
-        run = first_run(state, number, state.config.baseline)
-        if _affordable(state, run, reserve_epochs=reserve):
+    """The next look, or the next full run of a search without looks; `None` at the end."""
+    config, trials, number = state.config, trials_of(state), int(state.spent("trials"))
+    wanted = num_recipes(state)
+    if number < wanted and not _is_exhausted(state):
+        if any(not trial.level for trial in trials[: config.num_seen(number)]):
+            return Wait()  # the sampler has to see it
+        run = look_at(config, number, config.baseline, 0)
+        if fits(state, run):
             return replace(run, recipe=ask(state, number))
-    if any(record.state == "running" for record in state.records if record.run.is_of_search):
-        return Wait()  # what goes up, and which are the best, is known only when they have ended
-    promoted = promotion(state, settled=True)
-    return (
-        promoted
-        if promoted is not None and _affordable(state, promoted, reserve_epochs=0)
-        else None
-    )
+    for level in range(max(1, len(config.looks))):
+        chosen = looked_at(state, level, min(wanted, len(trials)))
+        for trial in chosen:
+            run = look_at(config, trial.number, trial.recipe, level)
+            if len(trial.runs) == level and fits(state, run):
+                return run
+        if any(trial.running for trial in chosen):
+            return Wait()  # which are the best is known only when all have ended
+    return None
 
 
 def outcome(state: StudyState) -> Done | None:
-    """How the study has ended; `None` where something is left to train."""
+    """How the study has ended; `None` where something is left to train.
+
+    One that was begun under other rules is not continued, but it was left unfinished where a run
+    has not ended, or nothing was confirmed that was to be.
+    """
+    if state.config.rules != RULES:
+        if failure := _hopeless_failure(state) or _divergence(state):
+            return Done(failure, failed=True)
+        proved = state.config.confirm == "0" or state.of_kind("confirm")
+        if not proved or any(record.state == "running" for record in state.records):
+            return None
+        return Done("it was begun by another version of lrtune")
     step = next_run(state, lambda _state, _number: state.config.baseline)
     return step if isinstance(step, Done) else None
 
@@ -110,69 +128,6 @@ def _is_exhausted(state: StudyState) -> bool:
     """
     recipes = [trial.recipe for trial in trials_of(state)]
     return len(recipes) > MAX_REPEATS and set(recipes[-MAX_REPEATS:]) <= set(recipes[:-MAX_REPEATS])
-
-
-def _max_trials(state: StudyState) -> float:
-    budget = state.config.budget
-    return budget.amount if budget.unit == "trials" else math.inf
-
-
-def _reserve_epochs(state: StudyState) -> float:
-    """Epochs that the search leaves for its best recipe and the confirmations.
-
-    They are at most a third of the budget.
-    """
-    config = state.config
-    most = max(config.num_seeds, config.max_seeds)
-    wanted = (
-        config.num_confirmed * most + most - config.num_seeds + bool(config.rungs)
-    ) * config.epochs
-    epoch = _epoch_cost(state)
-    return min(wanted, config.budget.amount / 3 / epoch) if epoch else 0.0
-
-
-def _affordable(state: StudyState, run: Run, *, reserve_epochs: float) -> bool:
-    """Whether a run fits into the budget, with what is running now and `reserve_epochs` set aside.
-
-    Side by side, epochs cost less time than they take. A run fits only if there is the time that it
-    takes itself.
-    """
-    budget, epoch = state.config.budget, _epoch_cost(state)
-    if budget.unit == "trials" or not epoch or state.config.is_comparison:
-        return True
-    behind = [r for r in state.records if r.run.trial == run.trial and _is_prefix(r.run, run)]
-    behind_epochs = max((r.run.stop_epochs for r in behind), default=0)
-    running = sum(r.run.stop_epochs - r.epochs for r in state.records if r.state == "running")
-    own = run.stop_epochs - behind_epochs
-    wanted = epoch * (running + own + reserve_epochs)
-    if budget.unit == "seconds":
-        wanted = max(
-            wanted, own * sum(record.seconds for record in state.records) / state.epochs_trained
-        )
-    return state.spent(budget.unit) + wanted <= budget.amount + 1e-9
-
-
-def _is_prefix(first: Run, run: Run) -> bool:
-    """Whether a run goes on where another one stopped."""
-    same = (first.recipe, first.horizon_epochs, first.seed) == (
-        run.recipe,
-        run.horizon_epochs,
-        run.seed,
-    )
-    return same and first.stop_epochs < run.stop_epochs
-
-
-def _epoch_cost(state: StudyState) -> float:
-    """The cost of one epoch in the unit of the budget; 0 where it is not known."""
-    match state.config.budget.unit:
-        case "epochs":
-            return 1.0
-        case "runs":
-            return 1 / state.config.epochs
-        case "trials":
-            return 0.0
-        case "seconds":
-            return state.busy_seconds / state.epochs_trained if state.epochs_trained else 0.0
 
 
 def _hopeless_failure(state: StudyState) -> str:

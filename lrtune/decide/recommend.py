@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, median, stdev
 
+from lrtune.core.counts import count
 from lrtune.core.objective import Objective
 from lrtune.core.recipe import Recipe
 from lrtune.core.run import BASELINE, RunRecord
 from lrtune.core.study import StudyState
+from lrtune.decide.budget import LOOKS_ALONE, num_finalists, num_rounds
 from lrtune.decide.convergence import Convergence, convergence_epoch, settling_epoch
 from lrtune.decide.noise import Difference
 from lrtune.decide.plan import outcome
@@ -118,9 +120,9 @@ class Recommendation:
 
 
 def recommend(state: StudyState) -> Recommendation | None:
-    """The recipe to use, by what fresh seeds say (`Ranking.means`).
+    """The recipe to use: the one with the highest posterior mean over fresh seeds.
 
-    It is by what the search has seen until there are any.
+    Until there are any, it is the best by the looks of the search, and not confirmed.
 
     Returns:
         `None` where no trial has finished and no baseline either.
@@ -179,8 +181,9 @@ def recommend(state: StudyState) -> Recommendation | None:
 
     def place(candidate: Contender) -> tuple[bool, float]:
         """What is highest is the best; of those that diverged with a seed, the fewest times."""
-        is_sound = candidate.trial in ranking.means
-        return is_sound, ranking.means[candidate.trial] if is_sound else -candidate.num_diverged
+        means = ranking.posterior_means
+        is_sound = candidate.trial in means
+        return is_sound, means[candidate.trial] if is_sound else -candidate.num_diverged
 
     # The baseline comes first, so that it keeps its place where a new recipe only equals it.
     proven = ([baseline] if baseline else []) + [c for c in candidates if c.values]
@@ -191,10 +194,9 @@ def recommend(state: StudyState) -> Recommendation | None:
     ):
         best = ranked[0]
     elif candidates:
-        # The baseline's own recipe is often among the trials; it has its fresh seeds already.
         best = candidates[0]
-        if baseline and best.recipe == baseline.recipe:
-            best = baseline
+        if best.recipe == config.baseline:  # which is among the trials
+            best = baseline or contender(baseline_of(state), best.search_value)
     else:
         return None
     ended = outcome(state)
@@ -221,23 +223,25 @@ def recommend(state: StudyState) -> Recommendation | None:
 def target_of(state: StudyState) -> tuple[float, str]:
     """The value that convergence is measured against, and its source; nan while there is none.
 
-    It is fixed before the search: seeds that the race adds do not move it.
+    It is that of the baseline's seeds in the rounds that there are at least, and is not known
+    before all of them are: later ones do not move it.
     """
     objective = state.config.objective
     if state.config.target is not None:
         return state.config.target, "asked for"
-    first = fresh_seeds(state.config)
+    least, _ = num_rounds(state.config)
+    first = fresh_seeds(state.config)[:least]
     scores = [
         final_score(objective, record)
         for record in state.of_kind("baseline")
         if has_outcome(record) and record.run.seed in first
     ]
     whose = state.config.recipes[0].name if state.config.is_comparison else "the baseline"
-    if not scores:
-        return math.nan, "no baseline yet"
+    if len(scores) < least:
+        return math.nan, f"{whose} has fewer than {count(least, 'seed')}"
     if median(scores) == -math.inf:
         return math.nan, f"{whose} diverged"
-    seeds = "1 seed" if len(scores) == 1 else f"{len(scores)} seeds"
+    seeds = count(len(scores), "seed")
     source = f"{whose}'s median final {objective.title} over {seeds}"
     return objective.signed(median(scores)), source
 
@@ -310,10 +314,16 @@ def _verdict(state: StudyState, recommendation: Recommendation) -> str:
     if same := idle_seeds(state):
         sentences.append(same)
     if not best.values:
-        sentences.append(
-            "Best of the search so far, not confirmed with fresh seeds: expect a worse "
-            f"{state.config.objective.title}."
-        )
+        by = "by the looks" if state.config.looks else "by the full runs"
+        sentences.append(f"It is the best {by} of the search, and not confirmed with fresh seeds.")
+        ended = outcome(state)
+        if not ended:
+            sentences.append("The study is not finished.")
+        elif not ended.failed and state.config.confirm == "full" and not num_finalists(state):
+            sentences.append(
+                f"A budget of up to {LOOKS_ALONE} full runs leaves no room for that; "
+                "`--confirm quick` makes some."
+            )
         return " ".join(sentences)
     if best is baseline and not compared:
         beaten = "Nothing that was confirmed beats the baseline"
@@ -322,7 +332,7 @@ def _verdict(state: StudyState, recommendation: Recommendation) -> str:
         sentences.append(_gain(state, best.difference, baseline))
     if recommendation.ties:
         names = ", ".join(c.name for c in recommendation.ties)
-        name = best.name if compared else best.name.capitalize()
+        name = best.name if compared else _at_start(best)
         seeds = _shared_seeds(best, recommendation.ties)
         sentences.append(f"{name} is a tie with {names}: {seeds} not tell them apart.")
     elif compared:
@@ -353,3 +363,8 @@ def _shared_seeds(best: Contender, ties: tuple[Contender, ...]) -> str:
     if len(numbers) > 1:
         return "the fresh seeds that they share do"
     return "one fresh seed does" if numbers == {1} else f"{max(numbers)} fresh seeds do"
+
+
+def _at_start(contender: Contender) -> str:
+    """`Trial 7` or `The baseline`, at the beginning of a sentence."""
+    return "The baseline" if contender.trial == BASELINE else contender.name.capitalize()

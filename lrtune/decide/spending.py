@@ -24,7 +24,7 @@ class Spending:
 def spending_of(state: StudyState) -> Spending:
     """What the study has spent so far, and what it has not; `asked = trained + reused + avoided`.
 
-    Continuing a trial past a rung is not reuse: its epochs were asked for once.
+    What a look shares with an earlier one of its trial is not reuse: it was asked for once.
     """
     asked = reused = 0
     for trial in trials_of(state):

@@ -1,14 +1,15 @@
-"""Trials as the rules see them: a recipe, how far up its rungs it has come, and its score there."""
+"""Trials as the rules see them: a recipe, the looks that it had, and its score in each."""
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import zip_longest
+from statistics import fmean
 
-from lrtune.core.objective import Metrics, averaged
+from lrtune.core.objective import Metrics
 from lrtune.core.recipe import Recipe
 from lrtune.core.run import Run, RunRecord
-from lrtune.core.study import Rung, StudyConfig, StudyState
+from lrtune.core.study import StudyConfig, StudyState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,10 +18,8 @@ class Trial:
 
     number: int
     recipe: Recipe
-    ladder: tuple[Rung, ...]
-    """The rungs below its full run."""
     runs: tuple[RunRecord, ...]
-    """Its runs so far, at least one, lowest rung first."""
+    """Its looks so far in their order, or its full run; at least one."""
     scores: tuple[float, ...]
     """Of its ended runs, higher is better; `-inf` of one that diverged, failed or was pruned."""
 
@@ -31,13 +30,28 @@ class Trial:
 
     @property
     def score(self) -> float:
-        """At its highest level; nan before the first."""
-        return self.scores[-1] if self.scores else math.nan
+        """By all that has ended; nan before that."""
+        return self.score_at(self.level)
+
+    def score_at(self, level: int) -> float:
+        """The mean over the longest of its first `level` runs; nan of none.
+
+        Scores are comparable among trials of the same level alone.
+        """
+        if not level:
+            return math.nan
+        longest = max(record.run.stop_epochs for record in self.runs[:level])
+        pairs = zip(self.runs[:level], self.scores[:level], strict=True)
+        return fmean(score for record, score in pairs if record.run.stop_epochs == longest)
+
+    def sound_at(self, level: int) -> bool:
+        """Whether its first `level` runs have ended, and all of them were completed."""
+        return self.level >= level and all(score > -math.inf for score in self.scores[:level])
 
     @property
     def alive(self) -> bool:
         """Whether every run that has ended was completed."""
-        return not self.scores or self.scores[-1] > -math.inf
+        return self.sound_at(self.level)
 
     @property
     def running(self) -> bool:
@@ -99,52 +113,31 @@ def _regrouped(past: _Grouped, state: StudyState) -> _Grouped:
     return _Grouped(config=state.config, records=state.records, trials=dict(sorted(trials.items())))
 
 
-def best_first(trials: Iterable[Trial]) -> list[Trial]:
-    """Trials that are alive and have a score, the highest rung first, then by score.
+def best_first(trials: Iterable[Trial], *, level: int | None = None) -> list[Trial]:
+    """Trials that are alive and have a score, best first; equal ones keep their order.
 
-    Scores of different rungs are not comparable: on each the few best went up. Equal ones keep
-    their order.
+    Args:
+        trials: of a study.
+        level: ranks by so many looks; by default those that had more come first, since few good
+            ones had them.
     """
+    if level is not None:
+        return sorted(trials, key=lambda trial: trial.score_at(level), reverse=True)
     ranked = (trial for trial in trials if trial.scores and trial.alive)
     return sorted(
-        ranked, key=lambda trial: (trial.level - len(trial.ladder), trial.score), reverse=True
+        ranked, key=lambda trial: (trial.finished, trial.level, trial.score), reverse=True
     )
 
 
-def ladder_of(config: StudyConfig, number: int) -> tuple[Rung, ...]:
-    """The rungs of trial `number` below its full run.
-
-    Of Hyperband (Li et al. 2018, arXiv 1603.06560) the brackets begin at one rung after the other,
-    and trials are dealt to them in turn, so that each bracket gets as many: with few trials
-    Optuna's draw by chance starves some of them.
-    """
-    rungs = config.rungs
-    return rungs[number % (len(rungs) + 1) :] if config.pruner == "hyperband" else rungs
-
-
 def score_of(state: StudyState, record: RunRecord) -> float:
-    """What an ended run is ranked by.
+    """What an ended run is ranked by: the objective where it was trained in full.
 
-    The study's signal, or the objective itself where the schedule came to its end.
+    A look is ranked by what the study says, by default the validation loss.
     """
     if record.state != "completed":
         return -math.inf
-    unfinished = record.run.stop_epochs < record.run.horizon_epochs
-    if unfinished:
-        return signal_of(state.config, record.metrics)
-    return state.config.objective.score(record.metrics)
-
-
-def signal_of(config: StudyConfig, metrics: Metrics) -> float:
-    """The score that an unfinished run is judged by, `-inf` where it was not measured.
-
-    It is that of the averaged weights, unless the study says raw, or the training has none.
-    """
-    objective = config.objective
-    name = averaged(objective.metric)
-    if config.signal == "averaged" and name in metrics:
-        return replace(objective, metric=name).score(metrics)
-    return objective.score(metrics)
+    ranked_by = state.config.ranked_by if record.run.kind == "look" else state.config.objective
+    return ranked_by.score(record.metrics)
 
 
 def warmup_epochs_of(run: Run) -> float:
@@ -153,12 +146,11 @@ def warmup_epochs_of(run: Run) -> float:
 
 
 def _trial(state: StudyState, number: int, runs: list[RunRecord]) -> Trial:
-    ladder = ladder_of(state.config, number)
-    runs.sort(key=lambda record: (record.run.horizon_epochs, record.run.stop_epochs))
+    # By length and then by seed, as the looks are.
+    runs.sort(key=lambda record: (record.run.stop_epochs, record.run.seed))
     return Trial(
         number=number,
         recipe=runs[0].run.recipe,
-        ladder=ladder,
         runs=tuple(runs),
         scores=tuple(score_of(state, record) for record in runs if record.state != "running"),
     )

@@ -88,7 +88,9 @@ def columns_of(state: StudyState, rows: tuple[ContenderRow, ...]) -> tuple[Colum
         Column(wording.count(state.config.epochs, "epoch"), "time"),
         Column("Test", "test_value"),
     ]
-    left_out = {"search_value"} if comparison else {"val_loss", "time"}
+    left_out = set() if comparison else {"val_loss", "time"}
+    if all(row.search_value == UNKNOWN for row in rows):  # of a search by looks
+        left_out.add("search_value")
     if objective.metric == "val_loss":  # the very values that are compared
         left_out.add("val_loss")
     if not tested(rows):
@@ -108,12 +110,11 @@ def table_note(state: StudyState, rows: tuple[ContenderRow, ...]) -> str:
     first = f"{wording.title(objective)}{wording.reading(objective)}"
     sentences = [f"{first}: mean ± standard deviation over the seeds."]
     if not comparison:
-        unknown = any(row.search_value == UNKNOWN and row.name != "baseline" for row in rows)
-        on_rung = "; a trial that was left on a rung has none" if unknown else ""
+        search = "Search: the one run that the search saw, the best of many and so flattering. "
+        known = any(row.search_value != UNKNOWN for row in rows)
         sentences = [
-            f"{first}. Search: the one run that the search saw, the best of many and so "
-            f"flattering{on_rung}. Fresh seeds: mean ± standard deviation over seeds that the "
-            "search did not use."
+            f"{first}. {search if known else ''}Fresh seeds: mean ± standard deviation over seeds "
+            "that the search did not use."
         ]
     if len({row.num_seeds for row in rows}) > 1:
         sentences.append(

@@ -8,11 +8,10 @@ from lrtune.core.run import RunKind
 from lrtune.core.study import StudyState
 from lrtune.decide.spending import Spending, spending_of
 from lrtune.reporting import wording
-from lrtune.reporting.trials import finished_trials
 
 PURPOSES: dict[RunKind, str] = {
     "baseline": "baseline",
-    "rung": "search, on rungs",
+    "look": "search, looks",
     "full": "search, in full",
     "confirm": "confirmation",
 }
@@ -42,7 +41,7 @@ class Cost:
     """Time in which at least one run was training."""
     num_trials: int
     num_finished: int
-    """Trials that were trained in full."""
+    """Trials that were trained in full, by the search or with a fresh seed."""
     retries: int = 0
     """Times that a run lost its worker and went on with another."""
     num_runs: Mapping[str, int]
@@ -59,8 +58,8 @@ class Cost:
             else ""
         )
         avoided = f"{spent.avoided:,} avoided"
-        if spent.avoided < 0:  # a few trials on rungs can cost more than training each in full
-            avoided = f"none avoided, {-spent.avoided:,} added on rungs"
+        if spent.avoided < 0:  # a few trials with looks can cost more than training each in full
+            avoided = f"none avoided, {-spent.avoided:,} added by looks"
         (state, amount), *others = self.num_runs.items()
         runs = [
             f"{wording.count(amount, 'run')} {state}",
@@ -85,6 +84,7 @@ class Cost:
 
 def cost_of(state: StudyState) -> Cost:
     """The cost of all runs of a study so far."""
+    in_full = [r for r in state.records if r.run.kind in ("full", "confirm")]
     states = ("completed", "pruned", "diverged", "failed", "running")
     numbers = {name: sum(record.state == name for record in state.records) for name in states}
     return Cost(
@@ -92,7 +92,7 @@ def cost_of(state: StudyState) -> Cost:
         epochs_again=sum(m.again_epochs for record in state.records for m in record.measurements),
         seconds=state.busy_seconds,
         num_trials=int(state.spent("trials")),
-        num_finished=len(finished_trials(state)),
+        num_finished=len({r.run.trial for r in in_full if r.state == "completed"}),
         retries=sum(record.retries for record in state.records),
         num_runs={name: number for name, number in numbers.items() if number},
     )

@@ -142,7 +142,7 @@ def learning_curves(state: StudyState, recommendation: Recommendation | None) ->
 
 def _full_runs(state: StudyState, trial: int) -> list[RunRecord]:
     """The measured runs of a trial with fresh seeds, or the search's own where there are none."""
-    whole = (r for r in state.records if r.run.trial == trial and r.run.kind != "rung")
+    whole = (r for r in state.records if r.run.trial == trial and r.run.kind != "look")
     runs = [r for r in whole if r.measurements and r.state != "failed"]
     fresh = [r for r in runs if not r.run.is_of_search]
     return fresh or runs

@@ -12,7 +12,7 @@ from lrtune.core.run import BASELINE
 from lrtune.core.study import Repetition, SearchRules, StudyConfig, StudyState
 from lrtune.decide.plan import outcome
 from lrtune.decide.recommend import Contender, Recommendation
-from lrtune.decide.trials import trials_of
+from lrtune.decide.trials import best_first, trials_of
 from lrtune.reporting import wording
 from lrtune.reporting.contenders import (
     Column,
@@ -28,16 +28,17 @@ from lrtune.reporting.export.torch import torch_code
 from lrtune.reporting.parallel import Parallel, parallel_of
 from lrtune.reporting.trials import (
     Left,
+    LookRow,
     Point,
-    RungRow,
     RunRow,
     fates,
     finished_trials,
     left_trials,
+    look_name,
+    look_note,
+    look_rows,
     points_of,
     run_row,
-    rung_note,
-    rung_rows,
 )
 
 
@@ -92,16 +93,16 @@ class Document:
     """What the columns mean."""
     optimism: str
     """The winner's curse in numbers; empty where nothing is known of it."""
-    rungs: tuple[RungRow, ...]
-    """Lowest first; empty where the study has none."""
-    rung_note: str
-    """What the rungs are for, and what their table says."""
+    looks: tuple[LookRow, ...]
+    """In their order; empty where the study has none."""
+    look_note: str
+    """What the looks are for, and what their table says."""
     fates: str
     """What became of the trials; empty without any."""
     finished: tuple[RunRow, ...]
     """Full runs of the search that ran to their end, best first."""
     left: tuple[Left, ...]
-    """Trials that went no further than a rung, those from the highest one first."""
+    """Trials that have had looks alone, best first."""
     stopped: tuple[RunRow, ...]
     """Runs of any kind that were pruned, diverged or failed, in the order of their planning."""
     points: tuple[Point, ...]
@@ -126,6 +127,12 @@ class Document:
         return self.report.state.config.objective
 
     @property
+    def searched_by(self) -> Objective:
+        """What the search compared trials by."""
+        config = self.report.state.config
+        return config.ranked_by if config.looks else self.objective
+
+    @property
     def learning_title(self) -> str:
         """What the learning curves show, at the beginning of a sentence."""
         return wording.validation(self.objective, first=True)
@@ -139,6 +146,19 @@ class Document:
     def steers(self) -> bool:
         """Whether it is of a training command that is steered, which keeps its own loop."""
         return "command" in self.report.state.config.task
+
+    @property
+    def shows_contenders(self) -> bool:
+        """Whether there is more to say of them than that the best one is not confirmed."""
+        return bool(self.learning_curves) or any(row.num_seeds for row in self.contenders)
+
+    @property
+    def contenders_title(self) -> str:
+        """Heading of the table of contenders."""
+        if self.compares:
+            return "The recipes"
+        is_confirmed = any(row.num_seeds for row in self.contenders)
+        return f"{'Confirmed' if is_confirmed else 'Not confirmed'} with fresh seeds"
 
     @property
     def code_title(self) -> str:
@@ -172,13 +192,17 @@ class Document:
     def tables(self) -> dict[str, Table]:
         """By name; without that of the contenders, whose columns depend on the room there is."""
         heading = wording.heading(self.objective)
-        score = "%" if self.objective.is_percentage else self.objective.title
+        ranked_by = self.report.state.config.ranked_by
+        agreement = f"Tau with {self.objective.title}"
+        looks: tuple[str, ...] = ("Look", "Trials", "Tau with the next", agreement)
+        if ranked_by.metric == self.objective.metric:  # and so in perfect agreement
+            looks = looks[:-1]
         return {
-            "rungs": Table(
-                "Rungs",
-                ("Rung", "Trials", "Promoted on score", "Regardless of it", "Kendall's tau"),
-                "lrrrr",
-                self.rungs,
+            "looks": Table(
+                "Looks",
+                looks,
+                "lrrr"[: len(looks)],
+                tuple(row[: len(looks)] for row in self.looks),
             ),
             "finished": Table(
                 "Runs of the search that finished",
@@ -187,14 +211,14 @@ class Document:
                 tuple((run.id, run.recipe, run.value, run.trained) for run in self.finished),
             ),
             "left": Table(
-                "Trials that were left on a rung",
-                ("Trial", "Recipe", f"Score, {score}", "Why"),
+                "Trials that were not trained in full",
+                ("Trial", "Recipe", wording.heading(ranked_by), "Why"),
                 "llrl",
                 tuple(
                     (
                         f"trial-{trial.trial:04d}",
                         trial.recipe,
-                        self.objective.text(trial.value),
+                        ranked_by.text(trial.value),
                         trial.reason,
                     )
                     for trial in self.left
@@ -242,8 +266,8 @@ def compose(report: Report) -> Document:
         contenders=rows,
         table_note=table_note(state, rows),
         optimism=optimism(state, recommendation),
-        rungs=rung_rows(state) if config.rungs else (),
-        rung_note=rung_note(state),
+        looks=look_rows(state),
+        look_note=look_note(state),
         fates=fates(state),
         finished=tuple(run_row(config, trial.runs[-1]) for trial in finished_trials(state)),
         left=left_trials(state),
@@ -286,11 +310,15 @@ def _headline(state: StudyState, recommendation: Recommendation | None) -> str:
     if recommendation is None:
         return f"Nothing has finished{_yet(state)}."
     sentence = _sentence(state.config, recommendation)
+    in_sentence = f"{sentence[0].lower()}{sentence[1:]}"
+    confirmed = bool(recommendation.best.values)
     if recommendation.best.trial != BASELINE:
-        return sentence
-    # Before the search has finished anything, "keep" would claim a comparison that nobody has made.
-    kept = "Keep the baseline" if finished_trials(state) else "Only the baseline so far"
-    return f"{kept}: {sentence[0].lower()}{sentence[1:]}"
+        return sentence if confirmed else f"Not confirmed: {in_sentence}"
+    # Before the search has looked at any other, "keep" would claim a comparison that nobody made.
+    others = (trial for trial in trials_of(state) if trial.recipe != state.config.baseline)
+    is_compared = any(trial.level for trial in others)
+    kept = "Keep the baseline" if is_compared else "Only the baseline has been tried so far"
+    return f"{'' if confirmed else 'Not confirmed. '}{kept}: {in_sentence}"
 
 
 def _sentence(config: StudyConfig, recommendation: Recommendation) -> str:
@@ -376,10 +404,12 @@ def _unconfirmed(state: StudyState, best: Contender) -> Fact:
     label = _label(objective)
     if not math.isnan(best.search_value):
         value = objective.text(best.search_value)
-        return Fact(label, value, "one run of the search, not confirmed")
-    trial = next(trial for trial in trials_of(state) if trial.number == best.trial)
-    rung, value = trial.ladder[trial.level - 1].label, objective.text(objective.signed(trial.score))
-    return Fact(label, UNKNOWN, f"not trained in full yet: {value} at the rung of {rung}")
+        return Fact(label, value, f"{best.name}, one run of the search, not confirmed")
+    # By its recipe, since the baseline itself is among the trials.
+    trial = next(t for t in best_first(trials_of(state)) if t.recipe == best.recipe)
+    ranked_by, looks = state.config.ranked_by, wording.count(trial.level, "look")
+    value = wording.with_metric(ranked_by, ranked_by.signed(trial.score))
+    return Fact(label, UNKNOWN, f"{best.name}, chosen by {looks}, with {value}")
 
 
 def _baseline_facts(state: StudyState, recommendation: Recommendation) -> Iterator[Fact]:
@@ -403,12 +433,11 @@ def _target(state: StudyState, recommendation: Recommendation | None) -> str:
         recommendation.baseline is None and math.isnan(recommendation.target)
     ):
         against = "the first recipe" if state.config.is_comparison else "the baseline"
-        return (
-            f"No target{_yet(state)}: convergence is measured against {against}, which has not "
-            "finished."
-        )
+        lacks = "has not finished" if _yet(state) else "was not trained in full"
+        return f"No target{_yet(state)}: convergence is measured against {against}, which {lacks}."
     if math.isnan(recommendation.target):
-        return f"No target: {recommendation.target_source}; give `--target`."
+        advice = "" if _yet(state) else "; give `--target`"
+        return f"No target{_yet(state)}: {recommendation.target_source}{advice}."
     objective = state.config.objective
     bound = objective.bound_text(recommendation.target)
     article = "" if objective.title == objective.metric else "a "
@@ -435,7 +464,7 @@ def _settings(config: StudyConfig) -> Iterator[tuple[str, str]]:
     if not config.is_comparison:
         yield "Space", config.space_name
         yield "Budget", str(config.budget)
-        yield "Rungs", ", ".join(map(str, config.rungs)) or "none"
+        yield "Looks", "; ".join(look_name(config, look) for look in config.looks) or "none"
     yield from _options(config, Repetition if config.is_comparison else SearchRules)
     yield (
         "Seeds of recipes that these do not tell apart",

@@ -14,15 +14,15 @@ from lrtune.core.objective import Objective
 from lrtune.core.options import options_of
 from lrtune.core.run import RunRecord
 from lrtune.core.study import SearchRules
+from lrtune.decide.looks import summaries
 from lrtune.decide.noise import Difference
 from lrtune.decide.recommend import Contender, Recommendation
-from lrtune.decide.rungs import summaries
 from lrtune.reporting.contenders import compared
 from lrtune.reporting.cost import Cost
 from lrtune.reporting.document import Document
 from lrtune.reporting.trials import Left
 
-SCHEMA = 3
+SCHEMA = 4
 """A higher number means that something was renamed or left out."""
 
 
@@ -43,7 +43,7 @@ def render_json(document: Document) -> str:
                 {"name": named.name, "recipe": named.recipe.to_dict()} for named in config.recipes
             ],
         }
-        | {"rungs": list(map(str, config.rungs))}
+        | {"looks": list(map(asdict, config.looks))}
         | {
             "space": config.space_name,
             "budget": str(config.budget),
@@ -56,9 +56,7 @@ def render_json(document: Document) -> str:
         "contenders": [
             _contender(config.objective, contender) for contender in compared(report.recommendation)
         ],
-        "rungs": [
-            asdict(summary) | {"rung": str(summary.rung)} for summary in summaries(report.state)
-        ],
+        "looks": list(map(asdict, summaries(report.state))),
         "left": list(map(_left, document.left)),
         "runs": [_run(record) for record in report.state.records],
         "range_tests": [asdict(result) for result in report.state.range_results],
@@ -73,7 +71,7 @@ def _cost(cost: Cost) -> dict[str, Any]:
 
 
 def _left(trial: Left) -> dict[str, Any]:
-    return {name: getattr(trial, name) for name in ("trial", "rung", "value", "reason")}
+    return {name: getattr(trial, name) for name in ("trial", "look", "value", "reason")}
 
 
 def _recommendation(

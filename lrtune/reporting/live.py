@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lrtune.core.events import EpochEnded, Event, Note, RunEnded, RunStarted, SweepStarted
-from lrtune.core.objective import Metrics, averaged
+from lrtune.core.objective import Metrics
 from lrtune.core.run import BASELINE, Measurement, Run, RunRecord
 from lrtune.core.study import StudyState
 from lrtune.reporting import wording
@@ -113,15 +113,15 @@ class LiveDisplay:
         return f"{objective.title} {objective.text(objective.value(metrics), unit=True)}"
 
     def _outcome(self, record: RunRecord) -> str:
-        """The objective, and of an unfinished schedule what it is judged by; empty without it."""
+        """The objective, and what a look is ranked by where that is another; empty without it."""
         if math.isnan(self._progress.config.objective.value(record.metrics)):
             return ""
         text = self._value(record.metrics)
-        config, run = self._progress.config, record.run
-        name = averaged(config.objective.metric)
-        unfinished = run.stop_epochs < run.horizon_epochs
-        if unfinished and config.signal == "averaged" and name in record.metrics:
-            text += f" ({config.objective.text(record.metrics[name], unit=True)} averaged)"
+        ranked_by = self._progress.config.ranked_by
+        value, is_look = ranked_by.value(record.metrics), record.run.kind == "look"
+        is_another = ranked_by.metric != self._progress.config.objective.metric
+        if is_look and is_another and not math.isnan(value):
+            text += f", {wording.with_metric(ranked_by, value)}"
         return text
 
     def _render(self) -> Group:
@@ -164,7 +164,8 @@ class LiveDisplay:
     def _counted(self, done: float, total: float) -> str:
         """How far the study is, in the unit of its budget.
 
-        Where that is trials it counts those of the phase, since promotions cannot be foreseen.
+        Where that is trials it counts those of the phase, since nobody can tell how long the race
+        will be.
         """
         progress, config = self._progress, self._progress.config
         if progress.phase == "range test":  # no part of a budget
@@ -177,7 +178,7 @@ class LiveDisplay:
             case "runs":
                 return f"{math.floor(done)} of {total:g} runs"
             case "trials" if progress.phase == "search":
-                return f"trial {progress.num_trials} of {config.budget.amount:g}"
+                return progress.place_in_search
             case "trials":
                 return f"{progress.num_ended_of_phase} of {progress.num_expected_of_phase} runs"
 
@@ -228,18 +229,30 @@ class LiveDisplay:
 
     def _best(self) -> Text | None:
         progress, config = self._progress, self._progress.config
-        objective, parts = config.objective, []
-        if (best := progress.best) is not None:
+        baseline, parts = wording.recipe_name(config, BASELINE), []
+        if progress.leader is not None:
+            leader = wording.recipe_name(config, progress.leader)
+            recipe = "" if config.is_comparison else f" ({progress.recipe_of(progress.leader)})"
+            parts.append(f"in the lead: {leader} {self._summary(progress.leader)}{recipe}")
+        elif (best := progress.best) is not None:
+            ranked_by = config.objective if best.finished else config.ranked_by
+            value = ranked_by.signed(best.score)
+            text = ranked_by.text(value, unit=True)
+            if ranked_by.metric != config.objective.metric:
+                text = wording.with_metric(ranked_by, value)
             name = self._name(best.runs[best.level - 1].run)
-            value = objective.text(objective.signed(best.score), unit=True)
-            parts.append(f"best so far {value} ({name}: {best.recipe.label})")
-        if values := progress.baseline_values:
-            unit = " %" if objective.is_percentage and not any(map(math.isnan, values)) else ""
-            baseline = wording.recipe_name(config, BASELINE)
-            parts.append(f"{baseline} {objective.summary(values)}{unit}")
+            parts.append(f"best so far {text} ({name}: {best.recipe.label})")
+        if progress.fresh_values(BASELINE) and progress.leader != BASELINE:
+            parts.append(f"{baseline} {self._summary(BASELINE)}")
         if not parts:
             return None
         return Text("; ".join(parts), style="green", overflow="ellipsis", no_wrap=True)
+
+    def _summary(self, trial: int) -> str:
+        """What the fresh seeds of a recipe have come to."""
+        objective, values = self._progress.config.objective, self._progress.fresh_values(trial)
+        unit = " %" if objective.is_percentage and not any(map(math.isnan, values)) else ""
+        return f"{objective.summary(values)}{unit}"
 
 
 def _train_loss(measurement: Measurement) -> str:

@@ -10,9 +10,8 @@ from functools import partial
 from typing import NamedTuple
 
 from lrtune.core.decays import DECAYS
-from lrtune.core.objective import Objective
 from lrtune.core.recipe import ParameterGroup, Recipe
-from lrtune.core.study import StudyState
+from lrtune.core.study import StudyConfig, StudyState
 from lrtune.decide.trials import Trial, best_first, trials_of
 from lrtune.reporting import wording
 
@@ -69,8 +68,8 @@ def parallel_of(state: StudyState) -> Parallel | None:
     """The trials of which a run has ended.
 
     It is `None` where fewer than three trials have a place, and where nothing was varied.
-    Places are those of the search: trials that came further come first, since scores of different
-    rungs are not comparable.
+    Places are those of the search: trials that had more looks come first, since scores of different
+    looks are not comparable.
     """
     trials = [trial for trial in trials_of(state) if trial.scores]
     ranked = best_first(trials)
@@ -94,7 +93,7 @@ def parallel_of(state: StudyState) -> Parallel | None:
     return Parallel(
         axes=tuple(axes),
         lines=tuple(
-            _line(state.config.objective, trial, tuple(positions), places.get(trial.number, 0))
+            _line(state.config, trial, tuple(positions), places.get(trial.number, 0))
             for trial, positions in lines
         ),
     )
@@ -145,16 +144,14 @@ def axis_of(label: str, values: Sequence[float | str]) -> tuple[Axis, list[float
     return Axis(label, tuple(sorted(ticks))), positions
 
 
-def _line(objective: Objective, trial: Trial, positions: tuple[float, ...], place: int) -> Line:
+def _line(config: StudyConfig, trial: Trial, positions: tuple[float, ...], place: int) -> Line:
     name = f"trial {trial.number}"
     fate: str = trial.runs[-1].state
     if place:
-        value = objective.signed(trial.score)
-        text = wording.with_metric(objective, value)
+        ranked_by = config.objective if trial.finished else config.ranked_by
+        text = wording.with_metric(ranked_by, ranked_by.signed(trial.score))
         if not trial.finished:
-            if objective.is_percentage:
-                text = objective.text(value, unit=True)
-            text += f" on the rung of {trial.ladder[trial.level - 1].label}"
+            text += f" in {wording.count(trial.level, 'look')}"
         fate = f"place {place}, {text}"
     return Line(
         name, f"{name}: {fate}; {trial.recipe.label}", trial.recipe.decay.name, positions, place

@@ -75,15 +75,10 @@ def _plots(doc: Document) -> Iterator[Plot]:
             partial(_importance_sheet, doc),
         )
     if any(math.isfinite(point.value) for point in doc.points):
-        trials = wording.count(sum(not point.level for point in doc.points), "full run")
-        rungs = sum(point.level > 0 for point in doc.points)
-        trials += (
-            f", and {wording.count(rungs, 'trial')} with no more than a rung's score"
-            if rungs
-            else ""
-        )
-        marks = "hollow where left or unfinished, a cross where diverged"
-        text = f"{trials}, coloured by decay; {marks}."
+        trials = wording.count(len(doc.points), "trial")
+        marks = "hollow where stopped or unfinished, a cross where diverged"
+        by_look = " by their first look" if any(point.num_looks for point in doc.points) else ""
+        text = f"{trials}{by_look}, coloured by decay; {marks}."
         yield Plot(
             "trials",
             f"Peak learning rate against {doc.objective.title}",
@@ -280,7 +275,7 @@ def _importance_sheet(doc: Document, width: float) -> Sheet:
             fontsize=8,
         )
     axes.set(
-        xlabel=f"share of the variation of {shortened(doc.objective.title)}, %",
+        xlabel=f"share of the variation of {shortened(doc.searched_by.title)}, %",
         xlim=(0, 108 * max(*shares, 0.01)),
     )
     axes.grid(visible=False, axis="y")
@@ -290,13 +285,13 @@ def _importance_sheet(doc: Document, width: float) -> Sheet:
 
 
 def _trials_sheet(doc: Document, width: float) -> Sheet:
-    """Full runs above; below, since their values are not comparable, runs that ended on a rung."""
+    """Full runs above; below, since their values are not comparable, first looks."""
     objective = doc.objective
     points = [p for p in doc.points if p.state == "diverged" or not math.isnan(p.value)]
     percent = ", %" if objective.is_percentage else ""
     groups = {
-        _label(objective, f"of the full run{percent}"): [p for p in points if not p.level],
-        _label(objective, f"on its rung{percent}"): [p for p in points if p.level],
+        _label(objective, f"of the full run{percent}"): [p for p in points if not p.num_looks],
+        _label(objective, f"of the first look{percent}"): [p for p in points if p.num_looks],
     }
     shown = {label: group for label, group in groups.items() if group}
     sheet = Sheet(width, 2.8 if len(shown) == 1 else 4.4, num_panels=len(shown))
@@ -330,7 +325,7 @@ def _trials_panel(sheet: Sheet, axes: Axes, objective: Objective, points: list[P
     """
     scores = {point: objective.signed(point.value) for point in points}
     finite = {point: score for point, score in scores.items() if math.isfinite(score)}
-    ended = [score for p, score in finite.items() if p.state in ("completed", "left")]
+    ended = [score for p, score in finite.items() if p.state == "completed"]
     floor, top = 0.0, 1.0
     if finite:
         floor, best = _floor(objective, ended or list(finite.values())), max(finite.values())
@@ -341,14 +336,13 @@ def _trials_panel(sheet: Sheet, axes: Axes, objective: Objective, points: list[P
     for point, score in scores.items():
         is_diverged = point.state == "diverged"
         marker = "x" if is_diverged else worse_side if score < floor else "o"
-        on_rung = point.state == "left"
         colour = colours[point.decay]
         height = objective.signed(floor if is_diverged else min(max(score, floor), top))
         axes.plot(
             point.peak_lr, height, marker, color=colour, clip_on=False,
             fillstyle="full" if point.state == "completed" else "none",
-            markersize=min(2 + 1.2 * point.level, 7) if on_rung else 4.5,
-            markeredgewidth=0.8 if on_rung else 1,
+            markersize=2.5 + 1.5 * point.num_looks if point.num_looks else 4.5,
+            markeredgewidth=0.8,
         )  # fmt: skip
         value = "" if is_diverged else f": {objective.text(point.value, unit=True)}"
         text = f"trial {point.trial}, {point.state}{value}; {point.recipe}"

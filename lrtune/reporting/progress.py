@@ -1,32 +1,35 @@
 """How far a study is, as its events come in, and how far it has to go."""
 
+import math
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from lrtune.core.decays import Own
 from lrtune.core.events import EpochEnded, Event, Note, RunEnded, RunStarted, SweepStarted
 from lrtune.core.run import BASELINE, Measurement, Run, RunKind, RunRecord
 from lrtune.core.study import BudgetUnit, StudyConfig, StudyState
-from lrtune.decide.race import fresh_seeds
-from lrtune.decide.rungs import factor_at
-from lrtune.decide.trials import Trial, best_first, ladder_of, trials_of
+from lrtune.decide.budget import FEWEST_SEEDS, num_finalists, num_rounds, race_runs
+from lrtune.decide.race import entrants, standings
+from lrtune.decide.trials import Trial, best_first, trials_of
 from lrtune.reporting import wording
 from lrtune.reporting.trials import finished_trials
 
 NUM_NOTES = 4
+ORDINALS = ("first", "second", "third")
+"""Of the looks."""
 
-_PHASES = {"baseline": "baseline", "rung": "search", "full": "search", "confirm": "confirmation"}
+_PHASES = {
+    "baseline": "confirmation", "look": "search", "full": "search", "confirm": "confirmation",
+}  # fmt: skip
 
 
 def _phase_of(config: StudyConfig, run: Run) -> str:
-    """The phase of a study that trains `run`.
-
-    The seeds that the baseline gets beyond its first ones belong to the confirmation.
-    """
+    """The phase of a study that trains `run`; a command begins with a run as it is."""
     if config.is_comparison:
         return "comparison"
-    more = run.kind == "baseline" and run.seed not in fresh_seeds(config)
-    return "confirmation" if more else _PHASES[run.kind]
+    is_first = isinstance(config.baseline.decay, Own) and run.seed == config.seed + 1
+    return "baseline" if run.kind == "baseline" and is_first else _PHASES[run.kind]
 
 
 @dataclass(frozen=True)
@@ -54,26 +57,28 @@ def unit_of(config: StudyConfig) -> BudgetUnit:
 
 
 def expected_runs(config: StudyConfig) -> Mapping[Kind, int]:
-    """How many runs of each kind a study with a budget in trials comes to, at least.
+    """About how many runs of each kind a study with a budget in trials comes to.
 
-    It is a plan and not a promise: trials that go up regardless of their score cannot be foreseen,
-    fewer recipes may be confirmed than were asked for, and the race may ask for more seeds. The
-    plan of a comparison is that of its recipes.
+    It is a plan and not a promise: the race ends when its question is answered, and its finalists
+    drop out on the way. The plan of a comparison is that of its recipes.
     """
     full, own = config.epochs, config.horizon_of(BASELINE)
-    num_confirmed = len(config.recipes) - 1 if config.is_comparison else config.num_confirmed
-    expected: Counter[Kind] = Counter({
-        ("baseline", own, own): config.num_seeds,
-        ("confirm", full, full): num_confirmed * config.num_seeds,
-    })  # fmt: skip
+    least, _ = num_rounds(config)
+    expected: Counter[Kind] = Counter()
+    has_race = True
     if config.is_comparison:
-        return expected
-    ladders = Counter(ladder_of(config, number) for number in range(int(config.budget.amount)))
-    for ladder, num_trials in ladders.items():
-        for level, rung in enumerate(ladder, start=1):
-            expected["rung", rung.epochs if rung.compressed else full, rung.epochs] += num_trials
-            num_trials = max(1, num_trials // factor_at(config, ladder, level))
-        expected["full", full, full] += num_trials
+        racing = (len(config.recipes) - 1) * least
+    else:
+        most, number = num_finalists(StudyState(config=config)), int(config.budget.amount)
+        finalists, has_race = min(most, number - 1), most > 0  # the first trial is the baseline's
+        of_all = min(FEWEST_SEEDS, least)
+        racing = finalists * of_all + max(1, finalists - 1) * (least - of_all) if finalists else 0
+        for look in config.looks:
+            expected["look", look.epochs, look.epochs] += math.ceil(number / look.one_in)
+        if not config.looks:
+            expected["full", full, full] += number
+    expected["confirm", full, full] += racing
+    expected["baseline", own, own] += least if has_race else 0
     return expected
 
 
@@ -96,7 +101,12 @@ class Progress:
     num_ended_here: int = 0
     """Runs that ended in this session."""
     best: Trial | None = None
-    """The best that was trained in full, or else the best on the highest rung."""
+    """The best that was trained in full, or else the best by its looks."""
+    leader: int | None = None
+    """The trial that leads in the race, or `BASELINE`; `None` before the first fresh seed of a
+    trial."""
+    latest: Run | None = None
+    """The one that was begun last."""
 
     @staticmethod
     def of(state: StudyState) -> "Progress":
@@ -110,6 +120,7 @@ class Progress:
             busy_s=state.busy_seconds,
             expected=expected_runs(state.config) if unit_of(state.config) == "trials" else {},
             phase=_phase_of(state.config, state.records[-1].run) if state.records else first,
+            latest=state.records[-1].run if state.records else None,
         )
         progress._find_best()
         return progress
@@ -119,7 +130,7 @@ class Progress:
         match event:
             case RunStarted(run=run, epochs_done=epochs_done):
                 self.running[run.id] = Running(run, epochs_done)
-                self.phase = _phase_of(self.config, run)
+                self.phase, self.latest = _phase_of(self.config, run), run
             case EpochEnded(run=run, measurement=measurement):
                 self.running[run.id] = Running(run, measurement.epoch, measurement)
                 self.epochs_trained += (not measurement.reused) + measurement.again_epochs
@@ -137,17 +148,39 @@ class Progress:
                 self.notes.append(text)
 
     def _find_best(self) -> None:
-        state = StudyState(config=self.config, records=tuple(self.records.values()))
+        state = self._state
         self.best = next(iter(finished_trials(state) or best_first(trials_of(state))), None)
+        if any(record.run.kind == "confirm" for record in state.records):
+            means = standings(state).posterior_means
+            self.leader = max(means, key=lambda number: means[number], default=None)
+
+    @property
+    def _state(self) -> StudyState:
+        """The study without what is running."""
+        return StudyState(config=self.config, records=tuple(self.records.values()))
+
+    @property
+    def _runs(self) -> list[Run]:
+        """All that were begun."""
+        ended = [record.run for record in self.records.values()]
+        return ended + [running.run for running in self.running.values()]
 
     @property
     def num_trials(self) -> int:
         """Trials begun."""
-        runs = (
-            *(record.run for record in self.records.values()),
-            *(running.run for running in self.running.values()),
-        )
-        return len({run.trial for run in runs if run.is_of_search})
+        return len({run.trial for run in self._runs if run.is_of_search})
+
+    @property
+    def place_in_search(self) -> str:
+        """`trial 7 of 50`, and of the looks after the first `second look 3 of 9`."""
+        config, latest = self.config, self.latest
+        for look, ordinal in zip(config.looks[1:], ORDINALS[1:], strict=False):
+            kind = (latest.kind, latest.stop_epochs, latest.seed) if latest else None
+            if kind == ("look", look.epochs, look.seed):
+                alike = [run for run in self._runs if (run.kind, run.stop_epochs, run.seed) == kind]
+                expected = math.ceil(config.budget.amount / look.one_in)
+                return f"{ordinal} look {len(alike)} of {max(len(alike), expected)}"
+        return f"trial {self.num_trials} of {config.budget.amount:g}"
 
     @property
     def num_ended_of_phase(self) -> int:
@@ -158,23 +191,24 @@ class Progress:
 
     @property
     def num_expected_of_phase(self) -> str:
-        """How many it comes to: `9`, or `9–17` where the race may ask for more seeds."""
+        """How many it comes to: `9`, or `9–17` where the race may go on for longer."""
         config = self.config
         if self.phase == "baseline":
-            return str(config.num_seeds)
-        recipes = len(config.recipes) or config.num_confirmed
-        least = recipes * config.num_seeds
-        racing = recipes + (self.phase == "confirmation")
-        most = least + racing * max(0, config.max_seeds - config.num_seeds)
-        return f"{least}–{most}" if most > least else str(least)
+            return "1"
+        fewest, most = race_runs(config, len(entrants(self._state)) + 1)
+        return f"{fewest}–{most}" if most > fewest else str(fewest)
 
-    @property
-    def baseline_values(self) -> list[float]:
-        """What the baseline's runs came to."""
+    def recipe_of(self, trial: int) -> str:
+        """The recipe of the trial whose run has ended, in one line."""
+        runs = (record.run for record in self.records.values())
+        return next(run.recipe.label for run in runs if run.trial == trial)
+
+    def fresh_values(self, trial: int) -> list[float]:
+        """What the completed runs with fresh seeds came to, of a trial or of the baseline."""
         return [
             self.config.objective.value(r.metrics)
             for r in self.records.values()
-            if r.run.kind == "baseline" and r.state == "completed"
+            if r.run.trial == trial and not r.run.is_of_search and r.state == "completed"
         ]
 
     def spent(self, elapsed_s: float) -> tuple[float, float]:
@@ -200,8 +234,8 @@ class Progress:
         """Epochs that are behind, and all that are expected; neither ever becomes smaller.
 
         A run that has ended counts in full, whatever it cost. Runs of the search beyond those that
-        were expected do not count, and those that are missing when the confirmation begins count as
-        done. Seeds that the race adds are expected once they have begun.
+        were expected do not count, and those that are missing when the first finalist races count
+        as done. Seeds that the race adds are expected once they have begun.
         """
         done: Counter[Kind] = Counter()
         begun: Counter[Kind] = Counter()
@@ -215,10 +249,11 @@ class Progress:
             kind: expected if _PHASES[kind[0]] == "search" else max(expected, begun[kind])
             for kind, expected in self.expected.items()
         }
-        all_begun = self.num_trials >= self.config.budget.amount
+        # The baseline's runs say nothing of it: they may be made while the search goes on.
+        is_searched = any(kind[0] == "confirm" for kind in begun)
         behind = 0
         for kind, expected in plan.items():
             epochs = expected * kind[2]
-            over = all_begun and self.phase == "confirmation" and _PHASES[kind[0]] == "search"
+            over = is_searched and _PHASES[kind[0]] == "search"
             behind += epochs if over else min(done[kind], epochs)
         return behind, sum(expected * kind[2] for kind, expected in plan.items())

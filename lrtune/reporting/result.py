@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lrtune.core.errors import LrtuneError
 from lrtune.core.recipe import Recipe
-from lrtune.core.run import Measurement
+from lrtune.core.run import BASELINE, Measurement
 from lrtune.core.study import StudyState
 from lrtune.decide.convergence import Convergence
 from lrtune.decide.recommend import Recommendation
@@ -78,10 +78,14 @@ class SearchResult:
 def measurements_of(state: StudyState, trial: int) -> tuple[Measurement, ...]:
     """The epochs of a trial's first completed run with a fresh seed.
 
-    They are those of the search's own run where there is none, and empty without that.
+    They are those of the search's own run where there is none, and empty without that. Of the
+    baseline, that is the run of a trial with its recipe.
     """
     kinds = {"confirm": 0, "baseline": 0, "full": 1}
-    of_trial = (r for r in state.records if r.run.trial == trial and r.run.kind in kinds)
+    numbers = {trial}
+    if trial == BASELINE:
+        numbers |= {r.run.trial for r in state.records if r.run.recipe == state.config.baseline}
+    of_trial = (r for r in state.records if r.run.trial in numbers and r.run.kind in kinds)
     records = [r for r in of_trial if r.state == "completed"]
     return min(records, key=lambda r: kinds[r.run.kind]).measurements if records else ()
 

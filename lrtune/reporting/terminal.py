@@ -17,6 +17,7 @@ from lrtune.reporting.document import Document, Report, compose
 NUM_COLUMNS_FOR_ALL = 110
 NARROW = ("value", "difference", "probability_best", "convergence", "test_value")
 """Fields of the contenders that 80 columns have room for."""
+LOOK_LEGEND = "Tau: Kendall's, of two rankings; 1: they agree, 0: they have nothing in common."
 
 
 def print_recommendation(report: Report, console: Console, folder: Path | None = None) -> None:
@@ -35,10 +36,10 @@ def print_recommendation(report: Report, console: Console, folder: Path | None =
         console.print(Text(f"In the lead: {document.contenders[0].name}. {document.schedule}"))
     if document.verdict:
         console.print(Text(document.verdict))
-    if document.contenders:
-        if not document.contenders[0].num_seeds:
-            fact = document.facts[0]
-            console.print(Text(f"{fact.label}: {fact.value} ({fact.note})"))
+    if document.contenders and not document.contenders[0].num_seeds:
+        fact = document.facts[0]
+        console.print(Text(f"{fact.label}: {fact.value} ({fact.note})"))
+    if any(row.num_seeds for row in document.contenders):
         console.print()
         wide = console.width >= NUM_COLUMNS_FOR_ALL
         console.print(_table(document, wide=wide))
@@ -60,9 +61,10 @@ def print_recommendation(report: Report, console: Console, folder: Path | None =
         if document.optimism:
             console.print(Text(document.optimism, style="dim"))
     console.print(Text(str(document.cost), style="dim"))
-    if document.rungs:
+    if document.looks:
         console.print()
-        console.print(_rung_table(document))
+        console.print(_look_table(document))
+        console.print(Text(LOOK_LEGEND, style="dim"))
         console.print()
     if folder is not None:
         console.print(Text(f"Report: {folder / 'report.html'}"), soft_wrap=True)
@@ -114,11 +116,11 @@ def _table(document: Document, *, wide: bool) -> Table:
     return table
 
 
-def _rung_table(document: Document) -> Table:
-    rungs, table = document.tables["rungs"], _plain_table()
-    for heading, side in zip(rungs.headings, rungs.alignment, strict=True):
+def _look_table(document: Document) -> Table:
+    looks, table = document.tables["looks"], _plain_table()
+    for heading, side in zip(looks.headings, looks.alignment, strict=True):
         table.add_column(heading, justify="left" if side == "l" else "right")
-    for row in rungs.rows:
+    for row in looks.rows:
         table.add_row(*(Text(str(cell)) for cell in row), style="dim")
     return table
 

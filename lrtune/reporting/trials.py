@@ -1,4 +1,4 @@
-"""The trials of a study as a report shows them: how they climbed its rungs and where they ended."""
+"""The trials of a study as a report shows them: the looks that they had, and where they ended."""
 
 import math
 from bisect import bisect_right
@@ -6,23 +6,24 @@ from collections import Counter
 from typing import NamedTuple
 
 from lrtune.core.run import RunRecord
-from lrtune.core.study import StudyConfig, StudyState
-from lrtune.decide.rungs import REGARDLESS_EVERY, summaries
+from lrtune.core.study import Look, StudyConfig, StudyState
+from lrtune.decide.looks import summaries
 from lrtune.decide.trials import Trial, best_first, trials_of
 from lrtune.reporting import wording
 
-FATES = ("trained in full", "left on a rung", "pruned", "diverged", "failed", "running")
+TIMES = {1: "once", 2: "twice", 3: "three times"}
+ENDS = ("pruned", "diverged", "failed", "running")
 
 
-class RungRow(NamedTuple):
-    """One rung, in words."""
+class LookRow(NamedTuple):
+    """One look, in words."""
 
-    rung: str
+    look: str
     num_trials: int
-    num_promoted: int
-    num_regardless: int
     tau: str
-    """Kendall's tau between the scores here and one level up."""
+    """Kendall's tau between the scores here and in the next look."""
+    agreement: str
+    """The same between what looks are ranked by and the objective."""
 
 
 class RunRow(NamedTuple):
@@ -40,14 +41,14 @@ class RunRow(NamedTuple):
 
 
 class Left(NamedTuple):
-    """One trial that was measured on a rung and has gone no further so far."""
+    """One trial that had looks and has gone no further so far."""
 
     trial: int
     recipe: str
-    rung: str
-    """The highest that it came to."""
+    look: int
+    """The last that it had, from 1."""
     value: float
-    """There; that of the averaged weights where these are judged."""
+    """What it was ranked by after that."""
     reason: str
 
 
@@ -58,12 +59,12 @@ class Point(NamedTuple):
     recipe: str
     peak_lr: float
     value: float
-    """Of one that was left on a rung the value there; nan of one that diverged."""
+    """After its first look, which all had alike, or its full run; nan of one that diverged."""
     decay: str
     state: str
-    """Of its latest run, or `left`."""
-    level: int
-    """Of the rung of that run, from 1; 0 for a full run."""
+    """Of its latest run."""
+    num_looks: int
+    """0 for a full run."""
 
 
 def finished_trials(state: StudyState) -> list[Trial]:
@@ -73,19 +74,42 @@ def finished_trials(state: StudyState) -> list[Trial]:
     )
 
 
-def is_left(trial: Trial) -> bool:
-    """Whether a trial has gone no further than a rung, though nothing was wrong with it."""
-    return trial.alive and not trial.running and not trial.finished
+def left_of(state: StudyState) -> list[Trial]:
+    """Trials that had looks and no more, though nothing was wrong with them, best first."""
+    racing = _racing(state)
+    return [
+        trial
+        for trial in best_first(trials_of(state))
+        if not trial.running and not trial.finished and trial.number not in racing
+    ]
+
+
+def _racing(state: StudyState) -> set[int]:
+    """The finalists, once they race."""
+    return {record.run.trial for record in state.of_kind("confirm")}
 
 
 def fates(state: StudyState) -> str:
     """What became of the trials, in a sentence or two; empty before the first."""
     trials = trials_of(state)
-    ends = Counter("left on a rung" if is_left(trial) else trial.runs[-1].state for trial in trials)
-    ends["trained in full"] = ends.pop("completed", 0)
     if not trials:
         return ""
-    parts = [f"{ends[end]:,} {end}" for end in FATES if ends[end]]
+    racing = _racing(state) if state.config.looks else set()
+    left = {trial.number: trial.level for trial in left_of(state)}
+    looks = Counter(left.values())
+    ends = Counter(
+        str(t.runs[-1].state) for t in trials if t.number not in left and t.number not in racing
+    )
+    parts = [f"{len(racing):,} raced in full with fresh seeds"] if racing else []
+    looked = [
+        f"{looks[level]:,} {TIMES.get(level, level)}" for level in sorted(looks, reverse=True)
+    ]
+    if looked:
+        looked[0] = looked[0].replace(" ", " looked at ", 1)
+    parts += looked
+    if num_full := ends["completed"]:
+        parts.append(f"{num_full:,} trained in full")
+    parts += [f"{ends[end]:,} {end}" for end in ENDS if ends[end]]
     sentence = f"Of {wording.count(len(trials), 'trial')}: {', '.join(parts)}."
     if num_early := sum(record.epochs_missing > 0 for record in state.records):
         runs = wording.count(num_early, "run")
@@ -93,32 +117,38 @@ def fates(state: StudyState) -> str:
     return sentence
 
 
-def rung_rows(state: StudyState) -> tuple[RungRow, ...]:
-    """Lowest rung first; of Hyperband one bracket after the other."""
-    rows, bracket = [], 1
-    for summary in summaries(state):
-        name = summary.rung.label + (
-            f", bracket {bracket}" if state.config.pruner == "hyperband" else ""
+def look_rows(state: StudyState) -> tuple[LookRow, ...]:
+    """The looks in their order; empty where the study has none."""
+    return tuple(
+        LookRow(
+            f"{number}: {look_name(state.config, summary.look)}",
+            summary.num_trials,
+            wording.number(summary.tau),
+            wording.number(summary.agreement),
         )
-        bracket += summary.rung == state.config.rungs[-1]
-        tau = wording.number(summary.tau)
-        rows.append(
-            RungRow(name, summary.num_trials, summary.num_promoted, summary.num_regardless, tau)
-        )
-    return tuple(rows)
-
-
-def rung_note(state: StudyState) -> str:
-    """What the rungs are, and what the columns of their table mean."""
-    of_bracket = " of its bracket" if state.config.pruner == "hyperband" else ""
-    return (
-        f"Every trial begins on the lowest rung{of_bracket}, and of "
-        f"{state.config.reduction_factor} or more on a rung the best goes up. One in "
-        f"{REGARDLESS_EVERY} goes up regardless of its score, since only such trials show what a "
-        "rung does to those that it leaves. Kendall's tau compares the scores on a rung with those "
-        "one level up, over the promoted trials alone: near 1 the ranking held, "
-        "near 0 the rung said nothing, and over a few trials tau says little."
+        for number, summary in enumerate(summaries(state), start=1)
     )
+
+
+def look_name(config: StudyConfig, look: Look) -> str:
+    """`3 epochs`, or `3 epochs, another seed`."""
+    return look.label + (", another seed" if look.seed != config.seed else "")
+
+
+def look_note(state: StudyState) -> str:
+    """What the looks are, and what the columns of their table mean."""
+    ranked_by, objective = state.config.ranked_by, state.config.objective
+    note = (
+        "A look is a short run with the whole schedule in it. Every recipe has the first, the best "
+        "few have the others, and the best of these race in full where the budget allows it. Looks "
+        f"are ranked by {ranked_by.title}. "
+        "Kendall's tau compares two rankings of the trials that have both: near 1 they agree, near "
+        "0 one says nothing of the other, and over a few trials it says little."
+    )
+    if ranked_by.metric != objective.metric:
+        between = f"{ranked_by.title} and {objective.title}"
+        note += f" The first tau is that with the next look, the second that between {between}."
+    return note
 
 
 def run_row(config: StudyConfig, record: RunRecord) -> RunRow:
@@ -136,55 +166,41 @@ def run_row(config: StudyConfig, record: RunRecord) -> RunRow:
 
 
 def left_trials(state: StudyState) -> tuple[Left, ...]:
-    """Trials that were left on a rung, those on the highest rung first.
-
-    Their reason is their place among all trials of the rung.
-    """
+    """Trials that had looks and went no further, best first; their place is among their like."""
     trials = trials_of(state)
-    scores: dict[
-        tuple[int, int], list[float]
-    ] = {}  # by height of the ladder, which brackets differ in, and level
+    scores: dict[int, list[float]] = {}
     for trial in trials:
-        for level, score in enumerate(trial.scores, start=1):
-            scores.setdefault((len(trial.ladder), level), []).append(score)
+        for level in range(1, trial.level + 1):
+            scores.setdefault(level, []).append(trial.score_at(level))
     for peers in scores.values():
         peers.sort()
 
     def row(trial: Trial) -> Left:
-        rung, peers = str(trial.ladder[trial.level - 1]), scores[len(trial.ladder), trial.level]
+        peers = scores[trial.level]
         place = 1 + len(peers) - bisect_right(peers, trial.score)
-        reason = f"place {place} of {len(peers)} on rung {rung}"
-        value = state.config.objective.signed(trial.score)
-        return Left(trial.number, trial.recipe.label, rung, value, reason)
+        reason = f"place {place} of {len(peers)} in look {trial.level}"
+        value = state.config.ranked_by.signed(trial.score)
+        return Left(trial.number, trial.recipe.label, trial.level, value, reason)
 
-    return tuple(row(trial) for trial in best_first(trials) if is_left(trial))
+    return tuple(map(row, left_of(state)))
 
 
 def points_of(state: StudyState) -> tuple[Point, ...]:
-    """The trials with something measured in their latest run."""
+    """The trials with something measured in their first run."""
     objective, points = state.config.objective, []
     for trial in trials_of(state):
-        last = trial.runs[-1]
-        value, fate = objective.value(last.metrics), str(last.state)
-        if fate == "diverged":
-            value = math.nan
-        elif is_left(trial):
-            value, fate = objective.signed(trial.score), "left"
-        if last.measurements:
-            on_rung = last.run.kind == "rung"
-            level = (
-                state.config.rungs.index(trial.ladder[len(trial.runs) - 1]) + 1 if on_rung else 0
-            )
-            recipe = trial.recipe
+        first, last = trial.runs[0], trial.runs[-1]
+        if first.measurements:
+            value = objective.value(first.metrics)
             points.append(
                 Point(
                     trial.number,
-                    wording.recipe_label(recipe, state.config.baseline),
-                    recipe.peak_lr,
-                    value,
-                    recipe.decay.name,
-                    fate,
-                    level,
+                    wording.recipe_label(trial.recipe, state.config.baseline),
+                    trial.recipe.peak_lr,
+                    math.nan if first.state == "diverged" else value,
+                    trial.recipe.decay.name,
+                    last.state,
+                    len(trial.runs) if last.run.kind == "look" else 0,
                 )
             )
     return tuple(points)

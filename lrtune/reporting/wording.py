@@ -12,7 +12,7 @@ from lrtune.core.objective import UNKNOWN, Objective
 from lrtune.core.optimizers import OPTIMIZERS, OWN
 from lrtune.core.recipe import ParameterGroup, Recipe, in_words
 from lrtune.core.run import BASELINE, Run
-from lrtune.core.study import RangeResult, Rung, StudyConfig
+from lrtune.core.study import RangeResult, StudyConfig
 from lrtune.decide.convergence import Convergence
 from lrtune.decide.noise import Difference
 
@@ -114,13 +114,10 @@ def recipe_name(config: StudyConfig, trial: int) -> str:
 
 
 def run_name(config: StudyConfig, run: Run) -> str:
-    """`trial-0007 on rung c3`, or `adamw, seed 2` in a comparison; of any other run its id."""
+    """Its id, or `adamw, seed 2` in a comparison."""
     if config.is_comparison:
         return f"{recipe_name(config, run.trial)}, seed {run.seed}"
-    if run.kind != "rung":
-        return run.id
-    rung = Rung(run.stop_epochs, compressed=run.horizon_epochs < run.recipe_epochs)
-    return f"trial-{run.trial:04d} on rung {rung}"
+    return run.id
 
 
 def duration(seconds: float) -> str:

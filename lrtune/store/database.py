@@ -412,8 +412,9 @@ class StudyStore:
 
 def _record(row: Any, measurements: list[Measurement]) -> RunRecord:
     values: dict[str, Any] = {field.name: getattr(row, field.name) for field in fields(Run)}
+    kind = "look" if row.kind == "rung" else row.kind  # as earlier versions called it
     return RunRecord(
-        run=Run(**values | {"recipe": Recipe.from_dict(json.loads(row.recipe))}),
+        run=Run(**values | {"kind": kind, "recipe": Recipe.from_dict(json.loads(row.recipe))}),
         state=row.state,
         reason=row.reason,
         measurements=tuple(measurements),

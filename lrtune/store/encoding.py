@@ -9,7 +9,7 @@ from typing import Any
 from lrtune.core.objective import Metrics, Objective
 from lrtune.core.recipe import NamedRecipe, ParameterGroup, Recipe
 from lrtune.core.space import Interval
-from lrtune.core.study import Budget, RangeCurve, RangeResult, Rung, StudyConfig, TrainSettings
+from lrtune.core.study import Budget, Look, RangeCurve, RangeResult, StudyConfig, TrainSettings
 
 
 def config_to_json(config: StudyConfig) -> str:
@@ -27,7 +27,7 @@ def config_to_json(config: StudyConfig) -> str:
 
 def config_from_json(text: str) -> StudyConfig:
     """A configuration from `config_to_json`."""
-    values: dict[str, Any] = json.loads(text)
+    values = _of_today(json.loads(text))
     return StudyConfig(
         **values
         | {
@@ -35,12 +35,22 @@ def config_from_json(text: str) -> StudyConfig:
             "groups": tuple(ParameterGroup(**group) for group in values["groups"]),
             "settings": TrainSettings(**values["settings"]),
             "budget": Budget.parse(values["budget"]),
-            "rungs": tuple(Rung(**rung) for rung in values["rungs"]),
+            "looks": tuple(Look(**look) for look in values["looks"]),
             "baseline": Recipe.from_dict(values["baseline"]),
             "tried": tuple(map(Recipe.from_dict, values["tried"])),
             "recipes": tuple(map(_named_recipe, values["recipes"])),
         }
     )
+
+
+def _of_today(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a study, without those of the rungs that earlier ones had instead of looks."""
+    if "rungs" not in values:
+        return values
+    gone = ("rungs", "signal", "reduction_factor", "num_confirmed")
+    kept = {key: value for key, value in values.items() if key not in gone}
+    confirm = "full" if values["num_confirmed"] else "0"
+    return kept | {"pruner": "none", "looks": [], "confirm": confirm}
 
 
 def _named_recipe(values: dict[str, Any]) -> NamedRecipe:

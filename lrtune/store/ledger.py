@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from lrtune.core.run import Measurement, Run, RunRecord, RunState
-from lrtune.core.study import StudyState
+from lrtune.core.study import StudyConfig, StudyState
 from lrtune.store.database import StudyStore
 
 
@@ -18,6 +18,11 @@ class Ledger:
         self._state: StudyState | None = None
         self._mine: set[str] = set()
         self._read()
+
+    @property
+    def config(self) -> StudyConfig:
+        """What was asked for."""
+        return self._store.config
 
     def state(self) -> StudyState:
         """Everything recorded so far."""

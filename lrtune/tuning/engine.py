@@ -15,10 +15,10 @@ from lrtune.core.events import EpochEnded, Event, RunEnded, RunStarted
 from lrtune.core.objective import Metrics
 from lrtune.core.recipe import Recipe
 from lrtune.core.run import Measurement, Run, RunRecord, RunState
-from lrtune.core.study import RangeCurve, StudyState
+from lrtune.core.study import RangeCurve, StudyConfig, StudyState
 from lrtune.core.training import Environment, Facts, OpenTraining, States, Training
 from lrtune.decide.plan import Ask, Done
-from lrtune.decide.prune import prune
+from lrtune.decide.prune import why_hopeless
 
 HEARTBEAT_S = 20.0
 
@@ -27,6 +27,10 @@ Emit = Callable[[Event], None]
 
 class Store(Protocol):
     """What a worker needs of a study's store."""
+
+    @property
+    def config(self) -> StudyConfig:
+        """What was asked for."""
 
     def state(self) -> StudyState:
         """Everything recorded so far."""
@@ -98,10 +102,9 @@ class Engine(Protocol):
 
 def begin(run: Run, worker: Worker) -> RunRecord:
     """Begins a run that this worker has claimed, or goes on with it."""
-    state = worker.store.state()
-    record = next(r for r in state.records if r.run.id == run.id)
+    record = next(r for r in worker.store.state().records if r.run.id == run.id)
     worker.emit(RunStarted(run, record.epochs))
-    return _judge(record, state, worker)
+    return _judge(record, worker)
 
 
 def record_measurement(record: RunRecord, measurement: Measurement, worker: Worker) -> RunRecord:
@@ -112,7 +115,7 @@ def record_measurement(record: RunRecord, measurement: Measurement, worker: Work
     worker.store.record(record.run, measurement)
     record = replace(record, measurements=(*record.measurements, measurement))
     worker.emit(EpochEnded(record.run, measurement))
-    return _judge(record, worker.store.state(), worker)
+    return _judge(record, worker)
 
 
 def end(record: RunRecord, state: RunState, reason: str, worker: Worker) -> RunRecord:
@@ -162,7 +165,7 @@ def heartbeat(store: Store, runs: Callable[[], Iterable[Run]]) -> Iterator[None]
         thread.join()
 
 
-def _judge(record: RunRecord, state: StudyState, worker: Worker) -> RunRecord:
+def _judge(record: RunRecord, worker: Worker) -> RunRecord:
     """Ends a run whose measurements say so.
 
     A run that is resumed is judged too, as a kill may come before an end is recorded.
@@ -173,5 +176,5 @@ def _judge(record: RunRecord, state: StudyState, worker: Worker) -> RunRecord:
         return end(record, "diverged", reason, worker)
     if record.epochs >= record.run.stop_epochs:
         return end(record, "completed", "", worker)
-    decision = prune(record, state)
-    return end(record, "pruned", decision.reason, worker) if decision.prune else record
+    reason = why_hopeless(record, worker.store.config)
+    return end(record, "pruned", reason, worker) if reason else record

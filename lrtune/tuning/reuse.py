@@ -1,4 +1,4 @@
-"""Nothing is trained twice: resuming, promotion, duplicates and shared trunks are one mechanism.
+"""Nothing is trained twice: resuming, duplicates and shared trunks are one mechanism.
 
 A training run is a function of its *fingerprint* (task, model, optimizer, settings, seed, machine
 and library versions) and of the LR of every step so far. So its training up to an epoch has a key,
@@ -8,9 +8,9 @@ chained over the epochs:
 
 Runs with the same key are in the same state, whatever their schedules do later. A run replays the
 measurements that are known under its keys, goes on from the latest state among them, and trains the
-rest. That a run was killed and is resumed, that it goes on where a rung left it, that another
-recipe had the same LRs so far: there is no difference. The keys of a plateau decay follow from the
-metrics of the epochs before, so they are known as far as the replay has come.
+rest. That a run was killed and is resumed, that another recipe had the same LRs so far: there is no
+difference. The keys of a plateau decay follow from the metrics of the epochs before, so they are
+known up to the epoch that has been replayed.
 
 A training that cannot repeat a run shares no keys between runs. One that cannot resume shares whole
 runs only.

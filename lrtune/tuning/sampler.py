@@ -11,7 +11,7 @@ import hashlib
 import math
 import warnings
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -26,13 +26,12 @@ from optuna.distributions import (
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from lrtune.core.decays import Plateau
+from lrtune.core.decays import Own, Plateau
 from lrtune.core.errors import StoreError, first_line
 from lrtune.core.recipe import TABLES, Recipe, default_recipe
 from lrtune.core.space import SCALES, Choice, Interval, Parameter, Range, Space, Value, parse_space
 from lrtune.core.study import StudyConfig, StudyState
-from lrtune.decide.trials import Trial, best_first, ladder_of, trials_of
-from lrtune.tuning.grid import cheapest_nearby, nearest_on_grid, on_grid
+from lrtune.decide.trials import Trial, best_first, trials_of
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -40,14 +39,10 @@ MAX_SEEN = 250
 """Trials that the sampler is shown: half of them the latest, the others the best. TPE tells at most
 the best 25 from the rest (`default_gamma`), which are the same 25 so, and each question costs what
 it copies."""
-EXPLORED_EVERY = 3
-"""One in so many trials is taken as suggested, whatever it costs: the cheapest would never leave
-what is trained."""
-WORST = -100.0
+WORST = -1.0
 """Value of a trial that diverged or was pruned; below that of all others."""
 NUM_CANDIDATES = 16
-"""Suggestions for one trial, where the cheapest of them is taken, or the first that was not tried
-yet."""
+"""Suggestions for one trial; the first one that was not tried yet is taken."""
 NUM_REPEATED = 2
 """Suggestions in a row that were tried before, after which chance looks for one that was not: the
 sampler is sure of itself by then, and asking it takes long."""
@@ -55,7 +50,7 @@ AROUND = 30
 """The bounds of the peak LR of a command whose range test gave no signal: its own LR divided by
 this, and times this."""
 MIN_TRIALS_FOR_IMPORTANCES = 8
-"""Finished trials; of one or two, PED-ANOVA gives every parameter the same share, whatever they
+"""Trials; of one or two, PED-ANOVA gives every parameter the same share, whatever they
 did."""
 
 Branch = dict[str, tuple[str, Parameter]]
@@ -63,7 +58,11 @@ Branch = dict[str, tuple[str, Parameter]]
 
 
 def ask(state: StudyState, number: int) -> Recipe:
-    """The recipe of trial `number`: known good ones first, then Optuna's."""
+    """The recipe of trial `number`: the baseline, known good ones, then Optuna's suggestions.
+
+    A suggestion knows the results of the first trials, `StudyConfig.num_seen` of them, and that the
+    others are under way.
+    """
     space = fitted_space(state)
     good = known_good(state, space)
     if number < len(good):
@@ -71,21 +70,14 @@ def ask(state: StudyState, number: int) -> Recipe:
     study = _in_memory(state, space, number)
 
     def suggest() -> Recipe:
-        return on_grid(_suggest(study.ask(), space, state.config.baseline), space)
+        return _suggest(study.ask(), space, state.config.baseline)
 
     if (
         state.config.sampler == "qmc"
     ):  # its sequence is walked from the start; the others have no position
         for _ in range(number - len(good)):
             suggest()
-    tried = {trial.recipe for trial in trials_of(state)}
-    compressed = any(
-        rung.compressed for rung in ladder_of(state.config, number)
-    )  # hardly an epoch could be shared
-    if not compressed and number % EXPLORED_EVERY != 0:
-        return cheapest_nearby(
-            [suggest() for _ in range(NUM_CANDIDATES)], state, space, exclude=tried
-        )
+    tried = {trial.recipe for trial in trials_of(state)[:number]}
     for count in range(1, NUM_CANDIDATES + 1):
         recipe = suggest()
         if recipe not in tried:
@@ -115,27 +107,19 @@ def fitted_space(state: StudyState) -> Space:
 
 
 def known_good(state: StudyState, space: Space) -> list[Recipe]:
-    """Recipes that are hard to beat, moved into the space.
+    """Recipes that are hard to beat.
 
-    The user's own, and three that the literature favours:
-
-    The baseline and those that are to be tried, as far as the space has their optimizer and decay.
-    Linear warmup of 5 % and a cosine; linear to zero (arXiv 2310.07831); WSD with a 1-sqrt cooldown
+    The baseline as it is, unless it is a command's own schedule, which is no recipe. Then, moved
+    into the space: those that are to be tried, and three that the literature favours. These are a
+    linear warmup of 5 % and a cosine; linear to zero (arXiv 2310.07831); WSD with a 1-sqrt cooldown
     of 20 % (arXiv 2405.18392).
     """
     baseline, epochs = state.config.baseline, state.config.epochs
     optimizers, decays = space.choices("optimizer"), space.choices("decay")
-    own = [
-        moved(recipe, space, state.config)
-        for recipe in (baseline, *state.config.tried)
-        if recipe.optimizer in optimizers and recipe.decay.name in decays
-    ]
+    own = [] if isinstance(baseline.decay, Own) else [baseline]
+    own += [moved(recipe, space, state.config) for recipe in state.config.tried]
     wanted: list[tuple[str, dict[str, Any]]] = []
-    suggestions = {
-        r.optimizer: nearest_on_grid(r.interval.suggestion)
-        for r in state.range_results
-        if r.interval
-    }
+    suggestions = {r.optimizer: r.interval.suggestion for r in state.range_results if r.interval}
     for optimizer in optimizers:
         first = _fixed_scales(state.config)
         if optimizer in suggestions:
@@ -178,16 +162,24 @@ def _fixed_scales(config: StudyConfig) -> dict[str, Any]:
 
 
 def importances(state: StudyState) -> dict[str, float]:
-    """Each parameter's share in what finished trials came to (PED-ANOVA, arXiv 2304.10255).
+    """Each parameter's share in what first looks came to (PED-ANOVA, arXiv 2304.10255).
 
     It is empty for too few trials.
     """
-    trials = trials_of(state)
-    if sum(trial.finished for trial in trials) < MIN_TRIALS_FOR_IMPORTANCES:
+    if state.config.is_comparison:  # which has no space
+        return {}
+    sound = [trial for trial in trials_of(state) if trial.sound_at(1)]
+    if len(sound) < MIN_TRIALS_FOR_IMPORTANCES:  # a comparison has none, and no space
         return {}
     space = fitted_space(state)
-    study = optuna.create_study(direction=_direction(state))
-    study.add_trials([_frozen(state, trial, space) for trial in trials if trial.finished])
+    trials = [trial for trial in sound if _is_of(space, trial.recipe)]
+    if len(trials) < MIN_TRIALS_FOR_IMPORTANCES:
+        return {}
+    study = optuna.create_study(direction="maximize")
+    for trial in trials:
+        recipe = moved(trial.recipe, space, state.config)
+        kind = _kind(space, recipe.optimizer, recipe.decay.name)
+        study.add_trial(_seen(recipe, kind, trial.scores[0]))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -217,7 +209,7 @@ def mirror(state: StudyState, url: str) -> None:
             trial.user_attrs.get("lrtune_trial") for trial in study.get_trials(deepcopy=False)
         }
         for trial in trials_of(state):
-            if not trial.running and f"{trial.number}/{trial.level}" not in copied:
+            if trial.level and trial.number not in copied and _is_of(space, trial.recipe):
                 study.add_trial(_frozen(state, trial, space))
     except Exception as error:  # Optuna raises SQLAlchemy's errors, its own and built-in ones
         raise StoreError(f"Optuna cannot use this database: {first_line(error)}") from error
@@ -239,50 +231,42 @@ def delete_mirror(name: str, url: str) -> None:
 
 
 def _in_memory(state: StudyState, space: Space, number: int) -> optuna.Study:
-    """The trials with what is known of them.
+    """The trials with what is known of them: the first look at each, as its place by score.
 
-    To the sampler a trial is as good as the rung that it reached, and among those of one rung as
-    its place by score. So what was learnt on short runs is a prior, and what was learnt on longer
-    ones overrules it. A trial that waits for promotion is a result like any other; as RUNNING, the
-    constant liar would be repelled by it.
+    Those whose result is not seen are RUNNING, and the constant liar keeps away from them.
     """
     study = optuna.create_study(direction="maximize", sampler=_sampler(state, number))
-    trials = trials_of(state)
-    best, numbers = best_first(trials), {trial.number for trial in trials[-MAX_SEEN // 2 :]}
-    numbers |= {trial.number for trial in best[: MAX_SEEN - len(numbers)]}
-    shown = [trial for trial in trials if trial.number in numbers]
-    ranks = _ranks(shown)
+    trials = trials_of(state)[:number]
+    known = trials[: state.config.num_seen(number)]
+    sound = [trial for trial in known if trial.sound_at(1)]
+    scores = sorted(trial.scores[0] for trial in sound)
+    numbers = {trial.number for trial in trials[-MAX_SEEN // 2 :]}
+    for trial in best_first(sound, level=1)[: MAX_SEEN - len(numbers)]:
+        numbers.add(trial.number)
     kinds: dict[tuple[str, str], _Kind] = {}
-    for trial in shown:
-        kind = (trial.recipe.optimizer, trial.recipe.decay.name)
+    for trial in trials:
+        recipe = trial.recipe
+        if trial.number == 0 and recipe == state.config.baseline:
+            if not _is_of(space, recipe):
+                continue
+            recipe = moved(recipe, space, state.config)
+        if trial.number not in numbers:
+            continue
+        kind = (recipe.optimizer, recipe.decay.name)
         if kind not in kinds:
             kinds[kind] = _kind(space, *kind)
-        study.add_trial(_seen(trial, kinds[kind], ranks.get(trial.number, 0.0)))
+        value: float | None = None
+        if trial.number < len(known):
+            score = trial.scores[0]
+            value = bisect_left(scores, score) / len(scores) if trial.sound_at(1) else WORST
+        study.add_trial(_seen(recipe, kinds[kind], value))
     return study
 
 
-def _ranks(trials: Sequence[Trial]) -> dict[int, float]:
-    """By number, the share of the trials as high on their rungs that each is better than.
-
-    It is in [0, 1), so scores of any scale come to the same range, and those of different rungs
-    never meet.
-    """
-    scores: dict[int, list[float]] = {}
-    for trial in trials:
-        if trial.level and trial.alive:
-            scores.setdefault(_height(trial), []).append(trial.score)
-    for peers in scores.values():
-        peers.sort()
-    return {
-        trial.number: bisect_left(peers, trial.score) / len(peers)
-        for trial in trials
-        if trial.alive and (peers := scores.get(_height(trial), []))
-    }
-
-
-def _height(trial: Trial) -> int:
-    """Rungs that are left above a trial, as a negative number."""
-    return trial.level - len(trial.ladder)
+def _is_of(space: Space, recipe: Recipe) -> bool:
+    """Whether a space has a recipe's optimizer and decay."""
+    has_optimizer = recipe.optimizer in space.choices("optimizer")
+    return has_optimizer and recipe.decay.name in space.choices("decay")
 
 
 @dataclass(frozen=True)
@@ -315,23 +299,12 @@ class _Seen(FrozenTrial):
         return copy.copy(self)
 
 
-def _seen(trial: Trial, kind: _Kind, rank: float) -> FrozenTrial:
-    """A trial as the sampler sees it; one without a score is the worst.
-
-    Its value is its rank among those of its rung, in [0, 1), less the rungs that are left.
-    """
-    state, value = TrialState.COMPLETE, WORST
-    if trial.runs[-1].state == "failed":
-        state = TrialState.FAIL
-    elif not trial.level:
-        state = TrialState.RUNNING
-    elif trial.alive:
-        value = _height(trial) + rank
-    now = datetime.now()
+def _seen(recipe: Recipe, kind: _Kind, value: float | None) -> FrozenTrial:
+    """A trial as the sampler sees it; one without a value is under way."""
+    state, now = TrialState.RUNNING if value is None else TrialState.COMPLETE, datetime.now()
     return _Seen(
-        number=-1, trial_id=-1, state=state,
-        value=value if state is TrialState.COMPLETE else None, datetime_start=now,
-        datetime_complete=now if state.is_finished() else None, params=kind.params(trial.recipe),
+        number=-1, trial_id=-1, state=state, value=value, datetime_start=now,
+        datetime_complete=now if state.is_finished() else None, params=kind.params(recipe),
         distributions=kind.distributions, user_attrs={}, system_attrs={}, intermediate_values={},
     )  # fmt: skip
 
@@ -368,28 +341,28 @@ def _direction(state: StudyState) -> StudyDirection:
 
 
 def _frozen(state: StudyState, trial: Trial, space: Space) -> FrozenTrial:
-    """A trial as Optuna's own tools see it: with a value where it has one, and else pruned.
+    """A trial as Optuna's own tools see it: with the value of its first run, or else pruned.
 
     Its parameters are read back from the recipe, so they are stored once.
     """
-    kind = _kind(space, trial.recipe.optimizer, trial.recipe.decay.name)
-    ended = TrialState.COMPLETE if trial.finished else TrialState.PRUNED
-    last = trial.runs[-1]
-    if last.state == "failed":
+    recipe, first = moved(trial.recipe, space, state.config), trial.runs[0]
+    kind = _kind(space, recipe.optimizer, recipe.decay.name)
+    ended = TrialState.COMPLETE if first.state == "completed" else TrialState.PRUNED
+    if first.state == "failed":
         ended = TrialState.FAIL
-    value = state.config.objective.value(last.metrics)
+    value = state.config.objective.value(first.metrics)
     is_pruned = ended is TrialState.PRUNED and not math.isnan(value)
     return create_trial(
         state=ended,
         value=value if ended is TrialState.COMPLETE else None,
-        params=kind.params(trial.recipe),
+        params=kind.params(recipe),
         distributions=kind.distributions,
-        intermediate_values={last.epochs: value} if is_pruned else {},
+        intermediate_values={first.epochs: value} if is_pruned else {},
         user_attrs={
-            "lrtune_trial": f"{trial.number}/{trial.level}",
+            "lrtune_trial": trial.number,
             "recipe": trial.recipe.label,
-            "epochs": last.epochs,
-            "reason": last.reason,
+            "epochs": first.epochs,
+            "reason": first.reason,
         },
     )
 

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 SEARCH = (
     "search", "--metric", "val_loss", "--sampler", "random", "--pruner", "none", "--seeds", "2",
-    "--confirm", "1", "--quiet",
+    "--max-seeds", "2", "--quiet",
 )  # fmt: skip
 TOOLS = """
 def note(*words):

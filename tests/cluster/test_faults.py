@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def small():
-    return make_config(budget=Budget(4, "trials"), num_confirmed=1)
+    return make_config(budget=Budget(4, "trials"))
 
 
 @pytest.fixture
@@ -272,7 +272,7 @@ def test_ctrl_c_stops_the_trials_and_leaves_a_study_to_go_on_with(
     three_nodes, tmp_path, command, here
 ):
     words = ("search", "--model", "mlp", "--budget", "6", "--epochs", "40", "--seeds", "1",
-             "--confirm", "1", "--study", "stopped", "--engine", "ray",
+             "--max-seeds", "1", "--study", "stopped", "--engine", "ray",
              "--address", three_nodes.address)  # fmt: skip
     process = subprocess.Popen(
         command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

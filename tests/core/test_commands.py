@@ -56,6 +56,32 @@ def test_a_function_takes_the_fields_of_its_options():
         asked("task.py", seeds=1)
 
 
+# arguments that are gone, and what there is in their place
+RETIRED_ARGUMENTS = {
+    "rungs": "the search looks at each recipe .*, whose lengths `looks=` sets",
+    "reduction_factor": "the search looks at each recipe .*, whose lengths `looks=` sets",
+    "reduction": "the search looks at each recipe .*, whose lengths `looks=` sets",
+    "signal": "looks are judged by the raw weights now, by what `rank_by=` says",
+    "num_confirmed": "`confirm=` is full, quick or 0 now",
+}
+
+
+@pytest.mark.parametrize("name", commands.RETIRED)
+def test_an_argument_that_is_gone_tells_what_there_is_in_its_place(name):
+    with pytest.raises(TypeError, match=rf"`{name}` is gone: {RETIRED_ARGUMENTS[name]}"):
+        asked("task.py", **{name: 3})
+    for function, first in ((lrtune.search, "task.py"), (lrtune.resume, "mine")):
+        with pytest.raises(TypeError, match=rf"{function.__name__}\(\): `{name}` is gone"):
+            function(first, **{name: 3})
+
+
+def test_no_option_of_today_is_gone():
+    kinds = (*CLASSES, commands.Apply, commands.Log, TypedTask)
+    options = [option for kind in kinds for option in options_of(kind)]
+    names = {option.name for option in options} | {option.flag[2:] for option in options}
+    assert not names & set(commands.RETIRED)
+
+
 def test_a_function_has_the_signature_and_the_help_of_its_options():
     parameters = inspect.signature(asked).parameters
     assert list(parameters)[:4] == ["task", "space", "budget", "optimizer"]
@@ -90,6 +116,25 @@ def test_a_conflict_with_a_setting_of_the_task_is_not_foreseen():
     assert len(problems) == 1
     with pytest.raises(lrtune.InputError):
         TrainSettings(accumulate=3)
+
+
+# what is asked of looks and of a race that there are not, and what is said of it
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({"looks": "1,3"}, 0),
+        ({"rank_by": "top1", "matters": 0.5}, 0),
+        ({"pruner": "none", "looks": "auto", "rank_by": None}, 0),
+        ({"pruner": "none", "looks": "1,3"}, 1),
+        ({"pruner": "none", "looks": "1,3", "rank_by": "top1"}, 2),
+        ({"confirm": "quick", "matters": 0.5}, 1),
+        ({"confirm": "0", "matters": 0.5}, 1),
+        ({"pruner": "asha", "looks": "1,3"}, 1),  # which is no pruner, and that alone is said
+    ],
+)
+def test_options_of_what_a_study_does_not_have_are_conflicts(options, wanted):
+    asked("task.py", **options).sound(problems := Problems())
+    assert len(problems) == wanted
 
 
 def test_the_arguments_of_a_report_are_its_options():

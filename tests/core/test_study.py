@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lrtune.core.errors import InputError
 from lrtune.core.run import RunRecord
-from lrtune.core.study import Budget, Rung, StudyState, TrainSettings
+from lrtune.core.study import Budget, Look, StudyState, TrainSettings
 from tests.studies import config_of, measurement, record, state_of
 
 # what people write, amount, unit, how it is written back
@@ -82,59 +82,41 @@ def test_a_budget_is_read_back_as_it_was(amount, suffix):
     assert Budget.parse(str(budget)) == budget
 
 
-# what people write, the rungs, how they are written back
-RUNGS = [
-    ("c1,c3,9", (Rung(1, compressed=True), Rung(3, compressed=True), Rung(9)), "c1,c3,9"),
-    (" c1 , 9 ", (Rung(1, compressed=True), Rung(9)), "c1,9"),
-    ("1,3,10", (Rung(1), Rung(3), Rung(10)), "1,3,10"),
-    ("c10", (Rung(10, compressed=True),), "c10"),
-    ("c3,3", (Rung(3, compressed=True), Rung(3)), "c3,3"),
-    ("c9,1", (Rung(9, compressed=True), Rung(1)), "c9,1"),
-]
+@pytest.mark.parametrize(("epochs", "label"), [(1, "1 epoch"), (9, "9 epochs")])
+def test_a_look_in_words(epochs, label):
+    assert Look(epochs, seed=0, one_in=6).label == label
 
 
-@pytest.mark.parametrize(("text", "rungs", "written"), RUNGS)
-def test_rungs(text, rungs, written):
-    assert Rung.parse(text) == rungs
-    assert ",".join(map(str, rungs)) == written
+# sampler, lag, number of the question, how many of the first trials it sees
+SEEN = [
+    ("tpe", 8, 0, 0), ("tpe", 8, 7, 0), ("tpe", 8, 8, 1), ("tpe", 8, 30, 23), ("gp", 8, 30, 23),
+    ("tpe", 1, 0, 0), ("tpe", 1, 1, 1), ("tpe", 1, 30, 30), ("gp", 3, 30, 28),
+    ("random", 8, 30, 0), ("qmc", 1, 30, 0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sampler", "lag", "number", "seen"), SEEN)
+def test_how_many_of_the_first_trials_a_question_sees(sampler, lag, number, seen):
+    assert config_of(sampler=sampler, lag=lag).num_seen(number) == seen
+
+
+def test_at_a_lag_as_many_trials_can_be_looked_at_side_by_side():
+    """The question of a trial is answered while the `lag - 1` before it are running."""
+    config = config_of(lag=5)
+    assert [number - config.num_seen(number) for number in (5, 6, 100)] == [4, 4, 4]
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "banana",
-        "c",
-        "0",
-        "c0",
-        "-1",
-        "01",
-        "1.5",
-        "c1,",
-        ",1",
-        "c1;c3",
-        "C1",
-        "1,c3",
-        "3,1",
-        "c3,c1",
-        "3,3",
-        "c1,c1",
-    ],
+    ("rank_by", "title", "direction"),
+    [(None, "Top-1", "max"), ("top1:max", "Top-1", "max"), ("val_loss", "val_loss", "min")],
 )
-def test_what_are_no_rungs(text):
-    with pytest.raises(InputError) as caught:
-        Rung.parse(text)
-    wanted = "must look like c1,c3,9, compressed ones first and each kind rising"
-    assert caught.value.problems == (f"`rungs` {wanted}, but got {text!r}.",)
-
-
-@pytest.mark.parametrize(
-    ("rung", "label"),
-    [(Rung(1), "1 epoch"), (Rung(9), "9 epochs"), (Rung(1, compressed=True), "1 epoch, compressed"),
-     (Rung(3, compressed=True), "3 epochs, compressed")],
-)  # fmt: skip
-def test_a_rung_in_words(rung, label):
-    assert rung.label == label
+def test_what_looks_are_ranked_by(rank_by, title, direction):
+    config = config_of(rank_by=rank_by)
+    ranked_by = config.ranked_by
+    assert (ranked_by.metric == "val_loss") == (rank_by == "val_loss")
+    assert ranked_by.direction == direction
+    if rank_by != "val_loss":
+        assert ranked_by is config.objective  # with all that it knows of its metric
 
 
 def test_settings_break_their_rules_together():
@@ -213,10 +195,11 @@ def test_spent():
 
 
 def test_a_trial_of_several_runs_is_one_trial():
-    rungs = [record([50], rung=Rung(1, compressed=True), trial=trial) for trial in (0, 1)]
-    state = state_of(*rungs, record([50] * 2, rung=Rung(2), trial=1), record([50] * 4, trial=1))
+    looks = [record([50], look=1, trial=trial) for trial in (0, 1)]
+    looks += [record([50] * 2, look=look, trial=1) for look in (2, 3)]
+    state = state_of(*looks, record([50] * 4, "confirm", trial=1, seed=1))
     assert state.spent("trials") == 2
-    assert state.spent("epochs") == 1 + 1 + 2 + 4
+    assert state.spent("epochs") == 1 + 1 + 2 + 2 + 4
 
 
 def with_last(record, **changes):

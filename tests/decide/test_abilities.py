@@ -2,9 +2,8 @@
 
 import pytest
 
-from lrtune.core.study import Rung
 from lrtune.core.training import ABILITIES
-from lrtune.decide.abilities import limits, possible_rungs, shares_seeds
+from lrtune.decide.abilities import limits, shares_seeds
 
 # ability that is absent: words of the sentence about it
 WORDS = {
@@ -27,14 +26,6 @@ def test_each_ability_that_is_absent_is_one_sentence(name):
 def test_all_of_them_and_none():
     assert limits(ABILITIES) == []
     assert len(limits(frozenset())) == len(ABILITIES)
-
-
-@pytest.mark.parametrize(
-    ("absent", "left"), [("resume", "c1,c3"), ("repeat", "c1,c3"), ("test", "c1,c3,9")]
-)
-def test_rungs_that_are_first_epochs_need_a_training_that_goes_on_from_them(absent, left):
-    rungs = possible_rungs(Rung.parse("c1,c3,9"), ABILITIES - {absent})
-    assert rungs == Rung.parse(left)
 
 
 def test_seeds_are_shared_where_runs_are_repeated():

@@ -65,6 +65,10 @@ def test_convergence_over_seeds(epochs, num_reached, text):
         ([10, 90, 90, 90, 50, 50, 90, 90, 90], 10_000, 7),  # two are
         ([90, 90, 90, 80, 80, 80], 10_000, 4),
         ([50, 60, 70, 80, 90], 10_000, 5),
+        ([10, 90, NAN, 90, 90], 10_000, 3),  # of epochs 2 to 4 and on
+        ([NAN, 10, 90, 90], 10_000, 3),  # of epochs 1 to 3 it is 50
+        ([90, 90, NAN, NAN, NAN], 10_000, 5),
+        ([NAN], 10_000, 1),
     ],
 )
 def test_settling_epoch(top1s, num_images, epoch):

@@ -8,26 +8,33 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrtune.core.decays import Plateau
 from lrtune.core.objective import Objective
-from lrtune.core.study import Budget, Rung
+from lrtune.core.study import Budget
 from lrtune.decide.convergence import convergence_epoch, settling_epoch
+from lrtune.decide.looks import looked_at, looks_of, summaries
 from lrtune.decide.plan import next_run
-from lrtune.decide.prune import PRUNERS
-from lrtune.decide.race import entrants, fresh_scores, runs_of_race, standings, still_open
+from lrtune.decide.prune import why_hopeless
+from lrtune.decide.race import (
+    entrants,
+    fresh_scores,
+    is_decided,
+    rounds,
+    standings,
+    still_open,
+)
 from lrtune.decide.recommend import recommend, target_of, untrained_reason
-from lrtune.decide.rungs import promotion
 from lrtune.decide.trials import best_first, trials_of
 from lrtune.schedules.plateau import observe, start
-from lrtune.tuning.sampler import _ranks
+from lrtune.tuning.sampler import ask
 from tests.studies import record, state_of
 
 NAN = math.nan
 UP = Objective(metric="made_up", direction="max", guessing=1.0, constant=2.0)
-RUNGS = (Rung(2), Rung(3))
+LOOKS = looks_of(2, 3, seed=0)
 VALUES = st.integers(0, 40).map(lambda number: number / 4) | st.just(NAN)
 """Not below 0, where a minimised metric has a perfect value and a maximised one has none."""
 
@@ -71,22 +78,20 @@ def both(records, **changes):
 
 @st.composite
 def searches(draw):
-    """Trials at every height, of which some diverged, and one that is running."""
+    """Trials with one, two or three looks, of which some diverged, and one that is running."""
     records = []
     for number in range(draw(st.integers(1, 9))):
-        curve, averaged = (draw(st.lists(VALUES, min_size=4, max_size=4)) for _ in range(2))
-        height = draw(st.integers(1, 3))
-        for rung in (*RUNGS, None)[:height]:
-            epochs = rung.epochs if rung else 4
-            records.append(record(curve[:epochs], trial=number, rung=rung, averaged=averaged))
-        if draw(st.booleans()):
-            last = records[-1]
-            state = draw(st.sampled_from(["diverged", "pruned", "running"]))
-            records[-1] = record(
-                [m.metrics["top1"] for m in last.measurements][: 4 if height > 2 else None],
-                trial=number,
-                rung=(*RUNGS, None)[height - 1],
-                state=state,
+        num_looks = draw(st.integers(1, 3))
+        for index in range(1, num_looks + 1):
+            epochs = LOOKS[index - 1].epochs
+            curve, averaged = (
+                draw(st.lists(VALUES, min_size=epochs, max_size=epochs)) for _ in range(2)
+            )
+            state = "completed"
+            if index == num_looks and draw(st.booleans()):
+                state = draw(st.sampled_from(["diverged", "pruned", "running"]))
+            records.append(
+                record(curve, trial=number, look=index, looks=LOOKS, averaged=averaged, state=state)
             )
     return records
 
@@ -106,45 +111,52 @@ def races(draw):
     return records
 
 
-@given(records=searches(), settled=st.booleans())
-def test_what_goes_up_and_what_is_best(records, settled):
-    up, down = both(records, rungs=RUNGS, budget=Budget(12, "trials"))
-    assert promotion(up, settled=settled) == promotion(down, settled=settled)
+@given(records=searches(), level=st.integers(0, 2))
+def test_who_has_a_look_and_what_is_best(records, level):
+    up, down = both(records, looks=LOOKS, budget=Budget(12, "trials"))
+    chosen, other = ([t.number for t in looked_at(state, level, 12)] for state in (up, down))
+    assert chosen == other
     order, other = ([t.number for t in best_first(trials_of(state))] for state in (up, down))
     assert order == other
     assert [t.scores for t in trials_of(up)] == [t.scores for t in trials_of(down)]
     assert entrants(up) == entrants(down)
+    assert repr(summaries(up)) == repr(summaries(down))
     assert next_run(up, lambda *_: None) == next_run(down, lambda *_: None)
 
 
+SPACE = "[parameters]\npeak_lr = {low = 0.001, high = 1.0, log = true}\ndecay = 'cosine'"
+
+
+@settings(max_examples=10)
 @given(records=searches())
-def test_the_ranks_that_a_sampler_sees(records):
-    up, down = both(records, rungs=RUNGS)
-    assert _ranks(trials_of(up)) == _ranks(trials_of(down))
+def test_what_a_sampler_suggests(records):
+    ended = [replace(r, state="pruned") if r.state == "running" else r for r in records]
+    up, down = both(ended, looks=LOOKS, lag=1, space_toml=SPACE, epochs=20)
+    number = len(trials_of(up))
+    assert ask(up, number) == ask(down, number)
 
 
-@pytest.mark.parametrize("pruner", PRUNERS)
 @given(
-    peers=st.lists(st.lists(VALUES, min_size=4, max_size=4), max_size=8),
     curve=st.lists(VALUES, min_size=1, max_size=4),
     averaged=st.lists(VALUES, min_size=4, max_size=4),
 )
-def test_which_runs_are_ended(pruner, peers, curve, averaged):
-    finished = [record(of_it, trial=number) for number, of_it in enumerate(peers)]
+def test_which_runs_are_ended(curve, averaged):
     running = record(curve, trial=99, averaged=averaged[: len(curve)], state="running")
-    up, down = both([*finished, running])
-    of_up, of_down = (PRUNERS[pruner](state.records[-1], state) for state in (up, down))
-    assert of_up.prune == of_down.prune
-    assert bool(of_up.reason) == bool(of_down.reason) == of_up.prune
+    up, down = both([running])
+    of_up, of_down = (why_hopeless(state.records[-1], state.config) for state in (up, down))
+    assert bool(of_up) == bool(of_down)
 
 
 @given(records=races(), target=st.none() | st.integers(0, 10))
 def test_the_race_and_the_recommendation(records, target):
-    up, down = both(records, target=target, num_seeds=2, max_seeds=4, num_confirmed=2)
+    up, down = both(records, target=target, num_seeds=2, max_seeds=4)
     assert fresh_scores(up) == fresh_scores(down)
     numbers = set(standings(up).scores)
-    assert still_open(standings(up), numbers) == still_open(standings(down), numbers)
-    assert list(runs_of_race(up)) == list(runs_of_race(down))
+    remaining = still_open(standings(up), numbers, up.config)
+    assert remaining == still_open(standings(down), numbers, down.config)
+    decided, other = (is_decided(standings(state), remaining, state.config) for state in (up, down))
+    assert decided == other
+    assert list(rounds(up)) == list(rounds(down))
     value, source = target_of(down)
     assert (pytest.approx(-value, nan_ok=True), source) == target_of(up)
     of_up, of_down = recommend(up), recommend(down)

@@ -10,9 +10,10 @@ from lrtune.core.decays import Plateau
 from lrtune.core.objective import Objective
 from lrtune.core.recipe import Recipe
 from lrtune.core.run import RunRecord
-from lrtune.core.study import Budget, Rung
+from lrtune.core.study import Budget
+from lrtune.decide.looks import looks_of
 from lrtune.decide.plan import Done, next_run
-from lrtune.decide.prune import prune
+from lrtune.decide.prune import why_hopeless
 from lrtune.decide.ranking import rank
 from lrtune.decide.recommend import recommend, untrained_reason
 from lrtune.schedules import build_schedule
@@ -46,10 +47,7 @@ def runs(kind, *losses, trial=0, states=None):
 def study(*confirmed, baseline=(0.5, 0.51, 0.52), num_trials=1, **changes):
     trials = [of_metric(record(final(0.4 + n / 100), trial=n)) for n in range(num_trials)]
     values = {"objective": LOSS, "num_validation": 0, "budget": Budget(num_trials, "trials")}
-    return state_of(
-        *runs("baseline", *baseline), *trials, *confirmed,
-        **values | {"num_confirmed": num_trials} | changes,
-    )  # fmt: skip
+    return state_of(*runs("baseline", *baseline), *trials, *confirmed, **values | changes)
 
 
 def test_a_lower_loss_is_recommended_with_the_sign_of_the_loss():
@@ -60,12 +58,12 @@ def test_a_lower_loss_is_recommended_with_the_sign_of_the_loss():
         0.51,
         "the baseline's median final validation loss over 3 seeds",
     )
-    # of scores: 0.19 +- 5.6428 * 0.01 / sqrt(3), and of the loss the other way round
-    half = 5.6428 * 0.01 / math.sqrt(3)
+    # of scores: 0.19 +- 8.0728 * 0.01 / sqrt(3), and of the loss the other way round
+    half = 8.0728 * 0.01 / math.sqrt(3)
     mean, low, high = outcome.best.difference.of_values(LOSS)
     assert (mean, low, high) == pytest.approx((-0.19, -0.19 - half, -0.19 + half), rel=1e-3)
     assert outcome.verdict == (
-        "-0.190 in validation loss against the baseline, 95 % interval [-0.223, -0.157]: better."
+        "-0.190 in validation loss against the baseline, 95 % interval [-0.237, -0.143]: better."
     )
     assert outcome.best.optimism(LOSS) == pytest.approx(-0.08)  # the search saw a worse one
     assert outcome.best.convergence.epochs == (2, 3, 3)
@@ -87,9 +85,9 @@ def test_a_loss_that_chance_explains_is_a_tie():
     )
 
 
-def test_what_was_not_confirmed_is_expected_to_be_worse():
-    assert recommend(study(num_confirmed=0)).verdict == (
-        "Best of the search so far, not confirmed with fresh seeds: expect a worse validation loss."
+def test_what_was_not_confirmed_is_said_to_be_so():
+    assert recommend(study(baseline=(), confirm="0")).verdict == (
+        "It is the best by the full runs of the search, and not confirmed with fresh seeds."
     )
 
 
@@ -119,7 +117,7 @@ def test_where_seeds_do_nothing_recipes_are_compared_by_their_means():
     """Of two samples of three, the interval is that of Student's unpaired test."""
     scores = {0: {1: 1.0, 2: 2.0, 3: 3.0}, 1: {1: 5.0, 2: 4.0, 3: 3.0}}
     unpaired = rank(scores, reference=0, least_difference=0.0, paired=False).difference(1, 0)
-    half = 3.2976 * 1 * math.sqrt(2 / 3)  # t at 98.5 % with 4 degrees of freedom
+    half = 4.08797 * 1 * math.sqrt(2 / 3)  # t at 99.25 % with 4 degrees of freedom
     assert unpaired.mean == 2
     assert (unpaired.low, unpaired.high) == pytest.approx((2 - half, 2 + half), rel=1e-4)
     paired = rank(scores, reference=0, least_difference=0.0).difference(1, 0)
@@ -236,8 +234,8 @@ def test_a_made_up_metric_goes_from_plan_to_recommendation(direction):
 
     lrs = [1.0, 0.01, 0.1, 0.3, 0.001]
     config = config_of(
-        objective=objective, num_validation=0, budget=Budget(5, "trials"), rungs=(Rung(2),),
-        pruner="halving", num_seeds=2, num_confirmed=1, baseline=Recipe(peak_lr=0.02),
+        objective=objective, num_validation=0, budget=Budget(5, "trials"), num_seeds=3, max_seeds=3,
+        looks=looks_of(1, 2, seed=0), baseline=Recipe(peak_lr=0.02),
     )  # fmt: skip
     state = replace(state_of(), config=config)
     while not isinstance(
@@ -248,18 +246,19 @@ def test_a_made_up_metric_goes_from_plan_to_recommendation(direction):
             metrics = {"train_loss": 1.0, "wobble": wobble(run, epoch)}
             measured = replace(measurement(epoch, 0.0), metrics=metrics)
             ended = replace(ended, measurements=(*ended.measurements, measured))
-            assert not prune(ended, state).prune
+            assert not why_hopeless(ended, config)
         state = replace(state, records=(*state.records, replace(ended, state="completed")))
     outcome = recommend(state)
     assert outcome.final
     assert (outcome.best.recipe.peak_lr, outcome.best.name) == (0.1, "trial 2")
-    assert outcome.best.values == pytest.approx((sign * 4.9, sign * 4.8))
+    assert outcome.best.values == pytest.approx((sign * 4.9, sign * 4.8, sign * 4.7))
     assert "in wobble against the baseline" in outcome.verdict
     assert outcome.verdict.startswith("+" if direction == "max" else "-")
     assert "better" in outcome.verdict
-    assert outcome.best.convergence.epochs == (1, 1)
-    # On the rung, one trial in three went up: the best one.
-    assert {r.run.trial for r in state.of_kind("full")} >= {2}
+    assert outcome.best.convergence.epochs == (1, 1, 1)
+    # One in six has a second look: the best one.
+    seconds = [r.run for r in state.of_kind("look") if r.run.horizon_epochs == 2]
+    assert {run.trial for run in seconds} == {2}
 
 
 @pytest.mark.parametrize(("direction", "lowered"), [("min", 0.1), ("max", 1.0)])

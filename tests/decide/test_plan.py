@@ -1,29 +1,24 @@
-"""What is trained next, in whole studies with a made-up objective.
-
-The studies are killed, spread over workers, and short of budget.
-"""
+"""What is trained next: the order of a study, its ends, and what it makes of runs that fail."""
 
 import math
 from collections import Counter
 from dataclasses import replace
-from functools import cache
-from random import Random
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from lrtune.core.decays import Own
 from lrtune.core.objective import Objective
 from lrtune.core.recipe import Recipe
-from lrtune.core.run import Run, RunRecord
-from lrtune.core.study import Budget, Rung, StudyState
+from lrtune.core.run import RunRecord
+from lrtune.core.study import Budget
+from lrtune.decide.looks import looks_of
 from lrtune.decide.plan import MAX_DIVERGED, MAX_FAILURES, Done, Wait, next_run, outcome
 from lrtune.decide.race import fresh_seeds
-from lrtune.decide.trials import best_first, trials_of
-from tests.studies import BASELINE, config_of, measurement, record, state_of
+from tests.decide.simulation import Simulation
+from tests.studies import BASELINE, LOOKS, config_of, record, state_of
 
 
-def ask(state, number):
+def ask(_state, number):
     """Seven peak LRs and the baseline in turn.
 
     Each recipe comes twice, so that a search of some length has duplicates.
@@ -35,81 +30,14 @@ def ask(state, number):
     )
 
 
-def top1_of(run):
-    """Best at a peak LR of 0.2; seeds differ a little."""
-    return 90 - 100 * abs(run.recipe.peak_lr - 0.2) + 0.1 * (run.seed % 3)
-
-
-def changed(state, run, /, **changes):
-    records = (replace(r, **changes) if r.run == run else r for r in state.records)
-    return replace(state, records=tuple(records))
-
-
-def study(budget, *, jobs=1, kill_share=0.0, early_end_share=0.0, rng=None, **config):
-    """Trains a study to its end as an engine does, and checks every step of the plan on the way.
-
-    Args:
-        budget: of the study.
-        jobs: workers that train side by side.
-        kill_share: chance of a worker's death instead of an epoch.
-        early_end_share: chance that a run is pruned or diverges after an epoch.
-        rng: where chance comes from.
-        config: what else differs from the made-up study.
-
-    Returns:
-        The state at the end, and the ids of the runs in the order of their first start.
-    """
-    rng, trained = rng or Random(0), set()
-    state, started, now = (
-        StudyState(config=config_of(budget=Budget.parse(budget), **config)),
-        [],
-        0.0,
+def study(budget, **changes):
+    """A study of one worker at its end, and the ids of its runs in the order of their start."""
+    simulation = Simulation(
+        config_of(**{"budget": Budget.parse(budget)} | changes),
+        sampler=ask,
+        top1_of=lambda run: 90 - 100 * abs(run.recipe.peak_lr - 0.2) + 0.1 * (run.seed % 3),
     )
-    while True:
-        working = [r for r in state.records if r.state == "running" and not r.orphaned]
-        step = next_run(state, ask) if len(working) < jobs else Wait()
-        if isinstance(step, Done):
-            assert not working
-            assert outcome(state) == step
-            return state, started
-        assert outcome(state) is None
-        orphans = [r.run for r in state.records if r.orphaned]
-        if isinstance(step, Run):
-            if orphans:
-                assert step == orphans[0]
-                state = changed(state, step, orphaned=False)
-            else:
-                assert step.id not in started
-                started.append(step.id)
-                if step.kind == "confirm":  # the best few are known
-                    assert all(
-                        r.state != "running"
-                        for r in state.records
-                        if r.run.kind in ("rung", "full")
-                    )
-                state = replace(
-                    state, records=(*state.records, RunRecord(run=step, state="running"))
-                )
-            continue
-        assert working  # a wait ends only with a run
-        record = rng.choice(working)
-        if rng.random() < kill_share:
-            state = changed(state, record.run, orphaned=True)
-            continue
-        epoch = (record.run.trial, record.run.horizon_epochs, record.run.seed, record.epochs + 1)
-        reused = (
-            epoch in trained
-        )  # a promoted run goes on where its rung ended; what trials share is not reckoned with
-        trained.add(epoch)
-        now += not reused
-        measured = measurement(record.epochs + 1, top1_of(record.run), ended_at=now, reused=reused)
-        state = changed(state, record.run, measurements=(*record.measurements, measured))
-        if record.epochs + 1 == record.run.stop_epochs:
-            state = changed(state, record.run, state="completed")
-        elif record.run.kind != "baseline" and rng.random() < early_end_share:
-            state = changed(
-                state, record.run, state="diverged" if record.run.kind == "confirm" else "pruned"
-            )
+    return simulation.finish(), simulation.started
 
 
 def baseline_done(*records, **changes):
@@ -118,53 +46,38 @@ def baseline_done(*records, **changes):
     )
 
 
-def kinds(state, started):
-    of_id = {r.run.id: r.run.kind for r in state.records}
-    return [of_id[run_id] for run_id in started]
+# --- the order
 
 
-def test_the_order_of_a_study():
-    state, started = study("5", num_confirmed=2)
+def test_the_order_of_a_study_without_looks():
+    """A full run of each, then rounds of the three best and the baseline, as long as they go."""
+    state, started = study("5", num_seeds=2, max_seeds=2)
     assert started == [
-        *("baseline-0", "baseline-1", "baseline-2"),
         *("trial-0000", "trial-0001", "trial-0002", "trial-0003", "trial-0004"),
-        *("trial-0004-confirm-0", "trial-0004-confirm-1", "trial-0004-confirm-2"),  # peak LR 0.2
-        *("trial-0003-confirm-0", "trial-0003-confirm-1", "trial-0003-confirm-2"),  # 0.15
+        # peak LR 0.2, 0.15, and 0.1
+        *("baseline-0", "trial-0004-confirm-0", "trial-0003-confirm-0", "trial-0002-confirm-0"),
+        # one seed puts nobody out
+        *("trial-0004-confirm-1", "baseline-1", "trial-0003-confirm-1", "trial-0002-confirm-1"),
     ]
-    assert [r.run.seed for r in state.of_kind("baseline")] == [1, 2, 3]
+    assert [r.run.seed for r in state.of_kind("baseline")] == [1, 2]
     assert [r.run.seed for r in state.of_kind("full")] == [0] * 5
-    assert [r.run.seed for r in state.of_kind("confirm")] == [1, 2, 3] * 2
+    assert [r.run.seed for r in state.of_kind("confirm")] == [1, 1, 1, 2, 2, 2]
     assert {r.run.trial for r in state.of_kind("baseline")} == {-1}
     assert all(r.run.horizon_epochs == 4 for r in state.records)
 
 
-def test_the_order_of_a_study_with_rungs():
-    """One of four trials goes up from the compressed run, as soon as it may.
-
-    The full run is four times as long as the compressed one, so that is the share.
-    """
-    state, started = study("9", num_confirmed=1, rungs=Rung.parse("c1"))
+def test_the_order_of_a_study_with_looks():
+    """Everyone has the first look, the best three of 13 the second, and of these two the third."""
+    state, started = study("13", num_seeds=1, max_seeds=1, looks=LOOKS)
     assert started == [
-        *("baseline-0", "baseline-1", "baseline-2"),
-        *(f"trial-{i:04d}-rung-c1" for i in range(4)),
-        "trial-0003",  # peak LR 0.15
-        *(f"trial-{i:04d}-rung-c1" for i in range(4, 8)),
-        "trial-0004",  # 0.2
-        "trial-0008-rung-c1",
-        *(f"trial-0004-confirm-{i}" for i in range(3)),
+        *(f"trial-{i:04d}-look-1" for i in range(13)),
+        *("trial-0004-look-2", "trial-0012-look-2", "trial-0003-look-2"),  # 0.2, 0.2, 0.15
+        *("trial-0004-look-3", "trial-0012-look-3"),
+        # the two are one recipe, and the third finalist had no second look
+        *("baseline-0", "trial-0004-confirm-0", "trial-0003-confirm-0", "trial-0005-confirm-0"),
     ]
-    assert state.spent("trials") == 9
-    assert state.epochs_trained == 12 + 9 + 2 * 4 + 12
-
-
-def test_the_best_of_a_few_goes_up_when_no_trial_is_left():
-    _, started = study("2", num_confirmed=0, rungs=Rung.parse("c1,2"))
-    assert started[3:] == [
-        "trial-0000-rung-c1",
-        "trial-0001-rung-c1",
-        "trial-0000-rung-2",
-        "trial-0000",
-    ]
+    assert state.spent("trials") == 13
+    assert state.epochs_trained == 13 * 1 + 5 * 2 + 4 * 4
 
 
 # recipes by a letter: whether another trial is begun
@@ -203,23 +116,43 @@ def test_the_sampler_is_asked_with_what_is_known():
     assert asked == [(4, 1)]
 
 
-def test_a_duplicate_is_confirmed_once_and_the_baseline_not_again():
-    state, _ = study("17", num_confirmed=20)
-    confirmed = Counter(r.run.recipe for r in state.of_kind("confirm"))
-    assert confirmed == {Recipe(peak_lr=0.05 * i): 3 for i in range(1, 8)}
+# lag, trials by the state of their first looks: what is next
+@pytest.mark.parametrize(
+    ("lag", "sampler", "ends", "next_"),
+    [
+        (1, "tpe", "c", "trial-0001-look-1"),
+        (1, "tpe", "r", "baseline-0"),
+        (2, "tpe", "r", "trial-0001-look-1"),
+        (2, "gp", "rr", "baseline-0"),
+        (2, "tpe", "cr", "trial-0002-look-1"),
+        (2, "tpe", "dr", "trial-0002-look-1"),
+        (2, "tpe", "rc", "baseline-0"),  # the first of them is the one to be seen
+        (8, "tpe", "rrrrrrr", "trial-0007-look-1"),
+        (8, "tpe", "rccccccc", "baseline-0"),
+        (8, "tpe", "crrrrrrr", "trial-0008-look-1"),
+        (1, "random", "rrrr", "trial-0004-look-1"),
+        (1, "qmc", "rrrr", "trial-0004-look-1"),
+    ],
+)
+def test_a_recipe_waits_for_those_that_its_sampler_has_to_see(lag, sampler, ends, next_):
+    states = {"c": "completed", "r": "running", "d": "diverged"}
+    looks = (record([50], trial=n, look=1, state=states[end]) for n, end in enumerate(ends))
+    state = state_of(*looks, looks=LOOKS, lag=lag, sampler=sampler)
+    assert next_run(state, ask).id == next_
+
+
+def test_a_duplicate_races_once_and_the_baseline_not_again():
+    """The best recipe is that of trials 4 and 12; the baseline's is that of trials 0, 8 and 16."""
+    state, _ = study("17", num_seeds=3, max_seeds=3)
     assert BASELINE in {r.run.recipe for r in state.of_kind("full")}
+    recipes = Counter(
+        (r.run.trial, r.run.recipe) for r in state.of_kind("confirm") if r.run.seed == 1
+    )
     # of two trials of the same recipe and the same Top-1, the first stands for both
-    assert {r.run.trial for r in state.of_kind("confirm")} == set(range(1, 8))
+    assert recipes == {(n, Recipe(peak_lr=0.05 * n)): 1 for n in (4, 3, 5)}
 
 
-@pytest.mark.parametrize("num_confirmed", [0, 1, 3])
-def test_so_many_recipes_are_confirmed(num_confirmed):
-    state, _ = study("8", num_confirmed=num_confirmed)
-    best_first = [4, 3, 5, 2, 6, 1, 7]
-    assert [r.run.trial for r in state.of_kind("confirm")[::3]] == best_first[:num_confirmed]
-
-
-def test_only_finished_trials_are_confirmed():
+def test_only_trials_that_came_to_their_end_race():
     records = [
         record([50] * 4, "baseline", seed=1),
         record([90] * 3, trial=0, state="pruned"),
@@ -229,174 +162,116 @@ def test_only_finished_trials_are_confirmed():
         record([90, 90, 90, 84], trial=4),
         record([60, 70, 80, 85], trial=5),
     ]
-    state = state_of(*records, budget=Budget(6, "trials"), num_seeds=1, num_confirmed=2)
-    assert [t.number for t in best_first(trials_of(state))] == [
-        3,
-        5,
-        4,
-    ]  # by the last epoch; of equals the earlier
+    state = state_of(*records, budget=Budget(6, "trials"), num_seeds=1)
+    order = []
+    for _ in range(3):  # by the last epoch; of equals the earlier
+        step = next_run(state, ask)
+        order.append((step.trial, step.seed))
+        ended = record([80] * 4, "confirm", trial=step.trial, seed=1)
+        state = replace(state, records=(*state.records, ended))
+    assert order == [(3, 1), (5, 1), (4, 1)]
+
+
+def test_a_command_begins_with_a_run_as_it_is():
+    """It was made before the study began."""
+    command = Recipe(peak_lr=0.1, decay=Own())
+    state = state_of(baseline=command, own_epochs=12, looks=LOOKS)
     first = next_run(state, ask)
-    assert (first.id, first.recipe, first.seed) == (
-        "trial-0003-confirm-0",
-        records[4].run.recipe,
-        1,
-    )
+    assert (first.id, first.recipe, first.stop_epochs) == ("baseline-0", command, 12)
+    for ended in ("running", "completed", "diverged"):
+        begun = replace(state, records=(RunRecord(run=first, state=ended),))
+        assert next_run(begun, ask).id == "trial-0000-look-1"
 
 
-SHARES = st.floats(0, 0.4)
+# --- budgets of time
 
 
-@settings(max_examples=40)
-@given(
-    amount=st.integers(16, 120),
-    jobs=st.integers(1, 5),
-    early=SHARES,
-    kill=SHARES,
-    rng=st.randoms(use_true_random=False),
-)
-@pytest.mark.parametrize("unit", ["ep", "runs"])
-def test_a_budget_is_not_overspent(unit, amount, jobs, early, kill, rng):
-    budget = f"{amount}ep" if unit == "ep" else f"{amount / 4}runs"
-    state, _ = study(budget, jobs=jobs, early_end_share=early, kill_share=kill, rng=rng)
-    assert state.epochs_trained <= amount
-    wanted = 3 * min(3, len({trial.recipe for trial in best_first(trials_of(state))} - {BASELINE}))
-    assert (
-        len(state.of_kind("confirm")) == wanted or amount - state.epochs_trained < 4
-    )  # nor left lying
+@pytest.mark.parametrize("looks", [(), LOOKS, looks_of(1, 1, seed=0)])
+@pytest.mark.parametrize("confirm", ["full", "quick", "0"])
+@pytest.mark.parametrize("budget", ["4s", "5s", "37s", "60s", "1min", "2min"])
+def test_a_budget_of_time_is_not_overspent(budget, confirm, looks):
+    """An epoch takes a second, and the first run is begun in any case."""
+    state, _ = study(budget, confirm=confirm, looks=looks)
+    amount = Budget.parse(budget).amount
+    assert state.spent("seconds") == state.epochs_trained
+    assert 0.5 * amount <= state.epochs_trained <= max(amount, 4 * (not looks))
 
 
-@pytest.mark.slow
-@settings(max_examples=60)
-@given(
-    amount=st.integers(16, 120),
-    jobs=st.integers(1, 5),
-    early=SHARES,
-    kill=SHARES,
-    rungs=st.sampled_from(["c1", "c1,c2", "c2,1", "1,2,3"]),
-    pruner=st.sampled_from(["fair", "hyperband"]),
-    rng=st.randoms(use_true_random=False),
-)
-@pytest.mark.parametrize("unit", ["ep", "runs"])
-def test_with_rungs_a_budget_is_not_overspent_either(
-    unit, amount, jobs, early, kill, rungs, pruner, rng
-):
-    budget = f"{amount}ep" if unit == "ep" else f"{amount / 4}runs"
-    changes = {"rungs": Rung.parse(rungs), "pruner": pruner}
-    state, started = study(
-        budget, jobs=jobs, early_end_share=early, kill_share=kill, rng=rng, **changes
-    )
-    assert state.epochs_trained <= amount
-    assert len(started) == len(set(started)) == len(state.records)
-    assert all(r.state != "running" for r in state.records)
+def test_of_a_budget_of_time_the_race_has_what_the_looks_leave():
+    state, _ = study("3min", looks=LOOKS)
+    epochs = Counter()
+    for r in state.records:
+        epochs["looks" if r.run.kind == "look" else "race"] += r.epochs
+    assert 70 <= epochs["looks"] <= 81  # 45 %
+    assert epochs["race"] >= 4 * 4 * 3
+
+
+# --- the end
+
+CONFIRMED = [record([60] * 4, "confirm", seed=seed) for seed in (1, 2, 3)]
+DONE = Done("nothing is left to train")
 
 
 @pytest.mark.parametrize(
-    ("budget", "epochs"), [("60s", 60), ("1min", 60), ("61s", 60), ("37s", 36)]
-)
-def test_a_budget_of_time_is_not_overspent(budget, epochs):
-    state, _ = study(budget)  # an epoch takes a second
-    assert state.spent("seconds") == state.epochs_trained == epochs
-
-
-# The three baselines took 4 s side by side, so an epoch costs a third of a second; how many runs
-# have begun since then.
-@pytest.mark.parametrize(
-    ("num_begun", "budget", "begins"),
-    [
-        (2, "8s", True), (2, "7s", False), (5, "11s", False), (5, "12s", True),
-        (0, "8s", True), (0, "7s", False),
-    ],
-)  # fmt: skip
-def test_of_a_budget_of_time_as_many_runs_begin_side_by_side_as_there_is_time_for(
-    num_begun, budget, begins
-):
-    begun = (record([], trial=trial, state="running") for trial in range(num_begun))
-    step = next_run(baseline_done(*begun, budget=Budget.parse(budget), num_confirmed=0), ask)
-    assert isinstance(step, Run) == begins
-
-
-def test_a_third_of_the_budget_is_kept_for_the_confirmation():
-    state, _ = study("24runs")
-    assert Counter(r.run.kind for r in state.records) == {"baseline": 3, "full": 13, "confirm": 8}
-    state, _ = study("60runs")  # more than nine runs are not needed
-    assert Counter(r.run.kind for r in state.records) == {"baseline": 3, "full": 48, "confirm": 9}
-
-
-# 12 epochs for the baseline, 4 for the run that is being trained, 4 for the next, and what is kept
-# for the confirmation
-@pytest.mark.parametrize(("num_confirmed", "enough"), [(0, 20), (1, 30)])
-@pytest.mark.parametrize("epochs", [0, 1, 3])
-def test_a_run_that_is_being_trained_is_counted_in_full(epochs, num_confirmed, enough):
-    for amount, expected in [(enough - 1, Wait), (enough, Run)]:
-        running = record([50] * epochs, state="running")
-        state = baseline_done(running, budget=Budget(amount, "epochs"), num_confirmed=num_confirmed)
-        assert isinstance(next_run(state, ask), expected)
-
-
-unbroken_study = cache(study)
-
-
-@pytest.mark.slow
-@settings(max_examples=30)
-@given(kill=st.floats(0, 0.7), rng=st.randoms(use_true_random=False))
-@pytest.mark.parametrize(
-    ("budget", "rungs"), [("9", ""), ("100ep", ""), ("25runs", ""), ("80ep", "c1,2")]
-)
-def test_a_study_that_was_killed_ends_as_an_unbroken_one(budget, rungs, kill, rng):
-    ladder = Rung.parse(rungs) if rungs else ()
-    broken, broken_order = study(budget, kill_share=kill, rng=rng, rungs=ladder)
-    unbroken, order = unbroken_study(budget, rungs=ladder)
-    assert broken_order == order
-    finals = [
-        [(r.run, r.state, r.epochs, r.metrics) for r in state.records]
-        for state in (broken, unbroken)
-    ]
-    assert finals[0] == finals[1]
-
-
-@pytest.mark.slow
-@settings(max_examples=40)
-@given(jobs=st.integers(1, 6), early=SHARES, kill=SHARES, rng=st.randoms(use_true_random=False))
-def test_side_by_side_every_trial_is_trained_once(jobs, early, kill, rng):
-    state, started = study("12", jobs=jobs, early_end_share=early, kill_share=kill, rng=rng)
-    assert len(started) == len(set(started)) == len(state.records)
-    assert [r.run.id for r in state.of_kind("full")] == [f"trial-{i:04d}" for i in range(12)]
-    assert kinds(state, started) == sorted(
-        kinds(state, started), key=["baseline", "full", "confirm"].index
-    )
-    assert all(r.state != "running" for r in state.records)
-
-
-@pytest.mark.parametrize(
-    ("state", "expected"),
+    ("records", "expected"),
     [
         # the trials are started, but one is not over: which are best is not known yet
-        (baseline_done(record([60], trial=0, state="running"), budget=Budget(1, "trials")), Wait()),
-        # every confirmation is started, and the last one is not over
+        ([record([60], trial=0, state="running")], Wait()),
+        # each run of the race is started, and the last one is not over
         (
-            baseline_done(
-                record([60] * 4),
-                record([60] * 4, "confirm", seed=1),
-                record([60] * 4, "confirm", seed=2),
-                record([60], "confirm", seed=3, state="running"),
-                budget=Budget(1, "trials"),
-                num_confirmed=1,
-            ),
+            [record([60] * 4), *CONFIRMED[:2], record([60], "confirm", seed=3, state="running")],
             Wait(),
         ),
-        (
-            baseline_done(
-                record([60] * 4),
-                *(record([60] * 4, "confirm", seed=seed) for seed in (1, 2, 3)),
-                budget=Budget(1, "trials"),
-            ),
-            Done("the budget is spent and the best recipes are confirmed"),
-        ),
+        ([record([60] * 4), *CONFIRMED], DONE),
     ],
 )
-def test_waiting_and_being_done(state, expected):
+def test_waiting_and_being_done(records, expected):
+    state = baseline_done(*records, budget=Budget(1, "trials"))
     assert next_run(state, ask) == expected
     assert outcome(state) == (expected if isinstance(expected, Done) else None)
+
+
+OTHER = Done("it was begun by another version of lrtune")
+ENDED = [record([60] * 4), record([50] * 4, "baseline", seed=1)]
+
+
+# runs, kind of proof: how a study of another version has ended
+@pytest.mark.parametrize(
+    ("records", "confirm", "expected"),
+    [
+        ([], "full", None),
+        (ENDED, "full", None),  # nothing was confirmed
+        (ENDED, "0", OTHER),
+        ([*ENDED, *CONFIRMED[:1]], "full", OTHER),
+        ([*ENDED, *CONFIRMED[:1]], "quick", OTHER),
+        ([*ENDED, *CONFIRMED[:1], record([60], trial=1, state="running")], "full", None),
+    ],
+)
+def test_a_study_of_another_version_is_not_continued(records, confirm, expected):
+    """What it would go on with is not what these rules would."""
+    assert outcome(state_of(*records, confirm=confirm, rules=2)) == expected
+
+
+def test_a_study_of_another_version_may_have_failed():
+    failed = [record([], trial=n, state="failed", reason="no GPU") for n in range(3)]
+    assert outcome(state_of(*failed, rules=2)).failed
+    diverged = [record([10], trial=n, state="diverged") for n in range(2)]
+    assert outcome(state_of(*diverged, rules=2)).failed
+
+
+def test_looks_are_begun_once_all_that_they_choose_among_have_ended():
+    """Of the three that have a second look the last one is running still."""
+    firsts = [record([50 + n], trial=n, look=1) for n in range(13)]
+    seconds = [record([50 + n] * 2, trial=n, look=2) for n in (12, 11)]
+    running = record([60], trial=10, look=2, state="running")
+    changes = {"looks": LOOKS, "budget": Budget(13, "trials"), "confirm": "0"}
+    assert next_run(state_of(*firsts, *seconds, **changes), ask).id == "trial-0010-look-2"
+    assert next_run(state_of(*firsts, *seconds, running, **changes), ask) == Wait()
+    ended = replace(running, state="completed")
+    assert next_run(state_of(*firsts, *seconds, ended, **changes), ask).id == "trial-0012-look-3"
+
+
+# --- what fails
 
 
 def failures(*states, budget=50):

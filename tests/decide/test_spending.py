@@ -8,13 +8,11 @@ from hypothesis import strategies as st
 
 from lrtune.core.decays import WSD, Constant, Cosine, Plateau, StepDecay
 from lrtune.core.recipe import Recipe
-from lrtune.core.study import Budget, Rung
+from lrtune.core.study import Budget
+from lrtune.decide.looks import looks_of
 from lrtune.decide.spending import Spending, spending_of
-from tests.studies import config_of, record, state_of
+from tests.studies import LOOKS, config_of, record, state_of
 from tests.tuning.fake_training import MiniStates, MiniTraining, search
-
-RUNGS = Rung.parse("c1,2")
-"""Below four epochs."""
 
 
 def keyed(record, keys, *, reused=0, again_epochs=0):
@@ -26,39 +24,45 @@ def keyed(record, keys, *, reused=0, again_epochs=0):
     return replace(record, measurements=tuple(measurements))
 
 
-C1, FIRST_2 = RUNGS
 BASELINE = keyed(record([50] * 4, "baseline", seed=1), "pqrs")
 ABCD = keyed(record([50] * 4), "abcd")
-SHORT = keyed(record([50], rung=C1), "x")
-LEFT = keyed(record([50, 60], rung=FIRST_2), "ab")
-FULL = keyed(record([50] * 4), "abcd", reused=2)
+FIRST = keyed(record([50], look=1), "x")
+SECOND = keyed(record([50, 60], look=2), "yz")
+THIRD = keyed(record([50, 60], look=3), "uv")
+OTHER = keyed(record([50], trial=1, look=1), "w")
 
 # records: epochs that were asked for, trained, reused and avoided
 SPENT = {
     "nothing": ([], (0, 0, 0, 0)),
     "the baseline": ([BASELINE], (4, 4, 0, 0)),
     "a trial in full": ([ABCD], (4, 4, 0, 0)),
-    "left on a rung": ([LEFT], (4, 2, 0, 2)),
-    "goes on from its rung, which is no reuse": ([LEFT, FULL], (4, 4, 0, 0)),
-    "a short run besides": ([SHORT, LEFT], (4, 3, 0, 1)),
-    "that did not pay": ([SHORT, LEFT, FULL], (4, 5, 0, -1)),
-    "that is a part of the full one": (
-        [keyed(record([50], rung=C1), "a"),
-         keyed(record([50, 60], rung=FIRST_2), "ab", reused=1), FULL],
-        (4, 4, 0, 0),
+    "one look": ([FIRST], (4, 1, 0, 3)),
+    "two looks": ([FIRST, SECOND], (4, 3, 0, 1)),
+    "three looks, which did not pay": ([FIRST, SECOND, THIRD], (4, 5, 0, -1)),
+    "a look at each of two trials": ([FIRST, OTHER], (8, 2, 0, 6)),
+    "a look that begins as the one before, which is no reuse": (
+        [keyed(record([50], look=1), "y"), keyed(record([50, 60], look=2), "yz", reused=1)],
+        (4, 2, 0, 2),
     ),
     "a duplicate": ([ABCD, keyed(record([50] * 4, trial=1), "abcd", reused=4)], (8, 4, 4, 0)),
+    "a look at a duplicate": (
+        [FIRST, keyed(record([50], trial=1, look=1), "x", reused=1)], (8, 1, 1, 6),
+    ),
     "a trunk": ([ABCD, keyed(record([50] * 4, trial=1), "abef", reused=2)], (8, 6, 2, 0)),
-    "a trunk that is shown on the rung and again": (
+    "a trunk that two looks show": (
         [
-            ABCD,
-            keyed(record([50] * 2, rung=FIRST_2, trial=1), "ab", reused=2),
-            keyed(record([50] * 4, trial=1), "abef", reused=2),
+            SECOND,
+            keyed(record([50], trial=1, look=1), "y", reused=1),
+            keyed(record([50] * 2, trial=1, look=2), "yt", reused=1),
         ],
-        (8, 6, 2, 0),
+        (8, 3, 1, 4),
     ),
     "a lost checkpoint": (
-        [LEFT, keyed(record([50] * 4), "abcd", reused=2, again_epochs=2)], (4, 6, 0, -2),
+        [
+            keyed(record([50], look=1), "y"),
+            keyed(record([50, 60], look=2), "yz", reused=1, again_epochs=1),
+        ],
+        (4, 3, 0, 1),
     ),
     "pruned": ([keyed(record([50], state="pruned"), "a")], (4, 1, 0, 3)),
     "diverged": ([keyed(record([50, 50], state="diverged"), "ab")], (4, 2, 0, 2)),
@@ -77,7 +81,7 @@ SPENT = {
 @pytest.mark.parametrize(("records", "expected"), SPENT.values(), ids=SPENT)
 def test_spending(records, expected):
     asked, trained, reused, avoided = expected
-    assert spending_of(state_of(*records, rungs=RUNGS)) == Spending(
+    assert spending_of(state_of(*records, looks=LOOKS)) == Spending(
         asked=asked, trained=trained, reused=reused, avoided=avoided
     )
 
@@ -98,29 +102,26 @@ def ask(state, number):
 
 @settings(max_examples=60)
 @given(
-    rungs=st.sampled_from(["c1,c3", "c1,2", "1,3", "2"]),
-    pruner=st.sampled_from(["fair", "halving", "hyperband"]),
+    lengths=st.sampled_from([(1, 3), (1, 2), (2, 2), ()]),
     num_trials=st.integers(1, 20),
     lost=st.sets(st.integers(1, 6)),
 )
-def test_what_was_asked_for_is_trained_reused_or_avoided(rungs, pruner, num_trials, lost):
+def test_what_was_asked_for_is_trained_reused_or_avoided(lengths, num_trials, lost):
     """Counts epochs by what the training itself remembers, and by their keys.
 
     States are lost on the way.
     """
     training, states = MiniTraining(), MiniStates()
     config = config_of(
-        epochs=6, rungs=Rung.parse(rungs), pruner=pruner, budget=Budget(num_trials, "trials"),
-        num_seeds=2, num_confirmed=1, baseline=Recipe(peak_lr=0.1, decay=Constant()),
+        epochs=6, looks=looks_of(*lengths, seed=0) if lengths else (),
+        budget=Budget(num_trials, "trials"), num_seeds=2, max_seeds=2,
+        baseline=Recipe(peak_lr=0.1, decay=Constant()),
     )  # fmt: skip
     for state in search(config, ask, training, states):
         for key in [key for key, epochs in states.epochs.items() if epochs in lost]:
             states.drop(key)
         keys = {(r.run.id, m.epoch): m.prefix for r in state.records for m in r.measurements}
-        owners = {
-            r.run.id: r.run.trial if r.run.kind in ("rung", "full") else r.run.id
-            for r in state.records
-        }
+        owners = {r.run.id: r.run.trial if r.run.is_of_search else r.run.id for r in state.records}
         first = {}  # who trained the epochs of each key
         for run_id, epoch in training.trained:
             first.setdefault(keys[run_id, epoch], owners[run_id])

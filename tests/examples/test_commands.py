@@ -90,6 +90,8 @@ COMMANDS = {
     ),
 }
 SEARCH = ("--seeds", "1", "--max-seeds", "1")
+LOOKS = ("--budget", "2", "--looks", "3,5")
+"""By default a script that starts more slowly than it trains has none."""
 BRIEF = ("--confirm", "0", "--budget", "1", "--pruner", "none", "--space", "brief.toml")
 """One trial, and neither looks nor a range test, which the search of `plain` has."""
 SPACE = """
@@ -176,7 +178,7 @@ def test_a_command_is_searched_and_applied_with_the_lrs_of_its_recipes(name, typ
     command = ("--", *example.program, script, *example.words)
     typed(
         "search", "--study", name, "--metric", example.metric, *example.options, *SEARCH,
-        *(("--confirm", "1", "--budget", "2") if name == "plain" else BRIEF), "--quiet", *command,
+        *(LOOKS if name == "plain" else BRIEF), "--quiet", *command,
     )  # fmt: skip
 
     state = Places(home=tmp_path / ".lrtune").existing().study(name).state()
@@ -192,10 +194,10 @@ def test_a_command_is_searched_and_applied_with_the_lrs_of_its_recipes(name, typ
         if run.kind != "baseline":
             recipe = compress(run.recipe, run.recipe_epochs, run.horizon_epochs)
             check(tmp_path, runs / run.id, run.id, recipe, run.horizon_epochs, example)
-    kinds = {"baseline", "full"} | ({"confirm"} if name == "plain" else set())
-    assert {record.run.kind for record in state.records} >= kinds
+    kinds = {"baseline", "look", "confirm"} if name == "plain" else {"baseline", "full"}
+    assert {record.run.kind for record in state.records} == kinds
 
-    trial = next(record.run for record in state.records if record.run.kind == "full")
+    trial = next(record.run for record in state.records if record.run.trial == 0)
     typed("apply", name, "--recipe", trial.trial, *command)
     (applied,) = runs.glob("apply-*")
     check(tmp_path, applied, applied.name, trial.recipe, example.epochs, example)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ TASKS = {
 def opened(name):
     torch.set_num_threads(1)
     task = load_task_file(EXAMPLES / f"{name}.py")
-    return task, NativeTraining(task, task.settings)
+    return task, NativeTraining(task, replace(task.settings, ema_half_life_epochs=0.5))
 
 
 def test_every_task_of_the_examples_is_tested():
@@ -79,7 +80,7 @@ group_scales.backbone = { low = 0.01, high = 1.0, log = true }
 def searched(call, name, *words):
     outcome = call(
         "search", "--task", EXAMPLES / f"{name}.py", "--budget", "4", "--seeds", "1",
-        "--confirm", "1", "--pruner", "none", "--study", "example", *words,
+        "--max-seeds", "1", "--pruner", "none", "--study", "example", *words,
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
     return json.loads(next(Path().glob("reports/**/report.json")).read_text())
@@ -106,7 +107,7 @@ def test_the_scale_of_a_group_is_searched(call, here):
     Path("space.toml").write_text(SPACE)
     report = searched(call, "two_groups", "--epochs", "2", "--space", "space.toml")
     scales = {
-        run["recipe"]["group_scales"]["backbone"] for run in report["runs"] if run["trial"] >= 0
-    }
+        run["recipe"]["group_scales"]["backbone"] for run in report["runs"] if run["trial"] > 0
+    }  # trial 0 is the baseline, whose scales are the task's
     assert len(scales) > 1
     assert all(0.01 <= scale <= 1 for scale in scales)

@@ -1,4 +1,8 @@
-"""A made-up small study, at any stage."""
+"""Made-up small studies, at any stage.
+
+`looked` is what a search is by default: looks, finalists and a race, in the order that the plan
+makes of it. `done` is one whose recipes were all trained in full.
+"""
 
 import math
 from dataclasses import replace
@@ -10,7 +14,9 @@ from lrtune.core.objective import Objective
 from lrtune.core.recipe import NamedRecipe, Recipe
 from lrtune.core.run import Measurement, Run, RunRecord
 from lrtune.core.space import Interval
-from lrtune.core.study import Budget, RangeCurve, RangeResult, Rung, StudyConfig, StudyState
+from lrtune.core.study import Budget, RangeCurve, RangeResult, StudyConfig, StudyState
+from lrtune.decide.looks import looks_of
+from lrtune.decide.plan import Done, next_run
 from lrtune.decide.recommend import recommend
 from lrtune.reporting.document import Report
 from lrtune.schedules.compress import schedule_of
@@ -66,17 +72,24 @@ def measurements(
 
 def record(
     run_id, kind, trial, recipe, seed, top1, *, epochs=None, state="completed", reason="",
-    test_top1=None, rung=None, reused=0,
+    test_top1=None,
 ):  # fmt: skip
-    stop = rung.epochs if rung else EPOCHS
+    """A full run: of the search, of the baseline or of the race."""
     run = Run(
-        id=run_id, kind=kind, trial=trial, recipe=recipe, recipe_epochs=EPOCHS, stop_epochs=stop,
-        seed=seed, horizon_epochs=stop if rung and rung.compressed else EPOCHS,
+        id=run_id, kind=kind, trial=trial, recipe=recipe, recipe_epochs=EPOCHS, stop_epochs=EPOCHS,
+        seed=seed, horizon_epochs=EPOCHS,
     )  # fmt: skip
-    start = START + 40 * trial + 1000 * seed + 500 * (rung is not None)
-    measured = measurements(
-        run, top1, epochs=stop if epochs is None else epochs, start=start, reused=reused
-    )
+    return ended(run, top1, epochs=epochs, state=state, reason=reason, test_top1=test_top1)
+
+
+def ended(
+    run, top1, *, epochs=None, state="completed", reason="", test_top1=None, reused=0,
+    start=None,
+):  # fmt: skip
+    """A run that would come to this Top-1 in twelve epochs, and a look to less."""
+    start = START + 40 * run.trial + 1000 * run.seed if start is None else start
+    epochs = run.stop_epochs if epochs is None else epochs
+    measured = measurements(run, top1, epochs=epochs, start=start, reused=reused)
     if state == "diverged":
         last = {"train_loss": math.nan, "val_loss": math.nan, "top1": 10.0}
         measured = (*measured[:-1], replace(measured[-1], metrics=last))
@@ -164,7 +177,7 @@ COMPARED = (  # with the Top-1 that each comes to
 
 
 def compared_records(num_recipes=5, *, more_seeds=True):
-    """Three seeds each; five of the two that lead, where more were asked for."""
+    """Three seeds each; where more were asked for, five of the first and of the two that lead."""
     return tuple(
         record(
             f"trial-{i:04d}-confirm-{j}" if i else f"baseline-{j}",
@@ -172,43 +185,66 @@ def compared_records(num_recipes=5, *, more_seeds=True):
             named.recipe, 1 + j, top1 + 0.2 * (j % 3) * (-1) ** i,
         )
         for i, (named, top1) in enumerate(COMPARED[:num_recipes])
-        for j in range(5 if more_seeds and i in (1, 2) else 3)
+        for j in range(5 if more_seeds and i < 3 else 3)
     )  # fmt: skip
 
 
-RUNGS = Rung.parse("c2,4")
+LOOKS = looks_of(2, 4, seed=0)
+"""Two epochs; four of the best sixth; and four of the best twelfth with another seed."""
+NUM_LOOKED = 18
+LOOKED = (BASELINE, *(recipe for recipe, _ in RECIPES))
+LOOKED = (*LOOKED, *(replace(recipe, peak_lr=recipe.peak_lr / 3) for recipe in LOOKED))
+"""The recipes of `looked`, by trial; the first is the baseline's."""
+LOOKED_TOP1 = {BASELINE: 89.6, **dict(RECIPES)}
+LOOKED_TOP1 |= {r: LOOKED_TOP1[full] - 1.5 for full, r in zip(LOOKED, LOOKED[9:], strict=False)}
 
 
-def climbing_records():
-    """Twelve trials on two rungs.
+def look_config(config, **changes):
+    """Of a search with looks, which are ranked by the validation loss."""
+    values = {
+        "budget": Budget(NUM_LOOKED, "trials"), "looks": LOOKS, "rank_by": "val_loss:min",
+        "max_seeds": 5,
+    }  # fmt: skip
+    return replace(config, **values | changes)
 
-    Trial 10 goes up regardless of its score, and trial 5 does so from the second rung.
-    """
-    recipes = [recipe for recipe, _ in RECIPES]
-    recipes += [replace(recipe, peak_lr=recipe.peak_lr / 3) for recipe in recipes[:4]]
-    first_scores = [86.0, 88.5, 88.0, 71.0, 82.0, 87.5, 80.0, 85.0, 78.0, 84.0, 74.0, 0.0]
-    second_scores = {0: 90.0, 1: 91.0, 2: 90.5, 5: 89.5, 10: 80.0}
 
-    def run(trial, top1, rung=None, **changes):
-        name = f"trial-{trial:04d}"
-        if rung is None:
-            return record(name, "full", trial, recipes[trial], 0, top1, **changes)
-        return record(
-            f"{name}-rung-{rung}", "rung", trial, recipes[trial], 0, top1, rung=rung, **changes
-        )
+def as_it_goes(run, start):
+    """What a run of `looked` comes to; one diverged, one was pruned and one lost its checkpoint."""
+    top1 = LOOKED_TOP1[run.recipe]
+    luck = 0.3 * math.sin(5 * run.trial + 5 * run.seed)
+    match run.id:
+        case "trial-0007-look-1":
+            why = "the loss of epoch 2 is not finite"
+            return ended(run, 40.0, state="diverged", reason=why, start=start)
+        case "trial-0013-look-1":
+            why = "Top-1 10.3 is not told from chance (10.0 ± 0.7) at epoch 1"
+            return ended(run, 29.0, epochs=1, state="pruned", reason=why, start=start)
+        case "trial-0002-look-2":
+            record = ended(run, top1, reused=1, start=start)
+            first, second, *others = record.measurements
+            again = replace(second, again_epochs=1)  # its checkpoint was gone
+            return replace(record, measurements=(first, again, *others))
+    test_top1 = 91.3 if run.trial == 2 and run.kind == "confirm" else None
+    test_top1 = 89.1 if run.kind == "baseline" else test_top1
+    return ended(run, top1 + luck, test_top1=test_top1, start=start)
 
-    # What the curve lacks after two epochs and four is put on top, so that these are about the
-    # scores.
-    first = [run(trial, score + 12, RUNGS[0]) for trial, score in enumerate(first_scores[:-1])]
-    wild = run(11, 40.0, RUNGS[0], state="diverged", reason="the loss of epoch 2 is not finite")
-    second = [run(trial, score + 4.9, RUNGS[1]) for trial, score in second_scores.items()]
-    second[2] = run(
-        2, second_scores[2] + 4.9, RUNGS[1], reused=3
-    )  # of a trunk that another recipe trained
-    full = [run(1, 91.9, reused=4), run(5, 91.4, reused=4)]
-    lost = full[1].measurements
-    again = (*lost[:4], replace(lost[4], again_epochs=4), *lost[5:])  # its checkpoint was gone
-    return (*first, wild, *second, full[0], replace(full[1], measurements=again))
+
+def looked_state(config):
+    """The whole study that the plan makes of `config`."""
+    state, recipes = StudyState(config=config), (config.baseline, *LOOKED[1:])
+    while not isinstance(run := next_run(state, lambda _state, number: recipes[number]), Done):
+        start = state.records[-1].measurements[-1].ended_at + 1 if state.records else START
+        state = replace(state, records=(*state.records, as_it_goes(run, start)))
+    return state
+
+
+def looked_at(config, until):
+    """The same up to a run, which is under way."""
+    state = looked_state(config)
+    index = [record.run.id for record in state.records].index(until)
+    begun = replace(state.records[index], state="running", reason="", test=None)
+    begun = replace(begun, measurements=begun.measurements[:1])
+    return replace(state, records=(*state.records[:index], begun))
 
 
 def range_result(optimizer="sgd", *, signal=True):
@@ -248,7 +284,6 @@ def config():
         num_validation=2000,
         objective=Objective(num_counted=2000, guessing=10.0),
         budget=Budget(11, "trials"),
-        pruner="hopeless",
         baseline=BASELINE,
         environment={"Python": "3.11.7", "PyTorch": "2.15.0", "CPU": "2 cores"},
         command="lrtune search --data digits --budget 11 --study 'digits-<first>'",
@@ -272,17 +307,15 @@ def done(config):
 
 
 @pytest.fixture
-def climbing_config(config):
-    return replace(config, pruner="fair", rungs=RUNGS, budget=Budget(12, "trials"))
+def looked_config(config):
+    return look_config(config)
 
 
 @pytest.fixture
-def climbed(climbing_config):
-    """A finished study on rungs."""
-    records = baseline_records() + climbing_records() + confirmation_records(trials=(1, 2, 5))
-    return report_of(
-        StudyState(config=climbing_config, range_results=(range_result(),), records=records)
-    )
+def looked(looked_config):
+    """A finished study with looks, finalists and a race."""
+    state = looked_state(looked_config)
+    return report_of(replace(state, range_results=(range_result(),)))
 
 
 @pytest.fixture
@@ -303,11 +336,9 @@ def comparison(comparison_config):
 
 def stages(config):
     """Every stage that a study can be at, by name."""
-    plateau = replace(config, num_confirmed=1)
     best_plateau = tuple(r for r in search_records() if r.run.recipe.decay.name == "plateau")
     everything = baseline_records() + search_records()
-    climbing = replace(config, pruner="fair", rungs=RUNGS, budget=Budget(12, "trials"))
-    lowest = climbing_records()[:3]
+    searching, alone = look_config(config), look_config(config, budget=Budget(5, "runs"))
     worse = record("trial-0000", "full", 0, RECIPES[3][0], 0, 86)
     worse_again = (
         replace(
@@ -361,21 +392,16 @@ def stages(config):
             ),
         ),
         "plateau": StudyState(
-            config=plateau,
+            config=config,
             records=baseline_records() + best_plateau + confirmation_records(trials=(4,)),
         ),
-        "on the lowest rung": StudyState(config=climbing, records=lowest),
-        "going up": StudyState(
-            config=climbing,
-            records=(
-                *baseline_records(),
-                *lowest,
-                replace(climbing_records()[13], state="running"),
-            ),
-        ),
-        "left on rungs": StudyState(
-            config=climbing, records=baseline_records() + climbing_records()[:17]
-        ),
+        "in the first looks": looked_at(searching, "trial-0005-look-1"),
+        "in the second looks": looked_at(searching, "trial-0003-look-2"),
+        "racing": looked_at(searching, "baseline-1"),
+        "looks alone": looked_state(alone),
+        "looks alone for the baseline": looked_state(replace(alone, baseline=RECIPES[1][0])),
+        "quick": looked_state(look_config(config, confirm="quick")),
+        "no proof": looked_state(look_config(config, confirm="0")),
         "worse than the baseline": StudyState(
             config=config, records=(*baseline_records(), worse, *worse_again)
         ),

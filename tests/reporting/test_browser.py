@@ -14,9 +14,8 @@ from lrtune.reporting.html import render_html
 from lrtune.reporting.plots import draw
 from tests.reporting.conftest import (
     COMPARED,
-    baseline_records,
-    climbing_records,
     compared_records,
+    looked_at,
     report_of,
 )
 
@@ -80,9 +79,8 @@ def show(page, look):
 
 
 @pytest.fixture
-def unfinished(climbing_config):
-    records = (*baseline_records(), *climbing_records()[:14])
-    return report_of(StudyState(config=climbing_config, records=records), {})
+def unfinished(looked_config):
+    return report_of(looked_at(looked_config, "trial-0002-look-3"), {})
 
 
 @pytest.fixture
@@ -98,7 +96,7 @@ def long_names(comparison_config):
     )
 
 
-REPORTS = ("done", "climbed", "unfinished", "comparison", "long_names")
+REPORTS = ("done", "looked", "unfinished", "comparison", "long_names")
 
 
 def pixels(page):

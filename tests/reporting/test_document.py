@@ -22,7 +22,8 @@ from lrtune.core.decays import (
 from lrtune.core.objective import Objective
 from lrtune.core.options import options_of
 from lrtune.core.recipe import Recipe
-from lrtune.core.study import RangeResult, Rung, SearchRules, StudyState, TrainSettings
+from lrtune.core.study import RangeResult, SearchRules, StudyState, TrainSettings
+from lrtune.decide.looks import looks_of
 from lrtune.decide.noise import Difference
 from lrtune.decide.spending import Spending
 from lrtune.reporting import wording
@@ -35,7 +36,7 @@ from tests.reporting.conftest import (
     EPOCHS,
     RECIPES,
     STEPS_PER_EPOCH,
-    climbing_records,
+    looked_state,
     report_of,
     stages,
 )
@@ -149,7 +150,7 @@ def test_finished_study(done):
     assert [row.state for row in document.stopped] == ["pruned", "diverged", "failed"]
     assert document.cost.spending.avoided == (12 - 4) + (12 - 2) + 12
     assert document.cost.spending.trained == 3 * 12 + 8 * 12 + 4 + 2 + 9 * 12
-    assert (document.rungs, document.left) == ((), ())
+    assert (document.looks, document.left) == ((), ())
     assert document.cost.num_runs == {"completed": 20, "pruned": 1, "diverged": 1, "failed": 1}
     assert [curve.label for curve in document.lr_curves] == ["trial 1", "baseline"]
     assert [curve.label for curve in document.learning_curves] == [
@@ -215,14 +216,19 @@ def test_of_equal_search_scores_the_first_is_the_best(done):
     assert "was 92.00 % (trial 1)" in compose(replace(done, recommendation=found)).optimism
 
 
-def test_fates_and_cost_by_purpose(climbed, comparison):
-    document = compose(climbed)
-    assert document.fates == "Of 12 trials: 2 trained in full, 9 left on a rung, 1 diverged."
+def test_fates_and_cost_by_purpose(looked, done, config, comparison):
+    document = compose(looked)
+    assert document.fates == (
+        "Of 18 trials: 3 raced in full with fresh seeds, 13 looked at once, 1 pruned, 1 diverged."
+    )
     assert document.cost_rows == (
         ("baseline", 3, "36", "0", "1 min 30 s"),
-        ("search, on rungs", 17, "41", "3", "1 min 42 s"),
-        ("search, in full", 2, "20", "8", "40 s"),
-        ("confirmation", 9, "108", "0", "4 min 30 s"),
+        ("search, looks", 23, "55", "1", "2 min 15 s"),
+        ("confirmation", 6, "72", "0", "3 min 00 s"),
+    )
+    assert compose(done).fates == "Of 11 trials: 8 trained in full, 1 pruned, 1 diverged, 1 failed."
+    assert compose(stages(config)["looks alone"]).fates == (
+        "Of 18 trials: 2 looked at three times, 1 twice, 13 once, 1 pruned, 1 diverged."
     )
     assert (compose(comparison).fates, compose(comparison).cost_rows) == ("", ())
 
@@ -234,7 +240,7 @@ def test_comparison(comparison):
     assert [row.name for row in document.contenders] == [
         "sgd-linear", "adamw-<cosine>", "sgd-step", "sgd-plateau", "prodigy",
     ]  # fmt: skip
-    assert [row.num_seeds for row in document.contenders] == [5, 5, 3, 3, 3]
+    assert [row.num_seeds for row in document.contenders] == [5, 5, 5, 3, 3]
     assert [row.marks for row in document.contenders[:2]] == [("in the lead", "simplest"), ("tie",)]
     assert [column.field for column in document.columns] == [
         "value", "num_seeds", "difference", "probability_best", "convergence",
@@ -248,9 +254,9 @@ def test_comparison(comparison):
     }
     assert len(document.learning_curves) == 5
     assert document.replayed  # by its plateau
-    assert (document.points, document.parallel, document.rungs, document.left) == ((), None, (), ())
+    assert (document.points, document.parallel, document.looks, document.left) == ((), None, (), ())
     settings = dict(document.settings)
-    assert not {"Space", "Budget", "Sampler", "Pruner", "Rungs"} & settings.keys()
+    assert not {"Space", "Budget", "Sampler", "Pruner", "Looks", "Proof"} & settings.keys()
     assert settings["Seeds of each recipe"] == "3"
     assert settings["Seeds of recipes that these do not tell apart"] == "5"
 
@@ -335,7 +341,7 @@ def spending(asked, trained, reused):
                 "num_finished": 1,
                 "num_runs": {"running": 2},
             },
-            "1 epoch asked for: 7 trained in 35 s, 0 reused, none avoided, 6 added on rungs; "
+            "1 epoch asked for: 7 trained in 35 s, 0 reused, none avoided, 6 added by looks; "
             "1 trial, 1 of them in full; 2 runs running.",
         ),
         (
@@ -353,49 +359,70 @@ def test_cost_in_one_sentence(changes, said):
     assert str(Cost(**values | changes)) == said
 
 
-def test_study_on_rungs(climbed):
-    document = compose(climbed)
-    assert [row[:4] for row in document.rungs] == [
-        ("2 epochs, compressed", 12, 4, 1),
-        ("4 epochs", 5, 1, 1),
+def test_study_with_looks(looked):
+    document = compose(looked)
+    assert document.looks == (
+        ("1: 2 epochs", 18, "0.33", "1.00"),
+        ("2: 4 epochs", 3, "–", "0.82"),
+        ("3: 4 epochs, another seed", 2, "–", "–"),
+    )
+    assert "Looks are ranked by validation loss." in document.look_note
+    assert document.finished == ()
+    assert [row.name for row in document.contenders] == [
+        "trial 2",
+        "trial 3",
+        "trial 8",
+        "baseline",
     ]
-    assert [row.id for row in document.finished] == ["trial-0001", "trial-0005"]
-    assert [row.trained for row in document.finished] == ["8 + 4 taken over", "12 + 4 taken over"]
-    assert [row.trial for row in document.left[:4]] == [2, 0, 10, 7]
-    assert document.left[0].reason == "place 2 of 5 on rung 4"
-    assert [row.id for row in document.stopped] == ["trial-0011-rung-c2"]
-    # Each trial once: by its full run, or by the rung that it was left on.
-    assert len(document.points) == 12
-    assert [point.level for point in document.points] == [2, 0, 2, 1, 1, 0, 1, 1, 1, 1, 2, 1]
-    assert [point.state for point in document.points if point.state != "left"] == [
-        "completed",
-        "completed",
-        "diverged",
-    ]
+    assert [row.num_seeds for row in document.contenders] == [3, 2, 1, 3]
+    # Who raced was not left.
+    assert [trial.trial for trial in document.left[:4]] == [6, 1, 12, 11]
+    assert document.left[0].reason == "place 4 of 18 in look 1"
+    assert [row.id for row in document.stopped] == ["trial-0007-look-1", "trial-0013-look-1"]
+    # Each trial once, by its first look, which all of them had.
+    assert [point.trial for point in document.points] == list(range(18))
+    assert [point.num_looks for point in document.points[:9]] == [1, 1, 3, 3, 1, 1, 1, 1, 2]
+    assert document.points[2].value == 79.59
+    assert [(p.trial, p.state) for p in document.points if p.state != "completed"] == [
+        (7, "diverged"), (13, "pruned"),
+    ]  # fmt: skip
+    assert [line.place for line in document.parallel.lines[:9]] == [11, 5, 1, 2, 15, 8, 4, 0, 3]
 
 
-@pytest.mark.parametrize("study", ["done", "climbed", "comparison"])
+def test_a_search_by_looks_has_no_column_of_search_values(looked, done):
+    headings = {name: [c.heading for c in compose(r).columns]
+                for name, r in (("looked", looked), ("done", done))}  # fmt: skip
+    assert "Search" not in headings["looked"]
+    assert "Search" in headings["done"]
+    assert "Search:" not in compose(looked).table_note
+    assert "Search:" in compose(done).table_note
+
+
+def test_looks_that_are_ranked_by_the_objective_are_not_compared_with_it(looked_config):
+    config = replace(looked_config, rank_by=None)
+    document = compose(report_of(looked_state(config)))
+    assert document.tables["looks"].headings == ("Look", "Trials", "Tau with the next")
+    assert {len(row) for row in document.tables["looks"].rows} == {3}
+    assert "Looks are ranked by Top-1." in document.look_note
+    assert "The first tau" not in document.look_note
+    assert compose(report_of(looked_state(looked_config))).tables["looks"].headings[3:] == (
+        "Tau with Top-1",
+    )
+
+
+@pytest.mark.parametrize("study", ["done", "looked", "comparison"])
 def test_each_column_of_a_table_has_a_heading_and_a_side(request, study):
     for table in compose(request.getfixturevalue(study)).tables.values():
         assert {len(row) for row in table.rows} <= {len(table.headings)} == {len(table.alignment)}
 
 
-def test_brackets_are_told_apart(climbing_config):
-    config = replace(climbing_config, pruner="hyperband", rungs=Rung.parse("2,4"))
-    rows = compose(report_of(StudyState(config=config, records=climbing_records()[:2]))).rungs
-    assert [row.rung for row in rows] == [
-        "2 epochs, bracket 1",
-        "4 epochs, bracket 1",
-        "4 epochs, bracket 2",
-    ]
-
-
 def test_the_settings_are_every_stored_option_by_its_label(config):
     changed = replace(
         config,
-        rungs=(Rung(1, compressed=True), Rung(3)),
-        signal="raw",
-        settings=TrainSettings(clip_norm=1.5, augment=False, ema_half_life_epochs=0),
+        looks=looks_of(1, 3, seed=0),
+        rank_by="val_loss:min",
+        matters=0.2,
+        settings=TrainSettings(clip_norm=1.5, augment=False, ema_half_life_epochs=0.5),
     )
     settings = dict(compose(report_of(StudyState(config=changed), {})).settings)
     labels = [option.label for kind in (TrainSettings, SearchRules) for option in options_of(kind)]
@@ -403,10 +430,12 @@ def test_the_settings_are_every_stored_option_by_its_label(config):
     assert set(labels) <= settings.keys()
     assert {
         "Batch size": "128", "Largest norm of the gradient": "1.5", "Augmentation by lrtune": "no",
-        "Half-life of the averaged weights, epochs": "0", "Compiled model": "no", "Sampler": "tpe",
-        "Signal of unfinished runs": "raw", "Target": "the baseline's median", "Rungs": "c1, 3",
+        "Half-life of the averaged weights, epochs": "0.5", "Compiled model": "no",
+        "Sampler": "tpe", "Looks are ranked by": "val_loss:min", "Target": "the baseline's median",
+        "Looks": "1 epoch; 3 epochs; 3 epochs, another seed", "Proof": "full",
+        "Smallest difference that matters": "0.2",
     }.items() <= settings.items()  # fmt: skip
-    assert dict(compose(report_of(StudyState(config=config), {})).settings)["Rungs"] == "none"
+    assert dict(compose(report_of(StudyState(config=config), {})).settings)["Looks"] == "none"
 
 
 def test_peak_memory_is_that_of_the_process_that_took_most(done):
@@ -460,17 +489,55 @@ def test_plateau_is_shown_as_it_ran(config):
 def test_unconfirmed_says_so(config):
     document = compose(stages(config)["unconfirmed"])
     assert "not confirmed" in document.verdict
-    assert document.facts[0].note == "one run of the search, not confirmed"
+    assert document.facts[0].note == "trial 1, one run of the search, not confirmed"
     assert document.contenders[0].value == "not confirmed"
     assert not any("tie" in row.marks for row in document.contenders)
     assert len(document.learning_curves) == 5
 
 
 def test_best_that_was_not_trained_in_full_says_so(config):
-    document = compose(stages(config)["left on rungs"])
-    assert document.facts[0][1:] == ("–", "not trained in full yet: 91.55 at the rung of 4 epochs")
-    assert document.contenders[0].search_value == "–"
-    assert [curve.label for curve in document.learning_curves] == ["baseline"]
+    document = compose(stages(config)["looks alone"])
+    note = "trial 2, chosen by 3 looks, with validation loss 0.3882"
+    assert document.facts[0][1:] == ("–", note)
+    assert document.learning_curves == ()
+    assert not document.shows_contenders
+    assert document.contenders_title == "Not confirmed with fresh seeds"
+    assert document.target == (
+        "No target: convergence is measured against the baseline, which was not trained in full."
+    )
+    running = compose(stages(config)["in the first looks"])
+    assert running.target.endswith("the baseline, which has not finished.")
+
+
+@pytest.mark.parametrize(
+    ("stage", "end"),
+    [
+        ("in the first looks", "fresh seeds. The study is not finished."),
+        (
+            "looks alone",
+            "A budget of up to 6 full runs leaves no room for that; `--confirm quick` makes some.",
+        ),
+        ("no proof", "by the looks of the search, and not confirmed with fresh seeds."),
+    ],
+)
+def test_what_is_not_confirmed_says_why(config, stage, end):
+    assert compose(stages(config)[stage]).verdict.endswith(end)
+
+
+def test_the_baseline_may_be_the_best_by_looks_alone(config):
+    document = compose(stages(config)["looks alone for the baseline"])
+    assert document.facts[0].note.startswith("baseline, chosen by 3 looks, with validation loss")
+    assert [row.name for row in document.contenders] == ["baseline"]
+
+
+def test_a_target_that_is_still_to_come_asks_for_nothing(config):
+    target = compose(stages(config)["racing"]).target
+    assert target.startswith("No target yet: the baseline has fewer than 3 seeds.")
+
+
+def test_trials_that_raced_were_trained_in_full(config, looked):
+    assert compose(looked).cost.num_finished == 3
+    assert compose(stages(config)["looks alone"]).cost.num_finished == 0
 
 
 def test_ties_are_said(config):
@@ -484,8 +551,15 @@ def test_ties_are_said(config):
         ("nothing", "Nothing has finished yet."),
         ("diverged baseline", "Nothing has finished yet."),
         ("everything diverged", "Nothing has finished."),
-        ("baseline", "Only the baseline so far: train 12 epochs"),
+        ("baseline", "Only the baseline has been tried so far: train 12 epochs"),
         ("worse than the baseline", "Keep the baseline: train 12 epochs"),
+        ("in the first looks", "Not confirmed: train 12 epochs"),
+        ("looks alone", "Not confirmed: train 12 epochs"),
+        ("looks alone for the baseline", "Not confirmed. Keep the baseline: train 12 epochs"),
+        ("no proof", "Not confirmed: train 12 epochs"),
+        ("unconfirmed", "Not confirmed: train 12 epochs"),
+        ("quick", "Train 12 epochs"),
+        ("racing", "Train 12 epochs"),
     ],
 )
 def test_headline_claims_no_more_than_is_known(config, stage, headline):

@@ -34,7 +34,8 @@ SCHEMA = json.loads(
 STAGES = (
     "nothing", "range test", "no signal", "baseline", "diverged baseline",
     "everything diverged", "unconfirmed", "no baseline", "half confirmed", "running", "plateau",
-    "on the lowest rung", "going up", "left on rungs", "worse than the baseline", "comparison",
+    "in the first looks", "in the second looks", "racing", "looks alone",
+    "looks alone for the baseline", "quick", "no proof", "worse than the baseline", "comparison",
     "comparison of one so far", "comparison of three so far", "comparison with a loss",
 )  # fmt: skip
 VOID = {"meta", "br", "link", "img", "hr"}
@@ -71,7 +72,7 @@ class Page(HTMLParser):
 
 @pytest.mark.parametrize(
     ("study", "name"),
-    [("done", "markdown"), ("climbed", "markdown-rungs"), ("comparison", "markdown-comparison")],
+    [("done", "markdown"), ("looked", "markdown-looks"), ("comparison", "markdown-comparison")],
 )
 def test_markdown_is_the_golden_file(request, study, name):
     document = compose(request.getfixturevalue(study))
@@ -100,9 +101,9 @@ def test_json_is_plain_and_complete(done):
     values = json.loads(render_json(compose(done)), parse_constant=pytest.fail)
     assert list(values) == [
         "schema", "command", "environment", "study", "cost", "recommendation", "contenders",
-        "rungs", "left", "runs", "range_tests", "importances",
+        "looks", "left", "runs", "range_tests", "importances",
     ]  # fmt: skip
-    assert values["schema"] == 3
+    assert values["schema"] == 4
     assert values["recommendation"]["trial"] == 1
     assert values["recommendation"]["recipe"]["decay"] == {"name": "linear"}
     assert values["contenders"][0]["convergence"]["horizon_epochs"] == 12
@@ -113,21 +114,27 @@ def test_json_is_plain_and_complete(done):
     assert values["range_tests"][0]["interval"]["suggestion"] == 0.21
 
 
-def test_json_of_a_study_on_rungs(climbed):
-    values = json.loads(render_json(compose(climbed)), parse_constant=pytest.fail)
-    assert (values["study"]["rungs"], values["study"]["reduction_factor"]) == (["c2", "4"], 3)
-    assert values["study"]["signal"] == "averaged"
-    assert values["rungs"][1] == {
-        "rung": "4",
-        "num_trials": 5,
-        "num_promoted": 1,
-        "num_regardless": 1,
-        "tau": None,
-    }
-    assert values["left"][3] == {
-        "trial": 7, "rung": "c2", "value": 84.85,
-        "reason": "place 5 of 12 on rung c2",
+def test_json_of_a_study_with_looks(looked):
+    values = json.loads(render_json(compose(looked)), parse_constant=pytest.fail)
+    study = values["study"]
+    assert study["looks"] == [
+        {"epochs": 2, "seed": 0, "one_in": 1},
+        {"epochs": 4, "seed": 0, "one_in": 6},
+        {"epochs": 4, "seed": 10_000, "one_in": 12},
+    ]
+    assert [study[name] for name in ("rank_by", "lag", "confirm", "matters")] == [
+        "val_loss:min", 8, "full", None,
+    ]  # fmt: skip
+    assert [(row["num_trials"], row["tau"]) for row in values["looks"]] == [
+        (18, pytest.approx(1 / 3)), (3, None), (2, None),
+    ]  # fmt: skip
+    assert values["looks"][0]["look"] == study["looks"][0]
+    assert values["looks"][1]["agreement"] == pytest.approx(0.8165, abs=1e-4)
+    assert values["left"][0] == {
+        "trial": 6, "look": 1, "value": pytest.approx(0.6531, abs=1e-4),
+        "reason": "place 4 of 18 in look 1",
     }  # fmt: skip
+    assert "rungs" not in values
     cost = values["cost"]
     assert (
         cost["epochs_asked"]
@@ -138,16 +145,25 @@ def test_json_of_a_study_on_rungs(climbed):
         cost["epochs_again"],
         cost["num_trials"],
         cost["num_finished"],
-    ) == (3, 4, 12, 2)
-    reused = next(run for run in values["runs"] if run["id"] == "trial-0001")["measurements"][3]
-    assert (reused["reused"], reused["again_epochs"], reused["metrics"]["averaged_top1"]) == (
-        True,
-        0,
-        87.55,
+    ) == (1, 1, 18, 3)
+    runs = {run["id"]: run for run in values["runs"]}
+    first, second, *_ = runs["trial-0002-look-2"]["measurements"]
+    assert (first["reused"], second["again_epochs"]) == (True, 1)
+    assert runs["trial-0002-look-3"]["kind"] == "look"
+
+
+def test_a_recipe_of_a_command_with_placeholders_is_of_the_schema(looked):
+    recipes = (replace(r.run.recipe, command=(("size", 64),)) for r in looked.state.records)
+    records = tuple(
+        replace(record, run=replace(record.run, recipe=recipe))
+        for record, recipe in zip(looked.state.records, recipes, strict=True)
     )
+    values = json.loads(render_json(compose(report_of(replace(looked.state, records=records)))))
+    assert values["runs"][1]["recipe"]["command"] == {"size": 64}
+    jsonschema.validate(values, SCHEMA)
 
 
-@pytest.mark.parametrize("study", ["done", "climbed", "comparison"])
+@pytest.mark.parametrize("study", ["done", "looked", "comparison"])
 def test_page_is_well_formed_and_self_contained(request, study):
     document = compose(request.getfixturevalue(study))
     text = render_html(document, draw(document))
@@ -247,7 +263,8 @@ def test_plots_in_files(done):
         ("done", "trial 8, pruned: 70.25 %; sgd 0.004, cosine"),
         ("done", "peak_lr: 61.0 %"),
         ("done", "sweep with seed 2, stopped by its loss"),
-        ("climbed", "trial 2: place 3, 91.05 % on the rung of 4 epochs; sgd 0.28"),
+        ("looked", "trial 2: place 1, validation loss 0.3882 in 3 looks; sgd 0.35"),
+        ("looked", "trial 3, completed: 79.74 %; sgd 0.28"),
         ("comparison", "adamw-&lt;cosine&gt;: LR 0.001 after 1 epoch"),
     ],
 )
@@ -312,7 +329,7 @@ def test_schema_describes_every_key():
     assert all(described(SCHEMA))
 
 
-@pytest.mark.parametrize("study", ["done", "climbed", "comparison"])
+@pytest.mark.parametrize("study", ["done", "looked", "comparison"])
 def test_json_is_that_of_the_schema(request, study):
     jsonschema.validate(json.loads(render_json(compose(request.getfixturevalue(study)))), SCHEMA)
 

@@ -10,15 +10,16 @@ import pytest
 from rich.console import Console
 
 from lrtune.core.events import EpochEnded, Note, RunEnded, RunStarted, SweepStarted
-from lrtune.core.study import Budget, Rung, StudyState
+from lrtune.core.study import Budget, StudyState
 from lrtune.reporting.live import LiveDisplay
 from lrtune.reporting.progress import Progress, expected_runs
 from tests.reporting.conftest import (
     baseline_records,
-    climbing_records,
     compared_records,
     confirmation_records,
+    looked_at,
     search_records,
+    stages,
 )
 
 
@@ -104,12 +105,12 @@ def test_terminal_shows_the_running_and_the_best(config, empty):
     [
         (
             60,
-            r"confirmation [━╸╺ ]+ 0 of 9–17 runs  ETA .+s",
+            r"confirmation [━╸╺ ]+ 1 of 9–20 runs  ETA .+s",
             "trial-0002-confirm-0 10/12 91.16 % sgd 0.28, warmup 1 ep, w…",
         ),
         (
             80,
-            r"confirmation [━╸╺ ]+ 0 of 9–17 runs  .+ elapsed  ETA .+s",
+            r"confirmation [━╸╺ ]+ 1 of 9–20 runs  .+ elapsed  ETA .+s",
             "trial-0002-confirm-0 10/12 91.16 % LR 0.108 loss 0.234 5.0 s left sgd 0.28, war…",
         ),
     ],
@@ -154,90 +155,160 @@ def test_budgets_other_than_trials(config, budget, said):
     assert said in text
 
 
+@pytest.fixture
+def of_id(looked):
+    """A run of a study with looks, by its id."""
+    return {record.run.id: record for record in looked.state.records}.get
+
+
 @pytest.mark.parametrize(
     ("run_id", "said"),
     [
-        ("trial-0000-rung-c2", "trial-0000 on rung c2 completed: 2 of 2 epochs, Top-1 85.85 %"),
         (
-            "trial-0002-rung-4",
-            "trial-0002 on rung 4 completed: 4 of 4 epochs, 3 of them reused, "
-            "Top-1 90.65 % (91.05 % averaged)",
+            "trial-0000-look-1",
+            "trial-0000-look-1 completed: 2 of 2 epochs, Top-1 77.45 %, validation loss 0.7016",
         ),
-        ("trial-0001", "trial-0001 completed: 12 of 12 epochs, 4 of them reused, Top-1 92.02 %"),
         (
-            "trial-0011-rung-c2",
-            "trial-0011 on rung c2 diverged (the loss of epoch 2 is not finite): "
-            "2 of 2 epochs, Top-1 10.00 %",
+            "trial-0002-look-2",
+            "trial-0002-look-2 completed: 4 of 4 epochs, 1 of them reused, Top-1 87.15 %, "
+            "validation loss 0.3886",
+        ),
+        ("trial-0002-confirm-0", "trial-0002-confirm-0 completed: 12 of 12 epochs, Top-1 92.16 %"),
+        (
+            "trial-0007-look-1",
+            "trial-0007-look-1 diverged (the loss of epoch 2 is not finite): 2 of 2 epochs, "
+            "Top-1 10.00 %",
         ),
     ],
 )
-def test_rungs_and_reused_epochs_in_plain_lines(climbing_config, run_id, said):
-    ended = next(record for record in climbing_records() if record.run.id == run_id)
-    text, _ = shown(climbing_config, StudyState(config=climbing_config), events_of(ended))
+def test_looks_and_reused_epochs_in_plain_lines(looked_config, of_id, run_id, said):
+    ended = of_id(run_id)
+    text, _ = shown(looked_config, StudyState(config=looked_config), events_of(ended))
     assert text == f"{said}, {ended.run.recipe.label}\n"
 
 
-def test_slow_epochs_that_are_reused_have_no_line(climbing_config):
-    ended = next(record for record in climbing_records() if record.run.id == "trial-0001")
-    events = [EpochEnded(ended.run, replace(m, seconds=11.0)) for m in ended.measurements[3:5]]
-    text, _ = shown(climbing_config, StudyState(config=climbing_config), events)
-    assert text.startswith("trial-0001 epoch 5 of 12")
+def test_slow_epochs_that_are_reused_have_no_line(looked_config, of_id):
+    ended = of_id("trial-0002-look-2")
+    events = [EpochEnded(ended.run, replace(m, seconds=11.0)) for m in ended.measurements[:2]]
+    text, _ = shown(looked_config, StudyState(config=looked_config), events)
+    assert text.startswith("trial-0002-look-2 epoch 2 of 4")
 
 
 @pytest.mark.parametrize(
-    ("num_records", "best"),
+    ("until", "overall", "best"),
     [
-        (11, "best so far 88.35 % (trial-0001 on rung c2: sgd 0.35"),
-        (
-            13,
-            "best so far 90.55 % (trial-0000 on rung 4: sgd 0.213",
-        ),  # a lower one of another level comes after
-        (18, "best so far 92.02 % (trial-0001: sgd 0.35"),
+        ("trial-0005-look-1", "search trial 6 of 18", "best so far validation loss 0.6276 "
+         "(trial-0003-look-1: sgd 0.28, warmup 1 ep, wsd(cooldown_frac=0.3))"),
+        ("trial-0008-look-2", "search second look 3 of 3", "best so far validation loss 0.3886 "
+         "(trial-0002-look-2: sgd 0.35"),
+        ("trial-0003-look-3", "search third look 2 of 2", "best so far validation loss 0.3882 "
+         "(trial-0002-look-3: sgd 0.35"),
+        ("trial-0002-confirm-0", "confirmation 1 of 9–20 runs", "best so far validation loss "
+         "0.3882 (trial-0002-look-3: sgd 0.35, warmup 0.6 ep, linear); baseline 89.66 %"),
+        ("trial-0003-confirm-0", "confirmation 2 of 9–20 runs", "in the lead: trial 2 92.16 % "
+         "(sgd 0.35, warmup 0.6 ep, linear); baseline 89.66 %"),
+        ("trial-0003-confirm-1", "confirmation 6 of 9–20 runs", "in the lead: trial 2 "
+         "92.12 ± 0.06 % (sgd 0.35, warmup 0.6 ep, linear); baseline 89.44 ± 0.31 %"),
     ],
-)
-def test_best_is_the_best_of_the_highest_level(climbing_config, num_records, best):
-    state = StudyState(config=climbing_config, records=climbing_records()[:num_records])
-    _, text = shown(climbing_config, state, [], width=120)
-    assert best in text
+)  # fmt: skip
+def test_the_display_follows_the_looks_and_then_the_race(looked_config, until, overall, best):
+    state = looked_at(looked_config, until)
+    _, text = shown(looked_config, state, [RunStarted(state.records[-1].run, 1)], width=120)
+    lines = text.splitlines()
+    assert " ".join(re.sub(r"[━╸╺]", "", lines[1]).split()).startswith(overall)
+    assert any(line.startswith(best) for line in lines[2:])
+
+
+def test_the_lead_of_the_baseline_is_told_once(config):
+    state = stages(config)["worse than the baseline"].state
+    _, text = shown(config, state, [], width=120)
+    assert "in the lead: baseline 89.60 ± 0.06 % (sgd 0.1, step" in text
+    assert text.count("baseline 89.60") == 1
+
+
+def test_looks_that_are_ranked_by_the_objective_name_no_other_metric(looked_config):
+    config = replace(looked_config, rank_by=None)
+    state = looked_at(config, "trial-0005-look-1")
+    _, text = shown(config, state, [], width=120)
+    assert "best so far 79.74 % (trial-0003-look-1: sgd 0.28" in text
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
         (
-            {"rungs": ()},
-            {("full", 12, 12): 12},
+            {},
+            {("look", 2, 2): 18, ("look", 4, 4): 3 + 2},
         ),
         (
-            {"rungs": Rung.parse("c2,4")},
-            {("rung", 2, 2): 12, ("rung", 12, 4): 4, ("full", 12, 12): 1},
+            {"looks": ()},
+            {("full", 12, 12): 18},
         ),
-        (  # at least one goes up
-            {"rungs": Rung.parse("c2,4"), "budget": Budget(2, "trials")},
-            {("rung", 2, 2): 2, ("rung", 12, 4): 1, ("full", 12, 12): 1},
+        (  # at least one has each look; one finalist has a seed a round
+            {"budget": Budget(2, "trials")},
+            {("look", 2, 2): 2, ("look", 4, 4): 1 + 1, ("confirm", 12, 12): 3},
         ),
-        (  # brackets from rung 2, from rung 4, and of full runs: 4 trials each
-            {"rungs": Rung.parse("2,4"), "pruner": "hyperband"},
-            {("rung", 12, 2): 4, ("rung", 12, 4): 1 + 4, ("full", 12, 12): 1 + 1 + 4},
+        (  # the baseline's own recipe
+            {"budget": Budget(1, "trials")},
+            {("look", 2, 2): 1, ("look", 4, 4): 1 + 1, ("confirm", 12, 12): 0},
+        ),
+        (
+            {"confirm": "quick"},
+            {("look", 2, 2): 18, ("look", 4, 4): 3 + 2}
+            | {("confirm", 12, 12): 1, ("baseline", 12, 12): 1},
+        ),
+        (
+            {"confirm": "0"},
+            {("look", 2, 2): 18, ("look", 4, 4): 3 + 2}
+            | {("confirm", 12, 12): 0, ("baseline", 12, 12): 0},
+        ),
+        (
+            {"num_seeds": 1},
+            {("look", 2, 2): 18, ("look", 4, 4): 3 + 2}
+            | {("confirm", 12, 12): 3, ("baseline", 12, 12): 1},
         ),
     ],
 )
-def test_expected_runs(climbing_config, changes, expected):
-    rest = {("baseline", 12, 12): 3, ("confirm", 12, 12): 9}
-    assert expected_runs(replace(climbing_config, **changes)) == rest | expected
+def test_expected_runs(looked_config, changes, expected):
+    # All have two seeds, and two of three finalists the third.
+    rest = {("baseline", 12, 12): 3, ("confirm", 12, 12): 3 * 2 + 2}
+    assert expected_runs(replace(looked_config, **changes)) == rest | expected
 
 
-def test_progress_never_takes_a_step_back(climbing_config, climbed):
-    progress, behind = Progress.of(StudyState(config=climbing_config)), [0.0]
-    for record in climbed.state.records:
+def test_progress_never_takes_a_step_back(looked_config, looked):
+    progress, behind = Progress.of(StudyState(config=looked_config)), [0.0]
+    for record in looked.state.records:
         for event in events_of(record):
             progress.take(event)
             done, total = progress.spent(0.0)
             behind.append(done)
-            assert total == (3 + 9 + 1) * 12 + 12 * 2 + 4 * 4
+            assert total == 18 * 2 + 5 * 4 + (3 + 8) * 12
     assert behind == sorted(behind)
-    assert behind[-1] == total
-    assert progress.epochs_trained == climbed.state.epochs_trained
+    assert behind[-1] == total - 12  # the race was a run shorter than expected
+    assert progress.epochs_trained == looked.state.epochs_trained
+
+
+def test_a_run_of_the_baseline_during_the_search_is_no_end_of_it(looked_config, looked):
+    """A worker that would wait for the last look takes it."""
+    records = looked.state.records
+    progress = Progress.of(replace(looked.state, records=records[:22]))  # but one third look
+    behind = [progress.spent(0.0)[0]]
+    for record in (records[23], records[22], *records[24:]):
+        for event in events_of(record):
+            progress.take(event)
+            behind.append(progress.spent(0.0)[0])
+    assert behind == sorted(behind)
+    assert behind[1] == behind[0] == 18 * 2 + 4 * 4
+
+
+def test_looks_that_are_missing_when_the_race_begins_count_as_done(looked_config, looked):
+    fewer = [record for record in looked.state.records if record.run.trial != 17]
+    index = [record.run.id for record in fewer].index("trial-0002-confirm-0")
+    state = replace(looked.state, records=tuple(fewer[:index]))
+    progress = Progress.of(state)
+    before = progress.spent(0.0)[0]
+    progress.take(RunStarted(fewer[index].run, 0))
+    assert progress.spent(0.0)[0] == before + 2
 
 
 def test_diverged_and_failed_runs_do_not_break_it(config, empty):
@@ -272,14 +343,14 @@ def test_seeds_that_the_race_adds_are_part_of_the_confirmation(config):
     assert progress.phase == "confirmation"
     assert progress.spent(0.0) == (before[0] + 12, before[1] + 12)
     _, text = shown(config, state, events_of(more))
-    assert "10 of 9–17 runs" in text
+    assert "13 of 9–20 runs" in text
 
 
 def test_progress_of_a_comparison(comparison_config):
     records = compared_records()
     state = StudyState(config=comparison_config, records=records[:2])
     assert Progress.of(state).spent(0.0) == (2 * 12, 5 * 3 * 12)
-    plain, _ = shown(comparison_config, state, events_of(records[3]))
+    plain, _ = shown(comparison_config, state, events_of(records[5]))
     assert plain.startswith("adamw-<cosine>, seed 1 completed: 12 of 12 epochs")
     _, text = shown(comparison_config, state, events_of(records[2]), width=120)
     assert "comparison" in text
@@ -291,4 +362,4 @@ def test_progress_of_a_comparison(comparison_config):
 def test_a_comparison_is_measured_by_its_plan(comparison_config, budget):
     config = replace(comparison_config, budget=Budget.parse(budget))
     state = StudyState(config=config, records=compared_records())
-    assert Progress.of(state).spent(0.0) == ((5 * 3 + 2 * 2) * 12,) * 2
+    assert Progress.of(state).spent(0.0) == ((5 * 3 + 3 * 2) * 12,) * 2

@@ -93,7 +93,7 @@ def test_every_stage_has_a_report(config, objective, stage):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("study", ["done", "climbed", "comparison"])
+@pytest.mark.parametrize("study", ["done", "looked", "comparison"])
 @pytest.mark.parametrize("objective", [VAL_LOSS, F1], ids=str)
 def test_finished_studies(request, objective, study):
     for text in whole(by_objective(request.getfixturevalue(study), objective)).values():
@@ -363,17 +363,29 @@ def test_runs_that_all_diverged_are_told_and_not_drawn(config, objective):
     whole(report)
 
 
-def test_a_rung_on_which_all_diverged_has_its_crosses(climbed):
-    records = tuple(
-        record
-        for record in climbed.state.records
-        if record.run.kind != "rung" or record.run.trial in (1, 5, 11)
-    )
-    report = by_objective(report_of(replace(climbed.state, records=records)), VAL_LOSS)
-    full, rung = panels_of(report, "trials")
-    assert len(marks_of(full)["o"]) == 2
-    assert len(marks_of(rung)["x"]) == 1
-    assert list(rung.get_yticks()) == []
+def test_looks_of_which_all_diverged_have_their_crosses(looked):
+    """Beside the full runs of a study of an earlier version, which had both."""
+    lost = [record for record in looked.state.records if record.state == "diverged"]
+    full = search_records()[:2]
+    report = by_objective(report_of(replace(looked.state, records=(*full, *lost))), VAL_LOSS)
+    above, below = panels_of(report, "trials")
+    assert len(marks_of(above)["o"]) == 2
+    assert len(marks_of(below)["x"]) == 1
+    assert list(below.get_yticks()) == []
+
+
+def test_first_looks_are_drawn_together_and_larger_the_more_looks_there_were(looked):
+    [axes] = panels_of(looked, "trials")
+    assert axes.get_ylabel() == "Top-1 of the first look, %"
+    dots = [line for line in axes.lines if line.get_marker() == "o" and len(line.get_ydata())]
+    assert len({dot.get_markersize() for dot in dots if dot.get_alpha() != 0}) == 3
+
+
+def test_importance_is_of_what_looks_are_ranked_by(looked, done):
+    [axes] = panels_of(looked, "importance")
+    assert axes.get_xlabel() == "share of the variation of validation loss, %"
+    [axes] = panels_of(done, "importance")
+    assert axes.get_xlabel() == "share of the variation of Top-1, %"
 
 
 def test_a_long_name_is_cut_in_a_plot_and_whole_in_the_report(done):
@@ -451,16 +463,16 @@ def test_a_running_study_of_a_metric_that_was_not_measured(config):
 # --- a list of studies
 
 
-def test_studies_have_the_name_of_their_metric(done, climbed, config):
-    left = by_objective(stages(config)["left on rungs"], VAL_LOSS)
+def test_studies_have_the_name_of_their_metric(done, looked, config):
+    left = by_objective(stages(config)["looks alone"], VAL_LOSS)
     states = [
-        by_objective(done, VAL_LOSS).state, by_objective(climbed, F1).state, left.state, done.state,
+        by_objective(done, VAL_LOSS).state, by_objective(looked, F1).state, left.state, done.state,
     ]  # fmt: skip
     lines = printed(lambda console: print_studies(states, console), 120).splitlines()[1:]
     assert [re.sub(r"^.*?\d {2,}\d+ +", "", line).strip() for line in lines] == [
         "validation loss 0.01405 ± 0.00051  done",
-        "f1 0.9160 ± 0.0036  done",
-        "validation loss –  stopped",
+        "f1 0.9195 ± 0.0030  done",
+        "validation loss –  done",
         "Top-1 91.60 ± 0.36  done",
     ]
 

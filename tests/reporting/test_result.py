@@ -8,11 +8,14 @@ from lrtune.reporting.result import SearchResult, runs_dataframe
 from tests.reporting.conftest import range_result, stages
 
 
-def test_runs_as_a_table(climbed):
-    table = runs_dataframe(climbed.state).set_index("run")
-    columns = ["horizon", "stop", "epochs", "reused", "top1", "averaged_top1"]
-    assert table.loc["trial-0000-rung-c2", columns].to_list() == [2, 2, 2, 0, 85.85, 86.25]
-    assert table.loc["trial-0001", columns].to_list() == [12, 12, 12, 4, 92.02, 92.42]
+def test_runs_as_a_table(looked):
+    table = runs_dataframe(looked.state).set_index("run")
+    columns = ["kind", "seed", "horizon", "stop", "epochs", "reused", "top1"]
+    assert table.loc["trial-0002-look-2", columns].to_list() == ["look", 0, 4, 4, 4, 1, 87.15]
+    assert table.loc["trial-0002-look-3", columns].to_list() == ["look", 10_000, 4, 4, 4, 0, 87.18]
+    assert table.loc["trial-0002-confirm-0", columns].to_list() == [
+        "confirm", 1, 12, 12, 12, 0, 92.16,
+    ]  # fmt: skip
 
 
 def test_a_run_without_an_epoch_has_no_top1(done):
@@ -21,13 +24,14 @@ def test_a_run_without_an_epoch_has_no_top1(done):
     assert math.isnan(row["averaged_top1"])
 
 
-def test_best_that_was_left_on_a_rung(config, tmp_path):
-    report = stages(config)["left on rungs"]
+def test_the_best_by_looks_alone_has_no_value(config, tmp_path):
+    report = stages(config)["looks alone"]
     result = SearchResult(
         state=report.state, recommendation=report.recommendation, folder=tmp_path, report=report
     )
     assert result.best.recipe.peak_lr == 0.35
     assert math.isnan(result.best.value)
+    assert repr(result).startswith("digits-<first>: Not confirmed: train 12 epochs")
 
 
 def test_a_result_is_two_lines(done, tmp_path):

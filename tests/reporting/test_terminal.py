@@ -25,7 +25,7 @@ def printed(show, width):
     [
         ("done", "terminal-80", 80),
         ("done", "terminal-120", 120),
-        ("climbed", "terminal-rungs-80", 80),
+        ("looked", "terminal-looks-80", 80),
         ("comparison", "terminal-comparison-80", 80),
         ("comparison", "terminal-comparison-120", 120),
     ],
@@ -51,8 +51,12 @@ def test_every_stage_fits_into_80_columns(config):
 @pytest.mark.parametrize(
     ("stage", "said"),
     [
-        ("unconfirmed", "Top-1, %: 92.02 (one run of the search, not confirmed)"),
-        ("left on rungs", "Top-1, %: – (not trained in full yet: 91.55 at the rung of 4 epochs)"),
+        ("unconfirmed", "Top-1, %: 92.02 (trial 1, one run of the search, not confirmed)"),
+        (
+            "in the second looks",
+            "Top-1, %: – (trial 3, chosen by 1 look, with validation loss 0.6276)",
+        ),
+        ("looks alone", "Top-1, %: – (trial 2, chosen by 3 looks, with validation loss 0.3882)"),
     ],
 )
 def test_the_top1_of_what_is_not_confirmed_is_told(config, stage, said):

@@ -24,7 +24,8 @@ from lrtune.core.errors import InputError, StoreError
 from lrtune.core.recipe import Recipe
 from lrtune.core.run import Measurement
 from lrtune.core.space import Interval
-from lrtune.core.study import Budget, RangeCurve, RangeResult, Rung, StudyConfig, TrainSettings
+from lrtune.core.study import Budget, RangeCurve, RangeResult, StudyConfig, TrainSettings
+from lrtune.decide.looks import looks_of
 from lrtune.store import database as database_module
 from lrtune.store.database import StudyDatabase, shown
 from lrtune.store.encoding import config_from_json, config_to_json
@@ -80,17 +81,18 @@ CONFIG_CHANGES = {
         "baseline": Recipe(optimizer="adamw", decay=Plateau(monitor="top1", threshold_mode="abs"))
     },
     "space": {"space_toml": '# Größe\n[parameters]\n"peak_lr" = 1e-3\n'},
-    "rungs": {
-        "pruner": "hyperband",
-        "rungs": Rung.parse("c1,c3,2"),
-        "reduction_factor": 4,
-        "signal": "raw",
-        "settings": TrainSettings(ema_half_life_epochs=0),
+    "looks": {
+        "looks": looks_of(1, 3, seed=5),
+        "rank_by": "val_loss",
+        "lag": 3,
+        "matters": 0.1,
+        "confirm": "quick",
+        "settings": TrainSettings(ema_half_life_epochs=0.5),
     },
     "seeds": {
         "seed": 2**40,
         "num_seeds": 1,
-        "num_confirmed": 0,
+        "confirm": "0",
         "sampler": "qmc",
         "pruner": "none",
     },
@@ -141,7 +143,7 @@ def test_a_run_comes_back_equal(store, make_run, decay):
     )
     lengths = {"recipe_epochs": 27, "horizon_epochs": 9, "stop_epochs": 3}
     run = make_run(
-        "baseline-2", kind="rung", trial=-1, recipe=recipe, seed=3_000_000_000, **lengths
+        "baseline-2", kind="look", trial=-1, recipe=recipe, seed=3_000_000_000, **lengths
     )
     assert store.claim(run, this_worker())
     (record,) = store.state().records

@@ -149,10 +149,13 @@ def snapshot(model):
 def training_of(digits):
     def build(**settings):
         task = Task(model=lively, train=digits.train, validation=digits.validation, num_classes=10)
-        return WatchedTraining(
-            task,
-            TrainSettings(**{"batch_size": 36, "precision": "fp32", "device": "cpu"} | settings),
-        )
+        given = {
+            "batch_size": 36,
+            "precision": "fp32",
+            "device": "cpu",
+            "ema_half_life_epochs": 0.5,
+        }
+        return WatchedTraining(task, TrainSettings(**given | settings))
 
     return build
 

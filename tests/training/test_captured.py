@@ -98,8 +98,9 @@ def trainings_of(digits):
             parameters=weights_and_biases,
             **{"model": lively} | changes,
         )  # fmt: skip
+        given = {"batch_size": 36, "device": device, "ema_half_life_epochs": 0.5}
         precision = {} if device == "cuda" else {"precision": "fp32"}
-        settings = TrainSettings(**{"batch_size": 36, "device": device} | precision | settings)
+        settings = TrainSettings(**given | precision | settings)
         return captured(task, settings), Eager(task, settings)
 
     return build

@@ -39,7 +39,7 @@ def training_of(targets, *, outputs=4, batch_size=25, **task):
         "train": data,
         "validation": DataLoader(data, batch_size=batch_size),
     }
-    settings = TrainSettings(batch_size=20, device="cpu")
+    settings = TrainSettings(batch_size=20, device="cpu", ema_half_life_epochs=0.5)
     return NativeTraining(Task(**values | task), settings)
 
 

@@ -72,7 +72,8 @@ def test_a_trainer_builds_its_models_so_and_draws_nothing_for_it(digits):
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    training = NativeTraining(task, TrainSettings(batch_size=36, device="cpu"))
+    settings = TrainSettings(batch_size=36, device="cpu", ema_half_life_epochs=0.5)
+    training = NativeTraining(task, settings)
     assert training.task.layout is torch.channels_last
     assert torch.rand(1) == expected
     with training.pool.lane(Recipe(), 0) as lane:

@@ -22,6 +22,7 @@ from tests.studies import full_run
 from tests.training.runs import Files, timeless
 
 EPOCHS = 6
+SETTINGS = {"batch_size": 36, "precision": "fp32", "device": "cpu", "ema_half_life_epochs": 0.5}
 
 
 def lively():
@@ -67,7 +68,7 @@ def train_all(digits):
     def train(*runs, lost=False, **settings):
         files, known, measurements = Kept(), {}, []
         for run in runs:
-            settings = {"batch_size": 36, "precision": "fp32", "device": "cpu"} | settings
+            settings = SETTINGS | settings
             task = Task(
                 model=lively, train=digits.train, validation=digits.validation, num_classes=10,
                 parameters=weights_and_biases if run.recipe.optimizer != "prodigy" else None,
@@ -101,12 +102,10 @@ def shared_trunk(optimizer):
     ]
 
 
-def promoted(optimizer):
-    """The first two epochs of six, then four, then all."""
+def ended_early(optimizer):
+    """Two runs that end after two epochs of six and after four, and then one that does not."""
     full = full_run(replace(default_recipe(optimizer), warmup_epochs=1.5, decay=Cosine()), EPOCHS)
-    return [replace(full, id=f"rung-{stop}", kind="rung", stop_epochs=stop) for stop in (2, 4)] + [
-        full
-    ]
+    return [replace(full, id=f"trial-000{stop}", stop_epochs=stop) for stop in (2, 4)] + [full]
 
 
 def two_plateaus(optimizer):
@@ -120,14 +119,14 @@ def two_plateaus(optimizer):
     ]
 
 
-def compressed_first(optimizer):
-    """A compressed run at a constant LR, which is the beginning of a full run too."""
+def looked_at(optimizer):
+    """A look at a constant LR, which is the beginning of a full run too."""
     recipe = replace(default_recipe(optimizer), warmup_epochs=0)
     short = full_run(
         replace(recipe, decay=Constant()),
         EPOCHS,
-        id="rung",
-        kind="rung",
+        id="trial-0000-look-1",
+        kind="look",
         horizon_epochs=2,
         stop_epochs=2,
     )
@@ -135,15 +134,15 @@ def compressed_first(optimizer):
 
 
 # the runs, and of the last one the epochs that are taken over
-TRUNK, RUNGS, COMPRESSED = (shared_trunk, 4), (promoted, 4), (compressed_first, 2)
+TRUNK, EARLY, LOOK = (shared_trunk, 4), (ended_early, 4), (looked_at, 2)
 CLIPPED = {"accumulate": 3, "clip_norm": 0.5, "label_smoothing": 0.1, "augment": False}
 FP16 = {"precision": "fp16", "accumulate": 2}
 CASES = {
     "trunk": (*TRUNK, {}),
     "trunk, accumulated and clipped": (*TRUNK, CLIPPED),
     "trunk, fp16": (*TRUNK, FP16),
-    "rungs, fp16": (*RUNGS, FP16),
-    "compressed": (*COMPRESSED, {}),
+    "ended early, fp16": (*EARLY, FP16),
+    "look": (*LOOK, {}),
 }
 
 
@@ -203,7 +202,7 @@ def deterministic(monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize(
-    ("runs_of", "num_reused"), [TRUNK, RUNGS, COMPRESSED], ids=["trunk", "rungs", "compressed"]
+    ("runs_of", "num_reused"), [TRUNK, EARLY, LOOK], ids=["trunk", "ended early", "look"]
 )
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_run_that_takes_over_epochs_ends_like_one_from_the_start_on_a_gpu(

@@ -10,6 +10,7 @@ import signal
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from random import Random
 
 from lrtune.core.errors import TaskError
 from lrtune.core.objective import Objective
@@ -17,6 +18,7 @@ from lrtune.core.recipe import Recipe
 from lrtune.core.run import Measurement, RunRecord
 from lrtune.core.space import Interval
 from lrtune.core.study import Budget, RangeResult, StudyConfig, StudyState
+from lrtune.decide.looks import looks_of
 from lrtune.decide.plan import next_run
 from lrtune.store.checkpoints import CheckpointStore
 from lrtune.store.database import StudyDatabase
@@ -99,15 +101,19 @@ class FakeTraining(MadeUpTraining):
 
 
 def make_config(**changes):
-    """A study of the fake objective, over a space that comes with lrtune."""
-    space = changes.pop("space", "default")
+    """A study of the fake objective, over a space that comes with lrtune.
+
+    Its looks are told by their two lengths.
+    """
+    space, lengths = changes.pop("space", "default"), changes.pop("looks", ())
     values = {
         "name": "fake", "task": {"data": "digits"}, "space_name": space,
         "space_toml": read_space(space)[1], "epochs": EPOCHS, "steps_per_epoch": 10,
         "objective": Objective(num_counted=1000, guessing=10.0), "num_validation": 1000,
-        "baseline": BASELINE, "budget": Budget(10, "trials"), "num_seeds": 2, "num_confirmed": 2,
+        "baseline": BASELINE, "budget": Budget(10, "trials"), "num_seeds": 2,
     }  # fmt: skip
-    return StudyConfig(**values | changes)
+    looks = looks_of(*lengths, seed=changes.get("seed", 0)) if lengths else ()
+    return StudyConfig(**values | changes, looks=looks)
 
 
 def range_results():
@@ -124,10 +130,9 @@ def completed(run):
 
 
 def grow(state, num_trials):
-    """`state` after the baseline and `num_trials` more trials, each trained to its end."""
+    """`state` after `num_trials` more trials, each of which had its first look or its full run."""
     state = replace(state, config=replace(state.config, budget=Budget(10_000, "trials")))
-    wanted = len(state.of_kind("full")) + num_trials
-    while len(state.of_kind("full")) < wanted:
+    for _ in range(num_trials):
         state = replace(state, records=(*state.records, completed(next_run(state, ask))))
     return state
 
@@ -178,6 +183,26 @@ class OpenFake:
 
     def train(self, run, first):
         yield from train(run, first)
+
+
+@dataclass(frozen=True)
+class Overtaking(OpenFake):
+    """Rests after each epoch for as long as chance has it, so that runs overtake one another.
+
+    The first trial waits for the last epoch of the second one, unless there is only one worker.
+    """
+
+    folder: Path
+    is_alone: bool
+
+    def train(self, run, first):
+        for measured in super().train(run, first):
+            time.sleep(Random(f"{run.id} {measured.epoch}").uniform(0, 0.01))
+            if run.trial == 1 and measured.epoch == run.stop_epochs:
+                (self.folder / "over").touch()
+            while not self.is_alone and run.trial == 0 and not (self.folder / "over").exists():
+                time.sleep(0.01)
+            yield measured
 
 
 @dataclass(frozen=True)

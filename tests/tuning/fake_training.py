@@ -15,7 +15,7 @@ from lrtune.core.run import Measurement, RunRecord
 from lrtune.core.study import RangeCurve, StudyState
 from lrtune.core.training import ABILITIES, Facts, Start
 from lrtune.decide.plan import Done, next_run
-from lrtune.decide.prune import prune
+from lrtune.decide.prune import why_hopeless
 from lrtune.store.checkpoints import CheckpointStore
 from lrtune.tuning import reuse
 
@@ -182,9 +182,8 @@ def search(config, ask, training, states):
         before, record = state.records, RunRecord(run=run, state="running")
         for measurement in train(record, reuse.measurements_by_key(state), states=states):
             record = replace(record, measurements=(*record.measurements, measurement))
-            decision = prune(record, state)
-            if decision.prune:
-                record = replace(record, state="pruned", reason=decision.reason)
+            if reason := why_hopeless(record, config):
+                record = replace(record, state="pruned", reason=reason)
                 break
         if record.state == "running":
             record = replace(

@@ -85,7 +85,7 @@ def make_loss_config(**changes):
         "name": "fake", "task": {"file": "made_up_loss.py"}, "space_name": "made-up",
         "space_toml": SPACE, "epochs": EPOCHS, "steps_per_epoch": STEPS_PER_EPOCH,
         "objective": OBJECTIVE, "baseline": Recipe(peak_lr=1e-3, decay=Constant()),
-        "budget": Budget(40, "trials"), "num_seeds": 1, "num_confirmed": 1,
+        "budget": Budget(40, "trials"), "num_seeds": 1, "confirm": "quick",
     }  # fmt: skip
     return StudyConfig(**values | changes)
 

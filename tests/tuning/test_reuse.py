@@ -137,7 +137,7 @@ SHARED = [
     (run_of(), run_of(**WARM), 0),
     (run_of(**WARM), run_of(warmup_epochs=1), 0),
     (run_of(), run_of(Plateau(patience_epochs=9)), 9),
-    # a rung, and a compressed run, whose constant LR is the same
+    # a run that ended early, and a look, whose constant LR is the same
     (run_of(Cosine(), stop_epochs=3), run_of(Cosine()), 3),
     (run_of(horizon_epochs=3, stop_epochs=3), run_of(), 3),
     (
@@ -280,7 +280,7 @@ def test_a_state_is_kept_where_a_branch_is_likely(decay, warmup_epochs, kept):
 
 def test_the_state_that_a_run_goes_on_from_stays():
     study = Study()
-    study.train(run_of(Cosine(), id="rung", stop_epochs=3))
+    study.train(run_of(Cosine(), id="early", stop_epochs=3))
     study.train(run_of(Cosine(), id="full"))
     assert study.states.kept() == [3, 9]
 

@@ -6,19 +6,27 @@ from dataclasses import replace
 import optuna
 import pytest
 
-from lrtune.core.decays import WSD, Cosine, Linear, MultiStep, Polynomial, decay_parameters
+from lrtune.core.decays import (
+    WSD,
+    Cosine,
+    Linear,
+    MultiStep,
+    Own,
+    Polynomial,
+    StepDecay,
+    decay_parameters,
+)
 from lrtune.core.errors import StoreError
 from lrtune.core.recipe import ParameterGroup, Recipe
 from lrtune.core.run import RunRecord
 from lrtune.core.space import Choice, Range
-from lrtune.core.study import Budget, Rung, StudyState
-from lrtune.decide.plan import next_run
-from lrtune.decide.trials import ladder_of, trials_of
+from lrtune.core.study import Budget
+from lrtune.decide.looks import look_at
+from lrtune.decide.trials import trials_of
 from lrtune.store.spaces import space_names
 from lrtune.store.workers import this_worker
 from lrtune.tuning import sampler
 from lrtune.tuning.sampler import ask, fitted_space, importances, known_good, mirror, moved
-from tests import studies
 from tests.studies import full_run
 from tests.tuning.fake_objective import (
     BASELINE,
@@ -28,18 +36,16 @@ from tests.tuning.fake_objective import (
     completed,
     final_top1,
     grow,
-    make_config,
     make_state,
     measurement,
     open_store,
-    range_results,
 )
 
 SAMPLERS = ("tpe", "gp", "random", "qmc")
 
 
 def recipes(state):
-    return [record.run.recipe for record in state.of_kind("full")]
+    return [trial.recipe for trial in trials_of(state)]
 
 
 def outside(space, recipe):
@@ -123,21 +129,23 @@ def test_the_sampler_does_not_repeat_itself(name):
 def test_every_recipe_is_in_the_fitted_space(name, space, epochs):
     state = grow(make_state(sampler=name, space=space, epochs=epochs, seed=epochs), 14)
     fitted = fitted_space(state)
-    assert [outside(fitted, recipe) for recipe in recipes(state)] == [[]] * 14
+    baseline, *others = recipes(state)
+    assert baseline == BASELINE
+    assert [outside(fitted, recipe) for recipe in others] == [[]] * 13
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("space", space_names())
 def test_every_recipe_of_gp_is_in_the_fitted_space(space):
     state = grow(make_state(sampler="gp", space=space), 12)
-    assert [outside(fitted_space(state), recipe) for recipe in recipes(state)] == [[]] * 12
+    assert [outside(fitted_space(state), recipe) for recipe in recipes(state)[1:]] == [[]] * 11
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("space", ["default", "quick", "fine-tuning"])
 def test_short_runs_have_a_space_too(space, epochs):
     state = grow(make_state(sampler="random", space=space, epochs=epochs), 25)
-    assert [outside(fitted_space(state), recipe) for recipe in recipes(state)] == [[]] * 25
+    assert [outside(fitted_space(state), recipe) for recipe in recipes(state)[1:]] == [[]] * 24
 
 
 @pytest.mark.slow
@@ -162,18 +170,18 @@ def test_a_range_test_without_a_signal_leaves_the_default_bounds():
 
 
 def known_table():
-    """The baseline as it is, and the others with a warmup of 5 % and the suggested LR, on grids."""
+    """The baseline as it is, and the others with the suggested LR and a warmup of about 5 %."""
     return [
         ("default", "sgd", [
             Recipe(peak_lr=0.02),
-            Recipe(peak_lr=0.0464, decay=Cosine(), warmup_epochs=1),
-            Recipe(peak_lr=0.0464, decay=Linear(), warmup_epochs=1),
-            Recipe(peak_lr=0.0464, decay=WSD(cooldown_frac=0.2), warmup_epochs=1),
+            Recipe(peak_lr=0.05, decay=Cosine(), warmup_epochs=1),
+            Recipe(peak_lr=0.05, decay=Linear(), warmup_epochs=1),
+            Recipe(peak_lr=0.05, decay=WSD(cooldown_frac=0.2), warmup_epochs=1),
         ]),
         ("quick", "sgd", [
             Recipe(peak_lr=0.02),
-            Recipe(peak_lr=0.0464, decay=Cosine(), warmup_epochs=0.5),
-            Recipe(peak_lr=0.0464, decay=Linear(), warmup_epochs=0.5),
+            Recipe(peak_lr=0.05, decay=Cosine(), warmup_epochs=0.5),
+            Recipe(peak_lr=0.05, decay=Linear(), warmup_epochs=0.5),
         ]),
     ]  # fmt: skip
 
@@ -186,41 +194,56 @@ def test_the_known_good_ones_come_first_and_the_users_own_before_all(space, opti
     assert ask(state, len(wanted)) not in wanted
 
 
-def test_a_known_good_one_is_moved_into_the_space():
-    wild = Recipe(
-        peak_lr=50.0, warmup_epochs=11.0, decay=MultiStep(milestones_epochs=(1.0, 2.0), factor=0.9)
-    )
-    state = make_state(baseline=wild)
-    first = ask(state, 0)
-    assert first.peak_lr == INTERVAL.high
-    assert first.warmup_epochs == EPOCHS / 4
-    assert first.decay == MultiStep(milestones_epochs=(6.0, 9.0), factor=0.1)
+WILD = Recipe(
+    peak_lr=50.0, warmup_epochs=11.0, decay=MultiStep(milestones_epochs=(1.0, 2.0), factor=0.9)
+)
+# the space, and a baseline that it does not have for some reason
+BASELINES = [
+    ("default", WILD),
+    ("quick", Recipe(decay=StepDecay(every_epochs=4))),
+    ("fine-tuning", Recipe(optimizer="adam", peak_lr=1e-3)),
+    ("fine-tuning", Recipe(optimizer="sgd", peak_lr=1.0, decay=WSD(cooldown_frac=0.2))),
+]
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize(("space", "baseline"), BASELINES)
+def test_the_first_trial_is_the_baseline_itself_even_where_the_space_does_not_have_it(
+    space, baseline, name
+):
+    state = make_state(space=space, baseline=baseline, sampler=name)
+    fitted = fitted_space(state)
+    assert outside(fitted, baseline)
+    assert ask(state, 0) == baseline
+    first, *others = recipes(grow(state, 11))
+    assert first == baseline
+    assert baseline not in others
+    assert [outside(fitted, recipe) for recipe in others] == [[]] * 10
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_commands_own_schedule_is_the_baseline_and_no_trial(name):
+    own = Recipe(peak_lr=0.1, decay=Own())
+    state = grow(make_state(space="quick", baseline=own, sampler=name), 12)
+    trials = [record for record in state.records if record.run.kind != "baseline"]
+    assert own not in [record.run.recipe for record in trials]
+    assert [outside(fitted_space(state), recipe) for recipe in recipes(state)] == [[]] * len(trials)
+    assert [record.run.recipe for record in state.of_kind("baseline")] == [own]
 
 
 def test_what_is_to_be_tried_comes_after_the_baseline_and_is_moved_into_the_space():
     inside = Recipe(peak_lr=0.05, decay=Polynomial(power=3.0))
     wild = Recipe(peak_lr=50.0, warmup_epochs=11.0, decay=Linear(), weight_decay=0.1)
-    state = make_state(tried=(inside, BASELINE, wild, Recipe(optimizer="adam")))
+    state = make_state(tried=(inside, BASELINE, wild, WILD))
     space = fitted_space(state)
     tame = Recipe(peak_lr=INTERVAL.high, warmup_epochs=EPOCHS / 4, decay=Linear())
-    assert known_good(state, space) == [
-        BASELINE,
-        inside,
-        tame,
-        *known_good(make_state(), space)[1:],
-    ]
-    assert recipes(grow(state, 3)) == [BASELINE, inside, tame]
+    steps = MultiStep(milestones_epochs=(6.0, 9.0), factor=0.1)
+    first = [BASELINE, inside, tame, replace(tame, decay=steps)]
+    assert known_good(state, space) == [*first, *known_good(make_state(), space)[1:]]
+    assert recipes(grow(state, 4)) == first
     assert not [
         problem for recipe in recipes(grow(state, 12)) for problem in outside(space, recipe)
     ]
-
-
-def test_a_baseline_of_an_optimizer_that_is_not_searched_is_not_tried():
-    state = make_state(space="fine-tuning", baseline=Recipe(optimizer="adam", peak_lr=1e-3))
-    assert {recipe.optimizer for recipe in known_good(state, fitted_space(state))} == {
-        "adamw",
-        "sgd",
-    }
 
 
 def test_what_the_space_leaves_open_is_as_the_user_has_it():
@@ -241,8 +264,8 @@ def ended(number, recipe, state, *, epochs, diverged=False, reason=""):
 
 
 def mixed_state(**changes):
-    """30 trials of which the last ones came to every possible end."""
-    state = grow(make_state(**changes), 30)
+    """36 trials of which the last ones came to every possible end; the next question sees 34."""
+    state = grow(make_state(**changes, lag=3), 30)
     one = recipes(state)[-1]
     ends = (
         ended(30, one, "pruned", epochs=5, reason="far behind"),
@@ -260,28 +283,35 @@ def test_runs_of_every_end_are_learnt_from(name):
     state = mixed_state(sampler="random", space="quick")
     state = replace(state, config=replace(state.config, sampler=name))
     assert outside(fitted_space(state), ask(state, 36)) == []
+    values = [trial.value for trial in sampler._in_memory(state, fitted_space(state), 36).trials]
+    if name in ("random", "qmc"):  # which learn nothing
+        assert values == [None] * 36
+    else:
+        assert all(0 <= value < 1 for value in values[:30])
+        assert values[30:] == [sampler.WORST] * 4 + [None] * 2
 
 
 @pytest.mark.slow
-def test_a_divergence_is_learnt_as_bad():
-    """Twenty divergences at high LRs drive TPE away; twenty failures, which it ignores, do not."""
-    state = grow(make_state(space="quick"), 12)
+@pytest.mark.parametrize("end", ["diverged", "failed", "pruned"])
+def test_what_came_to_no_end_is_learnt_as_bad(end):
+    """Twenty such trials at high LRs drive TPE away; twenty good ones draw it there."""
+    state = grow(make_state(space="quick", lag=1), 12)
 
-    def high(end):
+    def high(end, epochs):
         wild = [
             ended(
                 12 + i,
                 Recipe(peak_lr=1.0 + i / 10, decay=Linear(), warmup_epochs=0.5),
                 end,
-                epochs=1,
-                diverged=True,
+                epochs=epochs,
+                diverged=end == "diverged",
             )
             for i in range(20)
         ]
         after = replace(state, records=(*state.records, *wild))
         return sum(ask(after, number).peak_lr > 0.9 for number in range(32, 72))
 
-    assert high("diverged") < high("failed")
+    assert high(end, 1) < high("completed", EPOCHS)
 
 
 @pytest.mark.parametrize("space", space_names())
@@ -292,7 +322,9 @@ def test_a_recipe_survives_the_way_through_optuna(space):
         frozen = sampler._frozen(state, trial, fitted)
         frozen._validate()
         asked_again = optuna.trial.FixedTrial(dict(frozen.params))
-        assert sampler._suggest(asked_again, fitted, BASELINE) == trial.recipe
+        inside = moved(trial.recipe, fitted, state.config)
+        assert sampler._suggest(asked_again, fitted, BASELINE) == inside
+        assert trial.number == 0 or inside == trial.recipe  # the baseline may be anything
 
 
 def test_parameters_exist_only_where_they_are_used():
@@ -321,121 +353,206 @@ def test_an_optimizer_has_parameters_of_its_own():
     assert {name: {n for n in names if n.startswith(name)} for name, names in seen.items()} == own
 
 
-# --- trials on rungs
+# --- what a question depends on
 
-C1, FIRST_4 = Rung(1, compressed=True), Rung(4)
+LOOKS = {"looks": (1, 4), "space": "quick"}
+NUMBER, NUM_SEEN = 20, 13
+"""A question, and how many of the first results it depends on at the lag of eight."""
 
 
-def on_rungs(*ends, number=0, rungs=(C1, FIRST_4), pruner="fair"):
-    """A trial, by the Top-1 or the state of each of its runs, as the sampler sees it."""
-    recipe = Recipe(peak_lr=0.1, decay=Linear())
-    config = make_config(rungs=rungs, pruner=pruner, space="quick", signal="raw")
-    records = []
-    for rung, end in zip((*ladder_of(config, number), None), ends, strict=False):
-        top1s = [] if isinstance(end, str) else [end] * (rung.epochs if rung else EPOCHS)
-        state = end if isinstance(end, str) else "completed"
-        records.append(
-            studies.record(
-                top1s, trial=number, rung=rung, recipe=recipe, horizon_epochs=EPOCHS, state=state
-            )
-        )
-    state = StudyState(config=config, range_results=range_results(), records=tuple(records))
-    (trial,) = trials_of(state)
-    return trial, sampler._kind(
-        fitted_space(state), trial.recipe.optimizer, trial.recipe.decay.name
+def with_first_looks(state, change):
+    """A study in which the first looks of some trials came to something else."""
+    records = tuple(
+        change(record) if record.run.kind == "look" else record for record in state.records
+    )
+    return replace(state, records=records)
+
+
+def worth(record, top1):
+    """A look that came to another Top-1; its trial is not the best any more, or not the worst."""
+    metrics = {"top1": top1, "val_loss": 3 - top1 / 50, "train_loss": 3 - top1 / 50}
+    *before, last = record.measurements
+    last = replace(last, metrics={**last.metrics, **metrics})
+    return replace(record, measurements=(*before, last))
+
+
+def otherwise(record):
+    """What else a look may have come to, each kind for some of the trials."""
+    match record.run.trial % 5:
+        case 0:
+            return worth(record, 99.0)
+        case 1:
+            return worth(record, 1.0)
+        case 2:
+            return replace(record, state="diverged", reason="not finite")
+        case 3:
+            return replace(record, state="failed", reason="out of memory", measurements=())
+        case _:
+            return replace(record, state="running", measurements=())
+
+
+def later(state, first, num_trials):
+    """Trials after `first`, whose recipes are of no sampler."""
+    return tuple(
+        completed(look_at(state.config, number, Recipe(peak_lr=0.5 + number / 100), 0))
+        for number in range(first, first + num_trials)
     )
 
 
-def seen(*trials):
-    """What the sampler takes such trials for, that it sees together."""
-    ranks = sampler._ranks([trial for trial, _ in trials])
-    return [sampler._seen(trial, kind, ranks.get(trial.number, 0.0)) for trial, kind in trials]
-
-
-# the runs of a trial; what the sampler takes it for, worst first
-SEEN = [
-    (["diverged"], "COMPLETE"),
-    ([90, "pruned"], "COMPLETE"),
-    ([20], "COMPLETE"),
-    ([60], "COMPLETE"),  # waits for promotion, and is a result meanwhile
-    ([70, "running"], "COMPLETE"),
-    ([90, 30], "COMPLETE"),
-    ([60, 60], "COMPLETE"),
-    ([60, 60, 10], "COMPLETE"),
-    ([60, 60, 95], "COMPLETE"),
-]
-
-
-def test_the_further_a_trial_came_the_better_it_is_to_the_sampler_and_then_by_its_score():
-    trials = seen(*(on_rungs(*ends, number=number) for number, (ends, _) in enumerate(SEEN)))
-    assert [trial.state.name for trial in trials] == [state for _, state in SEEN]
-    values = [trial.value for trial in trials]
-    assert values == sorted(values)
-    assert values[0] == values[1]  # of those that died one is as bad as the other
-    assert len(set(values)) == len(values) - 1
-
-
-@pytest.mark.parametrize(
-    ("ends", "state"),
-    [(["running"], "RUNNING"), (["failed"], "FAIL"), ([60, "failed"], "FAIL"), ([60], "COMPLETE")],
-)
-def test_only_a_trial_that_has_no_score_yet_is_running_to_the_sampler(ends, state):
-    (trial,) = seen(on_rungs(*ends))
-    assert trial.state.name == state
-
-
-def test_a_trial_of_a_shorter_bracket_is_as_good_as_one_that_came_as_far():
-    brackets = {"rungs": (Rung(1), FIRST_4), "pruner": "hyperband"}
-    *in_full, left = seen(
-        on_rungs(60, 60, 80, number=0, **brackets),
-        on_rungs(60, 80, number=1, **brackets),
-        on_rungs(80, number=2, **brackets),
-        on_rungs(60, 90, number=3, **brackets),
+def second_looks(state, numbers):
+    trials = trials_of(state)
+    return tuple(
+        worth(completed(look_at(state.config, n, trials[n].recipe, level)), 99.0 - n)
+        for n in numbers
+        for level in (1, 2)
     )
-    assert len({trial.value for trial in in_full}) == 1
-    assert in_full[0].value > left.value
 
 
-def test_a_search_over_rungs_is_mirrored_as_far_as_it_is(tmp_path):
-    url = f"sqlite:///{tmp_path / 'lrtune.db'}"
-    state = grow_on_rungs(make_state(sampler="random", rungs=(C1, FIRST_4)), 12)
-    mirror(state, url)
-    trials = optuna.load_study(study_name="fake", storage=url).get_trials()
-    ended = [trial for trial in trials_of(state) if not trial.running]
-    assert [t.user_attrs["lrtune_trial"] for t in trials] == [
-        f"{t.number}/{t.level}" for t in ended
-    ]
-    assert [t.state.name for t in trials] == ["COMPLETE" if t.finished else "PRUNED" for t in ended]
-    assert [t.value for t in trials if t.state.name == "COMPLETE"] == [
-        t.final_metrics["top1"] for t in ended if t.finished
-    ]
-
-
-def grow_on_rungs(state, num_runs):
-    """`state` after the baseline and so many runs more, each trained to its end."""
-    state = replace(state, config=replace(state.config, budget=Budget(10_000, "trials")))
-    for _ in range(2 + num_runs):
-        state = replace(state, records=(*state.records, completed(next_run(state, ask))))
-    assert bool(state.of_kind("rung")) == bool(state.config.rungs)
-    return state
+def fresh(state):
+    """A run of the baseline, and one of the best trial, with a fresh seed."""
+    best = max(trials_of(state), key=lambda trial: trial.scores)
+    full = full_run(best.recipe, EPOCHS, trial=best.number, seed=1)
+    return (
+        completed(replace(full, id="baseline-0", kind="baseline", trial=-1, recipe=BASELINE)),
+        completed(replace(full, id=f"trial-{best.number:04d}-confirm-0", kind="confirm")),
+    )
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_on_rungs_too_recipes_are_of_the_space_and_asking_again_gives_the_same(name):
-    state = grow_on_rungs(make_state(sampler=name, space="quick", rungs=(C1, FIRST_4)), 16)
-    number = int(state.spent("trials"))
-    assert outside(fitted_space(state), ask(state, number)) == []
-    assert ask(state, number) == ask(state, number)
+def test_a_question_depends_on_no_later_result_no_second_look_and_no_later_trial(name):
+    state = grow(make_state(sampler=name, **LOOKS), NUMBER)
+    num_seen = state.config.num_seen(NUMBER)
+    assert num_seen == (NUM_SEEN if name in ("tpe", "gp") else 0)
+
+    def after(record):
+        return otherwise(record) if record.run.trial >= num_seen else record
+
+    changed = with_first_looks(state, after)
+    asked = ask(state, NUMBER)
+    for other in (
+        changed,
+        replace(state, records=(*state.records, *second_looks(state, range(0, NUMBER, 3)))),
+        replace(state, records=(*state.records, *later(state, NUMBER, 12))),
+        replace(state, records=(*fresh(state), *state.records)),
+        replace(state, records=state.records[::-1]),
+        replace(
+            changed,
+            records=(
+                *later(state, NUMBER, 3),
+                *changed.records,
+                *second_looks(state, range(NUM_SEEN)),
+                *fresh(state),
+            ),
+        ),
+    ):
+        assert ask(other, NUMBER) == asked
 
 
-@pytest.mark.parametrize(
-    "rungs", [(), (C1,), (FIRST_4,)], ids=["no rungs", "compressed", "first epochs"]
-)
-def test_what_was_tried_is_not_asked_for_again(rungs):
-    tried = [
-        trial.recipe
-        for trial in trials_of(grow_on_rungs(make_state(space="quick", rungs=rungs), 25))
+@pytest.mark.parametrize("name", ["tpe", "gp"])
+@pytest.mark.parametrize("trial", [0, NUM_SEEN - 1])
+def test_a_question_depends_on_each_result_that_it_sees(name, trial):
+    state = grow(make_state(sampler=name, **LOOKS), NUMBER)
+    seen = trials_of(state)[:NUM_SEEN]
+    best = max(seen, key=lambda trial: trial.scores).number
+
+    def after(record):
+        other = worth(record, 1.0 if trial == best else 99.0)
+        return other if record.run.trial == trial else record
+
+    assert ask(with_first_looks(state, after), NUMBER) != ask(state, NUMBER)
+
+
+@pytest.mark.parametrize("name", ["tpe", "gp"])
+def test_a_question_depends_on_the_recipes_whose_results_it_does_not_see(name):
+    """It keeps away from them."""
+    state = grow(make_state(sampler=name, **LOOKS), NUMBER)
+    asked = ask(state, NUMBER)
+
+    def after(record):
+        if record.run.trial < NUM_SEEN:
+            return record
+        recipe = replace(asked, peak_lr=asked.peak_lr * (1 + record.run.trial / 1000))
+        return replace(record, run=replace(record.run, recipe=recipe))
+
+    assert ask(with_first_looks(state, after), NUMBER) != asked
+
+
+def test_what_an_earlier_trial_has_is_not_asked_for_although_its_result_is_not_seen():
+    state = grow(make_state(**LOOKS), NUMBER)
+    asked = ask(state, NUMBER)
+
+    def after(record):
+        taken = replace(record, run=replace(record.run, recipe=asked))
+        return taken if record.run.trial == NUMBER - 1 else record
+
+    assert ask(with_first_looks(state, after), NUMBER) != asked
+
+
+def test_a_look_counts_as_its_place_among_those_that_are_seen():
+    state = grow(make_state(**LOOKS), 12)
+    ends = {0: 20.0, 1: 60.0, 2: 40.0, 3: 60.0, 4: None}
+
+    def after(record):
+        top1 = ends.get(record.run.trial, 10.0)
+        return worth(record, top1) if top1 else replace(record, state="diverged")
+
+    state = with_first_looks(state, after)
+    trials = sampler._in_memory(state, fitted_space(state), 12).trials
+    assert [trial.value for trial in trials] == [0.0, 0.5, 0.25, 0.5, sampler.WORST, *[None] * 7]
+    assert {trial.state.name for trial in trials[:5]} == {"COMPLETE"}
+    assert {trial.state.name for trial in trials[5:]} == {"RUNNING"}
+
+
+def test_what_looks_are_ranked_by_is_what_the_sampler_learns_from():
+    """Here a loss that says the opposite of the Top-1."""
+    state = grow(make_state(rank_by="val_loss", **LOOKS), 12)
+
+    def after(record):
+        *_, last = record.measurements
+        loss = last.metrics["top1"]
+        return replace(
+            record, measurements=(replace(last, metrics=last.metrics | {"val_loss": loss}),)
+        )
+
+    state = with_first_looks(state, after)
+    seen = sampler._in_memory(state, fitted_space(state), 12).trials[: state.config.num_seen(12)]
+    trials = trials_of(state)[: len(seen)]
+    by_value = sorted(seen, key=lambda trial: trial.value)
+    by_top1 = sorted(trials, key=lambda trial: trial.runs[0].metrics["top1"], reverse=True)
+    assert [trial.params["peak_lr"] for trial in by_value] == [t.recipe.peak_lr for t in by_top1]
+
+
+def test_of_very_many_trials_the_sampler_is_shown_the_latest_and_the_best(monkeypatch):
+    monkeypatch.setattr(sampler, "MAX_SEEN", 10)
+    state = grow(make_state(**LOOKS), 25)
+    lrs = [
+        trial.params["peak_lr"]
+        for trial in sampler._in_memory(state, fitted_space(state), 25).trials
     ]
+    known = trials_of(state)[: state.config.num_seen(25)]
+    best = sorted(known, key=lambda trial: trial.scores[0], reverse=True)[:5]
+    shown = {*(trial.number for trial in best), *range(20, 25)}
+    assert lrs == [trials_of(state)[number].recipe.peak_lr for number in sorted(shown)]
+
+
+def test_a_search_with_looks_is_mirrored_by_first_looks_and_once(tmp_path):
+    url = f"sqlite:///{tmp_path / 'lrtune.db'}"
+    state = grow(make_state(sampler="random", looks=(1, 4)), 12)
+    for number in range(2):
+        looks = second_looks(state, range(3)) if number else ()
+        mirror(replace(state, records=(*state.records, *looks)), url)
+    trials = optuna.load_study(study_name="fake", storage=url).get_trials()
+    assert [t.user_attrs["lrtune_trial"] for t in trials] == list(range(12))
+    assert {t.state.name for t in trials} == {"COMPLETE"}
+    assert {t.user_attrs["epochs"] for t in trials} == {1}
+    assert [t.value for t in trials] == [
+        trial.runs[0].metrics["top1"] for trial in trials_of(state)
+    ]
+
+
+@pytest.mark.parametrize("looks", [(), (1, 4)], ids=["full runs", "looks"])
+def test_what_was_tried_is_not_asked_for_again(looks):
+    tried = recipes(grow(make_state(space="quick", looks=looks), 25))
     assert len(set(tried)) == len(tried)
 
 
@@ -466,12 +583,14 @@ group_scales.backbone = { low = 0.01, high = 1.0, log = true }
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_scale_of_a_group_is_asked_for(name):
     state = grow(make_state(sampler=name, space_toml=SCALED, groups=GROUPS), 14)
-    scales = [dict(recipe.group_scales) for recipe in recipes(state)]
+    baseline, *others = recipes(state)
+    assert baseline.group_scales == ()  # whose groups are as the task has them
+    scales = [dict(recipe.group_scales) for recipe in others]
     assert all(set(of_it) == {"backbone"} for of_it in scales)
     values = [of_it["backbone"] for of_it in scales]
     assert all(0.01 <= value <= 1.0 for value in values)
     # What is known to be good keeps the ratio that the task fixed; all others are asked for.
-    num_known = len(known_good(state, fitted_space(state)))
+    num_known = len(known_good(state, fitted_space(state))) - 1
     assert values[:num_known] == [0.1] * num_known
     assert len({round(value, 6) for value in values[num_known:]}) > 5
     assert len({recipe.peak_lr for recipe in recipes(state)}) > 5
@@ -483,7 +602,8 @@ def test_optuna_sees_the_scale_by_the_name_of_its_group(tmp_path):
     mirror(state, url)
     study = optuna.load_study(study_name=state.config.name, storage=url)
     for trial, recipe in zip(study.get_trials(), recipes(state), strict=True):
-        assert trial.params["group_scales.backbone"] == dict(recipe.group_scales)["backbone"]
+        inside = moved(recipe, fitted_space(state), state.config)
+        assert trial.params["group_scales.backbone"] == dict(inside.group_scales)["backbone"]
         assert "group_scales.head" not in trial.params
 
 
@@ -547,7 +667,7 @@ def test_a_mirrored_study_is_visible_to_optuna_and_complete(tmp_path):
     recorded = [record for record in state.of_kind("full") if record.state != "running"]
     assert [t.state.name for t in trials] == ["COMPLETE"] * 30 + ["PRUNED"] * 3 + ["FAIL"]
     assert [t.user_attrs["lrtune_trial"] for t in trials] == [
-        f"{record.run.trial}/1" for record in recorded
+        record.run.trial for record in recorded
     ]
     assert [t.value for t in trials[:30]] == [r.metrics["top1"] for r in recorded[:30]]
     for trial, record in zip(trials, recorded, strict=True):
@@ -581,8 +701,8 @@ def test_a_grid_whose_end_is_no_round_number_in_binary_is_searched_to_its_end():
     grid = "hold_frac = { low = 0.1, high = 0.7, step = 0.1 }"
     toml = f"[parameters]\npeak_lr = 0.1\ndecay = 'hold-power'\n[decay.hold-power]\n{grid}"
     state = make_state(sampler="random")
-    state = grow(replace(state, config=replace(state.config, space_toml=toml)), 16)
-    assert {round(recipe.decay.hold_frac, 9) for recipe in recipes(state)} == {
+    state = grow(replace(state, config=replace(state.config, space_toml=toml)), 20)
+    assert {round(recipe.decay.hold_frac, 9) for recipe in recipes(state)[1:]} == {
         0.1,
         0.2,
         0.3,
