@@ -29,8 +29,7 @@ Array = NDArray[np.float64]
 
 TAIL = 0.0075
 """On either side of a 95 % interval. Less than 2.5 %, because choosing the best and looking after
-each seed make intervals miss more: at 1.5 % they cover 94 times in 100 where all are equal, at 0.5
-% 96 times."""
+each seed make intervals miss more: they cover 95 times in 100 where all are equal."""
 NUM_WIDTHS = 32
 """Points on the prior of the candidates' width, all of the same probability."""
 NUM_DRAWS = 20_000
