@@ -140,8 +140,10 @@ def going_on(
         num_seeds: rounds so far.
     """
     least, _ = num_rounds(config)
-    if num_seeds < (least if config.is_comparison else FEWEST_SEEDS):
+    if config.is_comparison and num_seeds < least:
         return set(remaining)
+    if num_seeds < FEWEST_SEEDS:  # but a run that diverged or failed says enough
+        return {number for number in remaining if number in ranking.scores}
     remaining = still_open(ranking, remaining, config)
     if num_seeds < least or not is_decided(ranking, remaining, config):
         return remaining

@@ -314,7 +314,7 @@ def _verdict(state: StudyState, recommendation: Recommendation) -> str:
     if same := idle_seeds(state):
         sentences.append(same)
     if not best.values:
-        by = "by the looks" if state.config.looks else "by the full runs"
+        by = "by the looks" if state.of_kind("look") else "by the full runs"
         sentences.append(f"It is the best {by} of the search, and not confirmed with fresh seeds.")
         ended = outcome(state)
         if not ended:

@@ -224,7 +224,7 @@ def test_fates_and_cost_by_purpose(looked, done, config, comparison):
     assert document.cost_rows == (
         ("baseline", 3, "36", "0", "1 min 30 s"),
         ("search, looks", 23, "55", "1", "2 min 15 s"),
-        ("confirmation", 6, "72", "0", "3 min 00 s"),
+        ("confirmation", 7, "84", "0", "3 min 30 s"),
     )
     assert compose(done).fates == "Of 11 trials: 8 trained in full, 1 pruned, 1 diverged, 1 failed."
     assert compose(stages(config)["looks alone"]).fates == (
@@ -374,7 +374,7 @@ def test_study_with_looks(looked):
         "trial 8",
         "baseline",
     ]
-    assert [row.num_seeds for row in document.contenders] == [3, 2, 1, 3]
+    assert [row.num_seeds for row in document.contenders] == [3, 2, 2, 3]
     # Who raced was not left.
     assert [trial.trial for trial in document.left[:4]] == [6, 1, 12, 11]
     assert document.left[0].reason == "place 4 of 18 in look 1"

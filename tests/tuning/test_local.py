@@ -87,7 +87,7 @@ def test_a_study_from_beginning_to_end(url):
     assert Counter(record.run.kind for record in records) == {
         "baseline": 2,
         "full": 10,
-        "confirm": 4,
+        "confirm": 6,
     }
     for record in records:
         assert unkeyed(record.measurements) == measurements_of(record.run, record.epochs)
