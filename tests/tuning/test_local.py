@@ -53,8 +53,8 @@ from tests.tuning.fake_objective import (
 )
 from tests.tuning.fake_training import MiniStates, MiniTraining, search
 
-NUM_RUNS = 10 + (1 + 3) + (1 + 1)
-"""Of `make_config`: trials, and the rounds of the race, whose first one leaves one finalist."""
+NUM_RUNS = 10 + 2 * (1 + 3)
+"""Of `make_config`: trials, and two rounds of the baseline and three finalists."""
 
 
 @pytest.fixture
