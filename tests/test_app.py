@@ -405,7 +405,7 @@ def test_a_search_by_looks_trains_nothing_twice_and_nobody_can_tell(here):
     lengths = {(record.run.kind, record.run.horizon_epochs, record.run.seed) for record in records}
     assert lengths == {
         ("look", 2, 0), ("look", 4, 0), ("look", 4, 10_000),
-        ("baseline", 6, 1), ("baseline", 6, 2), ("confirm", 6, 1),
+        ("baseline", 6, 1), ("baseline", 6, 2), ("confirm", 6, 1), ("confirm", 6, 2),
     }  # fmt: skip
     assert sorted(r.run.id[11:] for r in result.state.of_kind("look")) == (
         24 * ["look-1"] + 4 * ["look-2"] + 2 * ["look-3"]
