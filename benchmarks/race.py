@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from bank.recipes import SETTINGS, bank_task
+from bank.contents import FASHION
 from loops.runs import train
 
 from lrtune import app
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    environment = dict(describe_environment(SETTINGS, default_recipe("sgd")))
+    environment = dict(describe_environment(FASHION.settings, default_recipe("sgd")))
     print("\n".join(f"{key}: {value}" for key, value in environment.items()), flush=True)
     races: dict[str, list[list[Passed]]] = {name: [] for name in RACERS}
     for seed in range(
@@ -123,8 +123,9 @@ def by_lrtune(seed: int, budget_epochs: int) -> list[Passed]:
         Path(folder, "space.toml").write_text(SPACE)
         start = time.time()
         state = app.search(
-            bank_task(), space=Path(folder, "space.toml"), budget=f"{budget_epochs}ep",
-            epochs=EPOCHS, seed=seed, batch_size=SETTINGS.batch_size, threads=SETTINGS.threads,
+            FASHION.task(), space=Path(folder, "space.toml"), budget=f"{budget_epochs}ep",
+            epochs=EPOCHS, seed=seed, batch_size=FASHION.settings.batch_size,
+            threads=FASHION.settings.threads,
             home=Path(folder, "home"), out=Path(folder, "reports"), quiet=True,
         ).state  # fmt: skip
     ended = sorted(
@@ -294,7 +295,7 @@ def _build(
 
 
 def _training() -> NativeTraining:
-    return NativeTraining(bank_task(), SETTINGS)
+    return NativeTraining(FASHION.task(), FASHION.settings)
 
 
 def _run(recipe: Recipe, seed: int) -> Run:

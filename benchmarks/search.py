@@ -1,9 +1,9 @@
 """Regret of search strategies against the epochs that they train, replayed on recorded trainings.
 
     python benchmarks/search.py --json results/search.json --plot results/search.svg
-    python benchmarks/search.py --worlds recorded --budgets 1 2 3 5
+    python benchmarks/search.py --banks characters --worlds recorded --budgets 1 2 3 5
 
-Pools are the two optimizers of the bank (`bank/curves.csv`, made by `bank/make.py`). Regret is what
+Pools are the optimizers of each bank (`bank/contents.py`, made by `bank/make.py`). Regret is what
 the recommended recipe lacks of the best one, in points of Top-1 at the full horizon. What a recipe
 is worth never comes from a run that a search was shown; `replay/bank.py` says how. Replay number r
 is a search with seed r in world r, and all strategies meet the same worlds. Budgets are in full
@@ -18,7 +18,7 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from multiprocessing import get_context
@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
-from bank.recipes import SETTINGS, recipes
+from bank.contents import BANKS
 from replay.bank import Bank, WorldKind, banks
 from replay.ledger import Strategy
 from replay.measure import CLOSE, Regrets, Row, mean_and_error, quartiles, regrets_of
@@ -35,9 +35,10 @@ from replay.ours import OURS
 from replay.peers import NEED_RAY, PEERS, SIZED
 from replay.plots import draw
 
+from lrtune.core.recipe import default_recipe
+from lrtune.core.study import TrainSettings
 from lrtune.training.native.devices import describe_environment
 
-BANK = Path(__file__).parent / "bank" / "curves.csv"
 BUDGETS = (1, 2, 3, 5, 10, 20, 50)
 """In full runs."""
 CLOSE_WITHIN = 20
@@ -52,26 +53,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--optimizers", nargs="+", metavar="NAME", help="default: all recorded")
+    parser.add_argument("--banks", nargs="+", metavar="NAME", choices=BANKS, default=list(BANKS))
     parser.add_argument(
         "--strategies", nargs="+", metavar="NAME", choices=STRATEGIES, default=list(DEFAULT)
     )
     parser.add_argument("--seeds", type=int, default=30, help="replays of each strategy")
     parser.add_argument("--budgets", type=int, nargs="+", default=list(BUDGETS))
     parser.add_argument("--worlds", choices=["resampled", "recorded"], default="resampled")
-    parser.add_argument("--bank", type=Path, default=BANK)
     parser.add_argument("--jobs", type=int, default=2, help="replays at the same time")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path, metavar="FILE.svg")
     given = parser.parse_args()
     if min(given.seeds, given.jobs, *given.budgets) < 1:
         parser.error("`1 <= seeds`, `1 <= jobs` and `1 <= budgets` must hold.")
-    found = _banks(given.bank) if given.bank.exists() else {}
-    wanted = given.optimizers or list(found)
-    if not found or not set(wanted) <= set(found):
-        parser.error(f"--optimizers must be recorded in {given.bank}: {', '.join(found) or 'none'}")
+    found = _pools(given.banks)
     names = given.strategies
-    environment = dict(describe_environment(SETTINGS, recipes()[0]))
+    environment = dict(describe_environment(TrainSettings(threads=1), default_recipe("sgd")))
     if find_spec("ray"):
         environment["ray"] = version("ray")
     elif without := NEED_RAY.intersection(names):
@@ -87,25 +84,24 @@ def main() -> None:
         "worlds": given.worlds, "budgets": budgets,
     }  # fmt: skip
     with get_context("spawn").Pool(
-        given.jobs, initializer=_open, initargs=(given.bank, given.worlds)
+        given.jobs, initializer=_open, initargs=(given.banks, given.worlds)
     ) as pool:
-        for optimizer in wanted:
-            bank = found[optimizer]
-            _print_head(bank, budgets, given.seeds, given.worlds)
-            measured[optimizer] = {}
+        for pool_name, bank in found.items():
+            _print_head(pool_name, bank, budgets, given.seeds, given.worlds)
+            measured[pool_name] = {}
             for name in names:
                 jobs = (
-                    Job(optimizer=optimizer, strategy=name, seed=seed, budgets=tuple(budgets))
+                    Job(pool=pool_name, strategy=name, seed=seed, budgets=tuple(budgets))
                     for seed in range(given.seeds)
                 )
                 regrets = Regrets.of(pool.imap(_replay, jobs), bank.horizon_epochs)
-                measured[optimizer][name] = regrets
+                measured[pool_name][name] = regrets
                 _print_row(name, regrets, budgets)
                 if given.json:  # after each, so that a run that is cut short leaves what it has
                     result["seconds"] = round(time.perf_counter() - start)
                     result["pools"] = {
-                        pool_name: _as_json(found[pool_name], strategies, budgets)
-                        for pool_name, strategies in measured.items()
+                        title: _as_json(found[title], strategies, budgets)
+                        for title, strategies in measured.items()
                     }
                     given.json.parent.mkdir(parents=True, exist_ok=True)
                     given.json.write_text(json.dumps(result, indent=1) + "\n")
@@ -118,17 +114,24 @@ def main() -> None:
 class Job(NamedTuple):
     """One strategy in one world."""
 
-    optimizer: str
+    pool: str
     strategy: str
     seed: int
     budgets: tuple[int, ...]
 
 
-def _banks(table: Path) -> dict[str, Bank]:
-    return {bank.name: bank for bank in banks(table, recipes())}
+def _pools(names: Sequence[str]) -> dict[str, Bank]:
+    """The recorded recipes of each bank and optimizer, by `BANK, OPTIMIZER`."""
+    contents = [BANKS[name] for name in names]
+    return {
+        f"{one.name}, {bank.name}": bank
+        for one in contents
+        if one.table.exists()
+        for bank in banks(one.table, one.recipes)
+    }
 
 
-def _open(table: Path, worlds: WorldKind) -> None:
+def _open(names: Sequence[str], worlds: WorldKind) -> None:
     """Makes ready a process that replays."""
     global opened, kind
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -136,21 +139,21 @@ def _open(table: Path, worlds: WorldKind) -> None:
     warnings.filterwarnings(
         "ignore", message="All-NaN slice"
     )  # the same, by Optuna's median pruner
-    opened, kind = _banks(table), worlds
+    opened, kind = _pools(names), worlds
 
 
 def _replay(job: Job) -> Row:
-    bank, name = opened[job.optimizer], job.strategy
+    bank, name = opened[job.pool], job.strategy
     world = bank.resampled(job.seed) if kind == "resampled" else bank.recorded(job.seed)
     return regrets_of(
         STRATEGIES[name], world, seed=job.seed, budgets=job.budgets, sized=name in {*SIZED, *OURS}
     )
 
 
-def _print_head(bank: Bank, budgets: list[int], seeds: int, worlds: WorldKind) -> None:
+def _print_head(title: str, bank: Bank, budgets: list[int], seeds: int, worlds: WorldKind) -> None:
     best, means = bank.best, bank.posterior.means
     print(
-        f"\n{bank.name}: {len(bank.recipes)} recipes, {_recorded(bank)[bank.horizon_epochs]} full "
+        f"\n{title}: {len(bank.recipes)} recipes, {_recorded(bank)[bank.horizon_epochs]} full "
         f"runs of {bank.horizon_epochs} epochs, one seed has a deviation of "
         f"{np.median(bank.posterior.noise):.2f}, best known {bank.recipes[best].label}: "
         f"{means[best]:.2f} %"

@@ -16,12 +16,10 @@ import json
 from pathlib import Path
 
 import pandas as pd
-from bank.recipes import SETTINGS, recipes
+from bank.contents import BANKS
 from replay.signals import NUM_BOOTSTRAPS, measure
 
 from lrtune.training.native.devices import describe_environment
-
-BANK = Path(__file__).parent / "bank" / "curves.csv"
 
 
 def main() -> None:
@@ -29,20 +27,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--bank", type=Path, default=BANK)
+    parser.add_argument("--bank", choices=BANKS, default="fashion-mnist")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    environment = dict(describe_environment(SETTINGS, recipes()[0]))
+    bank = BANKS[arguments.bank]
+    environment = dict(describe_environment(bank.settings, bank.recipes[0]))
     print("\n".join(f"{key}: {value}" for key, value in environment.items()))
     taus, title = [], ""
-    for row in measure(pd.read_csv(arguments.bank), recipes()):
+    for row in measure(pd.read_csv(bank.table), bank.recipes):
         taus.append(row)
         if title != (title := f"{row['optimizer']}, {row['recipes']}"):
             print(f"\n{title}")
         low, high = row["interval"]
         print(f"  {row['signal']:40} {row['tau']:5.2f} [{low:5.2f}, {high:5.2f}]  n = {row['n']}")
     if arguments.json:
-        result = {"benchmark": "signals", "environment": environment, "bootstraps": NUM_BOOTSTRAPS}
+        result = {"benchmark": "signals", "environment": environment, "bank": bank.name}
+        result |= {"bootstraps": NUM_BOOTSTRAPS}
         arguments.json.write_text(json.dumps(result | {"taus": taus}, indent=1) + "\n")
 
 

@@ -20,7 +20,7 @@ from lrtune.schedules.compress import compress, schedule_of
 from lrtune.training.native.loop import NativeTraining
 from tests.studies import timeless
 
-NAMED = lrtune.NamedTask(model="mlp", train_size=200, val_size=100)
+NAMED = lrtune.NamedTask(data="digits", model="mlp", train_size=200, val_size=100)
 
 
 @pytest.fixture(autouse=True)

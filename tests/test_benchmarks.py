@@ -11,7 +11,7 @@ import pytest
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from benchmarks import ask, command, command_digits, decisions, overhead
-from benchmarks.bank.recipes import recipes as bank_recipes
+from benchmarks.bank.contents import FASHION
 from benchmarks.replay.bank import NUM_FRESH, Posterior, banks
 from benchmarks.replay.ledger import NONE, Ledger, Over, replay
 from benchmarks.replay.measure import Regrets, mean_and_error, measure, quartiles
@@ -526,7 +526,7 @@ def test_a_recipe_that_diverges_is_not_recommended(bank):
 
 def test_a_signal_is_the_mean_of_looks_and_its_truth_is_of_runs_that_chose_nothing():
     """Full runs of seed 0 rank the recipes backwards, so only the others can agree with looks."""
-    recipes = bank_recipes()[:30]
+    recipes = FASHION.recipes[:30]
     table = made_up_table(recipes, full_seeds=lambda number: 3 if number >= 10 else 1)
     of_first = (table.horizon == 27) & (table.seed == 0)
     table.loc[of_first, "top1"] = 150 - table[of_first].top1
@@ -546,7 +546,7 @@ def test_a_signal_is_the_mean_of_looks_and_its_truth_is_of_runs_that_chose_nothi
 
 
 def test_a_look_that_diverged_ranks_last():
-    recipes = bank_recipes()[:12]
+    recipes = FASHION.recipes[:12]
     table = made_up_table(recipes, full_seeds=lambda number: 2)
     best = (table.recipe == 11) & (table.horizon == 1)
     table.loc[best, ["val_loss", "top1"]] = NAN

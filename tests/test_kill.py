@@ -13,8 +13,9 @@ from contextlib import closing
 import pytest
 
 SEARCH = (
-    "search", "--model", "mlp", "--budget", "24", "--epochs", "10", "--seeds", "2",
-    "--max-seeds", "2", "--seed", "4", "--looks", "2,5", "--study", "killed", "--quiet",
+    "search", "--data", "digits", "--model", "mlp", "--budget", "24", "--epochs", "10",
+    "--seeds", "2", "--max-seeds", "2", "--seed", "4", "--looks", "2,5", "--study", "killed",
+    "--quiet",
 )  # fmt: skip
 NUM_KILLS = 10
 

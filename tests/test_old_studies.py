@@ -176,9 +176,9 @@ def test_they_are_exported(open_old, call, dump, to):
 def test_their_recipes_take_part_in_a_comparison(open_old, call, dump):
     open_old(dump)
     compared = call(
-        "compare", "adamw", "--include", FINISHED[dump], "--model", "mlp", "--epochs", "2",
-        "--train-size", "200", "--val-size", "100", "--seeds", "1", "--study", "new", "--json",
-        "--quiet",
+        "compare", "adamw", "--include", FINISHED[dump], "--data", "digits", "--model", "mlp",
+        "--epochs", "2", "--train-size", "200", "--val-size", "100", "--seeds", "1",
+        "--study", "new", "--json", "--quiet",
     )  # fmt: skip
     assert compared.code == 0, compared.err
     names = [recipe["name"] for recipe in json.loads(compared.out)["study"]["recipes"]]

@@ -1,12 +1,13 @@
-"""Makes the bank: a table of real trainings, for judging search strategies without training again.
+"""Makes a bank: a table of real trainings, for judging search strategies without training again.
 
-    python -m benchmarks.bank.make --jobs 2
+    python -m benchmarks.bank.make fashion-mnist --jobs 2
 
-Trains every recipe of `recipes.py` at each horizon, its schedule compressed, and at the shortest
-two horizons with more seeds; the best third of each optimizer in full with four more seeds, since
-the best of many runs is partly luck. One row an epoch goes to `curves.csv` beside this file. Stop
-it at any time: it goes on with the runs that the table lacks. About two and a half hours on two
-cores. `--only` leaves the other parts for later.
+Trains every recipe of `contents.py` at each horizon, its schedule compressed, and at the shortest
+two horizons with more seeds; the best third of each optimizer in full with more seeds, since the
+best of many runs is partly luck. One row an epoch goes to `NAME.csv` beside this file. Stop it at
+any time: it goes on with the runs that the table lacks. On two cores it takes about two and a half
+hours for fashion-mnist, and half an hour for each of the others. `--only` leaves the other parts
+for later.
 """
 
 import argparse
@@ -16,19 +17,16 @@ import math
 import multiprocessing
 from collections.abc import Iterator
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from benchmarks.bank.recipes import EPOCHS, HORIZONS, SETTINGS, bank_task, described, recipes
+from benchmarks.bank.contents import BANKS, Contents
 from benchmarks.loops.runs import train
 from lrtune.core.run import Run
 from lrtune.training.native.devices import describe_environment
 from lrtune.training.native.loop import NativeTraining
 
-FOLDER = Path(__file__).parent
-CURVES = FOLDER / "curves.csv"
 KEY = ["recipe", "seed", "horizon"]
 COLUMNS = [
     *KEY,
@@ -40,8 +38,6 @@ COLUMNS = [
     "averaged_top1",
     "seconds",
 ]
-LOOKS = ((3, 1), (1, 1), (1, 2), (3, 2), (1, 3), (1, 4))
-"""Horizons and further seeds of every recipe, the most useful first."""
 Job = tuple[int, int, int]
 """Recipe, seed, horizon."""
 
@@ -51,97 +47,95 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("bank", choices=BANKS)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only", choices=[part.__name__ for part in PARTS])
     arguments = parser.parse_args()
-    _describe(FOLDER / "bank.json")
-    with multiprocessing.get_context("spawn").Pool(arguments.jobs, initializer=_open) as pool:
+    bank = BANKS[arguments.bank]
+    _describe(bank)
+    with multiprocessing.get_context("spawn").Pool(
+        arguments.jobs, initializer=_open, initargs=(bank.name,)
+    ) as pool:
         for wanted in PARTS:
-            missing = [] if arguments.only not in (None, wanted.__name__) else list(wanted())
+            missing = [] if arguments.only not in (None, wanted.__name__) else list(wanted(bank))
             for done, rows in enumerate(pool.imap_unordered(_train, missing), 1):
-                _append(rows)
+                _append(bank, rows)
                 print(f"\r{wanted.__name__}: {done} of {len(missing)} runs", end="", flush=True)
             print()
 
 
-def _describe(file: Path) -> None:
+def _describe(bank: Contents) -> None:
     """Writes what the table holds, and adds this machine to those that trained parts of it."""
-    environment = dict(describe_environment(SETTINGS, recipes()[0]))
+    file = bank.table.with_suffix(".json")
+    environment = dict(describe_environment(bank.settings, bank.recipes[0]))
     before = json.loads(file.read_text())["environments"] if file.exists() else []
     environments = [*(other for other in before if other != environment), environment]
-    file.write_text(json.dumps(described() | {"environments": environments}, indent=2) + "\n")
+    file.write_text(json.dumps(bank.described() | {"environments": environments}, indent=2) + "\n")
 
 
-def first_seed() -> Iterator[Job]:
+def first_seed(bank: Contents) -> Iterator[Job]:
     """Every recipe at every horizon."""
-    there = _there()
-    for number in _shuffled(len(recipes())):
+    there = _there(bank)
+    for number in _shuffled(bank):
         yield from (
-            (number, 0, horizon) for horizon in HORIZONS if (number, 0, horizon) not in there
+            (number, 0, horizon) for horizon in bank.horizons if (number, 0, horizon) not in there
         )
 
 
-def looks() -> Iterator[Job]:
+def looks(bank: Contents) -> Iterator[Job]:
     """Every recipe at the shortest two horizons, with more seeds."""
-    there, numbers = _there(), _shuffled(len(recipes()))
-    for horizon, seed in LOOKS:
+    there, numbers = _there(bank), _shuffled(bank)
+    for horizon, seed in bank.looks:
         yield from (
             (number, seed, horizon) for number in numbers if (number, seed, horizon) not in there
         )
 
 
-def more_seeds() -> Iterator[Job]:
-    """The best third of each optimizer, by the first seed."""
-    return _best(3, (1, 2, 3, 4))
-
-
-def _best(share: int, seeds: tuple[int, ...]) -> Iterator[Job]:
-    """Full runs of the best recipes of each optimizer.
-
-    The best are those with the highest mean final Top-1 over the seeds before `seeds`.
-    """
-    there = _there()
-    curves = pd.read_csv(CURVES)
-    known = curves[(curves.seed < seeds[0]) & (curves.horizon == EPOCHS) & (curves.epoch == EPOCHS)]
-    final = known.pivot(index="recipe", columns="seed", values="top1").mean(axis=1, skipna=False)
-    by_optimizer = pd.Series([recipe.optimizer for recipe in recipes()]).loc[final.index]
+def more_seeds(bank: Contents) -> Iterator[Job]:
+    """Full runs of the best third of each optimizer, by the final Top-1 with seed 0."""
+    there, curves = _there(bank), pd.read_csv(bank.table)
+    full = curves[(curves.seed == 0) & (curves.horizon == bank.epochs)]
+    final = full[full.epoch == bank.epochs].set_index("recipe").top1
+    by_optimizer = pd.Series([recipe.optimizer for recipe in bank.recipes]).loc[final.index]
     for _, group in final.groupby(by_optimizer):
-        for number, seed in product(group.nlargest(len(group) // share).index, seeds):
-            if (number, seed, EPOCHS) not in there:
-                yield number, seed, EPOCHS
+        best = group.nlargest(len(group) // 3).index
+        for number, seed in product(best, range(1, bank.full_seeds + 1)):
+            if (number, seed, bank.epochs) not in there:
+                yield number, seed, bank.epochs
 
 
-def _there() -> set[Job]:
+def _there(bank: Contents) -> set[Job]:
     """The runs in the table; one that a kill left unfinished is taken out."""
-    if not CURVES.exists():
-        with CURVES.open("w", newline="") as file:
+    if not bank.table.exists():
+        with bank.table.open("w", newline="") as file:
             csv.writer(file).writerow(COLUMNS)
-    curves = pd.read_csv(CURVES)
+    curves = pd.read_csv(bank.table)
     ended = curves.groupby(KEY).epoch.transform("max") == curves.horizon
     failed = (
         curves.val_loss.isna().groupby([curves[key] for key in KEY]).transform("any")
     )  # diverged, so shorter
     whole = curves[ended | failed]
     if len(whole) < len(curves):
-        whole.to_csv(CURVES, index=False)
+        whole.to_csv(bank.table, index=False)
     return set(whole[KEY].itertuples(index=False, name=None))
 
 
-def _shuffled(count: int) -> list[int]:
+def _shuffled(bank: Contents) -> list[int]:
     """The same order every time; unfinished tables hold a fair sample then."""
-    return [int(i) for i in pd.Series(range(count)).sample(frac=1, random_state=0)]
+    return [int(i) for i in pd.Series(range(len(bank.recipes))).sample(frac=1, random_state=0)]
 
 
-def _open() -> None:
-    global training
-    training = NativeTraining(bank_task(), SETTINGS)
+def _open(name: str) -> None:
+    global opened, training
+    opened = BANKS[name]
+    training = NativeTraining(opened.task(), opened.settings)
 
 
 def _train(job: Job) -> list[dict[str, Any]]:
     number, seed, horizon = job
     run = Run(
-        id="", kind="full", trial=number, recipe=recipes()[number], recipe_epochs=EPOCHS,
-        horizon_epochs=horizon, stop_epochs=horizon, seed=seed,
+        id="", kind="full", trial=number, recipe=opened.recipes[number],
+        recipe_epochs=opened.epochs, horizon_epochs=horizon, stop_epochs=horizon, seed=seed,
     )  # fmt: skip
     rows = []
     for m in train(training, run):
@@ -152,8 +146,8 @@ def _train(job: Job) -> list[dict[str, Any]]:
     return rows
 
 
-def _append(rows: list[dict[str, Any]]) -> None:
-    with CURVES.open("a", newline="") as file:
+def _append(bank: Contents, rows: list[dict[str, Any]]) -> None:
+    with bank.table.open("a", newline="") as file:
         csv.DictWriter(file, COLUMNS).writerows(rows)
 
 

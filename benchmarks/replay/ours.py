@@ -22,13 +22,7 @@ from .ledger import Ledger, Strategy
 from .pools import Epoch, Pool
 
 STEPS_PER_EPOCH = 62
-"""Of the bank."""
-DECAYS = {
-    "wsd": "cooldown_frac = 0.3",
-    "step": "every_epochs = 9\nfactor = 0.1",
-    "plateau": "patience_epochs = { choices = [1, 2, 4] }\nfactor = 0.2",
-}
-"""The bank's parameters of a decay, as a space has them."""
+"""Of the first bank; the others have nearly as many."""
 
 
 @dataclass(kw_only=True)
@@ -149,8 +143,16 @@ def _space(pool: Pool) -> str:
     """The bank's grid as a search space."""
     lrs = sorted({recipe.peak_lr for recipe in pool.recipes})
     names = dict.fromkeys(recipe.decay.name for recipe in pool.recipes)
+    patiences = {r.decay.patience_epochs for r in pool.recipes if isinstance(r.decay, Plateau)}
+    parameters = {  # of a decay
+        "wsd": "cooldown_frac = 0.3",
+        "step": f"every_epochs = {pool.horizon_epochs / 3}\nfactor = 0.1",
+        "plateau": f"patience_epochs = {{ choices = {sorted(patiences)} }}\nfactor = 0.2",
+    }
     choices = ", ".join(f'"{name}"' for name in names)
-    tables = "\n".join(f"[decay.{name}]\n{DECAYS[name]}" for name in names if name in DECAYS)
+    tables = "\n".join(
+        f"[decay.{name}]\n{parameters[name]}" for name in names if name in parameters
+    )
     return f"""
 [parameters]
 peak_lr = {{ low = {lrs[0]}, high = {lrs[-1]}, log = true }}

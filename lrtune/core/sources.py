@@ -28,11 +28,12 @@ class NamedTask(Options, TaskSource):
     data: Annotated[
         str,
         Option(
-            "Images: digits, mnist, fashion-mnist, cifar10, cifar100 or folder:PATH.",
+            "Images: cluttered-digits, digits, mnist, fashion-mnist, cifar10, cifar100 or "
+            "folder:PATH.",
             metavar="NAME",
             essential=True,
         ),
-    ] = "digits"
+    ] = "cluttered-digits"
     model: Annotated[
         str,
         Option(

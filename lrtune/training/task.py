@@ -205,7 +205,10 @@ def _metric_problems(task: Task, objective: Objective) -> list[str]:
     return problems
 
 
-DEFAULT_EPOCHS = {"digits": 20, "mnist": 5, "fashion-mnist": 12, "cifar10": 20, "cifar100": 30}
+DEFAULT_EPOCHS = {
+    "cluttered-digits": 18, "digits": 20, "mnist": 5, "fashion-mnist": 12, "cifar10": 20,
+    "cifar100": 30,
+}  # fmt: skip
 
 
 def build_named_task(named: NamedTask) -> Task:

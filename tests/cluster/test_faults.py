@@ -271,9 +271,11 @@ def test_the_driver_is_killed_and_another_one_goes_on(three_nodes, tmp_path):
 def test_ctrl_c_stops_the_trials_and_leaves_a_study_to_go_on_with(
     three_nodes, tmp_path, command, here
 ):
-    words = ("search", "--model", "mlp", "--budget", "6", "--epochs", "40", "--seeds", "1",
-             "--max-seeds", "1", "--study", "stopped", "--engine", "ray",
-             "--address", three_nodes.address)  # fmt: skip
+    words = (
+        "search", "--data", "digits", "--model", "mlp", "--budget", "6", "--epochs", "40",
+        "--seeds", "1", "--max-seeds", "1", "--study", "stopped", "--engine", "ray",
+        "--address", three_nodes.address,
+    )  # fmt: skip
     process = subprocess.Popen(
         command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -4,6 +4,7 @@ import gzip
 import struct
 import tarfile
 import urllib.request
+from hashlib import sha256
 from urllib.error import URLError
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from lrtune.core.errors import DataError, InputError
-from lrtune.training.native.data.datasets import archives, load_dataset
+from lrtune.training.native.data.datasets import archives, embedded, load_dataset
 from lrtune.training.native.data.datasets.archives import read_idx
 
 FASHION_MNIST = archives.SYSTEM_DIR / "fashion-mnist"
@@ -107,6 +108,39 @@ def test_digits_are_embedded():
     assert splits.validation.mean == splits.test.mean == splits.train.mean
 
 
+def test_cluttered_digits_are_the_same_on_every_machine():
+    splits = load_dataset("cluttered-digits")
+    parts = (splits.train, splits.validation, splits.test)
+    assert [tuple(part.images.shape) for part in parts] == [(4000, 1, 14, 14)] * 3
+    digests = [sha256(part.images.numpy().tobytes()).hexdigest()[:12] for part in parts]
+    assert digests == ["7312609d1fa4", "9e3d945c81f4", "a3f58db7e726"]
+    assert not splits.train.flips
+
+
+def test_each_part_of_cluttered_digits_has_handwriting_of_its_own(monkeypatch):
+    made = {}
+    monkeypatch.setattr(embedded, "_cluttered", lambda name, part: made.setdefault(name, part))
+    embedded.cluttered_digits()
+    assert {name: len(part) for name, part in made.items()} == {
+        "train": 1197,
+        "validation": 300,
+        "test": 300,
+    }
+    drawn = [image.tobytes() for part in made.values() for image in part.images.numpy()]
+    assert len(set(drawn)) == len(drawn) == 1797
+
+
+def test_a_cluttered_digit_lies_whole_on_its_canvas(monkeypatch):
+    monkeypatch.setattr(embedded, "NUM_PIECES", 0)
+    monkeypatch.setattr(embedded, "NOISE_RANGE", 1)
+    decoded = embedded.cluttered_digits()
+    plain = embedded.digits()
+    ink = set(plain.train.images.sum((1, 2, 3)).tolist())
+    assert set(decoded.train.images.sum((1, 2, 3)).tolist()) <= ink
+    places = decoded.train.images[:, 0].amax(2).argmax(1)
+    assert len(set(places.tolist())) > 5
+
+
 def test_splits_share_no_image_and_lose_none(tmp_path):
     splits = load_dataset("mnist", data_dir=write_mnist(tmp_path / "mnist"))
     train, validation = (
@@ -166,7 +200,7 @@ def test_impossible_sizes_are_refused(sizes, problems):
 @pytest.mark.parametrize("name", ["imagenet", "digits:x", "mnist:", "folder", "folder:", ""])
 def test_unknown_names_are_refused(name):
     with pytest.raises(
-        InputError, match=r"`data` must be one of digits, mnist, .*folder:PATH, but got"
+        InputError, match=r"`data` must be one of cluttered-digits, digits, .*folder:PATH, but got"
     ):
         load_dataset(name)
 

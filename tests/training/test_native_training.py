@@ -91,7 +91,7 @@ def test_eager_runs_have_one_lane(task):
 
 @pytest.mark.parametrize("named", [True, False])
 def test_a_process_opens_it_anew(task, named):
-    source = NamedTask(model="mlp", train_size=200, val_size=50) if named else task
+    source = NamedTask(data="digits", model="mlp", train_size=200, val_size=50) if named else task
     settings = TrainSettings(batch_size=50, device="cpu")
     opening = OpenNative(source=source, description=describe_source(source), settings=settings)
     training = opening(Devices())

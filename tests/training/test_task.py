@@ -121,7 +121,7 @@ def test_a_count_of_numpy_is_a_count():
 
 
 def test_a_named_task():
-    task = build_named_task(NamedTask(model="mlp", train_size=200, val_size=50))
+    task = build_named_task(NamedTask(data="digits", model="mlp", train_size=200, val_size=50))
     assert (task.name, task.num_classes, task.epochs) == ("digits-mlp", 10, 20)
     assert (len(task.train), len(task.validation)) == (200, 50)
     assert task.test is not None
@@ -131,7 +131,7 @@ def test_a_named_task():
 
 
 def test_the_images_of_a_named_task_can_be_scaled():
-    task = build_named_task(NamedTask(image_size=12, train_size=200, val_size=50))
+    task = build_named_task(NamedTask(data="digits", image_size=12, train_size=200, val_size=50))
     assert task.train.images.shape[2:] == (12, 12)
     assert task.model()(task.train.images[:2].float()).shape == (2, 10)
 
@@ -248,7 +248,7 @@ def test_what_is_no_python_file_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("source", "described"),
     [
-        (NamedTask(), {"data": "digits", "model": "small-cnn"}),
+        (NamedTask(), {"data": "cluttered-digits", "model": "small-cnn"}),
         (
             NamedTask(
                 data="cifar10", model="resnet18", data_dir="/data", train_size=100, val_size=10,
@@ -381,7 +381,7 @@ def test_a_loader_has_a_batch_size_of_its_own(source, batch_size):
 
 
 def test_only_images_are_augmented_here():
-    images = build_named_task(NamedTask(train_size=200, val_size=50)).train
+    images = build_named_task(NamedTask(data="digits", train_size=200, val_size=50)).train
     assert [
         settings_for(a_task(train=train), TrainSettings()).augment for train in (images, Noisy())
     ] == [True, False]

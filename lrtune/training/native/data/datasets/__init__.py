@@ -13,13 +13,15 @@ from torch import Tensor
 
 from lrtune.core.errors import InputError, check
 from lrtune.training.native.data.datasets.archives import ARCHIVES, find
-from lrtune.training.native.data.datasets.decoded import Decoded, Part
+from lrtune.training.native.data.datasets.decoded import Decoded, Part, stratified
+from lrtune.training.native.data.datasets.embedded import cluttered_digits, digits
 from lrtune.training.native.data.datasets.folder import folder_of, read_folder
 from lrtune.training.native.data.images import Images
 from lrtune.training.native.data.rows import CHUNK, Rows, slices
 from lrtune.training.native.randomness import derive_seed
 
-DATASETS = ("digits", *ARCHIVES, "folder:PATH")
+EMBEDDED = {"cluttered-digits": cluttered_digits, "digits": digits}
+DATASETS = (*EMBEDDED, *ARCHIVES, "folder:PATH")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,10 +47,10 @@ def load_dataset(
 ) -> Splits:
     """A data set by name.
 
-    `digits` is embedded in scikit-learn (1,797 images of 8x8). `mnist`, `fashion-mnist`, `cifar10`
-    and `cifar100` are looked for in `data_dir`, `./data`, `~/data`, torch's cache
-    (`$TORCH_HOME/datasets`) and Debian's `/usr/share/datasets`, then downloaded into `data_dir` or
-    else torch's cache.
+    `digits` is embedded in scikit-learn (1,797 images of 8x8), and `cluttered-digits` is made of
+    it (see `embedded.py`). `mnist`, `fashion-mnist`, `cifar10` and `cifar100` are looked for in
+    `data_dir`, `./data`, `~/data`, torch's cache (`$TORCH_HOME/datasets`) and Debian's
+    `/usr/share/datasets`, then downloaded into `data_dir` or else torch's cache.
 
     `folder:PATH` is a folder of images: `PATH/train/CLASS/*` and, where they exist,
     `PATH/val/CLASS/*` (or `validation`) and `PATH/test/CLASS/*`; or just `PATH/CLASS/*`. Its images
@@ -57,7 +59,7 @@ def load_dataset(
     are decoded once only: their pixels are kept in `$XDG_CACHE_HOME/lrtune/decoded`, by default
     below `~/.cache`.
 
-    Validation is split off the training images unless the folder has its own: a tenth of them and
+    Validation is split off the training images unless the data set has its own: a tenth of them and
     at most 10,000 (of `digits`, 300), each class in proportion. The split, and the part that
     `train_size` keeps, belong to the data set and not to a seed, so that all studies share them.
     The test images are never touched.
@@ -78,8 +80,8 @@ def load_dataset(
     """
     if image_size is not None and image_size < 1:
         raise InputError(f"`1 <= image_size` must hold, but got {image_size}.")
-    if name == "digits":
-        decoded = _digits()
+    if name in EMBEDDED:
+        decoded = EMBEDDED[name]()
     elif folder := folder_of(name):
         decoded = read_folder(folder, image_size)
     elif name in ARCHIVES:
@@ -131,26 +133,13 @@ def _split(
             f"{num_train}.",
         ),
     ])  # fmt: skip
-    order = _stratified(train.labels, derive_seed(0, name, "train"))
+    order = stratified(train.labels, derive_seed(0, name, "train"))
     held_out = (
-        own[_stratified(own.labels, derive_seed(0, name, "validation"))[:num_validation]]
+        own[stratified(own.labels, derive_seed(0, name, "validation"))[:num_validation]]
         if own
         else None
     )
     return train[order[taken : taken + num_train]], held_out or train[order[:taken]]
-
-
-def _stratified(labels: Tensor, seed: int) -> Tensor:
-    """A random order of which every prefix holds each class in proportion, to within one image.
-
-    Within its class of n images the k-th drawn one stands at (k + 1/2) / n of the way.
-    """
-    drawn = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    by_class = drawn[torch.argsort(labels[drawn], stable=True)]
-    counts = torch.bincount(labels)
-    sizes = counts[labels[by_class]]
-    rank = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels[by_class]]
-    return by_class[torch.argsort((rank + 0.5) / sizes, stable=True)]
 
 
 def _moments(images: Tensor | Rows) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -176,17 +165,3 @@ def _moments(images: Tensor | Rows) -> tuple[tuple[float, ...], tuple[float, ...
         means.append(mean)
         stds.append(math.sqrt(float(frequencies @ (values - mean) ** 2)) or 1.0)
     return tuple(means), tuple(stds)
-
-
-def _digits() -> Decoded:
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    images = (
-        torch.from_numpy(digits.images * (255 / 16)).round().to(torch.uint8)[:, None]
-    )  # from 0..16
-    part = Part(images, torch.from_numpy(digits.target).long())
-    order = _stratified(part.labels, derive_seed(0, "digits", "test"))
-    return Decoded(
-        train=part[order[300:]], test=part[order[:300]], num_classes=10, flips=False, val_size=300
-    )

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
@@ -45,3 +46,16 @@ class Decoded:
     flips: bool
     val_size: int | None = None
     """Default size of a validation split that has to be made; `None`: a tenth, at most 10,000."""
+
+
+def stratified(labels: Tensor, seed: int) -> Tensor:
+    """A random order of which every prefix holds each class in proportion, to within one image.
+
+    Within its class of n images the k-th drawn one stands at (k + 1/2) / n of the way.
+    """
+    drawn = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    by_class = drawn[torch.argsort(labels[drawn], stable=True)]
+    counts = torch.bincount(labels)
+    sizes = counts[labels[by_class]]
+    rank = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels[by_class]]
+    return by_class[torch.argsort((rank + 0.5) / sizes, stable=True)]
