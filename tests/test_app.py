@@ -4,6 +4,7 @@ import json
 import os
 import sqlite3
 import subprocess
+import sys
 from contextlib import closing
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 import lrtune
-from lrtune.app.arguments import threads_of
+from lrtune.app.arguments import num_cores, threads_of
 from lrtune.core.decays import Cosine, Linear, Plateau, StepDecay
 from lrtune.core.events import EpochEnded, Note, RunEnded
 from lrtune.schedules import build_schedule
@@ -278,7 +279,7 @@ def test_a_task_is_one_or_the_path_of_a_file(here, function):
 def test_the_cores_that_may_be_used_are_divided_among_the_jobs(monkeypatch, engine, limit, threads):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", limit)
-    assert threads_of(engine, "cpu") == threads
+    assert threads_of(engine, "cpu", source=make_task()) == threads
 
 
 @pytest.mark.slow
@@ -774,6 +775,40 @@ def test_jobs_share_one_study_and_the_same_command_goes_on_with_it(here, call, t
     before = rows(here, "lrtune_measurements")
     assert call(*tiny, "--budget", "6").out == outcome.out  # however many jobs
     assert rows(here, "lrtune_measurements") == before
+
+
+UNGUARDED = """
+import sys
+from lrtune.core.sources import NamedTask
+from lrtune.tuning import jobs
+import lrtune
+
+print("the program runs")
+jobs.WORTH_S = 0
+task = NamedTask(data="digits", model="mlp", train_size=200, val_size=100)
+lrtune.search(
+    task, epochs=3, budget=6, num_seeds=1, max_seeds=2, study="x", jobs=sys.argv[1],
+    home=sys.argv[1] + "/.lrtune",
+)
+"""
+
+
+@pytest.mark.slow
+def test_a_script_without_a_guard_is_trained_by_several_processes_all_the_same(here):
+    (here / "script.py").write_text(UNGUARDED)
+    ran = {
+        jobs: subprocess.run(
+            [sys.executable, "script.py", jobs], capture_output=True, text=True, check=True
+        )
+        for jobs in ("auto", "1")
+    }
+    assert [done.stdout for done in ran.values()] == ["the program runs\n"] * 2
+    cores = num_cores()
+    assert (f"{min(cores, 8)} jobs of 1 thread" in ran["auto"].stderr) == (1 < cores < 16)
+    auto, one = (
+        rows(here / home, "lrtune_measurements", "run, epoch, metrics") for home in ("auto", "1")
+    )
+    assert sorted(auto) == sorted(one)
 
 
 @pytest.mark.slow

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from lrtune.app.arguments import num_jobs, threads_of, visible_gpus
+from lrtune.app.arguments import num_jobs, splits, threads_of, visible_gpus
 from lrtune.app.engines import notes_before, open_engine, open_native, places_of
 from lrtune.app.places import Places
 from lrtune.core.engines import Local, Ray
 from lrtune.core.errors import InputError
 from lrtune.core.objective import Objective
-from lrtune.core.sources import NamedTask
+from lrtune.core.sources import CommandLine, NamedTask, TaskFile
 from lrtune.core.study import TrainSettings
 from lrtune.core.training import ABILITIES, Devices, Facts
 from lrtune.training.task import load_task
@@ -58,21 +58,49 @@ def test_the_gpus_to_deal_out(gpus, count, variable, device, wanted):
     assert visible_gpus(device) == wanted
 
 
-# options, GPUs: worker processes, threads of a run on 16 cores
-@pytest.mark.parametrize(
-    ("options", "count", "jobs", "threads"),
-    [
-        (Local(), 0, 1, 16),
-        (Local(), 4, 4, 4),
-        (Local(gpus="1,2"), 4, 2, 8),
-        (Local(jobs=8), 4, 8, 2),
-        (Local(jobs=1), 4, 1, 16),
-    ],
-)
-def test_a_run_has_its_share_of_the_cores(gpus, options, count, jobs, threads):
+TASK = load_task(MLP)
+# options, GPUs, what is trained: worker processes, threads of a run on 16 cores
+SHARES = [
+    (Local(), 4, MLP, 4, 4),
+    (Local(gpus="1,2"), 4, MLP, 2, 8),
+    (Local(jobs=8), 4, MLP, 8, 2),
+    (Local(jobs=1), 4, MLP, 1, 16),
+    # on a CPU, of what other processes can load: the same for any number of jobs
+    (Local(), 0, MLP, 1, 2),
+    (Local(jobs=1), 0, MLP, 1, 2),
+    (Local(jobs=4), 0, MLP, 4, 2),
+    (Local(jobs=4), 0, TaskFile(path=Path("task.py")), 4, 2),
+    # of what other processes may not be able to load, or must not run by themselves
+    (Local(), 0, TASK, 1, 16),
+    (Local(jobs=4), 0, TASK, 4, 4),
+    (Local(), 0, CommandLine(("python", "train.py")), 1, 16),
+]
+
+
+@pytest.mark.parametrize(("options", "count", "source", "jobs", "threads"), SHARES)
+def test_a_run_has_its_share_of_the_cores(gpus, options, count, source, jobs, threads):
     gpus(count)
     assert num_jobs(options, "auto") == jobs
-    assert threads_of(options, "auto") == threads
+    assert threads_of(options, "auto", source=source) == threads
+
+
+@pytest.mark.parametrize(
+    ("source", "count", "device", "expected"),
+    [
+        (MLP, 0, "auto", True),
+        (MLP, 1, "cpu", True),
+        (MLP, 1, "auto", False),
+        (MLP, 1, "cuda:0", False),
+        (TaskFile(path=Path("task.py")), 0, "auto", True),
+        (TASK, 0, "auto", False),
+        (CommandLine(("python", "train.py")), 0, "auto", False),
+    ],
+)
+def test_what_several_processes_may_train_without_being_asked_to(
+    gpus, source, count, device, expected
+):
+    gpus(count)
+    assert splits(source, device) is expected
 
 
 def facts(**changes):
@@ -87,6 +115,8 @@ def test_what_is_told_before_the_first_run(gpus):
     assert notes_before(Local(jobs=2), config, facts()) == []
     (crowded,) = notes_before(Local(jobs=3), config, facts())
     assert crowded.startswith("3 jobs x 1 threads > 2 cores: fewer jobs may be faster")
+    (idle,) = notes_before(Local(jobs=1), config, facts())
+    assert idle.startswith("1 x 1 threads on 2 cores: more jobs are faster")
     (limit,) = notes_before(Ray(), config, facts(abilities=ABILITIES - {"sweep"}))
     assert "no range test" in limit
 

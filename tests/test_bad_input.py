@@ -103,7 +103,9 @@ BAD = {
         "search --matters 1 --confirm quick", {},
         ["`--matters` does not go with `--confirm quick`, which has no race"],
     ),
-    "jobs": ("search --jobs=-1", {}, ["`0 <= jobs` must hold, but got -1"]),
+    "jobs": (
+        "search --jobs=-1", {}, ["`jobs` must be auto or a whole number from 1, but got '-1'"],
+    ),
     "lanes": (
         "search --lanes 0", {}, ["`lanes` must be auto or a whole number from 1, but got '0'"],
     ),
@@ -465,7 +467,10 @@ BAD_FOR_A_STUDY = {
     "deletion of another": ("delete small --yes", ["no study 'small'", "there are: tiny"]),
     "deletion without a terminal": ("delete tiny", ["without a terminal", "Pass --yes"]),
     "budget": ("resume tiny --budget banana", ["`budget` must look like", "got 'banana'"]),
-    "jobs": ("resume tiny --jobs=-1", ["`0 <= jobs` must hold, but got -1"]),
+    "jobs": (
+        "resume tiny --jobs=-1",
+        ["`jobs` must be auto or a whole number from 1, but got '-1'"],
+    ),
     "lanes": (
         "resume tiny --lanes none",
         ["`lanes` must be auto or a whole number from 1, but got 'none'"],

@@ -97,29 +97,59 @@ def changed_settings(asked: TrainSettings) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name in asked.given}
 
 
-def with_settings(task: Task, changes: Mapping[str, Any], engine: EngineOptions) -> Task:
+def with_settings(
+    task: Task, changes: Mapping[str, Any], engine: EngineOptions, source: TaskSource
+) -> Task:
     """Returns the task with the settings that its runs have.
 
-    They are the task's own with the changes, and the number of threads that the engine leaves for
-    a run.
+    They are the task's own with the changes, and the number of threads of a run.
+
+    Args:
+        task: loaded.
+        changes: of its settings.
+        engine: where its runs happen.
+        source: of the task.
 
     Raises:
         InputError: a setting breaks a rule, or does not fit the task.
     """
     settings = change_settings(task, changes)
     if "threads" not in changes:
-        settings = replace(settings, threads=threads_of(engine, settings.device))
+        threads = threads_of(engine, settings.device, source=source)
+        settings = replace(settings, threads=threads)
     return replace(task, settings=settings)
 
 
-def threads_of(engine: EngineOptions, device: str) -> int:
-    """Returns the CPU threads of a run: its share of the cores, at most `OMP_NUM_THREADS`."""
-    if isinstance(engine, Local):
-        share = max(1, num_cores() // num_jobs(engine, device))
-    else:
+def threads_of(engine: EngineOptions, device: str, *, source: TaskSource) -> int:
+    """Returns the CPU threads of a run, at most `OMP_NUM_THREADS`.
+
+    Their number moves the last bits of what is computed on a CPU. So there it does not depend on
+    the number of jobs, where several processes can train: it is so small that all cores are in use
+    when there are as many jobs as pay. Elsewhere a run has its share of the cores.
+
+    Args:
+        engine: where runs happen.
+        device: from the settings.
+        source: of what is trained.
+    """
+    if not isinstance(engine, Local):
         share = max(1, int(engine.cpus_per_trial))
+    elif splits(source, device):
+        share = max(1, num_cores() // StudyConfig.lag)
+    else:
+        share = max(1, num_cores() // num_jobs(engine, device))
     limit = os.environ.get("OMP_NUM_THREADS", "")
     return min(share, int(limit)) if limit.isdecimal() and int(limit) else share
+
+
+def splits(source: TaskSource, device: str) -> bool:
+    """Returns whether `--jobs auto` may divide the cores among several processes.
+
+    They compute on the CPU, and load what is trained as this one did: by its name or its file. A
+    `Task` of a program may not be picklable, and a command may write to a fixed place.
+    """
+    on_cpu = device == "cpu" or (device == "auto" and not visible_gpus(device))
+    return on_cpu and isinstance(source, NamedTask | TaskFile)
 
 
 def visible_gpus(device: str) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-from lrtune.app.arguments import num_cores, num_jobs, visible_gpus
+from lrtune.app.arguments import num_cores, num_jobs, splits, visible_gpus
 from lrtune.app.places import Places
 from lrtune.core.engines import EngineOptions, Local, Ray
 from lrtune.core.errors import InputError
@@ -71,7 +71,8 @@ def open_engine(
         gpus = options.chosen_gpus(visible_gpus(device))
         chosen = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if options.gpus != "all" else {}
         with variables_set(chosen):  # for what is trained in this process
-            yield LocalEngine(options, training, gpus=gpus)
+            shared = isinstance(training, OpenNative) and splits(training.source, device)
+            yield LocalEngine(options, training, gpus=gpus, cores=num_cores() if shared else 1)
         return
     try:
         from lrtune.tuning.cluster import connect
@@ -148,7 +149,7 @@ _ONE_PLACE = (
 
 
 def notes_before(options: EngineOptions, config: StudyConfig, facts: Facts) -> list[str]:
-    """Returns notes to show before training: missing abilities, too many threads."""
+    """Returns notes to show before training: missing abilities, too many threads or too few."""
     notes = limits(facts.abilities)
     if "command" in config.task:
         notes = [_COMMAND_LIMITS, *[_NO_PLATEAUS] * (not config.follows)]
@@ -163,6 +164,13 @@ def notes_before(options: EngineOptions, config: StudyConfig, facts: Facts) -> l
                 f"{jobs} jobs x {threads} threads > {cores} cores: fewer jobs may be faster. "
                 "A study keeps its threads, since they move the last bits of "
                 "its numbers."
+            )
+        elif (
+            options.jobs != "auto" and 2 * jobs * threads <= cores and "command" not in config.task
+        ):
+            notes.append(
+                f"{jobs} x {threads} threads on {cores} cores: more jobs are faster, or more "
+                "`--threads` in a new study."
             )
     return notes
 

@@ -129,7 +129,7 @@ def subject_of(asked: Search | Compare, problems: Problems, tell: Tell, first: F
     if loaded is None or source is None:
         raise InputError(problems)
     with problems.gather():
-        loaded = with_settings(loaded, changed_settings(asked), asked.chosen_engine)
+        loaded = with_settings(loaded, changed_settings(asked), asked.chosen_engine, source)
     problems += _timeout_problems(asked.chosen_engine)
     return _of_task(loaded, source)
 
@@ -323,6 +323,6 @@ def _opened(
         baseline=recorded.baseline,
         own_optimizer=recorded.known_optimizer,
         objective=objective,
-        settings=TrainSettings(threads=threads_of(engine, "auto")),
+        settings=TrainSettings(threads=threads_of(engine, "auto", source=source)),
         open=open_training,
     )

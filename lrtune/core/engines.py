@@ -58,16 +58,17 @@ class Local(TrialTimeout):
     title: ClassVar[str] = "Engine: this machine (local)"
 
     jobs: Annotated[
-        int,
-        at_least(0),
+        str | int,
+        _is_auto_or_counts,
         Option(
             "Worker processes, each with runs of its own.",
-            default="one for each GPU, or 1",
             metavar="N",
             essential=True,
         ),
-    ] = 0
-    """0: one for each GPU, or one on a machine without a GPU."""
+    ] = "auto"
+    """`auto` is one for each GPU. Without a GPU it is as many as the cores feed, where the study
+    takes long enough and other processes can load what is trained, which is a name or a file; else
+    one."""
     gpus: Annotated[
         str,
         _names_gpus,
@@ -98,8 +99,8 @@ class Local(TrialTimeout):
         return chosen
 
     def num_jobs(self, gpus: Sequence[str]) -> int:
-        """Returns the number of worker processes on these GPUs."""
-        return self.jobs or max(1, len(gpus))
+        """Returns the number of worker processes on these GPUs; without one `auto` is 1 so far."""
+        return max(1, len(gpus)) if self.jobs == "auto" else int(self.jobs)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,17 +5,20 @@ which are its lanes. Workers meet only in the study's records, so it does not ma
 them.
 """
 
+import math
 import multiprocessing
 import os
 import pickle
+import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import closing
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from types import ModuleType
 from typing import cast
 
 from lrtune.core.engines import Local
@@ -39,8 +42,11 @@ from lrtune.tuning.engine import (
     record_measurement,
     test_states,
 )
+from lrtune.tuning.jobs import automatic_jobs
 from lrtune.tuning.variables import variables_set
 
+NUM_TIMED = 20
+"""Steps by which the time of an epoch is guessed where there was no range test."""
 POLL_S = 0.3
 """Between looks at the study while there is nothing to start."""
 
@@ -53,16 +59,25 @@ class LocalEngine:
         open_training: opens what is trained, here and in each worker process.
         gpus: the visible GPUs, as `CUDA_VISIBLE_DEVICES` names them; none where the training does
             not use them.
+        cores: CPU cores that the jobs share where their number is `auto` and there is no GPU.
 
     Raises:
         InputError: a GPU was chosen that is not visible, or the training cannot be opened so.
     """
 
-    def __init__(self, options: Local, open_training: OpenTraining, *, gpus: Sequence[str] = ()):
+    def __init__(
+        self,
+        options: Local,
+        open_training: OpenTraining,
+        *,
+        gpus: Sequence[str] = (),
+        cores: int = 1,
+    ):
         self._lanes = options.lanes
         self._jobs = deal_gpus(options, gpus)
         self._first = first_devices(options, gpus)
-        self._own_process = len(self._jobs) == 1 and self._first == Devices()
+        self._cores = cores if options.jobs == "auto" and not self._jobs[0].gpus else 1
+        self._step_s = math.nan
         self.use(open_training)
 
     @property
@@ -82,7 +97,10 @@ class LocalEngine:
 
     def sweep(self, recipe: Recipe, *, seed: int) -> RangeCurve:
         """See `Engine`."""
-        return self._training.sweep(recipe, seed=seed)
+        start = time.perf_counter()
+        curve = self._training.sweep(recipe, seed=seed)
+        self._step_s = (time.perf_counter() - start) / len(curve.losses)
+        return curve
 
     def work(self, open_worker: OpenWorker, emit: Emit) -> Done:
         """See `Engine`.
@@ -90,9 +108,35 @@ class LocalEngine:
         Raises:
             LrtuneError: what a worker raised; or all of them died before the study was done.
         """
-        if self._own_process:
+        jobs = self._jobs
+        if self._cores > 1:
+            state = open_worker(0, emit).store.state()
+            number, sentence = automatic_jobs(
+                state, cores=self._cores, epoch_s=self._epoch_seconds(state)
+            )
+            emit(Note(sentence))
+            jobs = [self._first] * number
+        if len(jobs) == 1 and self._first == Devices():
             return work_in_lanes(self._training, open_worker, self._lanes, emit)
-        return work_side_by_side(self._open_training, open_worker, self._jobs, self._lanes, emit)
+        return work_side_by_side(
+            self._open_training, open_worker, jobs, self._lanes, emit,
+            runs_program=self._cores == 1,
+        )  # fmt: skip
+
+    def _epoch_seconds(self, state: StudyState) -> float:
+        """What an epoch takes: by those of the study, the range test, or some steps; nan: unknown.
+
+        The steps train nothing that is kept.
+        """
+        if state.epochs_trained:
+            return state.busy_seconds / state.epochs_trained
+        if math.isnan(self._step_s):
+            start = time.perf_counter()
+            with suppress(LrtuneError):  # which the first run will meet, and tell
+                recipe, seed = state.config.baseline, state.config.seed
+                curve = self._training.sweep(recipe, seed=seed, num_steps=NUM_TIMED)
+                self._step_s = (time.perf_counter() - start) / len(curve.losses)
+        return self._step_s * state.config.steps_per_epoch
 
     def test(self, keys: Sequence[str], states: States) -> dict[str, Metrics]:
         """See `Engine`."""
@@ -235,6 +279,8 @@ def work_side_by_side(
     jobs: Sequence[Devices],
     lanes: str | int,
     emit: Emit,
+    *,
+    runs_program: bool = True,
 ) -> Done:
     """Works in new processes, one for each of the `jobs`, and hands their events to `emit`.
 
@@ -248,6 +294,9 @@ def work_side_by_side(
         jobs: what each process may use.
         lanes: of each process, or `auto`: one where processes share a GPU.
         emit: where events go.
+        runs_program: whether each process first runs the program that has called lrtune, as Python
+            does. What is trained may need that, and a script that is not guarded by
+            `if __name__ == "__main__"` fails by it.
 
     Raises:
         TaskError: what opens the training cannot be sent to another process.
@@ -267,7 +316,8 @@ def work_side_by_side(
             try:
                 # Interrupts wait until the process can take one without a traceback. The variables
                 # are set before it starts, since what it imports first may be the user's program.
-                with interrupts_held_back(), variables_set(devices.variables):
+                program = nullcontext() if runs_program else _no_program()
+                with interrupts_held_back(), variables_set(devices.variables), program:
                     process.start()
             except (pickle.PicklingError, AttributeError, TypeError) as error:
                 raise TaskError(
@@ -311,6 +361,17 @@ def work_side_by_side(
             "`lrtune resume` goes on from what is recorded."
         )
     return done
+
+
+@contextmanager
+def _no_program() -> Iterator[None]:
+    """Hides the program meanwhile, so that a process that starts does not run it."""
+    program = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = program
 
 
 def _job(

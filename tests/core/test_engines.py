@@ -16,7 +16,7 @@ def test_what_nobody_asked_for_is_possible(engine):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"jobs": 0, "lanes": "auto"},
+        {"jobs": "auto", "lanes": "auto"},
         {"jobs": 1, "lanes": "auto"},
         {"jobs": 8, "lanes": "auto"},
         {"jobs": 1, "lanes": 1},
@@ -32,7 +32,7 @@ def test_local_engines(changes):
     assert (engine.jobs, engine.lanes) == (changes["jobs"], changes["lanes"])
 
 
-JOBS = "`0 <= jobs` must hold, but got {}."
+JOBS = "`jobs` must be auto or a whole number from 1, but got {!r}."
 LANES = "`lanes` must be auto or a whole number from 1, but got {!r}."
 GPUS_NAMED = "`gpus` must be all, or name different GPUs like 0,2, but got {!r}."
 
@@ -41,6 +41,7 @@ GPUS_NAMED = "`gpus` must be all, or name different GPUs like 0,2, but got {!r}.
     ("changes", "problems"),
     [
         ({"jobs": -1}, [JOBS.format(-1)]),
+        ({"jobs": 0}, [JOBS.format(0)]),
         ({"lanes": 0}, [LANES.format(0)]),
         ({"lanes": "0"}, [LANES.format("0")]),
         ({"lanes": -2}, [LANES.format(-2)]),

@@ -25,7 +25,7 @@ from lrtune.core.engines import Local
 from lrtune.core.errors import InputError, LrtuneError, StoreError, TaskError, TrialError
 from lrtune.core.events import EpochEnded, Note, RunEnded, RunStarted
 from lrtune.core.recipe import Recipe
-from lrtune.core.study import Budget
+from lrtune.core.study import Budget, TrainSettings
 from lrtune.core.training import Devices
 from lrtune.decide.plan import outcome
 from lrtune.decide.recommend import recommend
@@ -747,17 +747,35 @@ def test_each_worker_process_sees_its_own_gpu(url, tmp_path, monkeypatch, option
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,5"
 
 
+# jobs, cores to share, seconds that pay: processes
 @pytest.mark.slow
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_without_gpus_too_several_jobs_are_so_many_processes(url, tmp_path, jobs):
-    open_store(url, make_config(budget=Budget(2, "trials"), confirm="0"))
+@pytest.mark.parametrize(
+    ("jobs", "cores", "worth_s", "processes"),
+    [
+        (1, 2, 0, 0),
+        (2, 1, 0, 2),
+        ("auto", 1, 0, 0),
+        ("auto", 2, 0, 2),
+        ("auto", 2, 1e9, 0),
+    ],
+)
+def test_without_gpus_too_several_jobs_are_so_many_processes(
+    url, tmp_path, monkeypatch, jobs, cores, worth_s, processes
+):
+    monkeypatch.setattr("lrtune.tuning.jobs.WORTH_S", worth_s)
+    settings = TrainSettings(threads=1)
+    open_store(url, make_config(budget=Budget(2, "trials"), confirm="0", settings=settings))
     (tmp_path / "seen").mkdir()
-    engine = LocalEngine(Local(jobs=jobs), OnGpus(tmp_path / "seen"))
+    engine = LocalEngine(Local(jobs=jobs), OnGpus(tmp_path / "seen"), cores=cores)
     here = tmp_path / "seen" / str(os.getpid())
     here.unlink()  # of the training that an engine opens to ask it for its facts
-    done = engine.work(OpenWorker(url, tmp_path / "states"), lambda event: None)
+    events = []
+    done = engine.work(OpenWorker(url, tmp_path / "states"), events.append)
     assert not done.failed
-    assert len(list((tmp_path / "seen").iterdir())) == (0 if jobs == 1 else jobs)
+    assert len(list((tmp_path / "seen").iterdir())) == processes
+    notes = [event.text for event in events if isinstance(event, Note)]
+    chosen = [note for note in notes if "of training are ahead" in note]
+    assert len(chosen) == (jobs == "auto" and cores == 2)
 
 
 class OneLane(MiniTraining):
