@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from lrtune.auditing.faults import Called, Finding, Pace, Stepped, Trace, find_faults
+from lrtune.auditing.faults.trace import Array
 from lrtune.auditing.schedulers import (
     Meant,
     advance,
@@ -20,8 +22,6 @@ from lrtune.auditing.schedulers import (
     wants_position,
 )
 from lrtune.core.errors import Problems
-from lrtune.decide.faults import Called, Finding, Pace, Stepped, Trace, find_faults
-from lrtune.decide.faults.trace import Array
 from lrtune.stepping.rates import base_lrs_of, lrs_of
 
 WIDTH = 80

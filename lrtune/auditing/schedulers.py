@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch.optim.lr_scheduler import CyclicLR, ReduceLROnPlateau
 
+from lrtune.auditing.faults import Scheduler
+from lrtune.auditing.faults.trace import Array
 from lrtune.core.errors import InputError
 from lrtune.core.recipe import Recipe
-from lrtune.decide.faults import Scheduler
-from lrtune.decide.faults.trace import Array
 from lrtune.schedules.build import Schedule, build_schedule
 
 Meant = Recipe | Schedule | Callable[[int], float]

@@ -7,9 +7,9 @@ from typing import Any, Self
 import torch
 
 from lrtune.auditing.audit import Audit, Intended, check, judge
+from lrtune.auditing.faults import Called, Stepped
 from lrtune.auditing.schedulers import Meant, copies_of, is_plateau, method_of
 from lrtune.core.errors import InputError
-from lrtune.decide.faults import Called, Stepped
 from lrtune.stepping.hooks import StepHooks, overflow_of, torch_optimizer
 from lrtune.stepping.rates import base_lrs_of, lrs_of
 

@@ -33,9 +33,9 @@ def automatic_jobs(state: StudyState, *, cores: int, epoch_s: float) -> tuple[in
     if math.isnan(left_s):
         return 1, "1 job, since it is not known how long an epoch takes; `--jobs N` starts more"
     if left_s < WORTH_S:
-        return 1, f"1 job, since about {left_s:.0f} s of training are ahead; `--jobs N` starts more"
+        return 1, f"1 job, with only {left_s:.0f} s of training ahead; `--jobs N` starts more"
     each = f"{count(number, 'job')} of {count(threads, 'thread')} on {count(cores, 'core')}"
-    return number, f"{each}, since {_about(left_s)} of training are ahead"
+    return number, f"{each}, with {_about(left_s)} of training ahead"
 
 
 def _epochs_left(state: StudyState) -> float:

@@ -59,7 +59,7 @@ def test_no_more_than_the_memory_holds(memory):
 
 def test_one_where_little_is_left_to_train():
     number, sentence = jobs_of(epoch_s=19 / EPOCHS)
-    assert (number, "about 19 s of training" in sentence) == (1, True)
+    assert (number, "only 19 s of training" in sentence) == (1, True)
     number, sentence = jobs_of(epoch_s=21 / EPOCHS)
     assert (number, "about 1 minute of training" in sentence) == (4, True)
     assert "about 3 hours" in jobs_of(epoch_s=3 * 3600 / EPOCHS)[1]
@@ -72,7 +72,9 @@ def test_a_budget_in_time_says_itself_what_is_left():
 
 
 def test_a_comparison_trains_every_recipe_at_least_so_often():
-    named = tuple(NamedRecipe(name=str(i), recipe=Recipe(peak_lr=lr)) for i, lr in enumerate((0.1, 0.2)))
+    named = tuple(
+        NamedRecipe(name=str(i), recipe=Recipe(peak_lr=lr)) for i, lr in enumerate((0.1, 0.2))
+    )
     state = state_of(**SEARCH | {"looks": (), "recipes": named})
     assert state.config.is_comparison
     runs_s = 3 * 3 * 20  # three recipes, the baseline among them, with three seeds

@@ -774,7 +774,7 @@ def test_without_gpus_too_several_jobs_are_so_many_processes(
     assert not done.failed
     assert len(list((tmp_path / "seen").iterdir())) == processes
     notes = [event.text for event in events if isinstance(event, Note)]
-    chosen = [note for note in notes if "of training are ahead" in note]
+    chosen = [note for note in notes if "of training ahead" in note]
     assert len(chosen) == (jobs == "auto" and cores == 2)
 
 

@@ -13,9 +13,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from lrtune.decide.faults import driving
-from lrtune.decide.faults.length import wrong_length
-from lrtune.decide.faults.trace import Array, Called, Finding, Pace, Scheduler, Stepped, Trace, same
+from lrtune.auditing.faults import driving
+from lrtune.auditing.faults.length import wrong_length
+from lrtune.auditing.faults.trace import (
+    Array,
+    Called,
+    Finding,
+    Pace,
+    Scheduler,
+    Stepped,
+    Trace,
+    same,
+)
 
 __all__ = ["Called", "Finding", "Pace", "Scheduler", "Stepped", "Trace", "find_faults"]
 

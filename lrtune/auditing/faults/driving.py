@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from lrtune.decide.faults.trace import (
+from lrtune.auditing.faults.trace import (
     VISIBLE,
     Array,
     Called,

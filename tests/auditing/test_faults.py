@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lrtune.decide.faults import Called, Scheduler, Stepped, Trace, find_faults
-from lrtune.decide.faults.length import Shape, shape_of
+from lrtune.auditing.faults import Called, Scheduler, Stepped, Trace, find_faults
+from lrtune.auditing.faults.length import Shape, shape_of
 
 LINE = np.linspace(1, 0, 11)
 FALLING = 1 - np.arange(200) / 10  # 0 after 10 calls, and negative from then on

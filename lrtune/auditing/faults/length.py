@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lrtune.decide.faults.driving import unwarmed_start
-from lrtune.decide.faults.trace import VISIBLE, Array, Finding, Pace, Severity, Trace
+from lrtune.auditing.faults.driving import unwarmed_start
+from lrtune.auditing.faults.trace import VISIBLE, Array, Finding, Pace, Severity, Trace
 
 NEAR = 0.05
 """Two lengths count as equal within this fraction, and two LRs within this fraction of the peak."""
