@@ -15,6 +15,7 @@ from lrtune.core.errors import InputError
 from lrtune.core.recipe import Recipe
 from lrtune.core.run import Run
 from lrtune.core.study import Look, StudyConfig, StudyState
+from lrtune.decide.horizons import BestLR, best_lr, extrapolated
 from lrtune.decide.trials import Trial, best_first, score_of, trials_of
 
 MIN_EPOCHS = 3
@@ -127,6 +128,9 @@ class LookSummary:
     agreement: float
     """Kendall's tau between what looks are ranked by and the objective; 1 where they are the same,
     nan with fewer than three trials."""
+    best_lr: BestLR | None
+    """Where the best peak LR lies, of the optimizer of the best trial; `None` where the trials do
+    not tell."""
 
 
 def summaries(state: StudyState) -> list[LookSummary]:
@@ -138,9 +142,30 @@ def summaries(state: StudyState) -> list[LookSummary]:
             num_trials=sum(len(trial.runs) > level for trial in trials),
             tau=_tau([t.scores[level : level + 2] for t in trials if t.level > level + 1]),
             agreement=_tau(list(_both_scores(state, trials, level))),
+            best_lr=_best_lr(trials, level),
         )
         for level, look in enumerate(state.config.looks)
     ]
+
+
+def _best_lr(trials: Sequence[Trial], level: int) -> BestLR | None:
+    ended = [trial for trial in trials if trial.level > level]
+    if not ended:
+        return None
+    optimizer = max(ended, key=lambda trial: trial.scores[level]).recipe.optimizer
+    alike = [trial for trial in ended if trial.recipe.optimizer == optimizer]
+    return best_lr(
+        [trial.recipe.peak_lr for trial in alike], [trial.scores[level] for trial in alike]
+    )
+
+
+def full_lr(state: StudyState) -> BestLR | None:
+    """The best peak LR of the full run, where the looks show how it moves with the length."""
+    known = {s.look.epochs: s.best_lr for s in reversed(summaries(state)) if s.best_lr}
+    if len(known) < 2:
+        return None
+    (short_epochs, short), *_, (long_epochs, long) = sorted(known.items())
+    return extrapolated(short, short_epochs, long, long_epochs, epochs=state.config.epochs)
 
 
 def _both_scores(

@@ -194,14 +194,14 @@ class Document:
         heading = wording.heading(self.objective)
         ranked_by = self.report.state.config.ranked_by
         agreement = f"Tau with {self.objective.title}"
-        looks: tuple[str, ...] = ("Look", "Trials", "Tau with the next", agreement)
+        looks: tuple[str, ...] = ("Look", "Trials", "Tau with the next", "Best peak LR", agreement)
         if ranked_by.metric == self.objective.metric:  # and so in perfect agreement
             looks = looks[:-1]
         return {
             "looks": Table(
                 "Looks",
                 looks,
-                "lrrr"[: len(looks)],
+                "lrrrr"[: len(looks)],
                 tuple(row[: len(looks)] for row in self.looks),
             ),
             "finished": Table(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from lrtune.core.run import RunRecord
 from lrtune.core.study import Look, StudyConfig, StudyState
-from lrtune.decide.looks import summaries
+from lrtune.decide.looks import full_lr, summaries
 from lrtune.decide.trials import Trial, best_first, trials_of
 from lrtune.reporting import wording
 
@@ -22,8 +22,10 @@ class LookRow(NamedTuple):
     num_trials: int
     tau: str
     """Kendall's tau between the scores here and in the next look."""
+    best_lr: str
+    """Where the best peak LR lies, with its interval."""
     agreement: str
-    """The same between what looks are ranked by and the objective."""
+    """Kendall's tau between what looks are ranked by and the objective."""
 
 
 class RunRow(NamedTuple):
@@ -124,6 +126,7 @@ def look_rows(state: StudyState) -> tuple[LookRow, ...]:
             f"{number}: {look_name(state.config, summary.look)}",
             summary.num_trials,
             wording.number(summary.tau),
+            wording.best_lr(summary.best_lr),
             wording.number(summary.agreement),
         )
         for number, summary in enumerate(summaries(state), start=1)
@@ -148,6 +151,17 @@ def look_note(state: StudyState) -> str:
     if ranked_by.metric != objective.metric:
         between = f"{ranked_by.title} and {objective.title}"
         note += f" The first tau is that with the next look, the second that between {between}."
+    if any(summary.best_lr for summary in summaries(state)):
+        note += (
+            " The best peak LR is the top of a parabola through the better half of the trials, "
+            "with its 95 % interval over them."
+        )
+    if (best := full_lr(state)) is not None:
+        epochs = wording.count(state.config.epochs, "epoch")
+        note += (
+            f" It moves with the length of the run by more than chance explains: in {epochs} it "
+            f"would lie at {wording.best_lr(best)}, if it moves on like this."
+        )
     return note
 
 

@@ -14,6 +14,7 @@ from lrtune.core.recipe import ParameterGroup, Recipe, in_words
 from lrtune.core.run import BASELINE, Run
 from lrtune.core.study import RangeResult, StudyConfig
 from lrtune.decide.convergence import Convergence
+from lrtune.decide.horizons import BestLR
 from lrtune.decide.noise import Difference
 
 
@@ -25,6 +26,13 @@ def number(value: float, digits: int = 2) -> str:
 def lr(value: float) -> str:
     """A learning rate to three digits: `0.213`, `2.1e-05`."""
     return f"{value:.3g}" if math.isfinite(value) else UNKNOWN
+
+
+def best_lr(best: BestLR | None) -> str:
+    """`0.213 [0.18, 0.3]`."""
+    if best is None:
+        return UNKNOWN
+    return f"{lr(best.peak_lr)} [{lr(best.low)}, {lr(best.high)}]"
 
 
 def loss(value: float) -> str:

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from lrtune.core.errors import InputError
 from lrtune.core.objective import Objective
-from lrtune.core.recipe import Recipe
+from lrtune.core.recipe import Recipe, default_recipe
 from lrtune.core.study import Look
 from lrtune.decide.looks import (
     OTHER_SEED,
     automatic_looks,
+    full_lr,
     look_at,
     looked_at,
     looks_of,
@@ -247,6 +248,41 @@ def test_whether_the_loss_of_a_look_goes_with_the_objective(losses, agreement):
     assert summaries(own)[0].agreement == pytest.approx(
         math.nan if agreement is None else 1, nan_ok=True
     )
+
+
+def trials_over(lrs, best_by_level, optimizer="sgd", first=0, lift=0.0):
+    """Records of trials whose looks are best at these peak LRs."""
+    return [
+        replace(r, run=replace(r.run, recipe=replace(
+            default_recipe(optimizer), peak_lr=lr
+        )))
+        for number, lr in enumerate(lrs, start=first)
+        for r in looks_at(
+            number, *(50 + lift - 10 * math.log(lr / best) ** 2 for best in best_by_level)
+        )
+    ]  # fmt: skip
+
+
+def test_where_the_best_peak_lr_lies_at_each_look_and_in_the_full_run():
+    lrs = [0.05 * 1.2**i for i in range(16)]
+    state = state_of(*trials_over(lrs, (0.4, 0.2)), looks=LOOKS)
+    first, second, third = (summary.best_lr for summary in summaries(state))
+    assert [first.peak_lr, second.peak_lr] == pytest.approx([0.4, 0.2])
+    assert third is None
+    grows = math.log(state.config.epochs / LOOKS[1].epochs, LOOKS[1].epochs / LOOKS[0].epochs)
+    assert full_lr(state).peak_lr == pytest.approx(0.2 * 0.5**grows)
+    assert full_lr(state_of(*trials_over(lrs, (0.4,)), looks=LOOKS)) is None
+    assert full_lr(state_of(looks=LOOKS)) is None
+
+
+def test_the_best_peak_lr_is_that_of_one_optimizer():
+    lrs, small = [0.05 * 1.2**i for i in range(16)], [1e-4 * 1.2**i for i in range(16)]
+    worse = trials_over(small, (5e-4,), "adamw", first=16, lift=-5)
+    better = trials_over(small, (5e-4,), "adamw", first=16, lift=5)
+    sgd = trials_over(lrs, (0.4,))
+    for others, expected in ((worse, 0.4), (better, 5e-4)):
+        found = summaries(state_of(*sgd, *others, looks=LOOKS))[0].best_lr
+        assert found.peak_lr == pytest.approx(expected)
 
 
 def test_a_study_without_looks_has_no_summaries():

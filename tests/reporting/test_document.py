@@ -362,9 +362,9 @@ def test_cost_in_one_sentence(changes, said):
 def test_study_with_looks(looked):
     document = compose(looked)
     assert document.looks == (
-        ("1: 2 epochs", 18, "0.33", "1.00"),
-        ("2: 4 epochs", 3, "–", "0.82"),
-        ("3: 4 epochs, another seed", 2, "–", "–"),
+        ("1: 2 epochs", 18, "0.33", "–", "1.00"),
+        ("2: 4 epochs", 3, "–", "–", "0.82"),
+        ("3: 4 epochs, another seed", 2, "–", "–", "–"),
     )
     assert "Looks are ranked by validation loss." in document.look_note
     assert document.finished == ()
@@ -401,8 +401,10 @@ def test_a_search_by_looks_has_no_column_of_search_values(looked, done):
 def test_looks_that_are_ranked_by_the_objective_are_not_compared_with_it(looked_config):
     config = replace(looked_config, rank_by=None)
     document = compose(report_of(looked_state(config)))
-    assert document.tables["looks"].headings == ("Look", "Trials", "Tau with the next")
-    assert {len(row) for row in document.tables["looks"].rows} == {3}
+    assert document.tables["looks"].headings == (
+        "Look", "Trials", "Tau with the next", "Best peak LR",
+    )  # fmt: skip
+    assert {len(row) for row in document.tables["looks"].rows} == {4}
     assert "Looks are ranked by Top-1." in document.look_note
     assert "The first tau" not in document.look_note
     assert compose(report_of(looked_state(looked_config))).tables["looks"].headings[3:] == (
