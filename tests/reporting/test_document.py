@@ -407,7 +407,7 @@ def test_looks_that_are_ranked_by_the_objective_are_not_compared_with_it(looked_
     assert {len(row) for row in document.tables["looks"].rows} == {4}
     assert "Looks are ranked by Top-1." in document.look_note
     assert "The first tau" not in document.look_note
-    assert compose(report_of(looked_state(looked_config))).tables["looks"].headings[3:] == (
+    assert compose(report_of(looked_state(looked_config))).tables["looks"].headings[4:] == (
         "Tau with Top-1",
     )
 
