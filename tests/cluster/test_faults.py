@@ -272,9 +272,9 @@ def test_ctrl_c_stops_the_trials_and_leaves_a_study_to_go_on_with(
     three_nodes, tmp_path, command, here
 ):
     words = (
-        "search", "--data", "digits", "--model", "mlp", "--budget", "6", "--epochs", "40",
+        "search", "--data", "digits", "--model", "mlp", "--budget", "6", "--epochs", "12",
         "--seeds", "1", "--max-seeds", "1", "--study", "stopped", "--engine", "ray",
-        "--address", three_nodes.address,
+        "--address", three_nodes.address, "--max-concurrent", "2",
     )  # fmt: skip
     process = subprocess.Popen(
         command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -303,7 +303,7 @@ def test_ctrl_c_stops_the_trials_and_leaves_a_study_to_go_on_with(
     assert all(record.orphaned for record in records if record.state == "running")
     resumed = subprocess.run(
         command("resume", "stopped", "--budget", "3", "--engine", "ray",
-                "--address", three_nodes.address, "--quiet"),
+                "--address", three_nodes.address, "--max-concurrent", "2", "--quiet"),
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (resumed.returncode, resumed.stderr) == (0, "")
