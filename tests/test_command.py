@@ -336,7 +336,7 @@ def test_a_plateau_decay_is_searched_and_applied_where_the_metric_is_handed_over
 def test_find_tests_the_command(here, call, train):
     done = call("find", "--seeds", "2", *train)
     assert done.code == 0, done.err
-    assert "peak LR from" in done.out
+    assert "use a peak LR of" in done.out
     assert (here / "reports" / "find-train-own" / "index.html").exists() or list(
         (here / "reports").glob("find-train-own/*")
     )

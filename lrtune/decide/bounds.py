@@ -30,7 +30,7 @@ LOW_DROP, HIGH_RISE = 0.2, 0.25
 """Shares of the drop: reached where the interval begins, lost again where it ends."""
 SLIDE_DECADES, SLIDE_THRESHOLD = 1.2, 0.03
 RULE = (
-    "from the LR at which a fifth of the drop in loss is reached to {end}; first try: their "
+    "from the LR at which a fifth of the drop in loss is reached to {end}; to use: their "
     "geometric mean"
 )
 RISEN = "the one past the minimum at which a quarter of it is lost again"

@@ -331,7 +331,11 @@ def _verdict(state: StudyState, recommendation: Recommendation) -> str:
     elif baseline is not None and best.difference and math.isfinite(best.difference.low):
         sentences.append(_gain(state, best.difference, baseline))
     if recommendation.ties:
-        names = ", ".join(c.name for c in recommendation.ties)
+        *others, last = (
+            "the baseline" if c is baseline and not compared else c.name
+            for c in recommendation.ties
+        )
+        names = f"{', '.join(others)} and {last}" if others else last
         name = best.name if compared else _at_start(best)
         seeds = _shared_seeds(best, recommendation.ties)
         sentences.append(f"{name} is a tie with {names}: {seeds} not tell them apart.")

@@ -80,7 +80,7 @@ def test_a_loss_that_chance_explains_is_a_tie():
     outcome = recommend(study(*runs("confirm", 0.45, 0.55, 0.51)))
     assert outcome.verdict.startswith("-0.007 in validation loss against the baseline, 95 % ")
     assert "no gain is proved" in outcome.verdict
-    assert "Trial 0 is a tie with baseline: 3 fresh seeds do not tell them apart." in (
+    assert "Trial 0 is a tie with the baseline: 3 fresh seeds do not tell them apart." in (
         outcome.verdict
     )
 

@@ -145,7 +145,7 @@ def test_a_gain_that_chance_explains_is_a_tie():
     assert (found.best.name, [c.name for c in found.ties]) == ("trial 0", ["baseline"])
     assert found.verdict == (
         "+2.00 points of Top-1 against the baseline, 95 % interval [-16.64, +20.64]: no gain is "
-        "proved. Trial 0 is a tie with baseline: 3 fresh seeds do not tell them apart."
+        "proved. Trial 0 is a tie with the baseline: 3 fresh seeds do not tell them apart."
     )
 
 
@@ -244,7 +244,7 @@ def test_seeds_that_were_hard_for_all_do_not_make_a_winner_of_who_was_out_before
     )
     assert [c.name for c in found.contenders] == ["trial 0", "baseline", "trial 1"]
     assert found.contenders[2].mean > found.best.mean
-    assert "Trial 0 is a tie with baseline: 5 fresh seeds do not tell them apart." in found.verdict
+    assert "Trial 0 is a tie with the baseline: 5 fresh seeds do not tell them apart." in found.verdict
 
 
 def test_a_diverged_confirmation_is_the_worst_and_has_no_value():
@@ -306,7 +306,7 @@ def test_a_single_seed_is_a_tie_with_everything():
     )
     assert (found.best.difference.low, found.best.difference.high) == (-math.inf, math.inf)
     assert found.verdict == (
-        "Trial 0 is a tie with baseline: one fresh seed does not tell them apart. " + NOT_FINISHED
+        "Trial 0 is a tie with the baseline: one fresh seed does not tell them apart. " + NOT_FINISHED
     )
 
 
