@@ -20,11 +20,16 @@ def test_imports_obey_the_rooms(capsys, monkeypatch):
     assert broken == 0, capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "library", ["click", "optuna", "optuna_dashboard", "pandas", "psutil", "sklearn"]
-)
+@pytest.mark.parametrize("library", ["click", "optuna", "optuna_dashboard", "pandas", "sklearn"])
 def test_a_library_is_imported_in_one_file(library):
     assert len([path.name for path in modules() if library in imported(path)]) == 1
+
+
+def test_the_machine_is_asked_for_processes_and_memory_in_one_file_each():
+    assert {path.name for path in modules() if "psutil" in imported(path)} == {
+        "jobs.py",
+        "workers.py",
+    }
 
 
 def test_sqlalchemy_is_imported_where_the_database_is():

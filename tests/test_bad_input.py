@@ -43,7 +43,8 @@ BAD = {
     # names
     "model": ("search --model resnet19", {}, ["`model` must be", "got 'resnet19'", "resnet18"]),
     "data set": (
-        "search --data imagenet", {}, ["`data` must be one of digits, mnist", "got 'imagenet'"],
+        "search --data imagenet", {},
+        ["`data` must be one of cluttered-digits, digits", "got 'imagenet'"],
     ),
     "optimizer": (
         "search --optimizer lion", {}, ["`optimizer` must be one of sgd, adagrad", "got 'lion'"],
@@ -144,10 +145,10 @@ BAD = {
     ),
     "train size": (
         "search --train-size 99999", {},
-        [r"`1 <= --train-size <= 1197` must hold for digits", "got 99999"],
+        [r"`1 <= --train-size <= 4000` must hold for cluttered-digits", "got 99999"],
     ),
     "validation size": (
-        "search --val-size 0", {}, [r"`1 <= --val-size <= \d+` must hold for digits", "got 0"],
+        "search --val-size 0", {}, [r"`1 <= --val-size <= \d+` must hold for cluttered-", "got 0"],
     ),
     "image size": ("search --image-size 0", {}, ["`1 <= --image-size` must hold, but got 0"]),
     "image too small": (
@@ -354,7 +355,7 @@ BAD = {
         "search --epochs many --sampler cmaes --budget banana --optimizer lion --train-size all "
         "--looks 3,1 --space wide --jobs -1 --max-retries 2", {},
         ["got 'many'", "got 'cmaes'", "got 'banana'", "got 'lion'", "got 'all'", "got '3,1'",
-         "got 'wide'", "got -1", "`--max-retries` does not go with `--engine local`"],
+         "got 'wide'", "got '-1'", "`--max-retries` does not go with `--engine local`"],
     ),
     "values together": (
         "search --budget banana --space wide --seeds 0 --target 150 --model resnet19", {},

@@ -86,8 +86,8 @@ CHOICES = {
 }
 
 DEFAULTS = {
-    "--data": "digits", "--model": "small-cnn", "--space": "default", "--budget": "50",
-    "--sampler": "tpe", "--pruner": "fair", "--looks": "auto", "--rank-by": None, "--lag": 8,
+    "--data": "cluttered-digits", "--model": "small-cnn", "--space": "default",
+    "--budget": "50", "--sampler": "tpe", "--pruner": "fair", "--looks": "auto", "--rank-by": None, "--lag": 8,
     "--confirm": "full", "--matters": None, "--seeds": 3, "--max-seeds": None, "--seed": 0,
     "--engine": "local", "--home": ".lrtune", "--out": "reports", "--storage": "",
 }  # fmt: skip
@@ -598,6 +598,8 @@ def test_a_task_file_is_searched_and_resumed(here, call):
 def test_find_says_what_it_saw(here, call, low, high, code):
     words = (
         "find",
+        "--data",
+        "digits",
         "--model",
         "mlp",
         "--steps",

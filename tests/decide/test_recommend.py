@@ -244,7 +244,9 @@ def test_seeds_that_were_hard_for_all_do_not_make_a_winner_of_who_was_out_before
     )
     assert [c.name for c in found.contenders] == ["trial 0", "baseline", "trial 1"]
     assert found.contenders[2].mean > found.best.mean
-    assert "Trial 0 is a tie with the baseline: 5 fresh seeds do not tell them apart." in found.verdict
+    assert (
+        "Trial 0 is a tie with the baseline: 5 fresh seeds do not tell them apart." in found.verdict
+    )
 
 
 def test_a_diverged_confirmation_is_the_worst_and_has_no_value():
@@ -306,7 +308,8 @@ def test_a_single_seed_is_a_tie_with_everything():
     )
     assert (found.best.difference.low, found.best.difference.high) == (-math.inf, math.inf)
     assert found.verdict == (
-        "Trial 0 is a tie with the baseline: one fresh seed does not tell them apart. " + NOT_FINISHED
+        "Trial 0 is a tie with the baseline: one fresh seed does not tell them apart. "
+        + NOT_FINISHED
     )
 
 

@@ -86,7 +86,9 @@ def test_range_test():
     text = printed(
         lambda console: print_range_result(range_result(), Path("out"), console=console), 120
     )
-    assert text.startswith("SGD: use a peak LR of 0.21; worth a search is 0.012 to 0.94, by 3 sweeps")
+    assert text.startswith(
+        "SGD: use a peak LR of 0.21; worth a search is 0.012 to 0.94, by 3 sweeps"
+    )
     as_json = printed(
         lambda console: print_range_result(
             range_result(), Path("out"), as_json=True, console=console
