@@ -88,7 +88,8 @@ CHOICES = {
 DEFAULTS = {
     "--data": "cluttered-digits", "--model": "small-cnn", "--space": "default",
     "--budget": "50", "--sampler": "tpe", "--pruner": "fair", "--looks": "auto",
-    "--rank-by": None, "--lag": 8, "--confirm": "full", "--matters": None, "--seeds": 3, "--max-seeds": None, "--seed": 0,
+    "--rank-by": None, "--lag": 8, "--confirm": "full", "--matters": None,
+    "--seeds": 3, "--max-seeds": None, "--seed": 0,
     "--engine": "local", "--home": ".lrtune", "--out": "reports", "--storage": "",
 }  # fmt: skip
 
