@@ -86,12 +86,28 @@ BAD = {
         "search --space x.toml --model mlp --epochs 9 --looks 2,4 --confirm quick --budget 27ep",
         space(), ["`budget` must cover the 28 epochs .* but got 27ep"],
     ),
-    "epochs": ("search --epochs 0", {}, ["`1 <= epochs` must hold, but got 0"]),
-    "seeds": ("search --seeds 0", {}, ["`1 <= --seeds` must hold, but got 0"]),
+    "epochs": ("search --epochs 0", {}, ["`1 <= epochs <= 1000000` must hold, but got 0"]),
+    "seeds": ("search --seeds 0", {}, ["`1 <= --seeds <= 1000` must hold, but got 0"]),
     "number of confirmations": (
         "search --confirm 3", {}, ["`confirm` must be one of full, quick, 0, but got '3'"],
     ),
-    "lag": ("search --lag 0", {}, ["`1 <= lag` must hold, but got 0"]),
+    "too many seeds": (
+        "search --seeds 10000000000 --max-seeds 1001", {},
+        ["`1 <= --seeds <= 1000` must hold, but got 10000000000",
+         "`0 <= --max-seeds <= 1000` must hold, but got 1001"],
+    ),
+    "a seed that is too large": (
+        "search --seed 9223372036854775807", {},
+        ["`0 <= seed <= 4294967295` must hold, but got 9223372036854775807"],
+    ),
+    "a budget for ever": (
+        "search --budget 10000000000000", {},
+        ["`budget <= 1000000000` must hold, but got '10000000000000'"],
+    ),
+    "a budget of no time": (
+        "search --budget 0.00001s", {}, ["`1s <= budget` must hold, but got '0.00001s'"],
+    ),
+    "lag": ("search --lag 0", {}, ["`1 <= lag <= 1000` must hold, but got 0"]),
     "lag of words": ("search --lag all", {}, ["`lag` must be a whole number, but got 'all'"]),
     "what matters": ("search --matters 0", {}, ["`0 < matters` must hold, but got 0.0"]),
     "what matters less than nothing": (
@@ -156,7 +172,7 @@ BAD = {
     ),
     "steps of a sweep": ("find --steps 1", {}, ["--steps", "got 1"]),
     "ends of a sweep": ("find --low 1 --high 0.1", {}, ["low", "high", "1.0", "0.1"]),
-    "seeds of a sweep": ("find --seeds 0", {}, ["`1 <= --seeds` must hold, but got 0"]),
+    "seeds of a sweep": ("find --seeds 0", {}, ["`1 <= --seeds <= 1000` must hold, but got 0"]),
     # looks
     "looks": (
         "search --looks 3,banana", {},
@@ -283,7 +299,9 @@ BAD = {
     "a recipe twice": (
         "compare adamw adamw", {}, ["must have different names, but got adamw, adamw"],
     ),
-    "seeds of a comparison": ("compare --seeds 0", {}, ["`1 <= --seeds` must hold, but got 0"]),
+    "seeds of a comparison": (
+        "compare --seeds 0", {}, ["`1 <= --seeds <= 1000` must hold, but got 0"],
+    ),
     "most seeds": (
         "compare --seeds 3 --max-seeds 2", {},
         ["`--seeds <= --max-seeds` must hold", "--max-seeds=2"],
@@ -359,7 +377,8 @@ BAD = {
     ),
     "values together": (
         "search --budget banana --space wide --seeds 0 --target 150 --model resnet19", {},
-        ["got 'banana'", "got 'wide'", "`1 <= --seeds`", "`1 < target <= 100`", "got 'resnet19'"],
+        ["got 'banana'", "got 'wide'", "`1 <= --seeds <= 1000`", "`1 < target <= 100`",
+         "got 'resnet19'"],
     ),
     "space and settings together": (
         "search --epochs 4 --batch-size 0 --space x.toml", space(more="warmup_epochs = 9"),

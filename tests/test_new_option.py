@@ -71,7 +71,7 @@ def test_a_new_option_is_one_field(tmp_path, topic):
     assert "--stamina-s" not in run("-m", "lrtune", "search", "--help")
     refused = run("-m", "lrtune", "search", "--stamina-s", "0", "--epochs", "0", code=2)
     assert "`1 <= --stamina-s` must hold, but got 0." in refused
-    assert "`1 <= epochs` must hold" in refused
+    assert "`1 <= epochs <= 1000000` must hold" in refused
     run("-m", "lrtune", "search", *TINY, "--study", "typed", "--stamina-s", "9")
     assert stored("typed") == 9
     # the report

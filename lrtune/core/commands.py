@@ -23,14 +23,19 @@ from lrtune.core.options import (
     OneOf,
     Option,
     Options,
-    at_least,
     fields_of,
     options_of,
     within,
 )
 from lrtune.core.recipe import NamedRecipe, Recipe
 from lrtune.core.sources import TaskSource
-from lrtune.core.study import Repetition, SearchRules, TrainSettings
+from lrtune.core.study import (
+    LARGEST_SEED,
+    MOST_SEEDS,
+    Repetition,
+    SearchRules,
+    TrainSettings,
+)
 
 Target = Literal["torch", "lightning", "timm", "transformers", "json", "toml"]
 """Frameworks and formats that a recipe can be exported to."""
@@ -45,6 +50,8 @@ RETIRED = {
     "num_confirmed": _CONFIRM,
 }
 """Names of options that are gone, as arguments or as flags, and what there is in their place."""
+MOST_EPOCHS = 1_000_000
+"""Of a full run."""
 P = ParamSpec("P")
 CommandT = TypeVar("CommandT", bound="Command")
 Result = TypeVar("Result")
@@ -204,7 +211,7 @@ class Beginning(Repetition):
 
     epochs: Annotated[
         int | None,
-        at_least(1),
+        within(1, MOST_EPOCHS),
         Option("Epochs of a full run.", default="the task's", metavar="N", essential=True),
     ] = None
     metric: Annotated[
@@ -218,7 +225,7 @@ class Beginning(Repetition):
     ] = None
     max_seeds: Annotated[
         int | None,
-        at_least(0),
+        within(0, MOST_SEEDS),
         Option(
             "Runs, at most, of recipes that `num_seeds` runs do not tell apart.",
             default="8 in a search, no more than `num_seeds` in a comparison",
@@ -473,7 +480,7 @@ class Sweeps(Options):
     ] = 200
     num_seeds: Annotated[
         int,
-        at_least(1),
+        within(1, MOST_SEEDS),
         Option("Sweeps, each with a seed of its own.", flag="--seeds", metavar="N", essential=True),
     ] = 3
 
@@ -489,4 +496,6 @@ class Find(Trained, TrainSettings, Sweeps):
         OneOf(OPTIMIZERS),
         Option("Optimizer to test.", default="the task's", metavar="NAME", essential=True),
     ] = None
-    seed: Annotated[int, at_least(0), Option("Seed of the first sweep.", metavar="N")] = 0
+    seed: Annotated[
+        int, within(0, LARGEST_SEED), Option("Seed of the first sweep.", metavar="N")
+    ] = 0

@@ -22,6 +22,12 @@ Confirm = Literal["full", "quick", "0"]
 DataOnDevice = Literal["auto", "yes", "no"]
 
 
+MOST_SEEDS, LARGEST_SEED = 1000, 2**32 - 1
+"""Runs of a recipe, at most; and the largest seed that NumPy takes."""
+LARGEST_BUDGET = 1e9
+"""In trials, epochs, runs or seconds: thirty years."""
+
+
 @dataclass(frozen=True)
 class Budget:
     """What a study may spend.
@@ -56,6 +62,10 @@ class Budget:
             raise InputError(f"`0 < budget` must hold, but got {text!r}.")
         if unit in ("trials", "epochs") and not amount.is_integer():
             raise InputError(f"`budget` in {unit} must be whole, but got {text!r}.")
+        if unit == "seconds" and amount < 1:
+            raise InputError(f"`1s <= budget` must hold, but got {text!r}.")
+        if amount > LARGEST_BUDGET:
+            raise InputError(f"`budget <= {LARGEST_BUDGET:.0f}` must hold, but got {text!r}.")
         return Budget(amount, unit)
 
     def __str__(self) -> str:
@@ -172,10 +182,12 @@ class Repetition(Options):
 
     title: ClassVar[str] = "Study"
 
-    seed: Annotated[int, at_least(0), Option("Seed of everything random.", metavar="N")] = 0
+    seed: Annotated[
+        int, within(0, LARGEST_SEED), Option("Seed of everything random.", metavar="N")
+    ] = 0
     num_seeds: Annotated[
         int,
-        at_least(1),
+        within(1, MOST_SEEDS),
         Option(
             "Runs of the baseline and of each recipe that is confirmed or compared, each with a "
             "fresh seed.",
@@ -222,7 +234,7 @@ class SearchRules(Repetition):
     ] = None
     lag: Annotated[
         int,
-        at_least(1),
+        within(1, MOST_SEEDS),
         Option(
             "A recipe is suggested from the trials that are at least so many before it, so that as "
             "many can be looked at side by side and any number of workers gives the same study.",

@@ -5,7 +5,7 @@ import pickle
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lrtune.core.errors import InputError
@@ -25,7 +25,8 @@ BUDGETS = [
     ("20runs", 20, "runs", "20runs"),
     ("2.5runs", 2.5, "runs", "2.5runs"),
     ("90s", 90, "seconds", "90s"),
-    ("0.5s", 0.5, "seconds", "0.5s"),
+    ("1.5s", 1.5, "seconds", "1.5s"),
+    ("1000000000ep", 1e9, "epochs", "1000000000ep"),
     ("30min", 1800, "seconds", "30min"),
     ("60min", 3600, "seconds", "1h"),
     ("4h", 14400, "seconds", "4h"),
@@ -66,6 +67,12 @@ def test_budgets(text, amount, unit, written):
             (text, f"`0 < budget` must hold, but got {text!r}.")
             for text in ("0", 0, "0ep", "0.0h", "0runs")
         ),
+        ("0.9s", "`1s <= budget` must hold, but got '0.9s'."),
+        ("0.01min", "`1s <= budget` must hold, but got '0.01min'."),
+        *(
+            (text, f"`budget <= 1000000000` must hold, but got {text!r}.")
+            for text in ("1000000001", "1000000001ep", "300000h", "1000000000.5runs")
+        ),
         ("1.5", "`budget` in trials must be whole, but got '1.5'."),
         ("1.5ep", "`budget` in epochs must be whole, but got '1.5ep'."),
     ],
@@ -76,10 +83,19 @@ def test_what_is_no_budget(text, problem):
     assert caught.value.problems == (problem,)
 
 
-@given(st.integers(1, 10**9), st.sampled_from(["", "ep", "runs", "s", "min", "h"]))
+@given(st.integers(1, 10**9), st.sampled_from(["", "ep", "runs", "s"]))
+@example(277_777, "h")
+@example(16_666_666, "min")
 def test_a_budget_is_read_back_as_it_was(amount, suffix):
     budget = Budget.parse(f"{amount}{suffix}")
     assert Budget.parse(str(budget)) == budget
+
+
+@given(st.decimals(1, 10**5, places=3), st.sampled_from(["runs", "s", "min", "h"]))
+def test_a_budget_with_a_fraction_is_read_back_as_it_was(amount, suffix):
+    budget = Budget.parse(f"{amount}{suffix}")
+    again = Budget.parse(str(budget))
+    assert (again.unit, again.amount) == (budget.unit, pytest.approx(budget.amount, rel=1e-11))
 
 
 @pytest.mark.parametrize(("epochs", "label"), [(1, "1 epoch"), (9, "9 epochs")])

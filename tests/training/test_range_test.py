@@ -579,7 +579,7 @@ IMPOSSIBLE = [
     ({"low": math.nan}, ["`0 < low < high` must hold, but got low=nan, high=1.0."]),
     ({"high": math.inf}, ["`0 < low < high` must hold, but got low=0.01, high=inf."]),
     ({"num_steps": 15}, ["`16 <= num_steps` must hold, but got 15."]),
-    ({"num_seeds": 0}, ["`1 <= num_seeds` must hold, but got 0."]),
+    ({"num_seeds": 0}, ["`1 <= num_seeds <= 1000` must hold, but got 0."]),
     (
         {"low": 2.0, "num_steps": 0},
         [
