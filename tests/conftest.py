@@ -23,8 +23,8 @@ settings.register_profile("lrtune", deadline=None, derandomize="LRTUNE_EXPLORE" 
 settings.load_profile("lrtune")
 
 TINY = (
-    "search", "--model", "mlp", "--budget", "3", "--epochs", "2", "--seeds", "1",
-    "--max-seeds", "1", "--train-size", "200", "--val-size", "100", "--pruner", "none",
+    "search", "--data", "digits", "--model", "mlp", "--budget", "3", "--epochs", "2",
+    "--seeds", "1", "--max-seeds", "1", "--train-size", "200", "--val-size", "100", "--pruner", "none",
     "--study", "tiny",
 )  # fmt: skip
 """Six runs at most of two epochs of four steps."""
