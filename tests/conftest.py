@@ -24,8 +24,8 @@ settings.load_profile("lrtune")
 
 TINY = (
     "search", "--data", "digits", "--model", "mlp", "--budget", "3", "--epochs", "2",
-    "--seeds", "1", "--max-seeds", "1", "--train-size", "200", "--val-size", "100", "--pruner", "none",
-    "--study", "tiny",
+    "--seeds", "1", "--max-seeds", "1", "--train-size", "200", "--val-size", "100",
+    "--pruner", "none", "--study", "tiny",
 )  # fmt: skip
 """Six runs at most of two epochs of four steps."""
 
