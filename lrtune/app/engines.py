@@ -72,7 +72,7 @@ def open_engine(
         chosen = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if options.gpus != "all" else {}
         with variables_set(chosen):  # for what is trained in this process
             shared = isinstance(training, OpenNative) and splits(training.source, device)
-            yield LocalEngine(options, training, gpus=gpus, cores=num_cores() if shared else 1)
+            yield LocalEngine(options, training, gpus=gpus, cores=num_cores() if shared else 0)
         return
     try:
         from lrtune.tuning.cluster import connect

@@ -59,7 +59,8 @@ class LocalEngine:
         open_training: opens what is trained, here and in each worker process.
         gpus: the visible GPUs, as `CUDA_VISIBLE_DEVICES` names them; none where the training does
             not use them.
-        cores: CPU cores that the jobs share where their number is `auto` and there is no GPU.
+        cores: CPU cores that the jobs share, where other processes can load what is trained without
+            this program; 0: where they cannot.
 
     Raises:
         InputError: a GPU was chosen that is not visible, or the training cannot be opened so.
@@ -71,12 +72,12 @@ class LocalEngine:
         open_training: OpenTraining,
         *,
         gpus: Sequence[str] = (),
-        cores: int = 1,
+        cores: int = 0,
     ):
         self._lanes = options.lanes
         self._jobs = deal_gpus(options, gpus)
         self._first = first_devices(options, gpus)
-        self._cores = cores if options.jobs == "auto" and not self._jobs[0].gpus else 1
+        self._cores, self._chooses = cores, options.jobs == "auto" and cores > 1
         self._step_s = math.nan
         self.use(open_training)
 
@@ -109,7 +110,7 @@ class LocalEngine:
             LrtuneError: what a worker raised; or all of them died before the study was done.
         """
         jobs = self._jobs
-        if self._cores > 1:
+        if self._chooses:
             state = open_worker(0, emit).store.state()
             number, sentence = automatic_jobs(
                 state, cores=self._cores, epoch_s=self._epoch_seconds(state)
@@ -120,7 +121,7 @@ class LocalEngine:
             return work_in_lanes(self._training, open_worker, self._lanes, emit)
         return work_side_by_side(
             self._open_training, open_worker, jobs, self._lanes, emit,
-            runs_program=self._cores == 1,
+            runs_program=not self._cores,
         )  # fmt: skip
 
     def _epoch_seconds(self, state: StudyState) -> float:
