@@ -811,6 +811,41 @@ def test_a_script_without_a_guard_is_trained_by_several_processes_all_the_same(h
     assert auto == two == one
 
 
+TASK_MODULE = """
+import lrtune
+import torch
+from torch.utils.data import TensorDataset
+
+inputs = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+
+
+def model():
+    return torch.nn.Linear(4, 2)
+
+
+data = TensorDataset(inputs, (inputs[:, 0] > 0).long())
+task = lrtune.Task(model=model, train=data, validation=data, num_classes=2, epochs=3)
+"""
+CALLED = "lrtune.search(task, budget=1, confirm='0', jobs=2, home=__file__[:-3], pruner='none')"
+
+
+@pytest.mark.slow
+def test_a_task_of_a_module_needs_no_guard_and_one_of_the_program_is_told_that_it_does(here):
+    (here / "task_module.py").write_text(TASK_MODULE)
+    (here / "imports.py").write_text(f"import lrtune\nfrom task_module import task\n{CALLED}\n")
+    (here / "defines.py").write_text(f"{TASK_MODULE}\n{CALLED}\n")
+    ran = {
+        name: subprocess.run(
+            [sys.executable, f"{name}.py"], capture_output=True, text=True, check=False
+        )
+        for name in ("imports", "defines")
+    }
+    assert (ran["imports"].returncode, "Traceback" in ran["imports"].stderr) == (0, False)
+    assert ran["defines"].returncode == 1
+    last = ran["defines"].stderr.splitlines()[-1]
+    assert last.endswith('it must call lrtune under `if __name__ == "__main__":`.')
+
+
 @pytest.mark.slow
 def test_a_report_of_a_study_that_is_being_trained(here, call, tiny, monkeypatch):
     from lrtune.store.database import StudyStore

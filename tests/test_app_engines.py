@@ -115,8 +115,6 @@ def test_what_is_told_before_the_first_run(gpus):
     assert notes_before(Local(jobs=2), config, facts()) == []
     (crowded,) = notes_before(Local(jobs=3), config, facts())
     assert crowded.startswith("3 jobs x 1 threads > 2 cores: fewer jobs may be faster")
-    (idle,) = notes_before(Local(jobs=1), config, facts())
-    assert idle.startswith("1 x 1 threads on 2 cores: more jobs are faster")
     (limit,) = notes_before(Ray(), config, facts(abilities=ABILITIES - {"sweep"}))
     assert "no range test" in limit
 

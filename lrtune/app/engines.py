@@ -72,7 +72,7 @@ def open_engine(
         chosen = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if options.gpus != "all" else {}
         with variables_set(chosen):  # for what is trained in this process
             shared = isinstance(training, OpenNative) and splits(training.source, device)
-            yield LocalEngine(options, training, gpus=gpus, cores=num_cores() if shared else 0)
+            yield LocalEngine(options, training, gpus=gpus, cores=num_cores() if shared else 1)
         return
     try:
         from lrtune.tuning.cluster import connect
@@ -149,7 +149,7 @@ _ONE_PLACE = (
 
 
 def notes_before(options: EngineOptions, config: StudyConfig, facts: Facts) -> list[str]:
-    """Returns notes to show before training: missing abilities, too many threads or too few."""
+    """Returns notes to show before training: missing abilities, too many threads."""
     notes = limits(facts.abilities)
     if "command" in config.task:
         notes = [_COMMAND_LIMITS, *[_NO_PLATEAUS] * (not config.follows)]
@@ -164,13 +164,6 @@ def notes_before(options: EngineOptions, config: StudyConfig, facts: Facts) -> l
                 f"{jobs} jobs x {threads} threads > {cores} cores: fewer jobs may be faster. "
                 "A study keeps its threads, since they move the last bits of "
                 "its numbers."
-            )
-        elif (
-            options.jobs != "auto" and 2 * jobs * threads <= cores and "command" not in config.task
-        ):
-            notes.append(
-                f"{jobs} x {threads} threads on {cores} cores: more jobs are faster, or more "
-                "`--threads` in a new study."
             )
     return notes
 

@@ -78,7 +78,8 @@ def parse_looks(text: str, epochs: float, *, seed: int) -> tuple[Look, ...]:
     parts = text.split(",")
     lengths = [int(part) for part in parts if part.strip().isdecimal()]
     if len(lengths) != len(parts) or len(lengths) != 2 or not 0 < lengths[0] <= lengths[1]:
-        raise InputError(f"`looks` must be two lengths in epochs, such as 1,3, but got {text!r}.")
+        rule = "`looks` must be two lengths in epochs, the shorter one first, such as 1,3"
+        raise InputError(f"{rule}, but got {text!r}.")
     if lengths[1] >= epochs:
         rule = f"a look must be shorter than the full run of {epochs} epochs"
         raise InputError(f"{rule}, but got {text!r}.")

@@ -118,8 +118,8 @@ def table_note(state: StudyState, rows: tuple[ContenderRow, ...]) -> str:
         ]
     if len({row.num_seeds for row in rows}) > 1:
         sentences.append(
-            "The numbers of seeds differ, so rows are in the order of means with what a seed did "
-            "to all allowed for."
+            "The numbers of seeds differ. Some seeds are harder than others, for all recipes "
+            "alike; the order of the rows allows for that."
         )
     unit = objective.difference_unit
     if not objective.is_percentage:

@@ -11,7 +11,7 @@ from lrtune.decide.looks import full_lr, summaries
 from lrtune.decide.trials import Trial, best_first, trials_of
 from lrtune.reporting import wording
 
-TIMES = {1: "once", 2: "twice", 3: "three times"}
+NUMBERS = {1: "one look", 2: "two looks", 3: "three looks"}
 ENDS = ("pruned", "diverged", "failed", "running")
 
 
@@ -103,12 +103,10 @@ def fates(state: StudyState) -> str:
         str(t.runs[-1].state) for t in trials if t.number not in left and t.number not in racing
     )
     parts = [f"{len(racing):,} raced in full with fresh seeds"] if racing else []
-    looked = [
-        f"{looks[level]:,} {TIMES.get(level, level)}" for level in sorted(looks, reverse=True)
+    parts += [
+        f"{looks[level]:,} had {NUMBERS.get(level, f'{level} looks')}"
+        for level in sorted(looks, reverse=True)
     ]
-    if looked:
-        looked[0] = looked[0].replace(" ", " looked at ", 1)
-    parts += looked
     if num_full := ends["completed"]:
         parts.append(f"{num_full:,} trained in full")
     parts += [f"{ends[end]:,} {end}" for end in ENDS if ends[end]]

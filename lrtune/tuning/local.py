@@ -18,6 +18,7 @@ from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
 from types import ModuleType
 from typing import cast
 
@@ -47,6 +48,8 @@ from lrtune.tuning.variables import variables_set
 
 NUM_TIMED = 20
 """Steps by which the time of an epoch is guessed where there was no range test."""
+FORWARD_SHARE = 3
+"""A training step takes about so many times as long as the forward pass of an evaluation."""
 POLL_S = 0.3
 """Between looks at the study while there is nothing to start."""
 
@@ -59,8 +62,7 @@ class LocalEngine:
         open_training: opens what is trained, here and in each worker process.
         gpus: the visible GPUs, as `CUDA_VISIBLE_DEVICES` names them; none where the training does
             not use them.
-        cores: CPU cores that the jobs share, where other processes can load what is trained without
-            this program; 0: where they cannot.
+        cores: CPU cores that the jobs share where their number is `auto` and there is no GPU.
 
     Raises:
         InputError: a GPU was chosen that is not visible, or the training cannot be opened so.
@@ -72,12 +74,12 @@ class LocalEngine:
         open_training: OpenTraining,
         *,
         gpus: Sequence[str] = (),
-        cores: int = 0,
+        cores: int = 1,
     ):
         self._lanes = options.lanes
         self._jobs = deal_gpus(options, gpus)
         self._first = first_devices(options, gpus)
-        self._cores, self._chooses = cores, options.jobs == "auto" and cores > 1
+        self._cores = cores if options.jobs == "auto" and not self._jobs[0].gpus else 1
         self._step_s = math.nan
         self.use(open_training)
 
@@ -110,7 +112,7 @@ class LocalEngine:
             LrtuneError: what a worker raised; or all of them died before the study was done.
         """
         jobs = self._jobs
-        if self._chooses:
+        if self._cores > 1:
             state = open_worker(0, emit).store.state()
             number, sentence = automatic_jobs(
                 state, cores=self._cores, epoch_s=self._epoch_seconds(state)
@@ -119,10 +121,7 @@ class LocalEngine:
             jobs = [self._first] * number
         if len(jobs) == 1 and self._first == Devices():
             return work_in_lanes(self._training, open_worker, self._lanes, emit)
-        return work_side_by_side(
-            self._open_training, open_worker, jobs, self._lanes, emit,
-            runs_program=not self._cores,
-        )  # fmt: skip
+        return work_side_by_side(self._open_training, open_worker, jobs, self._lanes, emit)
 
     def _epoch_seconds(self, state: StudyState) -> float:
         """What an epoch takes: by those of the study, the range test, or some steps; nan: unknown.
@@ -137,7 +136,10 @@ class LocalEngine:
                 recipe, seed = state.config.baseline, state.config.seed
                 curve = self._training.sweep(recipe, seed=seed, num_steps=NUM_TIMED)
                 self._step_s = (time.perf_counter() - start) / len(curve.losses)
-        return self._step_s * state.config.steps_per_epoch
+        config, facts = state.config, self.facts
+        trained = config.steps_per_epoch * config.settings.batch_size
+        evaluation = facts.num_validation / (FORWARD_SHARE * trained)
+        return self._step_s * config.steps_per_epoch * (1 + evaluation)
 
     def test(self, keys: Sequence[str], states: States) -> dict[str, Metrics]:
         """See `Engine`."""
@@ -280,8 +282,6 @@ def work_side_by_side(
     jobs: Sequence[Devices],
     lanes: str | int,
     emit: Emit,
-    *,
-    runs_program: bool = True,
 ) -> Done:
     """Works in new processes, one for each of the `jobs`, and hands their events to `emit`.
 
@@ -295,9 +295,6 @@ def work_side_by_side(
         jobs: what each process may use.
         lanes: of each process, or `auto`: one where processes share a GPU.
         emit: where events go.
-        runs_program: whether each process first runs the program that has called lrtune, as Python
-            does. What is trained may need that, and a script that is not guarded by
-            `if __name__ == "__main__"` fails by it.
 
     Raises:
         TaskError: what opens the training cannot be sent to another process.
@@ -307,6 +304,7 @@ def work_side_by_side(
         lanes = 1
     context = multiprocessing.get_context("spawn")
     start_method = multiprocessing.get_start_method()
+    needs_program = _needs_program(open_training)
     processes: dict[Connection, BaseProcess] = {}
     done: Done | None = None
     try:
@@ -317,7 +315,7 @@ def work_side_by_side(
             try:
                 # Interrupts wait until the process can take one without a traceback. The variables
                 # are set before it starts, since what it imports first may be the user's program.
-                program = nullcontext() if runs_program else _no_program()
+                program = nullcontext() if needs_program else _no_program()
                 with interrupts_held_back(), variables_set(devices.variables), program:
                     process.start()
             except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -357,11 +355,35 @@ def work_side_by_side(
             process.join()
     if done is None:
         codes = ", ".join(str(process.exitcode) for process in processes.values())
-        raise LrtuneError(
-            f"all worker processes died (exit codes {codes}); "
-            "`lrtune resume` goes on from what is recorded."
-        )
+        again = "the same call, or `lrtune resume`, goes on from what is recorded."
+        if needs_program:
+            again += (
+                " What they train is defined in the program, so each of them runs it: it must call "
+                'lrtune under `if __name__ == "__main__":`.'
+            )
+        raise LrtuneError(f"all worker processes died (exit codes {codes}); {again}")
     return done
+
+
+class _Nowhere:
+    """A file that keeps nothing."""
+
+    def write(self, content: object) -> None:
+        """Forgets it."""
+
+
+def _needs_program(open_training: OpenTraining) -> bool:
+    """Whether other processes find a part of what is trained in this program alone.
+
+    Then each of them runs it first, as Python does by default; one that is not guarded by
+    `if __name__ == "__main__"` fails by that.
+    """
+    try:
+        with _no_program():
+            ForkingPickler(_Nowhere()).dump(open_training)
+    except Exception:  # whatever a user's object raises; starting a process says what it is
+        return True
+    return False
 
 
 @contextmanager

@@ -112,7 +112,7 @@ def test_lengths_are_read(text):
     assert parse_looks(text, 9, seed=5) == looks_of(1, 3, seed=5)
 
 
-TWO = "`looks` must be two lengths in epochs, such as 1,3, but got {!r}."
+TWO = "`looks` must be two lengths in epochs, the shorter one first, such as 1,3, but got {!r}."
 LONG = "a look must be shorter than the full run of 9 epochs, but got {!r}."
 
 
