@@ -98,7 +98,7 @@ BAD = {
     ),
     "a seed that is too large": (
         "search --seed 9223372036854775807", {},
-        ["`0 <= seed <= 4294967295` must hold, but got 9223372036854775807"],
+        ["`0 <= seed <= 9007199254740992` must hold, but got 9223372036854775807"],
     ),
     "a budget for ever": (
         "search --budget 10000000000000", {},
@@ -176,7 +176,8 @@ BAD = {
     # looks
     "looks": (
         "search --looks 3,banana", {},
-        ["`looks` must be two lengths in epochs, such as 1,3, but got '3,banana'"],
+        ["`looks` must be two lengths in epochs, the shorter one first, such as 1,3, but got "
+         "'3,banana'"],
     ),
     "one look": ("search --looks 3", {}, ["`looks` must be two lengths .* but got '3'"]),
     "three looks": ("search --looks 1,2,3", {}, ["`looks` must be two lengths .* but got '1,2,3'"]),

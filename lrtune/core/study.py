@@ -22,8 +22,8 @@ Confirm = Literal["full", "quick", "0"]
 DataOnDevice = Literal["auto", "yes", "no"]
 
 
-MOST_SEEDS, LARGEST_SEED = 1000, 2**32 - 1
-"""Runs of a recipe, at most; and the largest seed that NumPy takes."""
+MOST_SEEDS, LARGEST_SEED = 1000, 2**53
+"""Runs of a recipe, at most; and the largest whole number that every reader of JSON knows."""
 LARGEST_BUDGET = 1e9
 """In trials, epochs, runs or seconds: thirty years."""
 
