@@ -6,7 +6,7 @@ Trains every recipe of `contents.py` at each horizon, its schedule compressed, a
 two horizons with more seeds; the best third of each optimizer in full with more seeds, since the
 best of many runs is partly luck. One row an epoch goes to `NAME.csv` beside this file. Stop it at
 any time: it goes on with the runs that the table lacks. On two cores it takes about two and a half
-hours for fashion-mnist, and half an hour for each of the others. `--only` leaves the other parts
+hours for fashion-mnist, and an hour for each of the others. `--only` leaves the other parts
 for later.
 """
 
