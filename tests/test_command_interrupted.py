@@ -220,7 +220,7 @@ def test_ctrl_c_ends_the_command_and_the_study_goes_on(tmp_path, command, stubbo
     assert process.returncode == 130, said
     assert "lrtune: stopped. What was finished is kept: `lrtune resume x` goes on" in said
     assert "Traceback" not in said
-    assert not left(tmp_path)
+    assert waited(lambda: not left(tmp_path))  # the supervisor may still be at it
     again = lrtune(tmp_path, "resume", "x", "--quiet")
     assert waited(lambda: rows(tmp_path, "* FROM lrtune_measurements WHERE run LIKE 'trial-0003%'"))
     os.kill(again.pid, signal.SIGINT)
