@@ -21,7 +21,6 @@ FOLDER = Path(__file__).parent
 SGD_LRS = (0.01, 0.0215, 0.0464, 0.1, 0.215, 0.464, 1.0, 2.15)  # three a decade
 ADAMW_LRS = (2.15e-4, 4.64e-4, 1e-3, 2.15e-3, 4.64e-3, 0.01, 0.0215, 0.0464)
 WARMUPS_EPOCHS = (0.0, 2.0)
-COOLDOWN_FRAC, PLATEAU_FACTOR = 0.3, 0.2
 Look = tuple[int, int]
 """Horizon in epochs, and seed."""
 
@@ -46,10 +45,6 @@ class Contents:
     full_seeds: int
     """Further full runs of the best third of each optimizer."""
     settings: TrainSettings
-    steps_per_epoch: int
-    num_validation: int
-    guessing: float
-    """Top-1 of a guess in percent."""
 
     @property
     def table(self) -> Path:
@@ -65,9 +60,9 @@ class Contents:
     def recipes(self) -> list[Recipe]:
         """All recipes; a recipe's number in the bank is its place in this list."""
         decays: tuple[Decay, ...] = (
-            Constant(), Cosine(), Linear(), WSD(cooldown_frac=COOLDOWN_FRAC),
+            Constant(), Cosine(), Linear(), WSD(cooldown_frac=0.3),
             StepDecay(every_epochs=self.epochs / 3, factor=0.1),
-            *(Plateau(patience_epochs=p, factor=PLATEAU_FACTOR) for p in self.patiences_epochs),
+            *(Plateau(patience_epochs=p, factor=0.2) for p in self.patiences_epochs),
         )  # fmt: skip
         return [
             replace(default_recipe(optimizer), peak_lr=peak_lr, warmup_epochs=warmup, decay=decay)
@@ -116,9 +111,6 @@ FASHION = Contents(
     looks=((3, 1), (1, 1), (1, 2), (3, 2), (1, 3), (1, 4)),
     full_seeds=4,
     settings=TrainSettings(batch_size=64, threads=1),
-    steps_per_epoch=63,
-    num_validation=4000,
-    guessing=10.0,
 )
 CLUTTERED = Contents(
     name="cluttered-digits",
@@ -131,9 +123,6 @@ CLUTTERED = Contents(
     looks=((3, 1), (1, 1), (1, 2)),
     full_seeds=2,
     settings=TrainSettings(batch_size=64, threads=1),
-    steps_per_epoch=63,
-    num_validation=4000,
-    guessing=10.0,
 )
 CHARACTERS = Contents(
     name="characters",
@@ -149,8 +138,5 @@ CHARACTERS = Contents(
     looks=((3, 1), (1, 1), (1, 2)),
     full_seeds=2,
     settings=TrainSettings(batch_size=16, threads=1, augment=False),
-    steps_per_epoch=60,
-    num_validation=16_384,
-    guessing=100 / 97,
 )
 BANKS = {contents.name: contents for contents in (FASHION, CLUTTERED, CHARACTERS)}

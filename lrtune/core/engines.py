@@ -61,7 +61,8 @@ class Local(TrialTimeout):
         str | int,
         _is_auto_or_counts,
         Option(
-            "Worker processes, each with runs of its own.",
+            "Worker processes, each with runs of its own; auto: one for each GPU, or what the "
+            "cores feed.",
             metavar="N",
             essential=True,
         ),

@@ -160,13 +160,13 @@ def _best_lr(trials: Sequence[Trial], level: int) -> BestLR | None:
     )
 
 
-def full_lr(state: StudyState) -> BestLR | None:
-    """The best peak LR of the full run, where the looks show how it moves with the length."""
-    known = {s.look.epochs: s.best_lr for s in reversed(summaries(state)) if s.best_lr}
+def full_lr(found: Sequence[LookSummary], epochs: int) -> BestLR | None:
+    """The best peak LR of a full run, where the looks show how it moves with the length."""
+    known = {s.look.epochs: s.best_lr for s in reversed(found) if s.best_lr}
     if len(known) < 2:
         return None
     (short_epochs, short), *_, (long_epochs, long) = sorted(known.items())
-    return extrapolated(short, short_epochs, long, long_epochs, epochs=state.config.epochs)
+    return extrapolated(short, short_epochs, long, long_epochs, epochs=epochs)
 
 
 def _both_scores(

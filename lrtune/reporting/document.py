@@ -10,6 +10,7 @@ from lrtune.core.objective import UNKNOWN, Objective
 from lrtune.core.options import Options, options_of
 from lrtune.core.run import BASELINE
 from lrtune.core.study import Repetition, SearchRules, StudyConfig, StudyState
+from lrtune.decide.looks import LookSummary, summaries
 from lrtune.decide.plan import outcome
 from lrtune.decide.recommend import Contender, Recommendation
 from lrtune.decide.trials import best_first, trials_of
@@ -93,6 +94,8 @@ class Document:
     """What the columns mean."""
     optimism: str
     """The winner's curse in numbers; empty where nothing is known of it."""
+    summaries: tuple[LookSummary, ...]
+    """Of the looks, as numbers."""
     looks: tuple[LookRow, ...]
     """In their order; empty where the study has none."""
     look_note: str
@@ -254,6 +257,7 @@ def compose(report: Report) -> Document:
     """Works a report out, whatever stage its study is at."""
     state, recommendation = report.state, report.recommendation
     config, rows = state.config, contender_rows(state, recommendation)
+    found = tuple(summaries(state))
     return Document(
         report=report,
         task=wording.task(config.task),
@@ -266,8 +270,9 @@ def compose(report: Report) -> Document:
         contenders=rows,
         table_note=table_note(state, rows),
         optimism=optimism(state, recommendation),
-        looks=look_rows(state),
-        look_note=look_note(state),
+        summaries=found,
+        looks=look_rows(config, found),
+        look_note=look_note(config, found),
         fates=fates(state),
         finished=tuple(run_row(config, trial.runs[-1]) for trial in finished_trials(state)),
         left=left_trials(state),

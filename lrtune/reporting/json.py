@@ -14,7 +14,6 @@ from lrtune.core.objective import Objective
 from lrtune.core.options import options_of
 from lrtune.core.run import RunRecord
 from lrtune.core.study import SearchRules
-from lrtune.decide.looks import summaries
 from lrtune.decide.noise import Difference
 from lrtune.decide.recommend import Contender, Recommendation
 from lrtune.reporting.contenders import compared
@@ -56,7 +55,7 @@ def render_json(document: Document) -> str:
         "contenders": [
             _contender(config.objective, contender) for contender in compared(report.recommendation)
         ],
-        "looks": list(map(asdict, summaries(report.state))),
+        "looks": list(map(asdict, document.summaries)),
         "left": list(map(_left, document.left)),
         "runs": [_run(record) for record in report.state.records],
         "range_tests": [asdict(result) for result in report.state.range_results],

@@ -3,11 +3,12 @@
 import math
 from bisect import bisect_right
 from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from lrtune.core.run import RunRecord
 from lrtune.core.study import Look, StudyConfig, StudyState
-from lrtune.decide.looks import full_lr, summaries
+from lrtune.decide.looks import LookSummary, full_lr
 from lrtune.decide.trials import Trial, best_first, trials_of
 from lrtune.reporting import wording
 
@@ -117,17 +118,17 @@ def fates(state: StudyState) -> str:
     return sentence
 
 
-def look_rows(state: StudyState) -> tuple[LookRow, ...]:
+def look_rows(config: StudyConfig, looks: Sequence[LookSummary]) -> tuple[LookRow, ...]:
     """The looks in their order; empty where the study has none."""
     return tuple(
         LookRow(
-            f"{number}: {look_name(state.config, summary.look)}",
+            f"{number}: {look_name(config, summary.look)}",
             summary.num_trials,
             wording.number(summary.tau),
             wording.best_lr(summary.best_lr),
             wording.number(summary.agreement),
         )
-        for number, summary in enumerate(summaries(state), start=1)
+        for number, summary in enumerate(looks, start=1)
     )
 
 
@@ -136,9 +137,9 @@ def look_name(config: StudyConfig, look: Look) -> str:
     return look.label + (", another seed" if look.seed != config.seed else "")
 
 
-def look_note(state: StudyState) -> str:
+def look_note(config: StudyConfig, looks: Sequence[LookSummary]) -> str:
     """What the looks are, and what the columns of their table mean."""
-    ranked_by, objective = state.config.ranked_by, state.config.objective
+    ranked_by, objective = config.ranked_by, config.objective
     note = (
         "A look is a short run with the whole schedule in it. Every recipe has the first, the best "
         "few have the others, and the best of these race in full where the budget allows it. Looks "
@@ -149,13 +150,13 @@ def look_note(state: StudyState) -> str:
     if ranked_by.metric != objective.metric:
         between = f"{ranked_by.title} and {objective.title}"
         note += f" The first tau is that with the next look, the second that between {between}."
-    if any(summary.best_lr for summary in summaries(state)):
+    if any(summary.best_lr for summary in looks):
         note += (
             " The best peak LR is the top of a parabola through the better half of the trials, "
             "with its 95 % interval over them."
         )
-    if (best := full_lr(state)) is not None:
-        epochs = wording.count(state.config.epochs, "epoch")
+    if (best := full_lr(looks, config.epochs)) is not None:
+        epochs = wording.count(config.epochs, "epoch")
         note += (
             f" It moves with the length of the run by more than chance explains: in {epochs} it "
             f"would lie at {wording.best_lr(best)}, if it moves on like this."

@@ -18,7 +18,6 @@ from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from multiprocessing.reduction import ForkingPickler
 from types import ModuleType
 from typing import cast
 
@@ -100,10 +99,7 @@ class LocalEngine:
 
     def sweep(self, recipe: Recipe, *, seed: int) -> RangeCurve:
         """See `Engine`."""
-        start = time.perf_counter()
-        curve = self._training.sweep(recipe, seed=seed)
-        self._step_s = (time.perf_counter() - start) / len(curve.losses)
-        return curve
+        return self._timed_sweep(recipe, seed=seed)
 
     def work(self, open_worker: OpenWorker, emit: Emit) -> Done:
         """See `Engine`.
@@ -123,22 +119,28 @@ class LocalEngine:
             return work_in_lanes(self._training, open_worker, self._lanes, emit)
         return work_side_by_side(self._open_training, open_worker, jobs, self._lanes, emit)
 
+    def _timed_sweep(
+        self, recipe: Recipe, *, seed: int, num_steps: int | None = None
+    ) -> RangeCurve:
+        start = time.perf_counter()
+        curve = self._training.sweep(recipe, seed=seed, num_steps=num_steps)
+        # None, where the first loss was not finite.
+        self._step_s = (time.perf_counter() - start) / max(1, len(curve.losses))
+        return curve
+
     def _epoch_seconds(self, state: StudyState) -> float:
         """What an epoch takes: by those of the study, the range test, or some steps; nan: unknown.
 
         The steps train nothing that is kept.
         """
         if state.epochs_trained:
-            return state.busy_seconds / state.epochs_trained
+            return sum(record.seconds for record in state.records) / state.epochs_trained
+        config = state.config
         if math.isnan(self._step_s):
-            start = time.perf_counter()
             with suppress(LrtuneError):  # which the first run will meet, and tell
-                recipe, seed = state.config.baseline, state.config.seed
-                curve = self._training.sweep(recipe, seed=seed, num_steps=NUM_TIMED)
-                self._step_s = (time.perf_counter() - start) / len(curve.losses)
-        config, facts = state.config, self.facts
+                self._timed_sweep(config.baseline, seed=config.seed, num_steps=NUM_TIMED)
         trained = config.steps_per_epoch * config.settings.batch_size
-        evaluation = facts.num_validation / (FORWARD_SHARE * trained)
+        evaluation = config.num_validation / (FORWARD_SHARE * trained)
         return self._step_s * config.steps_per_epoch * (1 + evaluation)
 
     def test(self, keys: Sequence[str], states: States) -> dict[str, Metrics]:
@@ -380,7 +382,7 @@ def _needs_program(open_training: OpenTraining) -> bool:
     """
     try:
         with _no_program():
-            ForkingPickler(_Nowhere()).dump(open_training)
+            pickle.Pickler(_Nowhere()).dump(open_training)
     except Exception:  # whatever a user's object raises; starting a process says what it is
         return True
     return False

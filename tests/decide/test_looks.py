@@ -270,9 +270,9 @@ def test_where_the_best_peak_lr_lies_at_each_look_and_in_the_full_run():
     assert [first.peak_lr, second.peak_lr] == pytest.approx([0.4, 0.2])
     assert third is None
     grows = math.log(state.config.epochs / LOOKS[1].epochs, LOOKS[1].epochs / LOOKS[0].epochs)
-    assert full_lr(state).peak_lr == pytest.approx(0.2 * 0.5**grows)
-    assert full_lr(state_of(*trials_over(lrs, (0.4,)), looks=LOOKS)) is None
-    assert full_lr(state_of(looks=LOOKS)) is None
+    assert full_lr(summaries(state), state.config.epochs).peak_lr == pytest.approx(0.2 * 0.5**grows)
+    assert full_lr(summaries(state_of(*trials_over(lrs, (0.4,)), looks=LOOKS)), 20) is None
+    assert full_lr([], 20) is None
 
 
 def test_the_best_peak_lr_is_that_of_one_optimizer():

@@ -49,7 +49,7 @@ class Decoded:
 
 
 def stratified(labels: Tensor, seed: int) -> Tensor:
-    """A random order of which every prefix holds each class in proportion, to within one image.
+    """A random order. Its first n images hold each class in proportion, to within one image.
 
     Within its class of n images the k-th drawn one stands at (k + 1/2) / n of the way.
     """
