@@ -25,7 +25,7 @@ from lrtune.core.engines import Local
 from lrtune.core.errors import InputError, LrtuneError, StoreError, TaskError, TrialError
 from lrtune.core.events import EpochEnded, Note, RunEnded, RunStarted
 from lrtune.core.recipe import Recipe
-from lrtune.core.study import Budget, TrainSettings
+from lrtune.core.study import Budget, RangeCurve, TrainSettings
 from lrtune.core.training import Devices
 from lrtune.decide.plan import outcome
 from lrtune.decide.recommend import recommend
@@ -776,6 +776,18 @@ def test_without_gpus_too_several_jobs_are_so_many_processes(
     notes = [event.text for event in events if isinstance(event, Note)]
     chosen = [note for note in notes if "of training ahead" in note]
     assert len(chosen) == (jobs == "auto" and cores == 2)
+
+
+class Infinite(MiniTraining):
+    """Its first loss is infinite, so a range test has none."""
+
+    def sweep(self, recipe, *, seed, num_steps=None):
+        return RangeCurve(seed=seed, lrs=(), losses=(), diverged=True)
+
+
+def test_a_range_test_without_a_finite_loss_is_no_reason_to_fail():
+    engine = LocalEngine(Local(), lambda devices: Infinite(steps_per_epoch=10), cores=2)
+    assert engine.sweep(Recipe(), seed=0).losses == ()
 
 
 class OneLane(MiniTraining):
