@@ -12,7 +12,6 @@ from lrtune.decide.looks import LookSummary, full_lr
 from lrtune.decide.trials import Trial, best_first, trials_of
 from lrtune.reporting import wording
 
-NUMBERS = {1: "one look", 2: "two looks", 3: "three looks"}
 ENDS = ("pruned", "diverged", "failed", "running")
 
 
@@ -104,10 +103,8 @@ def fates(state: StudyState) -> str:
         str(t.runs[-1].state) for t in trials if t.number not in left and t.number not in racing
     )
     parts = [f"{len(racing):,} raced in full with fresh seeds"] if racing else []
-    parts += [
-        f"{looks[level]:,} had {NUMBERS.get(level, f'{level} looks')}"
-        for level in sorted(looks, reverse=True)
-    ]
+    for level in sorted(looks, reverse=True):
+        parts.append(f"{looks[level]:,} had {wording.count(level, 'look')}")
     if num_full := ends["completed"]:
         parts.append(f"{num_full:,} trained in full")
     parts += [f"{ends[end]:,} {end}" for end in ENDS if ends[end]]

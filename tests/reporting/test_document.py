@@ -219,7 +219,7 @@ def test_of_equal_search_scores_the_first_is_the_best(done):
 def test_fates_and_cost_by_purpose(looked, done, config, comparison):
     document = compose(looked)
     assert document.fates == (
-        "Of 18 trials: 3 raced in full with fresh seeds, 13 had one look, 1 pruned, 1 diverged."
+        "Of 18 trials: 3 raced in full with fresh seeds, 13 had 1 look, 1 pruned, 1 diverged."
     )
     assert document.cost_rows == (
         ("baseline", 3, "36", "0", "1 min 30 s"),
@@ -228,7 +228,7 @@ def test_fates_and_cost_by_purpose(looked, done, config, comparison):
     )
     assert compose(done).fates == "Of 11 trials: 8 trained in full, 1 pruned, 1 diverged, 1 failed."
     assert compose(stages(config)["looks alone"]).fates == (
-        "Of 18 trials: 2 had three looks, 1 had two looks, 13 had one look, 1 pruned, 1 diverged."
+        "Of 18 trials: 2 had 3 looks, 1 had 2 looks, 13 had 1 look, 1 pruned, 1 diverged."
     )
     assert (compose(comparison).fates, compose(comparison).cost_rows) == ("", ())
 
