@@ -21,6 +21,7 @@ from lrtune.core.decays import Plateau
 from lrtune.core.engines import EngineOptions, Ray
 from lrtune.core.errors import InputError, LrtuneError, Problems, StoreError
 from lrtune.core.events import Event, Note, RunEnded, SweepStarted
+from lrtune.core.interrupts import interrupts_repeated
 from lrtune.core.objective import Objective
 from lrtune.core.recipe import Recipe, group_problems
 from lrtune.core.run import BASELINE
@@ -157,6 +158,7 @@ def train_study(configure: Configure, request: Request) -> SearchResult:
     # To ask for the random states of a GPU takes memory there, which is left to a command.
     is_command = subject.steered is not None
     with (
+        interrupts_repeated(),
         nullcontext() if is_command else preserved_random_states(),
         open_engine(
             options,

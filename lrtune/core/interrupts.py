@@ -1,9 +1,10 @@
-"""Lets the main process alone decide what Ctrl-C stops.
+"""Lets the main process alone decide what Ctrl-C stops, and loses no interrupt.
 
 The terminal sends the interrupt to every one of its processes.
 """
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,3 +42,34 @@ def take_interrupts() -> None:
     """Unblocks the interrupts that were blocked when this process was started."""
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+@contextmanager
+def interrupts_repeated() -> Iterator[None]:
+    """Repeats an interrupt that came while Python finalized an object.
+
+    Python prints an exception of a finalizer, such as `__del__`, and goes on as if it had not been,
+    so the interrupt would be lost.
+    """
+    others = sys.unraisablehook
+
+    def repeat(unraisable: "sys.UnraisableHookArgs") -> None:
+        if unraisable.exc_type is KeyboardInterrupt:
+            # At once it would come within this function, and be lost again.
+            threading.Timer(0.01, _interrupt_main_thread).start()
+        else:
+            others(unraisable)
+
+    sys.unraisablehook = repeat
+    try:
+        yield
+    finally:
+        sys.unraisablehook = others
+
+
+def _interrupt_main_thread() -> None:
+    """Interrupts the main thread, also where it waits in a call of the system."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    else:
+        signal.raise_signal(signal.SIGINT)

@@ -24,7 +24,7 @@ from typing import cast
 from lrtune.core.engines import Local
 from lrtune.core.errors import InputError, LrtuneError, TaskError, TrialError, first_line
 from lrtune.core.events import Event, Note
-from lrtune.core.interrupts import interrupts_held_back, take_interrupts
+from lrtune.core.interrupts import interrupts_held_back, interrupts_repeated, take_interrupts
 from lrtune.core.objective import Metrics
 from lrtune.core.recipe import Recipe, default_recipe
 from lrtune.core.run import Run, RunRecord
@@ -412,8 +412,9 @@ def _job(
     multiprocessing.set_start_method(start_method, force=True)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     try:
-        take_interrupts()
-        events.send(work_in_lanes(open_training(devices), open_worker, lanes, events.send))
+        with interrupts_repeated():
+            take_interrupts()
+            events.send(work_in_lanes(open_training(devices), open_worker, lanes, events.send))
     except LrtuneError as error:
         events.send(error)
     except KeyboardInterrupt:  # the terminal sends it to every process; the parent reports it

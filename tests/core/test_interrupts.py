@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from lrtune.core.interrupts import interrupts_held_back
+from lrtune.core.interrupts import interrupts_held_back, interrupts_repeated
 
 CHILD = (
     "import sys; from lrtune.core.interrupts import take_interrupts; {}; "
@@ -60,3 +60,34 @@ def test_a_process_that_is_started_has_to_ask_for_interrupts(first, code):
     child.send_signal(signal.SIGINT)
     child.communicate()
     assert child.returncode == code
+
+
+class Finalized:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(0)  # where Python raises the interrupt
+
+
+def test_an_interrupt_in_a_finalizer_comes_again(interruptible, capfd):
+    def interrupted():
+        with interrupts_repeated():
+            Finalized()
+            time.sleep(30)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert not capfd.readouterr().err
+
+
+def test_other_errors_of_finalizers_are_told_as_ever(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(unraisable.exc_type))
+
+    class Broken:
+        def __del__(self):
+            raise ValueError
+
+    with interrupts_repeated():
+        Broken()
+    Broken()
+    assert told == [ValueError, ValueError]
