@@ -2,26 +2,39 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from textwrap import fill
 from typing import Any
 
 import numpy as np
 import torch
+from torch.optim.lr_scheduler import ChainedScheduler
 
-from lrtune.auditing.faults import Called, Finding, Pace, Stepped, Trace, find_faults
+from lrtune.auditing.faults import (
+    Called,
+    Finding,
+    Pace,
+    Scheduler,
+    Stepped,
+    Trace,
+    find_faults,
+)
 from lrtune.auditing.faults.trace import Array
 from lrtune.auditing.schedulers import (
     Meant,
     advance,
+    calls_made,
     copies_of,
     facts_of,
+    inner_scheduler,
     is_plateau,
     meant_lrs,
     method_of,
     wants_position,
 )
 from lrtune.core.errors import Problems
+from lrtune.stepping.hooks import torch_optimizer
 from lrtune.stepping.rates import base_lrs_of, lrs_of
 
 WIDTH = 80
@@ -39,6 +52,8 @@ class Audit:
     findings: tuple[Finding, ...]
     lead: int = 0
     """The parameter group that stands for all: the one with the highest base LR."""
+    notes: tuple[str, ...] = ()
+    """What could not be seen, and why."""
 
     @property
     def ok(self) -> bool:
@@ -46,7 +61,7 @@ class Audit:
         return not self.findings
 
     def __str__(self) -> str:
-        lines = [self.title]
+        lines = [self.title, *(_paragraph(f"Note: {note}") for note in self.notes)]
         for finding in self.findings:
             lines += ["", f"{finding.severity.upper()}: {finding.name}"]
             lines += [_paragraph(finding.what), _paragraph(f"Fix: {finding.fix}")]
@@ -63,6 +78,7 @@ class Audit:
         """Returns plain values for JSON."""
         return {
             "title": self.title,
+            "notes": list(self.notes),
             "lrs": self.lrs.tolist(),
             "findings": [
                 {
@@ -89,6 +105,15 @@ class Intended:
     """The schedule: a recipe, its schedule, or a function from the step to the multiplier."""
     warmup_steps: int | None
     """Calls of the scheduler that its warmup was meant to take."""
+    length: int | None = None
+    """Optimizer steps of the run, where it does not end with an epoch."""
+
+    @property
+    def total_steps(self) -> int | None:
+        """Optimizer steps of the run."""
+        if self.length is not None or self.epochs is None or self.steps_per_epoch is None:
+            return self.length
+        return self.epochs * self.steps_per_epoch
 
 
 def audit(
@@ -131,7 +156,9 @@ def audit(
     intended = Intended(
         steps_per_epoch=steps_per_epoch, epochs=epochs, meant=meant, warmup_steps=warmup_steps
     )
-    check(optimizer, scheduler, intended)
+    scheduler = inner_scheduler(scheduler)
+    check(optimizer, (scheduler,), intended)
+    optimizer = torch_optimizer(optimizer)
     problems = Problems()
     if advanced not in ("step", "epoch"):
         problems.append(f"`advanced` must be step or epoch, but got {advanced!r}.")
@@ -148,27 +175,38 @@ def audit(
     problems.raise_any()
 
     metric_of = metric.__getitem__ if isinstance(metric, Sequence) else metric
-    copied_optimizer, copied = copies_of(optimizer, scheduler)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's, of an order that a copy cannot show
-        events = tuple(
-            _rehearsal(copied_optimizer, copied, steps_per_epoch, epochs, advanced, metric_of)
+
+    def foretell(num_steps: int) -> Audit:
+        copied_optimizer, copied = copies_of(optimizer, scheduler)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, of an order that a copy cannot show
+            events = tuple(
+                _rehearsal(
+                    copied_optimizer, copied, steps_per_epoch, num_steps, advanced, metric_of
+                )
+            )
+        return judge(
+            optimizer,
+            (copies_of(optimizer, scheduler),),
+            events=events,
+            start_lrs=lrs_of(optimizer),
+            base_lrs=base_lrs_of(optimizer),
+            intended=replace(intended, length=num_steps),
         )
-    return judge(
-        optimizer,
-        copies_of(optimizer, scheduler),
-        events=events,
-        start_lrs=lrs_of(optimizer),
-        base_lrs=base_lrs_of(optimizer),
-        intended=intended,
-    )
+
+    whole = foretell(epochs * steps_per_epoch)
+    made = calls_made(scheduler) * (1 if advanced == "step" else steps_per_epoch)
+    if whole.ok or not 0 < made < epochs * steps_per_epoch:
+        return whole
+    rest = foretell(epochs * steps_per_epoch - made)  # the length may be that of the whole run
+    return rest if rest.ok else whole
 
 
 def _rehearsal(
     optimizer: torch.optim.Optimizer,
     scheduler: Any,
     steps_per_epoch: int,
-    epochs: int,
+    num_steps: int,
     advanced: Pace,
     metric_of: Callable[[int], float] | None,
 ) -> Iterator[Stepped | Called]:
@@ -177,7 +215,7 @@ def _rehearsal(
         advanced == "epoch"
     )
     num_calls = 0
-    for step in range(epochs * steps_per_epoch):
+    for step in range(num_steps):
         lrs = lrs_of(optimizer)
         yield Stepped(lrs)
         if not moves or (advanced == "epoch" and (step + 1) % steps_per_epoch):
@@ -185,7 +223,7 @@ def _rehearsal(
         metric = metric_of(num_calls) if metric_of is not None and is_plateau(scheduler) else None
         num_calls += 1
         try:
-            advance(scheduler, num_calls, metric)
+            advance(scheduler, num_calls if wants_position(scheduler) else None, metric)
             after = lrs_of(optimizer)
         except Exception:
             return
@@ -194,63 +232,131 @@ def _rehearsal(
 
 def judge(
     optimizer: torch.optim.Optimizer,
-    copies: tuple[torch.optim.Optimizer, Any] | None,
+    copies: Sequence[tuple[torch.optim.Optimizer, Any]],
     *,
     events: tuple[Stepped | Called, ...],
     start_lrs: tuple[float, ...],
     base_lrs: tuple[float, ...],
     intended: Intended,
+    notes: tuple[str, ...] = (),
 ) -> Audit:
     """Makes the audit of a run from its events.
 
     Args:
         optimizer: for its name.
-        copies: optimizer and scheduler as they were before the first event; `None`: no scheduler
-            was shown.
+        copies: optimizer and scheduler as they were before the first event, for each scheduler;
+            empty: no scheduler was shown.
         events: at least one optimizer step.
         start_lrs: LR of each parameter group before the first event.
         base_lrs: LR of each parameter group before any schedule.
         intended: what the run was meant to be.
+        notes: what could not be seen.
     """
-    steps_per_epoch, epochs, meant = intended.steps_per_epoch, intended.epochs, intended.meant
-    lead = int(np.argmax(base_lrs))
-    num_steps = sum(isinstance(event, Stepped) for event in events)
-    total_steps = epochs * steps_per_epoch if epochs and steps_per_epoch else num_steps
-    trace = Trace(
-        events=events,
-        start_lrs=start_lrs,
-        base_lrs=base_lrs,
-        scheduler=facts_of(*copies, lead=lead, total_steps=total_steps) if copies else None,
-        steps_per_epoch=steps_per_epoch,
-        epochs=epochs,
-        warmup_steps=intended.warmup_steps,
-        meant=None
-        if meant is None
-        else meant_lrs(meant, base_lrs[lead], epochs=epochs, steps_per_epoch=steps_per_epoch),
-    )
-    words = [f"{trace.num_steps:,} optimizer steps", type(optimizer).__name__]
-    if trace.scheduler is not None:
-        pace = (
-            f" called once {'a step' if trace.pace == 'step' else 'an epoch'}" if trace.pace else ""
+    meant, lead = intended.meant, int(np.argmax(base_lrs))
+    traces = [
+        Trace(
+            events=events,
+            start_lrs=start_lrs,
+            base_lrs=base_lrs,
+            scheduler=scheduler,
+            steps_per_epoch=intended.steps_per_epoch,
+            length=intended.total_steps,
+            warmup_steps=intended.warmup_steps,
+            meant=None if meant is None else meant_lrs(
+                meant, base_lrs[lead],
+                epochs=intended.epochs, steps_per_epoch=intended.steps_per_epoch,
+            ),
+            by=by,
         )
-        words.append(trace.scheduler.name + pace)
-    return Audit(title=", ".join(words), lrs=trace.lrs, findings=find_faults(trace), lead=lead)
+        for by, scheduler in enumerate(_schedulers(copies, events, lead, intended) or [None])
+    ]  # fmt: skip
+    product = _product(traces)
+    traces = [replace(trace, product=product) for trace in traces]
+    words = [f"{traces[0].num_steps:,} optimizer steps", type(optimizer).__name__]
+    for trace in traces:
+        if trace.scheduler is not None:
+            pace = f" called once {'a step' if trace.pace == 'step' else 'an epoch'}"
+            words.append(trace.scheduler.name + (pace if trace.pace else ""))
+    findings = {(f.name, f.what): f for trace in traces for f in find_faults(trace)}
+    return Audit(
+        title=", ".join(words),
+        lrs=traces[0].lrs,
+        findings=tuple(findings.values()),
+        lead=lead,
+        notes=notes,
+    )
 
 
-def check(optimizer: torch.optim.Optimizer, scheduler: Any, intended: Intended) -> None:
-    """Raises `InputError` with every rule that is broken; a scheduler of `None` is none."""
+def _schedulers(
+    copies: Sequence[tuple[torch.optim.Optimizer, Any]],
+    events: tuple[Stepped | Called, ...],
+    lead: int,
+    intended: Intended,
+) -> list[Scheduler | None]:
+    """Returns the facts about each scheduler, called as it was in the run."""
+    num_steps = sum(isinstance(event, Stepped) for event in events)
+    facts: list[Scheduler | None] = []
+    for by, copied in enumerate(copies):
+        calls = [event for event in events if isinstance(event, Called) and event.by == by]
+        facts.append(
+            facts_of(
+                *copied,
+                lead=lead,
+                total_steps=max(intended.total_steps or num_steps, len(calls)),
+                told=_told(calls),
+                alone=len(copies) > 1 or isinstance(copied[1], ChainedScheduler),
+            )
+        )
+    return facts
+
+
+def _product(traces: Sequence[Trace]) -> Array | None:
+    """Returns the LR of each step as the product of all schedulers; `None`: none multiply.
+
+    Schedulers of which one is called after the other has had its last call do not.
+    """
+    calls = [trace.calls_before for trace in traces]
+    spans = sorted((int(np.argmax(c > 0)), int(np.argmax(c == c[-1]))) for c in calls if c[-1])
+    if any(begin >= end for (_, end), (begin, _) in pairwise(spans)) or len(spans) < len(traces):
+        return None
+    multipliers = []
+    for trace, calls_before in zip(traces, calls, strict=True):
+        scheduler = trace.scheduler
+        if scheduler is None or scheduler.multipliers is None:
+            return None
+        if len(scheduler.multipliers) <= scheduler.made + calls_before[-1]:
+            return None
+        multipliers.append(scheduler.multipliers[scheduler.made + calls_before])
+    product: Array = traces[0].base_lrs[traces[0].lead] * np.prod(multipliers, axis=0)
+    return product
+
+
+def _told(calls: Sequence[Called]) -> tuple[float, float] | None:
+    """Returns the first position that was told, and the mean by which they rise where they do."""
+    told = [call.position for call in calls if call.position is not None]
+    rises = [b - a for a, b in pairwise(told) if b >= a]
+    if not told or len(told) < len(calls) or not np.isfinite(told).all():
+        return None
+    rate = sum(rises) / len(rises) if rises else 1.0
+    return told[0], rate or 1.0
+
+
+def check(optimizer: torch.optim.Optimizer, schedulers: Sequence[Any], intended: Intended) -> None:
+    """Raises `InputError` with every rule that is broken."""
     steps_per_epoch, epochs = intended.steps_per_epoch, intended.epochs
     problems = Problems()
     if not isinstance(optimizer, torch.optim.Optimizer):
         problems.append(f"`optimizer` must be one of torch's, but got {type(optimizer).__name__}.")
-    if scheduler is not None and not callable(getattr(scheduler, "step", None)):
-        problems.append(
-            f"`scheduler` must have a method step(), but got {type(scheduler).__name__}."
-        )
+    for scheduler in schedulers:
+        if not callable(getattr(scheduler, "step", None)):
+            problems.append(
+                f"`scheduler` must have a method step(), but got {type(scheduler).__name__}."
+            )
     for name, value, least in (
         ("steps_per_epoch", steps_per_epoch, 1),
         ("epochs", epochs, 1),
         ("warmup_steps", intended.warmup_steps, 0),
+        ("total_steps", intended.length, 1),
     ):
         if value is not None and not (isinstance(value, int) and value >= least):
             problems.append(f"`{name}` must be a whole number from {least}, but got {value!r}.")

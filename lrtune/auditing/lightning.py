@@ -14,9 +14,7 @@ from lrtune.core.errors import InputError
 class AuditCallback(pl.Callback):
     """Watches the learning rates of each optimizer during `fit`, and warns of faults at its end.
 
-    For an optimizer with several schedulers, or with one that cannot be copied, it sees only the
-    LRs, not what wrote them. It warns of everything that it cannot watch, and never stops the
-    training.
+    It never ends a training: what it cannot see is a note of the audit.
 
     Example:
         trainer = lightning.Trainer(max_epochs=30, callbacks=[callback := AuditCallback()])
@@ -27,21 +25,27 @@ class AuditCallback(pl.Callback):
     audits: tuple[Audit, ...] = ()
     """One audit for each optimizer that made a step; empty until `fit` has ended."""
     _watched: tuple[watch, ...] = ()
+    _num_batches, _num_epochs = 0, 0
+    _first_step, _first_epoch = 0, 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begins to watch every optimizer."""
-        steps_per_epoch = epochs = None
-        if math.isfinite(trainer.estimated_stepping_batches):
-            steps_per_epoch = math.ceil(
-                trainer.num_training_batches / trainer.accumulate_grad_batches
-            )
-            epochs = math.ceil(trainer.estimated_stepping_batches / steps_per_epoch)
+        self._num_batches, self._num_epochs = 0, 0
+        self._first_step, self._first_epoch = trainer.global_step, trainer.current_epoch
         self._watched = tuple(
-            _watch(optimizer, _only_scheduler(trainer, optimizer), steps_per_epoch, epochs)
+            watch(optimizer, scheduler=_schedulers_of(trainer, optimizer))
             for optimizer in trainer.optimizers
         )
         for watched in self._watched:
             watched.__enter__()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Counts the batches."""
+        self._num_batches += 1
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Counts the epochs."""
+        self._num_epochs += 1
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stops watching, and warns of every fault."""
@@ -49,12 +53,12 @@ class AuditCallback(pl.Callback):
         audits = []
         for watched in self._watched:
             try:
-                audits.append(watched.audit())
+                audits.append(self._audit(watched, trainer))
             except InputError as error:
                 warnings.warn(str(error), stacklevel=2)
         self.audits = tuple(audits)
         for audit in self.audits:
-            if not audit.ok:
+            if audit.notes or not audit.ok:
                 warnings.warn(str(audit), stacklevel=2)
 
     def on_exception(
@@ -67,19 +71,31 @@ class AuditCallback(pl.Callback):
         for watched in self._watched:
             watched.__exit__(None, None, None)
 
+    def _audit(self, watched: watch, trainer: pl.Trainer) -> Audit:
+        """Judges a run by the steps that it made, and by those it was to make if it was stopped."""
+        num_steps, done = watched.num_steps, self._fraction_done(trainer)
+        return watched.audit(
+            steps_per_epoch=round(num_steps / self._num_epochs) if self._num_epochs else None,
+            total_steps=max(num_steps, round(num_steps / done)) if done else None,
+        )
 
-def _watch(
-    optimizer: Any, scheduler: Any, steps_per_epoch: int | None, epochs: int | None
-) -> watch:
-    try:
-        return watch(optimizer, scheduler=scheduler, steps_per_epoch=steps_per_epoch, epochs=epochs)
-    except InputError as error:
-        warnings.warn(f"only the LRs are seen: {error}", stacklevel=2)
-        return watch(optimizer, steps_per_epoch=steps_per_epoch, epochs=epochs)
+    def _fraction_done(self, trainer: pl.Trainer) -> float:
+        """Returns the part of this `fit` that is done, from 0 to 1; 0 if it has no end."""
+        fractions = []
+        if trainer.max_steps > 0:
+            steps = trainer.max_steps - self._first_step
+            fractions.append((trainer.global_step - self._first_step) / steps)
+        if trainer.max_epochs is not None and trainer.max_epochs > 0:
+            epochs = trainer.max_epochs - self._first_epoch
+            batches = epochs * trainer.num_training_batches
+            done = self._num_batches / batches if math.isfinite(batches) else 0.0
+            fractions.append(max(done, self._num_epochs / epochs))
+        return max(fractions, default=0.0)
 
 
-def _only_scheduler(trainer: pl.Trainer, optimizer: Any) -> Any:
-    schedulers = [
-        c.scheduler for c in trainer.lr_scheduler_configs if c.scheduler.optimizer is optimizer
+def _schedulers_of(trainer: pl.Trainer, optimizer: Any) -> list[Any]:
+    return [
+        config.scheduler
+        for config in trainer.lr_scheduler_configs
+        if getattr(config.scheduler, "optimizer", None) is optimizer
     ]
-    return schedulers[0] if len(schedulers) == 1 else None

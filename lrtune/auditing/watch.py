@@ -1,6 +1,8 @@
 """`watch` records the LR at each real optimizer step of any training loop."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -8,7 +10,13 @@ import torch
 
 from lrtune.auditing.audit import Audit, Intended, check, judge
 from lrtune.auditing.faults import Called, Stepped
-from lrtune.auditing.schedulers import Meant, copies_of, is_plateau, method_of
+from lrtune.auditing.schedulers import (
+    Meant,
+    copies_of,
+    inner_scheduler,
+    is_plateau,
+    method_of,
+)
 from lrtune.core.errors import InputError
 from lrtune.stepping.hooks import StepHooks, overflow_of, torch_optimizer
 from lrtune.stepping.rates import base_lrs_of, lrs_of
@@ -23,9 +31,13 @@ class watch:  # noqa: N801 (used as `with watch(optimizer) as seen`, as torch.no
     subclass that records the calls of the method that advances it. Neither changes what the two do,
     or their `state_dict()`.
 
+    It never ends a training: what it cannot see, such as the calls of a scheduler that cannot be
+    copied, is a note of the audit.
+
     Args:
-        optimizer: that the loop steps.
-        scheduler: that the loop calls; `None`: only the LRs are seen, not what wrote them.
+        optimizer: that the loop steps, of torch or in a wrapper such as accelerate's.
+        scheduler: that the loop calls, or a sequence of all that it calls; `None`: only the LRs are
+            seen, not what wrote them.
         steps_per_epoch: optimizer steps; `None`: not known.
         epochs: of the whole run, even if only its beginning is watched; `None`: not known.
         meant: the schedule that was meant: a recipe, its schedule, or a function from the step to
@@ -33,7 +45,7 @@ class watch:  # noqa: N801 (used as `with watch(optimizer) as seen`, as torch.no
         warmup_steps: calls of the scheduler that its warmup was meant to take.
 
     Raises:
-        InputError: a length is below 1 or missing, or the scheduler cannot be copied.
+        InputError: a length is below 1 or missing, or there is no optimizer.
 
     Example:
         >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
@@ -57,21 +69,34 @@ class watch:  # noqa: N801 (used as `with watch(optimizer) as seen`, as torch.no
         warmup_steps: int | None = None,
     ) -> None:
         optimizer = torch_optimizer(optimizer)
+        given = scheduler if isinstance(scheduler, Sequence) else (scheduler,)
+        schedulers = [inner_scheduler(one) for one in given if one is not None]
         self._intended = Intended(
             steps_per_epoch=steps_per_epoch, epochs=epochs, meant=meant, warmup_steps=warmup_steps
         )
-        check(optimizer, scheduler, self._intended)
-        self._optimizer, self._scheduler = optimizer, scheduler
+        check(optimizer, schedulers, self._intended)
+        self._optimizer = optimizer
         self._events: list[Stepped | Called] = []
-        self._idle = True  # no optimizer step since the last call of the scheduler
-        self._class = type(scheduler)
+        self._idle = True  # no optimizer step since the last call of a scheduler
         self._start_lrs, self._base_lrs = lrs_of(optimizer), base_lrs_of(optimizer)
-        self._copied = None if scheduler is None else copies_of(optimizer, scheduler)
+        self._copied: list[tuple[torch.optim.Optimizer, Any]] = []
+        self._schedulers: list[Any] = []
+        self._notes: list[str] = []
+        for one in schedulers:
+            try:
+                if not hasattr(type(one), method_of(one)):
+                    rule = "`scheduler` must be of a class with a method step()"
+                    raise InputError(f"{rule}, but got {type(one).__name__}.")
+                self._copied.append(copies_of(optimizer, one))
+                self._schedulers.append(one)
+            except InputError as error:
+                self._notes.append(f"Only the LRs were seen, not what wrote them: {error}")
+        self._classes = [type(one) for one in self._schedulers]
 
     def __enter__(self) -> Self:
         self._hooks = StepHooks(self._optimizer, after=self._on_step, reads=True)
-        if self._scheduler is not None:
-            self._scheduler.__class__ = self._noting()
+        for by, scheduler in enumerate(self._schedulers):
+            scheduler.__class__ = self._noting(by)
         return self
 
     def __exit__(
@@ -81,24 +106,38 @@ class watch:  # noqa: N801 (used as `with watch(optimizer) as seen`, as torch.no
         traceback: TracebackType | None,
     ) -> None:
         self._hooks.remove()
-        if self._scheduler is not None:
-            self._scheduler.__class__ = self._class
+        for scheduler, own_class in zip(self._schedulers, self._classes, strict=True):
+            scheduler.__class__ = own_class
 
-    def audit(self) -> Audit:
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps that were made so far, without those that a scaler skipped."""
+        return sum(isinstance(event, Stepped) and not event.skipped for event in self._events)
+
+    def audit(self, *, steps_per_epoch: int | None = None, total_steps: int | None = None) -> Audit:
         """Returns the LRs recorded so far, and what is wrong with them.
+
+        Args:
+            steps_per_epoch: optimizer steps, where that was not known before.
+            total_steps: optimizer steps of the run, where that was not known before, or the run
+                does not end with an epoch.
 
         Raises:
             InputError: the optimizer made no step.
         """
-        if not any(isinstance(event, Stepped) and not event.skipped for event in self._events):
+        if not self.num_steps:
             raise InputError("at least one optimizer step must be watched, but there was none.")
+        intended = self._intended
+        if steps_per_epoch is not None:
+            intended = replace(intended, steps_per_epoch=steps_per_epoch)
         return judge(
             self._optimizer,
-            None if self._copied is None else copies_of(*self._copied),
+            [copies_of(*copied) for copied in self._copied],
             events=tuple(self._events),
             start_lrs=self._start_lrs,
             base_lrs=self._base_lrs,
-            intended=self._intended,
+            intended=replace(intended, length=total_steps),
+            notes=tuple(self._notes),
         )
 
     def _on_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -112,28 +151,27 @@ class watch:  # noqa: N801 (used as `with watch(optimizer) as seen`, as torch.no
         num_groups = len(self._start_lrs)  # those at the beginning, without any added later
         return lrs_of(self._optimizer)[:num_groups]
 
-    def _noting(self) -> type:
-        """Returns a subclass of the scheduler's class that records its calls.
+    def _noting(self, by: int) -> type:
+        """Returns a subclass of a scheduler's class that records its calls.
 
         An attribute of the object would end up in its `state_dict` instead.
         """
-        method = method_of(self._scheduler)
+        watched, own_class = self._schedulers[by], self._classes[by]
+        method = method_of(watched)
 
         def noted(scheduler: Any, *args: Any, **kwargs: Any) -> Any:
-            inner = getattr(self._class, method)
-            if scheduler is not self._scheduler:  # a copy of it
+            inner = getattr(own_class, method)
+            if scheduler is not watched:  # a copy of it
                 return inner(scheduler, *args, **kwargs)
             before, overflow = self._lrs(), self._idle and not _finite_gradients(self._optimizer)
             result = inner(scheduler, *args, **kwargs)
             position, metric = _told(scheduler, args, kwargs)
-            self._events.append(Called(before, self._lrs(), position, metric, overflow))
+            self._events.append(Called(before, self._lrs(), position, metric, overflow, by))
             self._idle = True
             return result
 
         return type(
-            self._class.__name__,
-            (self._class,),
-            {method: noted, "__module__": self._class.__module__},
+            own_class.__name__, (own_class,), {method: noted, "__module__": own_class.__module__}
         )
 
 

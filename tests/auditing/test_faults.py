@@ -48,6 +48,8 @@ def test_nothing_is_read_from_the_turns_of_one_that_goes_up_and_down():
 def trace(events, *, curve=FALLING, base_lrs=(1.0,), **changes):
     """Steps are given by their LR, calls of the scheduler by the LR before and after."""
     scheduler = Scheduler(name="Line", curve=np.maximum(0, curve))
+    if "epochs" in changes:
+        changes["length"] = changes.pop("epochs") * changes["steps_per_epoch"]
     return Trace(
         events=tuple(Stepped((event,)) if isinstance(event, float) else event for event in events),
         start_lrs=base_lrs,
@@ -202,7 +204,7 @@ def test_skipped_steps_that_hardly_matter(num_overflows, severity):
 )
 def test_the_metric_of_a_plateau(metrics, severity):
     events = [1.0, 1.0, *(call(1.0, 1.0, metric=metric) for metric in metrics)]
-    plateau = Scheduler(name="Plateau", curve=np.empty(0), plateau=True)
+    plateau = Scheduler(name="Plateau", curve=np.empty(0), patience=0)
     assert [f.severity for f in find_faults(trace(events, scheduler=plateau))] == (
         [severity] if severity else []
     )

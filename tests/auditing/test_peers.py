@@ -109,7 +109,7 @@ def train_as_timm(
     scheduler,
     epochs,
     *,
-    metric=lambda epoch: 1 / (epoch + 1),
+    metric=lambda epoch: 1 - 1 / (epoch + 1),
     next_update=1,
     next_epoch=1,
 ):
@@ -234,7 +234,8 @@ def test_a_cosine_of_timm_in_epochs_told_updates():
 @pytest.mark.parametrize(
     ("metric", "found"),
     [
-        (lambda epoch: 1 / (epoch + 1), []),
+        (lambda epoch: 1 - 1 / (epoch + 1), []),
+        (lambda epoch: 1 / (epoch + 1), ["plateau-wrong-mode"]),
         (lambda epoch: None, ["plateau-without-metric"]),
         (lambda epoch: math.nan, ["plateau-without-metric"]),
     ],

@@ -1,6 +1,7 @@
 """Watches of training loops with real steps of torch's optimizers."""
 
 import copy
+import functools
 import io
 import math
 import re
@@ -359,15 +360,19 @@ def test_a_step_with_infinite_gradients_that_was_made_is_no_skipped_one(model, o
 
 
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
-def test_a_scheduler_called_for_each_micro_batch(optimizer, train_step):
-    scheduler = lrs.CosineAnnealingLR(optimizer, 4 * TOTAL_STEPS)
+@pytest.mark.parametrize(
+    ("length", "found"),
+    [(1, ["called-too-often"]), (4, []), (8, ["cut-short"]), (2, ["turns-up-again"])],
+)
+def test_a_scheduler_called_for_each_micro_batch(optimizer, train_step, length, found):
+    scheduler = lrs.CosineAnnealingLR(optimizer, length * TOTAL_STEPS)
     with watch(optimizer, scheduler=scheduler, **RUN) as seen:
         for _ in range(TOTAL_STEPS):
             for _ in range(3):
                 scheduler.step()
             train_step()
             scheduler.step()
-    assert names(seen) == ["called-too-often"]
+    assert names(seen) == found
 
 
 @pytest.mark.parametrize(
@@ -487,3 +492,164 @@ def test_what_was_meant_needs_the_length(optimizer, train_step):
         train_step()
     with pytest.raises(InputError, match="`meant` needs the length of the run"):
         seen.audit()
+
+
+class Wrapper:
+    """An optimizer of another library around one of torch."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    def step(self):
+        self.optimizer.step()
+
+
+class Outer(torch.optim.Optimizer):
+    """A wrapper that is an optimizer as accelerate's is: without torch's own constructor."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    def step(self, closure=None):
+        return self.optimizer.step(closure)
+
+
+@pytest.mark.parametrize("wrap", [Outer, lambda o: Outer(Outer(o)), Wrapper])
+def test_an_optimizer_in_a_wrapper(optimizer, train_step, wrap):
+    scheduler = cosine(optimizer)
+    with watch(wrap(optimizer), scheduler=scheduler, **RUN) as seen:
+        for _ in range(TOTAL_STEPS):
+            train_step()
+            scheduler.step()
+    assert seen.audit().ok
+    assert seen.audit().lrs.shape == (1, TOTAL_STEPS)
+
+
+class Scheduled:
+    """A scheduler of another library around one of torch."""
+
+    def __init__(self, scheduler):
+        self.scheduler = scheduler
+
+    def step(self):
+        self.scheduler.step()
+
+
+def test_a_scheduler_in_a_wrapper(optimizer, train_step):
+    scheduler = Scheduled(lrs.CosineAnnealingLR(optimizer, EPOCHS))
+    with watch(optimizer, scheduler=scheduler, **RUN) as seen:
+        for _ in range(TOTAL_STEPS):
+            train_step()
+            scheduler.step()
+    assert names(seen) == ["counted-in-epochs"]
+
+
+def test_a_scheduler_that_cannot_be_copied_is_a_note(optimizer, train_step):
+    scheduler = cosine(optimizer)
+    scheduler.values = (value for value in ())
+    with watch(optimizer, scheduler=scheduler, **RUN) as seen:
+        for _ in range(TOTAL_STEPS):
+            train_step()
+            scheduler.step()
+    report = seen.audit()
+    assert report.ok
+    (note,) = report.notes
+    assert note.startswith("Only the LRs were seen, not what wrote them: `scheduler` must be such")
+    assert "Note: Only the LRs were seen" in str(report)
+    assert report.to_dict()["notes"] == [note]
+
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 1)
+        self.asked = 0
+
+    def multiplier(self, step):
+        self.asked += 1
+        return 1 - step / TOTAL_STEPS
+
+    def __deepcopy__(self, memo):
+        raise AssertionError("a module was copied with its weights")
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda model: model.multiplier,
+        lambda model: functools.partial(model.multiplier),
+        lambda model: lambda step: model.multiplier(step),
+    ],
+)
+def test_a_schedule_that_is_a_method_of_the_model(function):
+    model = Model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = lrs.LambdaLR(optimizer, function(model))
+    with watch(optimizer, scheduler=scheduler, **RUN) as seen:
+        for _ in range(TOTAL_STEPS):
+            model.layer(BATCHES[0][0]).square().mean().backward()
+            optimizer.step()
+            scheduler.step()
+    asked = model.asked
+    assert seen.audit().ok
+    assert model.asked == asked or function(model).__name__ == "<lambda>"
+
+
+def test_a_method_without_the_wrong_length_is_judged_as_any_other():
+    model = Model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = lrs.LambdaLR(optimizer, lambda step: 1 - step / 40)
+    with watch(optimizer, scheduler=scheduler, **RUN) as seen:
+        for _ in range(TOTAL_STEPS):
+            optimizer.step()
+            scheduler.step()
+    assert names(seen) == ["turns-negative"]
+
+
+@pytest.mark.parametrize("overwrites", [False, True])
+def test_two_schedulers_at_the_same_steps(optimizer, train_step, overwrites):
+    decay = cosine(optimizer)
+    if overwrites:
+        other = lrs.LambdaLR(optimizer, warmup)
+    else:
+        other = lrs.LinearLR(optimizer, 0.1, total_iters=20)
+    with watch(optimizer, scheduler=[decay, other], **RUN) as seen:
+        for _ in range(TOTAL_STEPS):
+            train_step()
+            decay.step()
+            other.step()
+    assert names(seen) == (["no-product"] if overwrites else [])
+
+
+@pytest.mark.parametrize("shown", ["the first", "the second", "both"])
+def test_a_scheduler_that_takes_over_from_another(optimizer, train_step, shown):
+    rise = lrs.LinearLR(optimizer, 0.1, total_iters=20)
+    decay = lrs.ExponentialLR(optimizer, 0.95)
+    given = {"the first": rise, "the second": decay, "both": [rise, decay]}[shown]
+    with watch(optimizer, scheduler=given, **RUN) as seen:
+        for step in range(TOTAL_STEPS):
+            train_step()
+            (rise if step < 20 else decay).step()
+    assert names(seen) == []
+
+
+@pytest.mark.parametrize(
+    ("length", "steps", "found"),
+    [
+        (45, 45, []),
+        (4, 4, []),
+        (TOTAL_STEPS, 45, ["cut-short"]),
+        (30, 45, ["turns-up-again"]),
+    ],
+)
+def test_a_run_that_ends_within_an_epoch(optimizer, train_step, length, steps, found):
+    scheduler = lrs.CosineAnnealingLR(optimizer, length)
+    with watch(optimizer, scheduler=scheduler) as seen:
+        for _ in range(steps):
+            train_step()
+            scheduler.step()
+    found_names = [
+        finding.name
+        for finding in seen.audit(steps_per_epoch=STEPS_PER_EPOCH, total_steps=steps).findings
+    ]
+    assert found_names == found

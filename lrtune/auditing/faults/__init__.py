@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from lrtune.auditing.faults import driving
+from lrtune.auditing.faults import driving, jumps, plateau, positions
 from lrtune.auditing.faults.length import wrong_length
 from lrtune.auditing.faults.trace import (
     Array,
@@ -29,15 +29,27 @@ from lrtune.auditing.faults.trace import (
 __all__ = ["Called", "Finding", "Pace", "Scheduler", "Stepped", "Trace", "find_faults"]
 
 RULES: tuple[Callable[[Trace], Finding | None], ...] = (
-    lambda trace: wrong_length(trace) or driving.never_changes(trace),
+    lambda trace: (
+        jumps.resumed_elsewhere(trace)
+        or driving.no_product(trace)
+        or positions.begins_again(trace)
+        or jumps.drops_after_warmup(trace)
+        or wrong_length(trace)
+        or driving.never_changes(trace)
+    ),
     driving.unwarmed_start,
-    driving.late,
+    positions.late,
     driving.scheduler_first,
-    driving.two_writers,
+    lambda trace: driving.two_writers(trace) or jumps.jumps(trace),
     driving.group_ratio_lost,
     driving.skipped_steps_counted,
-    driving.called_too_often,
-    driving.plateau_without_metric,
+    lambda trace: (
+        plateau.plateau_without_metric(trace)
+        or plateau.plateau_each_batch(trace)
+        or plateau.plateau_of_wrong_mode(trace)
+        or plateau.stale_metric(trace)
+        or plateau.patience_too_long(trace)
+    ),
 )
 
 

@@ -10,18 +10,15 @@ from itertools import pairwise
 import numpy as np
 
 from lrtune.auditing.faults.trace import (
+    MUCH,
+    SOME,
     VISIBLE,
-    Array,
     Called,
     Finding,
-    Severity,
     Stepped,
     Trace,
     same,
 )
-
-SOME, MUCH = 1.1, 1.5
-"""A ratio of two LRs that is off by `SOME` is visibly off; off by `MUCH`, it is another ratio."""
 
 
 def never_changes(trace: Trace) -> Finding | None:
@@ -37,8 +34,7 @@ def never_changes(trace: Trace) -> Finding | None:
     if not trace.calls and trace.num_steps <= (trace.steps_per_epoch or 1):
         return None  # too early to tell
     by_epoch, by_step = trace.read("epoch"), trace.read("step")
-    severity: Severity = "wrong"
-    meant: Array | None = max((by_epoch, by_step), key=np.ptp)
+    meant = max((by_epoch, by_step), key=np.ptp)
     if not scheduler.attached:
         what = f"{scheduler.name} writes to another optimizer"
         fix = "Build the scheduler after the optimizer that is trained with, from that very object."
@@ -50,20 +46,19 @@ def never_changes(trace: Trace) -> Finding | None:
         )
     elif np.ptp(by_step if trace.pace == "step" else by_epoch):
         return None  # only the beginning was seen
-    elif np.ptp(scheduler.curve):
-        first = int(np.argmax(scheduler.curve != scheduler.curve[0]))
+    elif trace.pace and trace.num_calls(trace.pace) - scheduler.begin <= 1:
+        return None  # its first call ends the run
+    elif not np.ptp(to_come := scheduler.curve[scheduler.begin :]):
+        return None  # constant by design
+    else:
+        first = int(np.argmax(to_come != to_come[0]))
         what = (
             f"{scheduler.name} changes it first after {first} calls, "
             f"and the run has {len(trace.calls)}"
         )
         fix = "Build the scheduler with the length of the run, in the unit in which it is called."
-    else:
-        what, fix = f"{scheduler.name} never changes it", "None, if a constant LR is meant."
-        severity, meant = "suspicious", None
     what = f"The LR is {ran[0]:.3g} at all {trace.num_steps} optimizer steps: {what}."
-    return Finding(
-        name="never-changes", severity=severity, what=what, fix=fix, ran=ran, meant=meant
-    )
+    return Finding(name="never-changes", severity="wrong", what=what, fix=fix, ran=ran, meant=meant)
 
 
 def unwarmed_start(trace: Trace) -> Finding | None:
@@ -97,29 +92,6 @@ def unwarmed_start(trace: Trace) -> Finding | None:
     )
 
 
-def late(trace: Trace) -> Finding | None:
-    """Reports a scheduler that is given the number of the last step or epoch, not of the next."""
-    positions = [call.position for call in trace.calls]
-    if trace.scheduler is None or trace.pace is None or len(positions) < 2 or None in positions:
-        return None
-    unit = 1 if trace.pace == "step" else trace.epoch_steps or 1
-    told = np.array([*positions], dtype=float)[trace.calls_before[trace.calls_before > 0] - 1]
-    steps = np.arange(trace.num_steps)[trace.calls_before > 0]
-    if not len(told) or not (told == steps // unit - 1).all() or not np.ptp(trace.ran):
-        return None
-    count = "num_updates" if trace.pace == "step" else "epoch"
-    return Finding(
-        name="one-step-late" if trace.pace == "step" else "one-epoch-late",
-        severity="suspicious",
-        what=f"{trace.scheduler.name} is told the {trace.pace} that has ended, "
-        f"so each LR comes one {trace.pace} late, and the first one twice.",
-        fix=f"Call it with {count} + 1 after the {trace.pace}: "
-        "it wants the number of the one to come.",
-        ran=trace.ran,
-        meant=trace.read(trace.pace),
-    )
-
-
 def scheduler_first(trace: Trace) -> Finding | None:
     """Reports a loop that always calls `scheduler.step()` before `optimizer.step()`."""
     first, last = trace.events[0], trace.events[-1]
@@ -150,18 +122,23 @@ def scheduler_first(trace: Trace) -> Finding | None:
 
 
 def two_writers(trace: Trace) -> Finding | None:
-    """Reports other code that writes the LR after the scheduler was first called."""
+    """Reports other code that writes the LR while the scheduler is called.
+
+    Code that writes it only before the scheduler is first called, or after its last call, has
+    handed over to it, or taken over from it.
+    """
     if trace.scheduler is None or not trace.scheduler.attached:
         return None
     changed, num_overwritten = _writes_of_others(trace)
     if not changed and not num_overwritten:
         return None
-    handed_over, meant = True, None
+    alone, meant = True, None
     if trace.pace and len(trace.curve):
         meant = trace.read(trace.pace)
         since = changed[-1] + 1 if changed else 0
-        alone = trace.curve[np.minimum(trace.calls_before, len(trace.curve) - 1)]
-        handed_over = same(trace.ran[since:], alone[since:])
+        calls = trace.begin + trace.calls_before
+        own = trace.curve[np.minimum(calls, len(trace.curve) - 1)]
+        alone = same(trace.ran[since:], own[since:])
     seen = []
     if changed:
         seen.append(
@@ -175,11 +152,10 @@ def two_writers(trace: Trace) -> Finding | None:
         )
     return Finding(
         name="two-writers",
-        severity="suspicious" if handed_over and not num_overwritten else "wrong",
+        severity="suspicious" if alone and not num_overwritten else "wrong",
         what=f"{trace.scheduler.name} is not alone in writing the LR: {', and '.join(seen)}.",
-        fix="Let one mechanism write it: put the warmup into the schedule "
-        "(torch: SequentialLR or one LambdaLR; "
-        "ChainedScheduler for two that are to be multiplied).",
+        fix="Let one mechanism write it: join the warmup to the schedule (torch: SequentialLR), "
+        "or give one LambdaLR a function that returns the product of both multipliers.",
         ran=trace.ran,
         meant=meant,
     )
@@ -188,24 +164,44 @@ def two_writers(trace: Trace) -> Finding | None:
 def _writes_of_others(trace: Trace) -> tuple[list[int], int]:
     """Returns the steps whose LR other code wrote, and the number of LRs that were overwritten.
 
-    An LR is by other code if it changed between two events. The number counts such LRs that the
-    scheduler replaced before any step used them. A warmup by hand that is over before the scheduler
-    is first called is not counted.
+    An LR is by other code if it changed between two events. The number counts such LRs that a
+    scheduler replaced before any step used them. The steps are those between the first call of the
+    scheduler and its last one.
     """
-    last_lrs, step, called = trace.start_lrs, 0, False
+    last_lrs, step, num_calls = trace.start_lrs, 0, 0
     changed: list[int] = []
     num_overwritten = 0
     for event in trace.events:
         if isinstance(event, Called):
             is_by_others = _differ(event.before, last_lrs)
             num_overwritten += is_by_others and _differ(event.after, event.before)
-            last_lrs, called = event.after, True
+            last_lrs = event.after
+            num_calls += trace.is_call(event)
         else:
-            if called and _differ(event.lrs, last_lrs):
+            if 0 < num_calls < len(trace.calls) and _differ(event.lrs, last_lrs):
                 changed.append(step)
             last_lrs = event.lrs
             step += not event.skipped
     return changed, num_overwritten
+
+
+def no_product(trace: Trace) -> Finding | None:
+    """Reports schedulers that are to multiply, one of which overwrites what the others did."""
+    scheduler, meant = trace.scheduler, trace.product
+    if scheduler is None or meant is None or same(trace.ran, meant):
+        return None
+    at = int(np.argmax(np.abs(trace.ran - meant)))
+    return Finding(
+        name="no-product",
+        severity="wrong",
+        what="The LR is not the product of the schedulers, since one of them writes it without "
+        f"regard to the others: at step {at} it is {trace.ran[at]:.3g}, and the product is "
+        f"{meant[at]:.3g}.",
+        fix="Give one LambdaLR a function that returns the product of all multipliers. (A LambdaLR "
+        "cannot be chained; LinearLR, ConstantLR and CosineAnnealingLR can.)",
+        ran=trace.ran,
+        meant=meant,
+    )
 
 
 def _differ(lrs: tuple[float, ...], others: tuple[float, ...]) -> bool:
@@ -250,6 +246,8 @@ def skipped_steps_counted(trace: Trace) -> Finding | None:
     """Reports a scheduler that is called for steps that a gradient scaler skipped."""
     if trace.scheduler is None or trace.scheduler.plateau or trace.pace != "step":
         return None
+    if trace.calls_a_step > 1:
+        return None
     if any(call.position is not None for call in trace.calls):
         return None
     num_proven, num_likely = _calls_without_a_step(trace)
@@ -278,62 +276,8 @@ def _calls_without_a_step(trace: Trace) -> tuple[int, int]:
     """Counts the calls after a skipped step, and the calls with no step since the call before."""
     num_proven = num_likely = 0
     for before, event in pairwise((None, *trace.events)):
-        if isinstance(event, Called):
+        if isinstance(event, Called) and trace.is_call(event):
             proven = event.overflow or (isinstance(before, Stepped) and before.skipped)
             num_proven += proven
-            num_likely += isinstance(before, Called) and not proven
+            num_likely += before is not None and trace.is_call(before) and not proven
     return num_proven, num_likely
-
-
-def called_too_often(trace: Trace) -> Finding | None:
-    """Reports a scheduler that is called several times an optimizer step."""
-    num_calls = len(trace.calls) - sum(call.overflow for call in trace.calls)
-    times = num_calls / trace.num_steps
-    if trace.scheduler is None or trace.scheduler.plateau or times <= 1.5 or num_calls <= 3:
-        return None
-    return Finding(
-        name="called-too-often",
-        severity="wrong",
-        what=f"{trace.scheduler.name} is called {num_calls} times for {trace.num_steps} "
-        f"optimizer steps, {times:.2g} times a step.",
-        fix="Call scheduler.step() where the optimizer steps: "
-        "not for each micro-batch of an accumulation, nor for each device.",
-        ran=trace.ran,
-        meant=trace.read("step"),
-    )
-
-
-def plateau_without_metric(trace: Trace) -> Finding | None:
-    """Reports a plateau scheduler that is not called, or gets no metric; NaN is no metric."""
-    if trace.scheduler is None or not trace.scheduler.plateau:
-        return None
-    name = trace.scheduler.name
-    metrics = [math.nan if call.metric is None else call.metric for call in trace.calls]
-    num_missing = sum(map(math.isnan, metrics))
-    severity: Severity = "wrong"
-    if not trace.calls:
-        if trace.num_steps <= (trace.steps_per_epoch or 1):
-            return None
-        what = (
-            f"{name} is never called in {trace.num_steps} optimizer steps, so the LR cannot fall."
-        )
-    elif num_missing > 0.5 * len(metrics):
-        what = (
-            f"{name} was called {len(metrics)} times, "
-            f"{num_missing} of them without a metric or with NaN."
-        )
-    elif len(metrics) >= 3 and len(set(metrics)) == 1:
-        what, severity = (
-            f"{name} was given {metrics[0]:.4g} at each of {len(metrics)} calls.",
-            "suspicious",
-        )
-    else:
-        return None
-    return Finding(
-        name="plateau-without-metric",
-        severity=severity,
-        what=what,
-        fix="Call scheduler.step(metric) after each validation, with the number just measured "
-        '(Lightning: log what "monitor" names, in every epoch; timm: step(epoch + 1, metric)).',
-        ran=trace.ran,
-    )

@@ -7,7 +7,16 @@ from typing import NamedTuple
 import numpy as np
 
 from lrtune.auditing.faults.driving import unwarmed_start
-from lrtune.auditing.faults.trace import VISIBLE, Array, Finding, Pace, Severity, Trace
+from lrtune.auditing.faults.trace import (
+    VISIBLE,
+    Array,
+    Called,
+    Finding,
+    Pace,
+    Severity,
+    Stepped,
+    Trace,
+)
 
 NEAR = 0.05
 """Two lengths count as equal within this fraction, and two LRs within this fraction of the peak."""
@@ -18,21 +27,60 @@ NOTHING = 1e-6
 def wrong_length(trace: Trace) -> Finding | None:
     """Reports a scheduler whose length, in calls, is not that of the run.
 
-    Several rules may hold; the finding is that of the first in `RULES`.
+    Several rules may hold; the finding is that of the first in `RULES`. A run that was resumed is
+    right if one of the lengths that it may have is right.
     """
     if trace.pace is None or not len(trace.curve) or trace.curve.max() <= 0:
         return None
     if (trace.scheduler is not None and not trace.scheduler.attached) or unwarmed_start(trace):
         return None  # that says it all
-    fit = _Fit(trace=trace, pace=trace.pace)
+    findings = [_first_finding(_Fit(trace=run, pace=trace.pace)) for run in trace.lengths]
+    if None in findings:
+        return None
+    return _called_too_often(trace) or findings[-1]
+
+
+def _first_finding(fit: "_Fit") -> Finding | None:
     return next((finding for rule in RULES if (finding := rule(fit)) is not None), None)
+
+
+def _called_too_often(trace: Trace) -> Finding | None:
+    """Reports calls that are several a step where one a step would be right."""
+    times, scheduler = trace.calls_a_step, trace.scheduler
+    if times == 1 or scheduler is None or not len(scheduler.curve):
+        return None
+    once = _Fit(trace=replace(trace, events=_once_a_step(trace)), pace="step")
+    if _first_finding(once) is not None:
+        return None
+    ran, meant = trace.ran, once.trace.read("step")
+    at = int(np.argmax(np.abs(ran - meant[: len(ran)])))
+    return Finding(
+        name="called-too-often",
+        severity="wrong",
+        what=f"{scheduler.name} is called {len(trace.calls)} times for {trace.num_steps} optimizer "
+        f"steps, {times:.2g} times a step, and is as long as one call a step would make it: the LR "
+        f"of step {at} is {ran[at]:.3g}, and {meant[at]:.3g} is due.",
+        fix="Call scheduler.step() where the optimizer steps: "
+        "not for each micro-batch of an accumulation, nor for each device.",
+        ran=ran,
+        meant=meant,
+    )
+
+
+def _once_a_step(trace: Trace) -> tuple[Stepped | Called, ...]:
+    """Leaves out the calls that are followed by another call before the next step."""
+    return tuple(
+        event
+        for event, following in zip(trace.events, (*trace.events[1:], None), strict=True)
+        if not trace.is_call(event) or following is None or not trace.is_call(following)
+    )
 
 
 class Shape(NamedTuple):
     """The landmarks of a curve, in calls of the scheduler."""
 
     peak: int
-    """Calls until the highest LR."""
+    """Calls until the LR is highest before it first falls."""
     end: int | None = None
     """Calls until the decay is over; `None`: the curve shows no end."""
     turns_up: bool = False
@@ -54,7 +102,10 @@ def shape_of(curve: Array, *, rises: bool = False, raises: bool = False) -> Shap
         raises: the call after the last one of the curve raised.
     """
     top = curve.max()
-    peak = int(np.argmax(curve >= top * (1 - 1e-9)))
+    highest = np.maximum.accumulate(curve)
+    falls = highest - curve > VISIBLE * top
+    until = int(np.argmax(falls)) if falls.any() else len(curve) - 1
+    peak = int(np.argmax(curve >= highest[until] * (1 - 1e-9)))
     if rises:
         return Shape(peak)
     turn, restart = _turns(curve[peak:], VISIBLE * top)
@@ -124,6 +175,16 @@ class _Fit:
     def top(self) -> float:
         return float(self.curve.max())
 
+    @cached_property
+    def never_warm(self) -> bool:
+        """Whether the run ends within a warmup.
+
+        Only a rise that is gradual and comes to its end is known to be one.
+        """
+        peak = self.shape.peak
+        rises = int(np.count_nonzero(np.diff(self.curve[: peak + 1]) > 0))
+        return self.calls <= peak <= 0.5 * len(self.curve) and rises >= 0.5 * peak
+
     @property
     def last(self) -> float:
         """LR of the run's last step."""
@@ -140,6 +201,13 @@ class _Fit:
     @property
     def name(self) -> str:
         return self.trace.scheduler.name if self.trace.scheduler else "The schedule"
+
+    def right_at(self, pace: Pace) -> Array | None:
+        """Returns the LRs of the run at another pace; `None` where they would be wrong as well."""
+        other = _Fit(trace=self.trace, pace=pace)
+        if any(rule(other) is not None for rule in WRONG_AT_ANY_PACE):
+            return None
+        return self.trace.read(pace)
 
     def finding(
         self, name: str, severity: Severity, what: str, fix: str = "", meant: Array | None = None
@@ -169,7 +237,7 @@ def _counted_in_steps(fit: _Fit) -> Finding | None:
     trace, peak, end = fit.trace, fit.shape.peak, fit.shape.end
     if fit.pace == "step" or fit.steps_per_epoch == 1:
         return None
-    never_warm = fit.calls <= peak < len(fit.curve) - 1
+    never_warm = fit.never_warm and peak <= trace.total_steps
     warm_too_late = trace.warmup_steps is not None and abs(peak - trace.warmup_steps) <= 1 < peak
     as_long = end is not None and not fit.shape.fades and _near(end, trace.total_steps)
     if not (never_warm or warm_too_late or as_long):
@@ -180,15 +248,19 @@ def _counted_in_steps(fit: _Fit) -> Finding | None:
         if never_warm
         else f"ends at {fit.last:.3g}"
     )
+    by_step = fit.right_at("step")
+    fix = (
+        "Call scheduler.step() after every optimizer step "
+        '(Lightning: "interval": "step" in the dictionary that configure_optimizers returns), '
+        "or build the scheduler with epochs."
+    )
     return fit.finding(
         "warmup-once-an-epoch" if peak > 1 else "decay-once-an-epoch",
         "wrong",
         f"{fit.name} is called once an epoch, but counts optimizer steps: its {length}, "
         f"the run has {fit.calls} epochs of {fit.steps_per_epoch} steps, and the LR {outcome}.",
-        "Call scheduler.step() after every optimizer step "
-        '(Lightning: "interval": "step" in the dictionary that configure_optimizers returns), '
-        "or build the scheduler with epochs.",
-        trace.read("step"),
+        "" if by_step is None else fix,
+        by_step,
     )
 
 
@@ -196,11 +268,11 @@ def _counted_in_epochs(fit: _Fit) -> Finding | None:
     shape, epochs = fit.shape, fit.calls / fit.steps_per_epoch
     if fit.pace == "epoch" or fit.steps_per_epoch == 1 or epochs <= 1:
         return None
+    meant = fit.right_at("epoch")
     fix = (
         "Call scheduler.step() once an epoch, or build the scheduler with steps "
         f"(T_max, total_steps, milestones times {fit.steps_per_epoch})."
     )
-    meant = fit.trace.read("epoch")
     if shape.restart is not None and shape.restart < min(fit.steps_per_epoch, epochs):
         what = (
             f"{fit.name} is called once an optimizer step and restarts first at step "
@@ -225,7 +297,22 @@ def _counted_in_epochs(fit: _Fit) -> Finding | None:
         f"(epoch {shape.end / fit.steps_per_epoch:.2g} of {epochs:g})"
     )
     what += ", and the next call raises." if shape.raises else "."
-    return fit.finding("counted-in-epochs", "wrong", what, fix, meant)
+    return fit.finding("counted-in-epochs", "wrong", what, "" if meant is None else fix, meant)
+
+
+def _told_too_fast(fit: _Fit) -> Finding | None:
+    scheduler, end = fit.trace.scheduler, fit.shape.end
+    if scheduler is None or fit.pace != "step" or scheduler.rate <= 1.5 or end is None:
+        return None
+    if end > 0.9 * fit.calls or not _near(end * scheduler.rate, fit.calls):
+        return None
+    return fit.finding(
+        "told-too-fast",
+        "wrong",
+        f"{fit.name} is told positions that rise by {scheduler.rate:.3g} a step, so its decay is "
+        f"over at step {end} of {fit.calls}, at an LR of {fit.curve[end]:.3g}.",
+        "Tell it the number of the optimizer step, not that of the micro-batch.",
+    )
 
 
 def _raises(fit: _Fit) -> Finding | None:
@@ -280,7 +367,9 @@ def _ends_early(fit: _Fit) -> Finding | None:
 
 def _cut_short(fit: _Fit) -> Finding | None:
     peak, end = fit.shape.peak, fit.shape.end
-    if fit.calls <= peak < len(fit.curve) - 1:
+    if fit.trace.handed_over is not None:  # it was not meant to come to its end
+        return None
+    if fit.never_warm:
         return fit.finding(
             "cut-short",
             "wrong",
@@ -314,15 +403,8 @@ def _cut_short(fit: _Fit) -> Finding | None:
     return replace(finding, fix=finding.fix + hint)
 
 
-RULES = (
-    _counted_in_steps,
-    _counted_in_epochs,
-    _raises,
-    _turns_negative,
-    _turns_up,
-    _ends_early,
-    _cut_short,
-)
+WRONG_AT_ANY_PACE = (_told_too_fast, _raises, _turns_negative, _turns_up, _ends_early, _cut_short)
+RULES = (_told_too_fast, _counted_in_steps, _counted_in_epochs, *WRONG_AT_ANY_PACE[1:])
 
 
 def _near(a: float, b: float) -> bool:

@@ -1,7 +1,7 @@
 """The data of the rules: the trace of a run's learning rates, and a finding."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -14,6 +14,8 @@ Severity = Literal["wrong", "suspicious"]
 
 VISIBLE = 0.01
 """Two curves differ if they are further apart than this fraction of the peak LR."""
+SOME, MUCH = 1.1, 1.5
+"""A ratio of two LRs that is off by `SOME` is visibly off; off by `MUCH`, it is another ratio."""
 
 
 class Stepped(NamedTuple):
@@ -38,6 +40,8 @@ class Called(NamedTuple):
     overflow: bool = False
     """A gradient scaler skipped the step: there was no optimizer step since the call before, and
     the gradients are not finite."""
+    by: int = 0
+    """Index of the scheduler among those of the run."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,16 +51,35 @@ class Scheduler:
     name: str
     curve: Array
     """LR of the leading parameter group after 0, 1, 2, ... calls, shape (calls + 1,); empty for a
-    plateau."""
+    plateau. The calls are such as the loop makes: where it tells positions, they rise as there."""
     error: str = ""
     """The error of the call after the last one of the curve."""
     attached: bool = True
     """The scheduler writes to the optimizer of the run."""
-    plateau: bool = False
+    made: int = 0
+    """Calls that had been made when the run began, as where it was resumed."""
+    begin: int = 0
+    """Where the run begins on the curve: `made` where its past is known, else 0."""
+    due: float | None = None
+    """LR that the scheduler's own past leads to, where the run begins with another one."""
+    rate: float = 1.0
+    """By how much the position that it is told rises from call to call."""
+    multipliers: Array | None = None
+    """What it multiplies the base LR by after 0, 1, 2, ... calls from its own beginning, where its
+    product with others is to be looked at; that of a `ChainedScheduler` is of its parts."""
+    patience: int | None = None
+    """Of a plateau, in calls; `None`: it is no plateau."""
+    mode: str | None = None
+    """Of a plateau: min or max."""
     rises: bool = False
     """The LR goes up and down by design."""
     splits_groups: bool = False
     """Each parameter group has a rule of its own."""
+
+    @property
+    def plateau(self) -> bool:
+        """It waits for a metric."""
+        return self.patience is not None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,12 +111,17 @@ class Trace:
     """The run's scheduler; `None`: it was not shown, so it is not known what writes the LR."""
     steps_per_epoch: int | None = None
     """Optimizer steps in an epoch; `None`: not known."""
-    epochs: int | None = None
-    """Length of the run, which may be more than the events cover; `None`: the events are all."""
+    length: int | None = None
+    """Optimizer steps of the run, which may be more than the events cover; `None`: the events are
+    all."""
     warmup_steps: int | None = None
     """Calls of the scheduler that were meant as its warmup; `None`: not known."""
     meant: Array | None = None
     """LR of the leading group at each step as it was meant."""
+    by: int = 0
+    """Index of the scheduler among those of the run."""
+    product: Array | None = None
+    """LR at each optimizer step as the product of all schedulers that multiply, shape (steps,)."""
 
     @property
     def lead(self) -> int:
@@ -119,15 +147,19 @@ class Trace:
         lead: Array = self.lrs[self.lead]
         return lead
 
+    def is_call(self, event: Stepped | Called) -> bool:
+        """Tells whether an event is a call of this scheduler, not of another one of the run."""
+        return isinstance(event, Called) and event.by == self.by
+
     @cached_property
     def calls(self) -> tuple[Called, ...]:
         """The calls of the scheduler."""
-        return tuple(event for event in self.events if isinstance(event, Called))
+        return tuple(e for e in self.events if isinstance(e, Called) and e.by == self.by)
 
     @cached_property
     def calls_before(self) -> NDArray[np.int64]:
         """Calls of the scheduler before each real optimizer step, shape (steps,)."""
-        counts = np.cumsum([isinstance(event, Called) for event in self.events])
+        counts = np.cumsum([self.is_call(event) for event in self.events])
         return counts[[isinstance(event, Stepped) and not event.skipped for event in self.events]]
 
     @cached_property
@@ -136,12 +168,34 @@ class Trace:
         return int((self.calls_before == 0).sum())
 
     @cached_property
+    def handed_over(self) -> int | None:
+        """The step from which on something else writes the LR and the scheduler is not called.
+
+        `None`: there is none.
+        """
+        if not self.calls:
+            return None
+        called_at = np.searchsorted(self.calls_before, np.arange(1, len(self.calls) + 1))
+        since, longest_pause = int(called_at[-1]), int(np.diff(called_at, prepend=0).max())
+        if self.num_steps - since <= longest_pause:
+            return None
+        others = (self.lrs[:, since:] != np.array(self.calls[-1].after)[:, None]).any(axis=0)
+        return since + int(np.argmax(others)) if others.any() else None
+
+    @cached_property
+    def calls_a_step(self) -> float:
+        """Calls of the scheduler for each optimizer step, if they are more than one; else 1."""
+        num_calls = len(self.calls) - sum(call.overflow for call in self.calls)
+        times = num_calls / self.num_steps
+        return times if times > 1.5 and num_calls > 3 else 1.0
+
+    @cached_property
     def pace(self) -> Pace | None:
         """The unit in which the scheduler is called.
 
         `None`: it is not called yet, or it is called neither once a step nor once an epoch.
         """
-        if self.scheduler is None:
+        if self.scheduler is None or self.calls_a_step > 1:
             return "step"
         followed = self.calls[: self.calls_before[-1]]  # with a step after them
         num_calls = sum(not call.overflow for call in followed)
@@ -149,8 +203,8 @@ class Trace:
             return (
                 None if not self.calls else "step" if self.steps_before_first_call <= 1 else "epoch"
             )
-        num_steps = self.num_steps - self.steps_before_first_call
-        if 0.75 <= num_calls / num_steps <= 1.5:
+        num_steps = (self.handed_over or self.num_steps) - self.steps_before_first_call
+        if 0.75 <= num_calls / max(1, num_steps) <= 1.5:
             return "step"
         num_epochs = num_steps / self.steps_per_epoch if self.steps_per_epoch else num_calls
         return "epoch" if num_calls <= min(1.25 * num_epochs + 1, num_steps) else None
@@ -168,15 +222,23 @@ class Trace:
     @property
     def total_steps(self) -> int:
         """Optimizer steps of the whole run."""
-        return (
-            self.epochs * self.steps_per_epoch
-            if self.epochs and self.steps_per_epoch
-            else self.num_steps
-        )
+        return self.length or self.num_steps
+
+    @property
+    def begin(self) -> int:
+        """Where the run begins on the curve, in calls."""
+        return self.scheduler.begin if self.scheduler is not None else 0
 
     def num_calls(self, pace: Pace) -> int:
-        """Counts the calls of the scheduler in the whole run, were it called at this pace."""
-        return math.ceil((self.total_steps - self._idle_steps) / self._steps_a_call(pace))
+        """Counts the calls of the scheduler in the whole run, were it called at this pace.
+
+        Those before the run began count too, where the curve has them.
+        """
+        if self.handed_over is not None and pace == self.pace:
+            return self.begin + len(self.calls)
+        return self.begin + math.ceil(
+            (self.total_steps - self._idle_steps) / self._steps_a_call(pace)
+        )
 
     def _steps_a_call(self, pace: Pace | None) -> int:
         return 1 if pace == "step" else self.epoch_steps or 1
@@ -188,10 +250,32 @@ class Trace:
             return 0
         return max(0, self.steps_before_first_call - self._steps_a_call(self.pace))
 
-    @property
+    @cached_property
     def curve(self) -> Array:
-        """The scheduler's curve; without a scheduler, the LRs of the events."""
-        return self.ran if self.scheduler is None else self.scheduler.curve
+        """The scheduler's curve; without a scheduler, the LRs of the events.
+
+        Where it is called several times a step, this is its curve by the step.
+        """
+        if self.scheduler is None:
+            return self.ran
+        curve = self.scheduler.curve
+        if self.calls_a_step == 1 or not len(curve):
+            return curve
+        calls = np.arange(0, len(curve) - 1, self.calls_a_step)
+        by_step: Array = np.interp(calls, np.arange(len(curve)), curve)
+        return by_step
+
+    @cached_property
+    def lengths(self) -> "tuple[Trace, ...]":
+        """The run as it may have been meant: of the length that is given, or of what is left of it.
+
+        Of a run that was resumed nobody knows whether the given length is that of the whole run.
+        """
+        made = self.scheduler.made if self.scheduler is not None else 0
+        left = self.total_steps - made * self._steps_a_call(self.pace)
+        if not made or left < self.num_steps - self._steps_a_call(self.pace) or left <= 0:
+            return (self,)
+        return (self, replace(self, length=left))
 
     def read(self, pace: Pace, stretch: float = 1.0) -> Array:
         """Returns the LR at each step of the whole run, were the scheduler called at this pace.
@@ -201,8 +285,9 @@ class Trace:
             stretch: factor by which its curve is made longer.
         """
         scheduled_steps = np.maximum(0, np.arange(self.total_steps) - self._idle_steps)
-        calls = scheduled_steps // self._steps_a_call(pace)
-        return np.interp(calls / stretch, np.arange(len(self.curve)), self.curve)
+        calls = self.begin + scheduled_steps // self._steps_a_call(pace)
+        lrs: Array = np.interp(calls / stretch, np.arange(len(self.curve)), self.curve)
+        return lrs
 
 
 def same(a: Array, b: Array) -> bool:
