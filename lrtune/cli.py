@@ -3,12 +3,14 @@
 The flags of a command are the options of its class in `lrtune.core.commands`. `--help` shows those
 that matter most, `--help-all` shows all of them by topic.
 
-The exit code is 0 when the command is done, 1 when `find` saw no signal, 2 after bad input or with
+The exit code is 0 when the command is done, 1 when `find` saw no signal or `audit` found something
+wrong, 2 after bad input or with
 something that cannot be used (one message, no traceback), and 130 after an interrupt. Progress goes
 to standard error, results to standard output. `app`, and with it torch, is imported only when a
 command runs.
 """
 
+import json
 import re
 import shlex
 import sys
@@ -341,6 +343,22 @@ def apply(**asked: Any) -> None:
 
     words = click.get_current_context().meta.get(WORDS, ())
     sys.exit(app.apply_to_command(words=words, **asked))
+
+
+@lrtune.command(cls=WithCommand)
+@options(commands.Audit)
+@json_option
+def audit(*, as_json: bool = False, **asked: Any) -> None:
+    """Run a training command once, as it is, and say what is wrong with its learning rates."""
+    from lrtune import app
+
+    words = click.get_current_context().meta.get(WORDS, ())
+    found = app.audit_command(words=words, **asked)
+    if as_json:
+        click.echo(json.dumps({"notes": found.notes, "audits": found.audits}, indent=2))
+    else:
+        click.echo("\n\n".join((*found.notes, *(audit["text"] for audit in found.audits))))
+    sys.exit(1 if any(finding["severity"] == "wrong" for finding in found.findings) else 0)
 
 
 @lrtune.command()

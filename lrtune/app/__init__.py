@@ -13,10 +13,9 @@ from lrtune.app.commands import (
     studies,
 )
 from lrtune.app.comparison import compare
-from lrtune.app.steering import apply_to_command, log
+from lrtune.app.steering import apply_to_command, audit_command, log
 
 __all__ = [
-    "apply", "apply_to_command", "compare", "dashboard", "delete", "export", "find_lr", "load",
-    "log", "report", "resume",
-    "search", "studies",
+    "apply", "apply_to_command", "audit_command", "compare", "dashboard", "delete", "export",
+    "find_lr", "load", "log", "report", "resume", "search", "studies",
 ]  # fmt: skip

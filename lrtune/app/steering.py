@@ -14,13 +14,14 @@ from lrtune.app.arguments import changed_settings
 from lrtune.app.places import Places
 from lrtune.app.results import recipe_of
 from lrtune.app.subjects import RUNS, first_of, folder_name
+from lrtune.auditing.audit import audit_of_lrs
 from lrtune.core import commands
 from lrtune.core.commands import takes
 from lrtune.core.decays import Own, Plateau
 from lrtune.core.errors import InputError, Problems, TaskError
 from lrtune.core.optimizers import OWN
 from lrtune.core.recipe import Recipe, in_words
-from lrtune.core.sources import CommandLine
+from lrtune.core.sources import PLACEHOLDERS, CommandLine
 from lrtune.core.study import RangeResult, StudyConfig
 from lrtune.decide.bounds import range_result
 from lrtune.decide.recommend import recommend
@@ -30,8 +31,8 @@ from lrtune.schedules.build import build_schedule
 from lrtune.training.command.epochs import Epochs
 from lrtune.training.command.following import follow, lr_of
 from lrtune.training.command.pace import at_pace, known_pace, num_steps_at
-from lrtune.training.command.recording import Recorded, peek, recorded_file
-from lrtune.training.command.run_files import read_board, read_failed
+from lrtune.training.command.recording import Recorded, audit_of, peek, recorded_file
+from lrtune.training.command.run_files import CommandAudit, read_board, read_failed
 from lrtune.training.command.steered import Steered, asks_for, environment, words_for
 from lrtune.training.command.training import plan_for, swept
 
@@ -171,6 +172,37 @@ def find_in_command(command: CommandLine, asked: commands.Find) -> RangeResult:
             )
             curves.append(swept(started, lrs, seed=seed))
     return range_result(recipe.optimizer, curves)
+
+
+@takes(commands.Audit)
+def audit_command(asked: commands.Audit) -> CommandAudit:
+    """Runs a training command once, as it is, and tells what is wrong with its learning rates.
+
+    Raises:
+        InputError: there is no command.
+        TaskError: the command fails, or no optimizer of it made a step.
+    """
+    asked.sound(problems := Problems())
+    if not asked.words:
+        problems.append("The command to train must follow after `--`.")
+    command = CommandLine(tuple(asked.words), optimizer_index=asked.optimizer_index)
+    problems += [
+        f"{{{name}}} stands for nothing in an audit: write a number in its place."
+        for name in PLACEHOLDERS
+        if asks_for(command, name) and name not in ("seed", "run_dir")
+    ]
+    problems.raise_any()
+    with TemporaryDirectory(prefix="lrtune-") as folder:
+        found, steps = audit_of(
+            command, num_steps=asked.num_steps, folder=Path(folder) / "audit", seed=asked.seed
+        )
+    if found is None or not steps:
+        raise TaskError("No step of a torch optimizer was seen in the command.")
+    if found.audits:
+        return found
+    # Seen from outside.
+    alone = audit_of_lrs([step.lr for step in steps], is_cut=asked.num_steps is not None)
+    return replace(found, audits=(alone.summary(),))
 
 
 @takes(commands.Log)

@@ -28,7 +28,7 @@ from lrtune.core.recipe import Recipe
 from lrtune.core.sources import PLACEHOLDERS, CommandLine, TaskSource
 from lrtune.core.space import Space
 from lrtune.core.study import StudyConfig, TrainSettings
-from lrtune.core.training import Devices, OpenTraining
+from lrtune.core.training import OWN_FAULTS, Devices, OpenTraining
 from lrtune.training.command.places import parse_place
 from lrtune.training.command.process import misspelt
 from lrtune.training.command.recording import First, Recorded, alone, record, recorded_file
@@ -299,6 +299,8 @@ def _opened(
             f"its start takes {recorded.start_s:.1f} s, an epoch {recorded.epoch_s:.2g} s; looks "
             "at a recipe are no shorter than the start"
         )
+    if recorded.faults:
+        tell(f"{OWN_FAULTS}: {' '.join(recorded.faults)} `lrtune audit` says how to mend them.")
     objective = objective or Objective.parse(recorded.objective)
     training = CommandTraining(
         command=source,

@@ -74,6 +74,18 @@ class Audit:
             ]
         return "\n".join(lines)
 
+    def summary(self) -> dict[str, Any]:
+        """Returns plain values for JSON, without any curve; `text` is what `print` shows."""
+        return {
+            "title": self.title,
+            "notes": list(self.notes),
+            "findings": [
+                {name: getattr(finding, name) for name in ("name", "severity", "what", "fix")}
+                for finding in self.findings
+            ],
+            "text": str(self),
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values for JSON."""
         return {
@@ -107,6 +119,8 @@ class Intended:
     """Calls of the scheduler that its warmup was meant to take."""
     length: int | None = None
     """Optimizer steps of the run, where it does not end with an epoch."""
+    is_cut: bool = False
+    """Whether the run would have gone on, for a time that is not known."""
 
     @property
     def total_steps(self) -> int | None:
@@ -261,6 +275,7 @@ def judge(
             scheduler=scheduler,
             steps_per_epoch=intended.steps_per_epoch,
             length=intended.total_steps,
+            is_cut=intended.is_cut,
             warmup_steps=intended.warmup_steps,
             meant=None if meant is None else meant_lrs(
                 meant, base_lrs[lead],
@@ -339,6 +354,24 @@ def _told(calls: Sequence[Called]) -> tuple[float, float] | None:
         return None
     rate = sum(rises) / len(rises) if rises else 1.0
     return told[0], rate or 1.0
+
+
+def audit_of_lrs(lrs: Sequence[float], *, is_cut: bool) -> Audit:
+    """Audits the LRs of a run of which nothing else is known.
+
+    Args:
+        lrs: of each optimizer step, of the leading parameter group.
+        is_cut: whether the run would have gone on.
+    """
+    trace = Trace(
+        events=tuple(Stepped((lr,)) for lr in lrs),
+        start_lrs=(lrs[0],),
+        base_lrs=(max(lrs),),
+        scheduler=None,
+        is_cut=is_cut,
+    )
+    title = f"{trace.num_steps:,} optimizer steps"
+    return Audit(title=title, lrs=trace.lrs, findings=find_faults(trace))
 
 
 def check(optimizer: torch.optim.Optimizer, schedulers: Sequence[Any], intended: Intended) -> None:

@@ -75,26 +75,38 @@ class watch:  # noqa: N801 (used as `with watch(optimizer) as seen`, as torch.no
             steps_per_epoch=steps_per_epoch, epochs=epochs, meant=meant, warmup_steps=warmup_steps
         )
         check(optimizer, schedulers, self._intended)
-        self._optimizer = optimizer
+        self.optimizer = optimizer
+        """The optimizer of torch that steps."""
         self._events: list[Stepped | Called] = []
         self._idle = True  # no optimizer step since the last call of a scheduler
         self._start_lrs, self._base_lrs = lrs_of(optimizer), base_lrs_of(optimizer)
         self._copied: list[tuple[torch.optim.Optimizer, Any]] = []
         self._schedulers: list[Any] = []
+        self._classes: list[type] = []
         self._notes: list[str] = []
+        self._hooks: StepHooks | None = None
         for one in schedulers:
-            try:
-                if not hasattr(type(one), method_of(one)):
-                    rule = "`scheduler` must be of a class with a method step()"
-                    raise InputError(f"{rule}, but got {type(one).__name__}.")
-                self._copied.append(copies_of(optimizer, one))
-                self._schedulers.append(one)
-            except InputError as error:
-                self._notes.append(f"Only the LRs were seen, not what wrote them: {error}")
-        self._classes = [type(one) for one in self._schedulers]
+            self.add(one)
+
+    def add(self, scheduler: Any) -> bool:
+        """Watches one more scheduler of the loop, from now on; returns whether that can be."""
+        try:
+            if not hasattr(type(scheduler), method_of(scheduler)):
+                rule = "`scheduler` must be of a class with a method step()"
+                raise InputError(f"{rule}, but got {type(scheduler).__name__}.")
+            copied = copies_of(self.optimizer, scheduler)
+        except InputError as error:
+            self._notes.append(f"Only the LRs were seen, not what wrote them: {error}")
+            return False
+        self._copied.append(copied)
+        self._schedulers.append(scheduler)
+        self._classes.append(type(scheduler))
+        if self._hooks is not None:
+            scheduler.__class__ = self._noting(len(self._schedulers) - 1)
+        return True
 
     def __enter__(self) -> Self:
-        self._hooks = StepHooks(self._optimizer, after=self._on_step, reads=True)
+        self._hooks = StepHooks(self.optimizer, after=self._on_step, reads=True)
         for by, scheduler in enumerate(self._schedulers):
             scheduler.__class__ = self._noting(by)
         return self
@@ -105,7 +117,9 @@ class watch:  # noqa: N801 (used as `with watch(optimizer) as seen`, as torch.no
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        assert self._hooks is not None
         self._hooks.remove()
+        self._hooks = None
         for scheduler, own_class in zip(self._schedulers, self._classes, strict=True):
             scheduler.__class__ = own_class
 
@@ -114,13 +128,21 @@ class watch:  # noqa: N801 (used as `with watch(optimizer) as seen`, as torch.no
         """Optimizer steps that were made so far, without those that a scaler skipped."""
         return sum(isinstance(event, Stepped) and not event.skipped for event in self._events)
 
-    def audit(self, *, steps_per_epoch: int | None = None, total_steps: int | None = None) -> Audit:
+    def audit(
+        self,
+        *,
+        steps_per_epoch: int | None = None,
+        total_steps: int | None = None,
+        is_cut: bool = False,
+    ) -> Audit:
         """Returns the LRs recorded so far, and what is wrong with them.
 
         Args:
             steps_per_epoch: optimizer steps, where that was not known before.
             total_steps: optimizer steps of the run, where that was not known before, or the run
                 does not end with an epoch.
+            is_cut: whether the run would have gone on, for a time that is not known.
+            is_cut: whether the run would have gone on, for a time that is not known.
 
         Raises:
             InputError: the optimizer made no step.
@@ -131,12 +153,12 @@ class watch:  # noqa: N801 (used as `with watch(optimizer) as seen`, as torch.no
         if steps_per_epoch is not None:
             intended = replace(intended, steps_per_epoch=steps_per_epoch)
         return judge(
-            self._optimizer,
+            self.optimizer,
             [copies_of(*copied) for copied in self._copied],
             events=tuple(self._events),
             start_lrs=self._start_lrs,
             base_lrs=self._base_lrs,
-            intended=replace(intended, length=total_steps),
+            intended=replace(intended, length=total_steps, is_cut=is_cut),
             notes=tuple(self._notes),
         )
 
@@ -149,7 +171,7 @@ class watch:  # noqa: N801 (used as `with watch(optimizer) as seen`, as torch.no
 
     def _lrs(self) -> tuple[float, ...]:
         num_groups = len(self._start_lrs)  # those at the beginning, without any added later
-        return lrs_of(self._optimizer)[:num_groups]
+        return lrs_of(self.optimizer)[:num_groups]
 
     def _noting(self, by: int) -> type:
         """Returns a subclass of a scheduler's class that records its calls.
@@ -163,7 +185,7 @@ class watch:  # noqa: N801 (used as `with watch(optimizer) as seen`, as torch.no
             inner = getattr(own_class, method)
             if scheduler is not watched:  # a copy of it
                 return inner(scheduler, *args, **kwargs)
-            before, overflow = self._lrs(), self._idle and not _finite_gradients(self._optimizer)
+            before, overflow = self._lrs(), self._idle and not _finite_gradients(self.optimizer)
             result = inner(scheduler, *args, **kwargs)
             position, metric = _told(scheduler, args, kwargs)
             self._events.append(Called(before, self._lrs(), position, metric, overflow, by))

@@ -423,6 +423,34 @@ class Apply(OfStudy, Database):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Audit(Command):
+    """`lrtune audit`."""
+
+    title: ClassVar[str] = "Audit"
+
+    num_steps: Annotated[
+        int | None,
+        within(2, 10**9),
+        Option(
+            "End the command after so many optimizer steps; nothing is then said of its length.",
+            default="all of them", flag="--steps", metavar="N",
+        ),
+    ] = None  # fmt: skip
+    optimizer_index: Annotated[
+        int | None,
+        within(0, 63),
+        Option(
+            "Optimizer that is counted, by the order of the first steps.",
+            default="the first", metavar="N",
+        ),
+    ] = None  # fmt: skip
+    seed: Annotated[
+        int, within(0, LARGEST_SEED), Option("What its seeds are offset by.", metavar="N")
+    ] = 0
+    words: Annotated[Sequence[str], Option("The command to train.", python_only=True)] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Log(OfStudy, Database):
     """`lrtune log`."""
 

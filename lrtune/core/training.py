@@ -32,6 +32,8 @@ Multiplier = Callable[[int], float]
 """From the number of an optimizer step, counted from 0, to the multiplier used for that step."""
 Environment = Mapping[str, str]
 """Hardware and library versions, by what people call them."""
+OWN_FAULTS = "Wrong with the command's own learning rates"
+"""The key in the environment of a command whose audit found something wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)

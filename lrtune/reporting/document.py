@@ -10,6 +10,7 @@ from lrtune.core.objective import UNKNOWN, Objective
 from lrtune.core.options import Options, options_of
 from lrtune.core.run import BASELINE
 from lrtune.core.study import Repetition, SearchRules, StudyConfig, StudyState
+from lrtune.core.training import OWN_FAULTS
 from lrtune.decide.looks import LookSummary, summaries
 from lrtune.decide.plan import outcome
 from lrtune.decide.recommend import Contender, Recommendation
@@ -86,6 +87,8 @@ class Document:
     schedule: str
     """The best recipe in a sentence; empty without one."""
     verdict: str
+    own_faults: str
+    """What is wrong with the learning rates that a command uses by itself; empty if nothing is."""
     facts: tuple[Fact, ...]
     target: str
     columns: tuple[Column, ...]
@@ -264,6 +267,7 @@ def compose(report: Report) -> Document:
         headline=_headline(state, recommendation),
         schedule=_sentence(config, recommendation) if recommendation else "",
         verdict=recommendation.verdict if recommendation else _why_nothing(state),
+        own_faults=_own_faults(config),
         facts=_facts(state, recommendation),
         target=_target(state, recommendation),
         columns=columns_of(state, rows),
@@ -475,7 +479,12 @@ def _settings(config: StudyConfig) -> Iterator[tuple[str, str]]:
         "Seeds of recipes that these do not tell apart",
         str(max(config.max_seeds, config.num_seeds)),
     )
-    yield from config.environment.items()
+    yield from ((key, value) for key, value in config.environment.items() if key != OWN_FAULTS)
+
+
+def _own_faults(config: StudyConfig) -> str:
+    faults = config.environment.get(OWN_FAULTS)
+    return f"{OWN_FAULTS}: {faults}" if faults else ""
 
 
 def _options(chosen: Options, topic: type) -> Iterator[tuple[str, str]]:

@@ -31,7 +31,7 @@ def never_changes(trace: Trace) -> Finding | None:
         or np.ptp(trace.lrs, axis=1).any()
     ):
         return None
-    if not trace.calls and trace.num_steps <= (trace.steps_per_epoch or 1):
+    if trace.is_cut or (not trace.calls and trace.num_steps <= (trace.steps_per_epoch or 1)):
         return None  # too early to tell
     by_epoch, by_step = trace.read("epoch"), trace.read("step")
     meant = max((by_epoch, by_step), key=np.ptp)

@@ -30,7 +30,7 @@ def wrong_length(trace: Trace) -> Finding | None:
     Several rules may hold; the finding is that of the first in `RULES`. A run that was resumed is
     right if one of the lengths that it may have is right.
     """
-    if trace.pace is None or not len(trace.curve) or trace.curve.max() <= 0:
+    if trace.pace is None or not len(trace.curve) or trace.curve.max() <= 0 or trace.is_cut:
         return None
     if (trace.scheduler is not None and not trace.scheduler.attached) or unwarmed_start(trace):
         return None  # that says it all

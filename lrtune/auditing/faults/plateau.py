@@ -19,7 +19,7 @@ def plateau_without_metric(trace: Trace) -> Finding | None:
     num_missing = int(np.isnan(metrics).sum())
     severity: Severity = "wrong"
     if not trace.calls:
-        if trace.num_steps <= (trace.steps_per_epoch or 1):
+        if trace.is_cut or trace.num_steps <= (trace.steps_per_epoch or 1):
             return None
         what = (
             f"{name} is never called in {trace.num_steps} optimizer steps, so the LR cannot fall."
@@ -118,7 +118,7 @@ def patience_too_long(trace: Trace) -> Finding | None:
     if scheduler is None or scheduler.patience is None or trace.pace is None or not trace.calls:
         return None
     calls = trace.num_calls(trace.pace)
-    if scheduler.patience + 1 < calls or calls < 2:
+    if trace.is_cut or scheduler.patience + 1 < calls or calls < 2:
         return None
     return Finding(
         name="plateau-patience-too-long",

@@ -114,6 +114,8 @@ class Trace:
     length: int | None = None
     """Optimizer steps of the run, which may be more than the events cover; `None`: the events are
     all."""
+    is_cut: bool = False
+    """The run would have gone on, so that nothing can be told of its length."""
     warmup_steps: int | None = None
     """Calls of the scheduler that were meant as its warmup; `None`: not known."""
     meant: Array | None = None

@@ -24,7 +24,15 @@ from lrtune.training.command.epochs import Epochs, Series, obvious, seen
 from lrtune.training.command.lines import normalised, words_of
 from lrtune.training.command.places import CsvColumn, parse_place
 from lrtune.training.command.process import unknown
-from lrtune.training.command.run_files import HANDED_OVER, Groups, Step, Steps, read_groups
+from lrtune.training.command.run_files import (
+    HANDED_OVER,
+    CommandAudit,
+    Groups,
+    Step,
+    Steps,
+    read_audit,
+    read_groups,
+)
 from lrtune.training.command.steered import (
     Plan,
     Steered,
@@ -82,6 +90,8 @@ class Recorded(Steerable):
     """Which of the values with that name are meant."""
     written_as: str
     """The name as the command has it."""
+    faults: tuple[str, ...]
+    """What is wrong with the LRs that it uses by itself, a sentence each."""
 
     @property
     def epochs(self) -> int:
@@ -161,6 +171,7 @@ class Recorded(Steerable):
             own = {
                 "ratios": tuple(map(tuple, values["ratios"])),
                 "names": tuple(values["names"]),
+                "faults": tuple(values["faults"]),
                 "series": Series(*values["series"]) if values["series"] else None,
                 "measurements": tuple(Measurement(**m) for m in values["measurements"]),
             }
@@ -245,6 +256,7 @@ def record(
         epochs=first.epochs or 0,
         peak_lr=math.nan if first.peak_lr is None else first.peak_lr,
         values=first.values,
+        audits=True,
     )
     start_time = _ended(run, command, first) if _is_found_later(command.read, metric) else None
     if start_time is not None:
@@ -288,11 +300,19 @@ def record(
         objective=str(objective),
         series=reader.series,
         written_as=reader.written_as,
+        faults=_faults(run),
     )
     recorded.save(recorded_file(folder, command, metric, first))
     if metric is None:
         recorded.save(recorded_file(folder, command, objective.metric, first))
     return recorded
+
+
+def _faults(run: Path) -> tuple[str, ...]:
+    """Returns what the audit of a run calls wrong."""
+    audit = read_audit(run / "audit.json")
+    findings = audit.findings if audit is not None else ()
+    return tuple(found["what"] for found in findings if found["severity"] == "wrong")
 
 
 @contextmanager
@@ -393,6 +413,37 @@ def peek(command: CommandLine, *, num_steps: int, folder: Path, seed: int) -> St
         if run.exit is not None and not run.exit.succeeded:
             raise TaskError(_last_lines_after("", run))
         return steerable_in(run.groups, run.steps, command)
+
+
+def audit_of(
+    command: CommandLine, *, num_steps: int | None, folder: Path, seed: int
+) -> tuple[CommandAudit | None, list[Step]]:
+    """Runs a command once, as it is, and returns the audit of its LRs, and its steps.
+
+    Args:
+        command: to run in this working directory.
+        num_steps: optimizer steps after which it is ended; `None`: it runs to its end.
+        folder: of the run.
+        seed: what its seeds are offset by.
+
+    Raises:
+        TaskError: the command fails.
+    """
+    plan = Plan(
+        mode="record",
+        seed=seed,
+        seed_offset=offset_for(command, seed),
+        optimizer_index=command.optimizer_index,
+        audits=True,
+        audited_steps=num_steps,
+    )
+    path = folder / "audit.json"
+    with Steered(command, plan, folder, cwd=Path.cwd(), metric=None) as run:
+        while run.wait() and not (num_steps is not None and path.exists()):
+            continue
+        if run.exit is not None and not run.exit.succeeded:
+            raise TaskError(_last_lines_after("", run))
+        return read_audit(path), run.steps
 
 
 def _last_lines_after(reason: str, run: Steered) -> str:

@@ -85,6 +85,30 @@ class Steps:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CommandAudit:
+    """What is wrong with the LRs that a command uses by itself."""
+
+    audits: tuple[Mapping[str, Any], ...]
+    """One for each optimizer that made a step: see `lrtune.auditing.audit.Audit.summary`."""
+    notes: tuple[str, ...] = ()
+    """What could not be seen, and why."""
+
+    @property
+    def findings(self) -> tuple[Mapping[str, str], ...]:
+        """The findings of all optimizers: `name`, `severity`, `what` and `fix`."""
+        return tuple(finding for audit in self.audits for finding in audit["findings"])
+
+
+def read_audit(path: Path) -> CommandAudit | None:
+    """Returns the content of `audit.json`; `None` where it is not there."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return CommandAudit(audits=tuple(content["audits"]), notes=tuple(content["notes"]))
+
+
+@dataclass(frozen=True, kw_only=True)
 class SteeredGroup:
     """A parameter group of the command's own optimizer."""
 

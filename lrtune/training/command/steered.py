@@ -32,6 +32,8 @@ from lrtune.training.command.run_files import (
 Mode = Literal["record", "set", "sweep"]
 CHILD = Path(__file__).parent / "child"
 """Put on the path of every Python of the command."""
+PACKAGES = Path(__file__).parents[3]
+"""The folder that the package lrtune is in."""
 POLL_S = 0.1
 STOP_S = 10.0
 """How long a command may take to end once it was told to."""
@@ -61,6 +63,10 @@ class Plan:
     """What `{peak_lr}` stands for."""
     values: Mapping[str, Any] = field(default_factory=dict)
     """What other placeholders stand for."""
+    audits: bool = False
+    """Whether the LRs of the command are audited, in its own process."""
+    audited_steps: int | None = None
+    """Steps after which the audit is there; `None`: at the end of the command."""
 
     def write(self, folder: Path) -> None:
         """Writes it where the command looks for it."""
@@ -77,6 +83,8 @@ class Plan:
             "seed_offset": self.seed_offset,
             "optimizer_index": self.optimizer_index,
             "waits_for": self.waits_for,
+            "auditor": str(PACKAGES) if self.audits else None,
+            "audited_steps": self.audited_steps,
         }
         if self.mode != "record":
             values["ratios"] = [list(groups) for groups in self.ratios]

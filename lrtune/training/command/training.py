@@ -16,6 +16,7 @@ from lrtune.core.run import Measurement, Run
 from lrtune.core.sources import CommandLine
 from lrtune.core.study import RangeCurve
 from lrtune.core.training import (
+    OWN_FAULTS,
     Ability,
     Devices,
     Environment,
@@ -97,6 +98,11 @@ class CommandTraining:
 
     def environment(self, recipe: Recipe) -> Environment:
         """See `Training`."""
+        faults = {OWN_FAULTS: " ".join(self.recorded.faults)} if self.recorded.faults else {}
+        return self._machine() | faults
+
+    def _machine(self) -> dict[str, str]:
+        """Returns what moves the last bit of a run."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         return {
             **self.recorded.versions,
@@ -106,10 +112,7 @@ class CommandTraining:
 
     def identity(self, recipe: Recipe) -> Mapping[str, Any]:
         """See `Training`."""
-        return {
-            "task": dict(self.description),
-            "environment": dict(self.environment(recipe)),
-        }
+        return {"task": dict(self.description), "environment": self._machine()}
 
     def lanes(self, recipe: Recipe, wanted: str | int) -> tuple[int, str]:
         """See `Training`: one process trains one run at a time."""

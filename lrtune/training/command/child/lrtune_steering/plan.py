@@ -41,6 +41,10 @@ class Plan:
         self.weight_decay: float | None = document.get("weight_decay")
         self.seed_offset: int | None = document.get("seed_offset")
         self.optimizer_index: int | None = document.get("optimizer_index")
+        self.auditor: str | None = document.get("auditor")
+        """The folder of the package lrtune, where the LRs of the command are to be audited."""
+        self.audited_steps: int | None = document.get("audited_steps")
+        """Steps after which the audit is written, though the command goes on."""
 
 
 def read_plan(folder: str) -> Plan:

@@ -29,6 +29,7 @@ from .output import Output
 from .plan import rank_by_environment
 
 if TYPE_CHECKING:
+    from .auditing import Auditing
     from .plan import Plan
     from .session import Session
 
@@ -171,6 +172,7 @@ class Steering:
         self._flushed_s = -math.inf
         self._line_waits = False  # a line was written whose steps are not
         self._documented_s = -math.inf
+        self._auditing: Auditing | None = None  # where the plan has it
 
     # ---- Getting in
 
@@ -212,6 +214,10 @@ class Steering:
             optimizer.register_optimizer_step_post_hook(uncompiled(self._after))
             self._losses.watch()
             self._wrap_exit()
+            if self._plan.auditor is not None:
+                from .auditing import Auditing
+
+                self._auditing = Auditing(self._plan.auditor)
         except Exception:
             self._session.note_error()
 
@@ -363,6 +369,8 @@ class Steering:
         self._rows.append((lr, loss, skipped))
         if skipped is None and type(lr) is float and type(loss) is float:
             self._files.write_board(steered.position.num_steps, lr, loss)
+        if steered.position.num_steps == self._plan.audited_steps:
+            self._write_audit(is_cut=True)
         if len(self._rows) >= BLOCK_STEPS or not self._documents or self._is_due():
             self._flush()
 
@@ -461,6 +469,10 @@ class Steering:
                 files.replace(name, document)
         self._documents = documents
 
+    def _write_audit(self, is_cut: bool) -> None:
+        if self._auditing is not None and self._files is not None:
+            self._files.write_once("audit.json", self._auditing.document(is_cut))
+
     def _fail(self, step: int, mismatch: Mismatch) -> None:
         """Tells that a step was not made with the value that was asked for."""
         document = {
@@ -492,6 +504,7 @@ class Steering:
         try:
             if self._files is not None:
                 self._flush(at_exit=True)
+                self._write_audit(is_cut=False)
         except Exception:
             self._session.note_error()
 
