@@ -292,7 +292,7 @@ def find(
     from lrtune.reporting.range_test import print_range_result, write_range_result
 
     task = _task(asked)
-    result = app.find_lr(task, **asked)
+    result = app.find_lr(task, on_event=_tell, **asked)
     what = (
         task.source.title_text
         if isinstance(task.source, CommandLine)
@@ -377,11 +377,7 @@ def list_studies(**asked: Any) -> None:
     from lrtune import app
     from lrtune.reporting.terminal import print_studies
 
-    def tell(event: Event) -> None:
-        if isinstance(event, Note):
-            click.echo(event.text, err=True)
-
-    print_studies(app.studies(**asked, on_event=tell))
+    print_studies(app.studies(**asked, on_event=_tell))
 
 
 @lrtune.command()
@@ -452,6 +448,12 @@ def main() -> None:
 def _command() -> str:
     """Returns the command line that was typed, with the passwords in it hidden."""
     return f"lrtune {shlex.join(map(shown, sys.argv[1:]))}"
+
+
+def _tell(event: Event) -> None:
+    """Prints a note beside the result."""
+    if isinstance(event, Note):
+        click.echo(event.text, err=True)
 
 
 def _task(asked: dict[str, Any]) -> TypedTask:

@@ -355,6 +355,17 @@ BAD = {
     "folder of nothing": (
         "search --data folder:d", {"d/x": ""}, ["d must hold a folder for each of 2 classes"],
     ),
+    "folder without training images": (
+        "find --data folder:d", {"d/val/a/x.png": "", "d/test/a/x.png": ""},
+        ["d must hold a folder for training .* beside test, val, but it holds none"],
+    ),
+    "image that cannot be read": (
+        "search --data folder:d --strict", {"d/a/x.png": "text", "d/b/x.png": "text"},
+        ["d: with `strict` no image may be unreadable", "d/a/x.png: cannot identify image file"],
+    ),
+    "strict without a folder": (
+        "find --data digits --strict", {}, ["`--strict` has no effect with `--data digits`"],
+    ),
     "data for find": ("find --data cifar10", {}, ["cifar10 was not found", "data_batch_1.bin"]),
     # studies
     "slash": ("search --study a/b", {}, ["`study` must consist of letters, digits", "got 'a/b'"]),
@@ -432,7 +443,7 @@ def nowhere(here, monkeypatch):
 @pytest.mark.parametrize(("words", "files", "said"), BAD.values(), ids=BAD.keys())
 def test_bad_input_is_refused_in_words(call, here, nowhere, words, files, said):
     for name, text in files.items():
-        (here / name).parent.mkdir(exist_ok=True)
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
         (here / name).write_text(text)
     before = contents(here)
     check_refused(call(*words.split()), said)

@@ -26,7 +26,8 @@ TASK = (
     "--accumulate", "--augment", "--batch-size", "--clip-norm", "--compile", "--cutout", "--data",
     "--data-dir", "--data-on-device", "--device", "--ema-half-life", "--image-size",
     "--label-smoothing", "--model", "--no-augment", "--no-compile", "--precision", "--task",
-    "--threads", "--train-size", "--val-size", "--read", "--seed-offset", "--optimizer-index",
+    "--strict", "--threads", "--train-size", "--val-size", "--read", "--seed-offset",
+    "--optimizer-index",
 )  # fmt: skip
 PLACES = ("--home", "--storage")
 

@@ -44,6 +44,7 @@ from lrtune.core.training import Devices
 from lrtune.decide.bounds import range_result
 from lrtune.decide.looks import automatic_looks, parse_looks
 from lrtune.decide.recommend import recommend
+from lrtune.reporting import wording
 from lrtune.reporting.export import Export
 from lrtune.reporting.export import export as export_recipe
 from lrtune.reporting.result import SearchResult, measurements_of
@@ -243,6 +244,7 @@ def resume(asked: commands.Resume) -> SearchResult:
             config,
             steps_per_epoch=facts.steps_per_epoch,
             num_validation=facts.num_validation,
+            data_facts=facts.data_facts,
             groups=facts.groups,
         )
 
@@ -305,6 +307,8 @@ def find_lr(asked: commands.Find) -> RangeResult:
             problems.raise_any()
             return find_in_command(source, asked)
         loaded = open_task(source, None)
+        if asked.on_event is not None and loaded.data_facts:
+            asked.on_event(Note(wording.data_facts(loaded.data_facts)))
         settings = change_settings(loaded, changed_settings(asked))
     problems.raise_any()
     assert source is not None

@@ -132,6 +132,7 @@ def begun(
         paired=shares_seeds(facts.abilities),
         follows="follow" in facts.abilities,
         num_validation=facts.num_validation,
+        data_facts=facts.data_facts,
         groups=facts.groups,
         settings=request.subject.settings,
         baseline=baseline,

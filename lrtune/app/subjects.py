@@ -29,6 +29,7 @@ from lrtune.core.sources import PLACEHOLDERS, CommandLine, TaskSource
 from lrtune.core.space import Space
 from lrtune.core.study import StudyConfig, TrainSettings
 from lrtune.core.training import OWN_FAULTS, Devices, OpenTraining
+from lrtune.reporting import wording
 from lrtune.training.command.places import parse_place
 from lrtune.training.command.process import misspelt
 from lrtune.training.command.recording import First, Recorded, alone, record, recorded_file
@@ -73,8 +74,10 @@ class Subject:
         return None if self.own_optimizer is None else self.baseline
 
 
-def _of_task(task: Task, source: TaskSource) -> Subject:
-    """A task, by lrtune's own loop."""
+def _of_task(task: Task, source: TaskSource, tell: Tell) -> Subject:
+    """A task, by lrtune's own loop; what was taken for what in its data is told."""
+    if task.data_facts:
+        tell(wording.data_facts(task.data_facts))
     return Subject(
         name=task.name,
         source=source,
@@ -131,7 +134,7 @@ def subject_of(asked: Search | Compare, problems: Problems, tell: Tell, first: F
     with problems.gather():
         loaded = with_settings(loaded, changed_settings(asked), asked.chosen_engine, source)
     problems += _timeout_problems(asked.chosen_engine)
-    return _of_task(loaded, source)
+    return _of_task(loaded, source, tell)
 
 
 def _command(
@@ -256,7 +259,7 @@ def resumed(config: StudyConfig, engine: EngineOptions, places: Places, tell: Te
         return replace(subject, settings=config.settings)
     Problems(_timeout_problems(engine)).raise_any()
     task = open_task(source, str(config.objective))
-    return _of_task(replace(task, settings=config.settings), source)
+    return _of_task(replace(task, settings=config.settings), source, tell)
 
 
 def _opened(

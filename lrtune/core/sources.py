@@ -49,6 +49,20 @@ class NamedTask(Options, TaskSource):
     train_size: Annotated[int | None, Option("Train on N images only.", metavar="N")] = None
     val_size: Annotated[int | None, Option("Validate on N images.", metavar="N")] = None
     image_size: Annotated[int | None, Option("Scale images to PX x PX.", metavar="PX")] = None
+    strict: Annotated[
+        bool,
+        Option("Refuse folder:PATH if one image cannot be read, not only if more than 1 % cannot."),
+    ] = False
+    """It changes no number."""
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """Strictness with data of a fixed form."""
+        yield from super().conflicts()
+        if self.strict and not self.data.startswith("folder:"):
+            yield Conflict(
+                ("strict", "data"),
+                f"`strict=` has no effect with `data={self.data}`, which is not folder:PATH.",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

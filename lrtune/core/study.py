@@ -291,6 +291,8 @@ class StudyConfig(SearchRules):
     """Whether LRs can follow the metrics of a run; if not, plateau decays are left out."""
     num_validation: int = 0
     """Validation examples; 0 where their number is unknown."""
+    data_facts: Mapping[str, str] = field(default_factory=dict)
+    """What was taken for what in the data when the study began, by what people call it."""
     groups: tuple[ParameterGroup, ...] = ()
     """Parameter groups with their own share of the peak LR; empty where there is only one."""
     settings: TrainSettings = field(default_factory=TrainSettings)

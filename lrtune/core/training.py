@@ -53,6 +53,8 @@ class Facts:
     """What it costs to start a run, in epochs; 0 where it is next to nothing."""
     num_validation: int = 0
     """Validation examples; 0 where their number is unknown."""
+    data_facts: Mapping[str, str] = field(default_factory=dict)
+    """What was taken for what in the data, in words, by what people call it."""
     groups: tuple[ParameterGroup, ...] = ()
     """Parameter groups with their own share of the peak LR; empty where there is only one."""
     optimizers: tuple[str, ...] = field(default_factory=lambda: tuple(OPTIMIZERS))

@@ -463,8 +463,9 @@ def _settings(config: StudyConfig) -> Iterator[tuple[str, str]]:
     epochs = wording.count(config.epochs, "epoch")
     yield "Horizon", f"{epochs} of {config.steps_per_epoch} steps{own}"
     yield "Objective", str(config.objective)
-    if config.num_validation:
+    if config.num_validation and not config.data_facts:
         yield "Validation examples", str(config.num_validation)
+    yield from config.data_facts.items()
     if config.groups:
         scales = (f"{group.name} x {group.lr_scale:g}" for group in config.groups)
         yield "Parameter groups, of the peak LR", ", ".join(scales)

@@ -49,6 +49,7 @@ def render_json(document: Document) -> str:
             "settings": {} if document.steers else asdict(config.settings),
             "objective": asdict(config.objective),
             "groups": list(map(asdict, config.groups)),
+            "data_facts": dict(config.data_facts),
         },
         "cost": _cost(document.cost),
         "recommendation": _recommendation(document, report.recommendation),

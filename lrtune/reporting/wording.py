@@ -149,6 +149,11 @@ def task(source: Mapping[str, Any]) -> str:
     return str(next(iter(source.values()), "unnamed task"))
 
 
+def data_facts(facts: Mapping[str, str]) -> str:
+    """What was taken for what in the data, a line each."""
+    return "\n".join(f"{name}: {text}" for name, text in facts.items())
+
+
 def range_result(result: RangeResult) -> str:
     """What a range test found, or that it found nothing and why."""
     name, sweeps = optimizer_title(result.optimizer), count(len(result.curves), "sweep")

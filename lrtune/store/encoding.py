@@ -77,11 +77,11 @@ def _plain(value: float) -> float | str | None:
 def compared(config: StudyConfig) -> dict[str, Any]:
     """The values that two studies must share for their results to go together.
 
-    They are all but name, budget, command, threads and machine.
+    They are all but name, budget, command, threads, machine, and what was said of the data.
     """
     values: dict[str, Any] = json.loads(config_to_json(config))
     settings: dict[str, Any] = values.pop("settings")
-    for key in ("name", "budget", "command", "environment"):
+    for key in ("name", "budget", "command", "environment", "data_facts"):
         del values[key]
     values["objective"] = str(config.objective)  # what else it says is found out from the data
     del settings["threads"]

@@ -80,6 +80,8 @@ class Task(TaskSource):
     steps_per_epoch: int | None = None
     """Optimizer steps that make up an epoch of a stream; other data have a length of their own."""
     settings: TrainSettings = field(default_factory=TrainSettings)
+    data_facts: Mapping[str, str] = field(default_factory=dict)
+    """What a report says of the data, by what people call it: `{"Classes": "2: cat, dog"}`."""
     name: str = "task"
     """In reports, and in the names of studies. Tasks of equal name are told apart by a fingerprint
     of their model, loss and data, which does not see everything: give a changed task another name
@@ -228,6 +230,7 @@ def build_named_task(named: NamedTask) -> Task:
         train_size=named.train_size,
         val_size=named.val_size,
         image_size=named.image_size,
+        strict=named.strict,
     )
     channels, image_size = splits.train.images.shape[1], splits.train.images.shape[-1]
     shape = {"num_classes": splits.num_classes, "channels": channels, "image_size": image_size}
@@ -241,6 +244,7 @@ def build_named_task(named: NamedTask) -> Task:
         num_classes=splits.num_classes,
         epochs=DEFAULT_EPOCHS.get(named.data, 20),
         settings=TrainSettings(batch_size=64 if len(splits.train) < 5000 else 128),
+        data_facts=splits.facts,
     )
 
 
@@ -366,7 +370,12 @@ def describe_source(source: TaskSource) -> Mapping[str, Any]:
     """What tells one source from another, as plain values; `source_from` reads it back."""
     match source:
         case NamedTask():
-            given = {key: value for key, value in asdict(source).items() if value is not None}
+            # `strict` is no part of what is trained: it lets the same data pass, or none.
+            given = {
+                key: value
+                for key, value in asdict(source).items()
+                if value is not None and key != "strict"
+            }
             folder = folder_of(source.data)
             return given | {"sha256": listing_digest(folder)} if folder else given
         case TaskFile(path=path):

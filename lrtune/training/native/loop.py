@@ -89,6 +89,7 @@ class NativeTraining:
             objective=self.task.objective,
             abilities=ABILITIES - lacking,
             num_validation=self.task.validation.num_examples,
+            data_facts=task.data_facts,
             groups=self.task.groups,
             device=f"{self.task.device}, {self.task.arithmetic.name}",
         )

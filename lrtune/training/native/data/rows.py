@@ -62,11 +62,6 @@ class Rows:
     rows: Tensor
     """int64, (N,)."""
 
-    @staticmethod
-    def whole(base: Tensor) -> "Rows":
-        """All of them, in their own order."""
-        return Rows(base, torch.arange(len(base)))
-
     @property
     def shape(self) -> torch.Size:
         """(N, C, H, W)."""

@@ -5,6 +5,7 @@ version is read. torchvision, scikit-learn and PIL are imported where they are u
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,9 @@ class Splits:
     test: Images | None
     """`None`: the data set has none of its own."""
     num_classes: int
+    facts: Mapping[str, str]
+    """What was taken for what, by what people call it; empty where its files are of a fixed form.
+    """
 
 
 def load_dataset(
@@ -44,6 +48,7 @@ def load_dataset(
     val_size: int | None = None,
     download: bool = True,
     image_size: int | None = None,
+    strict: bool = False,
 ) -> Splits:
     """A data set by name.
 
@@ -53,11 +58,12 @@ def load_dataset(
     `/usr/share/datasets`, then downloaded into `data_dir` or else torch's cache.
 
     `folder:PATH` is a folder of images: `PATH/train/CLASS/*` and, where they exist,
-    `PATH/val/CLASS/*` (or `validation`) and `PATH/test/CLASS/*`; or just `PATH/CLASS/*`. Its images
-    are decoded to RGB, scaled until they just cover a square of `image_size` (by default the median
-    of the training images' shorter sides, and at most 160), and cut to that square. Large folders
-    are decoded once only: their pixels are kept in `$XDG_CACHE_HOME/lrtune/decoded`, by default
-    below `~/.cache`.
+    `PATH/val/CLASS/*` and `PATH/test/CLASS/*`, by any usual name (see `listing.py`); or just
+    `PATH/CLASS/*`. Its images are decoded to RGB, scaled until they just cover a square of
+    `image_size` (by default the median of the training images' shorter sides, and at most 160), and
+    cut to that square. Of those that cannot be read up to 1 % are left out. Large folders are
+    decoded once only: their pixels are kept in `$XDG_CACHE_HOME/lrtune/decoded`, by default below
+    `~/.cache`.
 
     Validation is split off the training images unless the data set has its own: a tenth of them and
     at most 10,000 (of `digits`, 300), each class in proportion. The split, and the part that
@@ -72,6 +78,7 @@ def load_dataset(
         download: whether to try the network.
         image_size: side in pixels to which the images are scaled; `None`: as they are (but see
             `folder:PATH`).
+        strict: whether one image of a folder that cannot be read is an error.
 
     Raises:
         InputError: no such data set, or impossible sizes.
@@ -83,7 +90,7 @@ def load_dataset(
     if name in EMBEDDED:
         decoded = EMBEDDED[name]()
     elif folder := folder_of(name):
-        decoded = read_folder(folder, image_size)
+        decoded = read_folder(folder, image_size, strict=strict)
     elif name in ARCHIVES:
         archive = ARCHIVES[name]
         decoded = archive.read(find(name, archive, data_dir, download))
@@ -93,6 +100,7 @@ def load_dataset(
     train, validation = (
         part.resized(image_size) for part in _split(name, decoded, train_size, val_size)
     )
+    test = decoded.test.resized(image_size) if decoded.test else None
     mean, std = _moments(train.images)
 
     def as_images(part: Part) -> Images:
@@ -104,8 +112,9 @@ def load_dataset(
         name=name,
         train=as_images(train),
         validation=as_images(validation),
-        test=as_images(decoded.test.resized(image_size)) if decoded.test else None,
+        test=as_images(test) if test else None,
         num_classes=decoded.num_classes,
+        facts=decoded.reading.facts(train, validation, test) if decoded.reading else {},
     )
 
 

@@ -1,12 +1,17 @@
 """A data set as its files have it, before anything is split off."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from lrtune.core.counts import some
 from lrtune.training.native.data.rows import Rows
+
+Split = Literal["train", "validation", "test"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +40,44 @@ class Part:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What was taken for what where a data set has no fixed form."""
+
+    classes: tuple[str, ...]
+    """By their numbers."""
+    folders: Mapping[Split, str]
+    """Where each split was read."""
+    notes: Mapping[str, str]
+    """What else there is to say, by what people call it."""
+
+    def facts(self, train: Part, validation: Part, test: Part | None) -> dict[str, str]:
+        """All of it in words, by what people call it.
+
+        Args:
+            train: the images to train on.
+            validation: those to validate on.
+            test: those to test on; `None`: there are none.
+        """
+
+        def where(split: Split, part: Part) -> str:
+            return f"{len(part):,} of {self.folders[split]}"
+
+        height, width = train.images.shape[2:]
+        facts = {
+            "Classes": f"{len(self.classes):,}: {some(self.classes)}",
+            "Images for training": where("train", train),
+            "Images for validation": where("validation", validation)
+            if "validation" in self.folders
+            else f"{len(validation):,}, split off the training images",
+            "Images for testing": where("test", test) if test is not None else "none",
+            "Image size": f"{width} x {height} pixels",
+            **self.notes,
+        }
+        # The name of a file need not be text, but a report must be.
+        return {name: text.encode(errors="replace").decode() for name, text in facts.items()}
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Decoded:
     """A data set as its files have it."""
@@ -46,6 +89,8 @@ class Decoded:
     flips: bool
     val_size: int | None = None
     """Default size of a validation split that has to be made; `None`: a tenth, at most 10,000."""
+    reading: Reading | None = None
+    """`None`: its files are of a fixed form."""
 
 
 def stratified(labels: Tensor, seed: int) -> Tensor:
