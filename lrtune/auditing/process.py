@@ -103,12 +103,11 @@ class ProcessWatch:
                 self._add(watched, scheduler)
         return self._watches[id(optimizer)]
 
-    def _add(self, watched: watch, scheduler: Any) -> bool:
-        """Watches a scheduler that is not watched yet."""
-        if scheduler in self._added:
-            return False
-        self._added.add(scheduler)
-        return watched.add(scheduler)
+    def _add(self, watched: watch, scheduler: Any) -> None:
+        """Watches a scheduler unless it is watched."""
+        if scheduler not in self._added:
+            self._added.add(scheduler)
+            watched.add(scheduler)
 
     def _before_call(self, step: Callable[..., Any]) -> Callable[..., Any]:
         """Returns a `step` of a scheduler that has it watched before its first call.
@@ -121,8 +120,10 @@ class ProcessWatch:
             is_built = getattr(scheduler, "_step_count", 1) != 0
             if self._depth == 0 and is_built and scheduler not in self._added:
                 watched = self._watch_of(torch_optimizer(getattr(scheduler, "optimizer", None)))
-                if watched is not None and self._add(watched, scheduler):
-                    return scheduler.step(*args, **kwargs)  # by the class that notes it
+                if watched is not None:
+                    self._add(watched, scheduler)
+                    if watched.sees(scheduler):
+                        return scheduler.step(*args, **kwargs)  # by the class that notes it
             self._depth += 1
             try:
                 return step(scheduler, *args, **kwargs)

@@ -88,8 +88,12 @@ class watch:  # noqa: N801 (used as `with watch(optimizer) as seen`, as torch.no
         for one in schedulers:
             self.add(one)
 
-    def add(self, scheduler: Any) -> bool:
-        """Watches one more scheduler of the loop, from now on; returns whether that can be."""
+    def sees(self, scheduler: Any) -> bool:
+        """Tells whether the calls of a scheduler are watched."""
+        return any(seen is scheduler for seen in self._schedulers)
+
+    def add(self, scheduler: Any) -> None:
+        """Watches one more scheduler of the loop, from now on."""
         try:
             if not hasattr(type(scheduler), method_of(scheduler)):
                 rule = "`scheduler` must be of a class with a method step()"
@@ -97,13 +101,12 @@ class watch:  # noqa: N801 (used as `with watch(optimizer) as seen`, as torch.no
             copied = copies_of(self.optimizer, scheduler)
         except InputError as error:
             self._notes.append(f"Only the LRs were seen, not what wrote them: {error}")
-            return False
+            return
         self._copied.append(copied)
         self._schedulers.append(scheduler)
         self._classes.append(type(scheduler))
         if self._hooks is not None:
             scheduler.__class__ = self._noting(len(self._schedulers) - 1)
-        return True
 
     def __enter__(self) -> Self:
         self._hooks = StepHooks(self.optimizer, after=self._on_step, reads=True)
