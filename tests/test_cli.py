@@ -40,6 +40,7 @@ ENGINE = {
 # Every command, its arguments and its options: what users' scripts rely on.
 SURFACE = {
     "apply": {"STUDY", *PLACES, "--recipe"},
+    "audit": {"--steps", "--seed", "--json"},
     "log": {"STUDY", "RUN", *PLACES},
     "compare": {
         "[RECIPE]...", *TASK, *PLACES, *ENGINE, "--epochs", "--include", "--json", "--max-seeds",

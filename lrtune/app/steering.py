@@ -185,7 +185,7 @@ def audit_command(asked: commands.Audit) -> CommandAudit:
     asked.sound(problems := Problems())
     if not asked.words:
         problems.append("The command to train must follow after `--`.")
-    command = CommandLine(tuple(asked.words), optimizer_index=asked.optimizer_index)
+    command = CommandLine(tuple(asked.words))
     problems += [
         f"{{{name}}} stands for nothing in an audit: write a number in its place."
         for name in PLACEHOLDERS

@@ -436,14 +436,6 @@ class Audit(Command):
             default="all of them", flag="--steps", metavar="N",
         ),
     ] = None  # fmt: skip
-    optimizer_index: Annotated[
-        int | None,
-        within(0, 63),
-        Option(
-            "Optimizer that is counted, by the order of the first steps.",
-            default="the first", metavar="N",
-        ),
-    ] = None  # fmt: skip
     seed: Annotated[
         int, within(0, LARGEST_SEED), Option("What its seeds are offset by.", metavar="N")
     ] = 0
