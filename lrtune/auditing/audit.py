@@ -170,9 +170,8 @@ def audit(
     intended = Intended(
         steps_per_epoch=steps_per_epoch, epochs=epochs, meant=meant, warmup_steps=warmup_steps
     )
-    scheduler = inner_scheduler(scheduler)
+    optimizer, scheduler = torch_optimizer(optimizer), inner_scheduler(scheduler)
     check(optimizer, (scheduler,), intended)
-    optimizer = torch_optimizer(optimizer)
     problems = Problems()
     if advanced not in ("step", "epoch"):
         problems.append(f"`advanced` must be step or epoch, but got {advanced!r}.")
@@ -290,7 +289,8 @@ def judge(
     words = [f"{traces[0].num_steps:,} optimizer steps", type(optimizer).__name__]
     for trace in traces:
         if trace.scheduler is not None:
-            pace = f" called once {'a step' if trace.pace == 'step' else 'an epoch'}"
+            times = "once" if trace.calls_a_step == 1 else f"{trace.calls_a_step:.3g} times"
+            pace = f" called {times} {'a step' if trace.pace == 'step' else 'an epoch'}"
             words.append(trace.scheduler.name + (pace if trace.pace else ""))
     findings = {(f.name, f.what): f for trace in traces for f in find_faults(trace)}
     return Audit(

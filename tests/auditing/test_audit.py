@@ -436,3 +436,36 @@ def test_the_report_as_plain_values():
     (finding,) = values["findings"]
     assert (finding["name"], finding["severity"]) == ("counted-in-epochs", "wrong")
     assert len(finding["ran"]) == len(finding["meant"]) == TOTAL_STEPS
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_lambda_in_a_chain_overwrites_the_other(order):
+    optimizer = sgd()
+    parts = [
+        lrs.CosineAnnealingLR(optimizer, 100),
+        lrs.LambdaLR(optimizer, lambda step: min(1, (step + 1) / 20)),
+    ]
+    report = audit(optimizer, lrs.ChainedScheduler(parts[::order]), steps_per_epoch=10, epochs=10)
+    (finding,) = report.findings
+    assert (finding.name, finding.severity) == ("no-product", "wrong")
+    assert finding.meant[50] == pytest.approx(0.05)
+    assert "ChainedScheduler" not in finding.fix
+
+
+def test_the_fix_that_is_advised_gives_the_lrs_that_were_meant():
+    optimizer = sgd()
+    product = lrs.LambdaLR(
+        optimizer,
+        lambda step: min(1, (step + 1) / 20) * (1 + math.cos(math.pi * step / 100)) / 2,
+    )
+    report = audit(optimizer, product, steps_per_epoch=10, epochs=10)
+    assert report.ok
+    assert report.lrs[0, 50] == pytest.approx(0.05)
+
+
+def test_another_pace_is_advised_only_where_it_is_right():
+    optimizer = sgd()
+    right, wrong = (warmup_and_cosine(optimizer, 50, length) for length in (TOTAL_STEPS, 5000))
+    for scheduler, fix in ((right, "Call scheduler.step() after every"), (wrong, "Build the sche")):
+        (finding,) = audit(optimizer, scheduler, advanced="epoch", **RUN).findings
+        assert finding.fix.startswith(fix)
