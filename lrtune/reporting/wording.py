@@ -158,7 +158,7 @@ def range_result(result: RangeResult) -> str:
         lr, (result.interval.low, result.interval.high, result.interval.suggestion)
     )
     advice = f"use a peak LR of {start}, or search from {low} to {high}"
-    return f"{name}: {advice}. This comes from {sweeps}: {result.rule}."
+    return f"{name}: {advice} ({sweeps}). The interval goes {result.rule}."
 
 
 def recipe_label(recipe: Recipe, baseline: Recipe) -> str:
