@@ -37,7 +37,9 @@ RULE = (
     "geometric mean"
 )
 RISEN = "the one past the minimum at which a quarter of it is lost again"
-RISES_AT_ONCE = "Even the lowest LR is too high: begin lower"
+LEVEL_DECADES = 1.0
+"""Where a loss that does not fall rises sooner than this, the sweep has begun too high."""
+RISES_AT_ONCE = "The sweep begins too high: give a lower `low`"
 EITHER = (
     "Either these LRs are too low, or the model has nothing more to learn from these data, like "
     "one that is trained already"
@@ -90,7 +92,7 @@ def range_result(optimizer: str, curves: Sequence[RangeCurve]) -> RangeResult:
                 f"({errors[lowest]:.2g} after smoothing) explains. {EITHER}."
             )
         highest = float(lrs[np.flatnonzero(~is_above)[-1]])
-        rises_at_once = math.log10(highest / lrs[0]) < WINDOW_DECADES
+        rises_at_once = math.log10(highest / lrs[0]) < LEVEL_DECADES
         why = (
             RISES_AT_ONCE if rises_at_once else f"{EITHER}; to train it further, stay below that LR"
         )

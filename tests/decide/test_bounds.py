@@ -151,7 +151,7 @@ def test_one_seed_that_goes_wrong_changes_little():
 
 
 FALLS_NOWHERE = "The loss falls at no LR of the sweep, and rises above "
-TOO_HIGH_FROM_THE_START = "Even the lowest LR is too high: begin lower."
+TOO_HIGH_FROM_THE_START = "The sweep begins too high: give a lower `low`."
 TRAINED = "nothing more to learn from these data, like one that is trained already"
 
 
