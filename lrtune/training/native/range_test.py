@@ -46,11 +46,15 @@ class RangeTest(Command, Sweeps):
         field(kw_only=False)
     )
     optimizer: Annotated[
-        torch.optim.Optimizer, Option("Optimizer over the model's parameters.")
+        torch.optim.Optimizer,
+        Option("Optimizer over the model's parameters, which steps without a closure."),
     ] = field(kw_only=False)
     loader: Annotated[
         Iterable[Batch],
-        Option("Batches of `(inputs, targets)`, read from the start as often as needed."),
+        Option(
+            "Batches of `(inputs, targets)`, or dicts of the model's arguments, read from the "
+            "start as often as needed."
+        ),
     ] = field(kw_only=False)
     loss: Annotated[Loss, Option("Mean loss of `(model(inputs), targets)`.")] = field(kw_only=False)
     precision: Annotated[Precision, Option("As in `lrtune.TrainSettings`.")] = "auto"
