@@ -36,6 +36,7 @@ from lrtune.core.engines import Local
 from lrtune.core.errors import InputError, Problems, StoreError
 from lrtune.core.events import Note
 from lrtune.core.objective import Objective
+from lrtune.core.optimizers import OWN
 from lrtune.core.recipe import Recipe, default_recipe, length_problems
 from lrtune.core.sources import CommandLine
 from lrtune.core.space import Space, first_values, parse_space
@@ -44,6 +45,7 @@ from lrtune.core.training import Devices
 from lrtune.decide.bounds import range_result
 from lrtune.decide.looks import automatic_looks, parse_looks
 from lrtune.decide.recommend import recommend
+from lrtune.decide.sweep import sweep_lrs
 from lrtune.reporting import wording
 from lrtune.reporting.export import Export
 from lrtune.reporting.export import export as export_recipe
@@ -300,7 +302,7 @@ def find_lr(asked: commands.Find) -> RangeResult:
     """
     problems = Problems()
     asked = asked.sound(problems)
-    source = None
+    source, chosen = None, asked.optimizer or OWN
     with problems.gather():
         source = task_source(asked.task)
         if isinstance(source, CommandLine):
@@ -309,10 +311,12 @@ def find_lr(asked: commands.Find) -> RangeResult:
         loaded = open_task(source, None)
         if asked.on_event is not None and loaded.data_facts:
             asked.on_event(Note(wording.data_facts(loaded.data_facts)))
+        chosen = asked.optimizer or loaded.baseline.optimizer
         settings = change_settings(loaded, changed_settings(asked))
+    with problems.gather():
+        sweep_lrs(chosen, asked.low, asked.high, asked.num_steps)
     problems.raise_any()
     assert source is not None
-    chosen = asked.optimizer or loaded.baseline.optimizer
     with preserved_random_states():
         training = open_native(Local(), loaded, source, settings)(Devices())
         recipe = for_optimizer(loaded.baseline, chosen)

@@ -353,7 +353,7 @@ def _range_tests(store: StudyStore, engine: Engine, emit: Emit) -> None:
                 f"{interval.suggestion:.3g}"
             )
         else:
-            text = f"no signal, so default bounds are searched: {result.reason}"
+            text = f"no signal, so default bounds are searched. {result.reason}"
         emit(Note(f"{optimizer}: {text}"))
         results.append(result)
     store.record_ranges(tuple(results))

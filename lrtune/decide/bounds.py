@@ -2,17 +2,18 @@
 
 Where the curves hold no signal, it says why.
 
-The sweep's raw losses are smoothed afterwards, with a centred window in log LR: a causal average
-(EMA .98, as in fastai and Lightning) lags by half the sweep. Every threshold is relative to the
-curve's own drop and noise, so scaling the loss moves nothing; the interval's ends are LRs on the
-curve, so shifting the LR axis shifts the answer.
+The sweep's raw losses are smoothed afterwards, with centred windows: a causal average (EMA .98, as
+in fastai and Lightning) lags by half the sweep. Every threshold is relative to the curve's own drop
+and noise, so the unit of the loss moves nothing, and neither does an offset; the interval's ends
+are LRs on the curve, so shifting the LR axis shifts the answer.
 """
 
 import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import ArrayLike, NDArray
 
 from lrtune.core.space import Interval
 from lrtune.core.study import RangeCurve, RangeResult
@@ -21,6 +22,8 @@ Array = NDArray[np.float64]
 
 WINDOW_DECADES = 0.3
 """Full width of the smoothing window."""
+NUM_MEDIAN = 5
+"""Losses whose median is taken before, so that one or two outliers among them move nothing."""
 MIN_POINTS = 16
 """Below this many points a curve says nothing."""
 MIN_SIGMAS = 6.0
@@ -30,10 +33,17 @@ LOW_DROP, HIGH_RISE = 0.2, 0.25
 """Shares of the drop: reached where the interval begins, lost again where it ends."""
 SLIDE_DECADES, SLIDE_THRESHOLD = 1.2, 0.03
 RULE = (
-    "from the LR at which a fifth of the drop in loss is reached to {end}; to use: their "
+    "from the LR at which a fifth of the drop in loss is reached to {end}; the peak LR is their "
     "geometric mean"
 )
 RISEN = "the one past the minimum at which a quarter of it is lost again"
+LEVEL_DECADES = 1.0
+"""Where a loss that does not fall rises sooner than this, the sweep has begun too high."""
+RISES_AT_ONCE = "The sweep begins too high: give a lower `low`"
+EITHER = (
+    "Either these LRs are too low, or the model has nothing more to learn from these data, like "
+    "one that is trained already"
+)
 BLOWN_UP = "the last one before the loss blew up"
 NOT_RISEN = (
     "the last one of the sweep, since the loss had not risen by then: higher ones were not tried"
@@ -58,30 +68,36 @@ def range_result(optimizer: str, curves: Sequence[RangeCurve]) -> RangeResult:
     num_points = len(shortest.lrs)
     if num_points == 0:
         return nothing(
-            "the loss was not finite before the first step: look for NaNs in the data, the model "
-            "or the loss"
+            "The loss was not finite before the first step: look for NaNs in the data, the model "
+            "or the loss."
         )
     if num_points < MIN_POINTS:
         return nothing(
-            f"the sweep broke off after step {num_points}, at an LR of {shortest.lrs[-1]:.3g}, and "
+            f"The sweep broke off after step {num_points}, at an LR of {shortest.lrs[-1]:.3g}, and "
             f"{MIN_POINTS} steps are needed: this LR is too high, or there are NaNs in the data, "
-            "the model or the loss"
+            "the model or the loss."
         )
-    lrs, losses, noise = combine(curves)
+    lrs, losses, errors = combine(curves)
     tenth = max(3, len(losses) // 10)
     lowest = int(np.argmin(losses))
     start = float(
         np.mean(losses[: max(1, min(tenth, lowest))])
     )  # before the lowest: a rise is nothing to fall from
     drop = start - float(losses[lowest])
-    if drop <= MIN_SIGMAS * noise[lowest]:
-        if float(np.median((losses - start - MIN_SIGMAS * noise)[-tenth:])) > 0:
+    if drop <= MIN_SIGMAS * errors[lowest]:
+        is_above = losses > start + MIN_SIGMAS * errors
+        if not shortest.diverged and np.mean(is_above[-tenth:]) < 0.5:
             return nothing(
-                "the loss only rises: there is no LR in the sweep from which it falls first"
+                f"The loss hardly changes: it falls by {drop:.3g}, which its noise "
+                f"({errors[lowest]:.2g} after smoothing) explains. {EITHER}."
             )
+        highest = float(lrs[np.flatnonzero(~is_above)[-1]])
+        rises_at_once = math.log10(highest / lrs[0]) < LEVEL_DECADES
+        why = (
+            RISES_AT_ONCE if rises_at_once else f"{EITHER}; to train it further, stay below that LR"
+        )
         return nothing(
-            f"the loss falls by {drop:.3g}, which its noise ({noise[lowest]:.2g} after smoothing) "
-            "explains"
+            f"The loss falls at no LR of the sweep, and rises above {highest:.3g}. {why}."
         )
 
     low = lrs[_first(losses[: lowest + 1] <= start - LOW_DROP * drop)]
@@ -114,17 +130,42 @@ def combine(curves: Sequence[RangeCurve]) -> tuple[Array, Array, Array]:
     lrs = np.asarray(curves[0].lrs[:num_points])
     raw = np.asarray([curve.losses[:num_points] for curve in curves])  # (seeds, n)
     weights = smoothing(lrs)
-    # Differences of neighbours cancel the trend; for white noise their standard deviation is
-    # sqrt(2) times the noise's.
-    calm = np.diff(raw[:, : max(MIN_POINTS, num_points // 2)], axis=1)
-    sigma = float(1.4826 * np.median(np.abs(calm))) / math.sqrt(2)
-    sigma = max(
-        sigma, float(np.finfo(np.float32).eps * np.median(np.abs(raw)))
-    )  # what a loss can resolve
-    # The window is one-sided at the ends, and the median of several is less sharp than their mean:
-    # up to sqrt(pi / 2).
-    errors = sigma * np.sqrt(np.sum(weights**2, axis=1) * math.pi / 2 / len(curves))
-    return lrs, np.median(raw @ weights.T, axis=0), errors
+    # The weights that the losses themselves would have if the running median were a mean. A median
+    # is less sharp than a mean by up to sqrt(pi / 2), here twice: over steps and over seeds.
+    of_losses = np.mean(_windows(weights), axis=2)  # (n, n)
+    errors = noise(raw) * math.pi / 2 * np.sqrt(np.sum(of_losses**2, axis=1) / len(curves))
+    medians = np.median(_windows(raw), axis=2)  # (seeds, n)
+    # Only what differs is smoothed: a large offset would leave its rounding in the result.
+    offset = medians[0, 0]
+    return lrs, np.median((medians - offset) @ weights.T, axis=0) + offset, errors
+
+
+def _windows(values: Array) -> Array:
+    """The values around each one, shape (rows, n, `NUM_MEDIAN`); past an end it is repeated."""
+    around = NUM_MEDIAN // 2
+    padded = np.pad(values, ((0, 0), (around, around)), mode="edge")
+    return sliding_window_view(padded, NUM_MEDIAN, axis=1)
+
+
+def noise(losses: ArrayLike) -> float:
+    """Returns the standard deviation of the noise in the first half of a sweep's losses.
+
+    The differences between neighbours cancel the trend. Those of white noise have sqrt(2) times its
+    standard deviation, and three quarters of them are smaller than 1.15 times that. The second half
+    may be noisier, since its LRs may be too high. The noise is at least the smallest difference,
+    which is what the loss can resolve.
+
+    Args:
+        losses: shape (..., n), of consecutive steps.
+    """
+    calm = np.asarray(losses)
+    calm = calm[..., : max(MIN_POINTS, calm.shape[-1] // 2)]
+    changes = np.sort(np.abs(np.diff(calm)), axis=None)
+    resolved = changes[changes > 0]
+    if not len(resolved):
+        return 0.0
+    sigma = changes[3 * len(changes) // 4] / (1.1503 * math.sqrt(2))
+    return float(max(sigma, resolved[0]))
 
 
 def smoothing(lrs: Array) -> Array:

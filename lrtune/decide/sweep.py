@@ -1,6 +1,7 @@
 """The sweep of a range test: its LRs, and where it ends."""
 
 import math
+import statistics
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,12 +10,14 @@ from lrtune.core.commands import Sweeps
 from lrtune.core.errors import check
 from lrtune.core.optimizers import OPTIMIZERS, WIDEST
 from lrtune.core.study import RangeCurve
-from lrtune.decide.bounds import MIN_POINTS
+from lrtune.decide.bounds import MIN_POINTS, noise
 
-DIVERGED = 3.0
-"""A raw loss this many times the first ones' median ends the sweep."""
-NUM_FIRST = 5
-"""Losses whose median is the level to diverge from."""
+NUM_IN_A_ROW = 5
+"""Losses that must all be too high to end the sweep; and as many have the medians that say where
+the loss began and how far it fell."""
+RISE, RISE_SIGMAS = 0.5, 30.0
+"""How far the loss must have risen above where it began: by this share of its fall since then, and
+by this many times its noise."""
 
 
 def sweep_lrs(
@@ -42,7 +45,7 @@ def sweep_lrs(
 
 
 def sweep_curve(lrs: Sequence[float], losses: Sequence[float], *, seed: int) -> RangeCurve:
-    """Returns the curve of the losses so far, cut before the first one that has diverged.
+    """Returns the curve of the losses so far, cut where they have diverged.
 
     Args:
         lrs: of the sweep, ascending.
@@ -55,9 +58,28 @@ def sweep_curve(lrs: Sequence[float], losses: Sequence[float], *, seed: int) -> 
 
 
 def _divergence(losses: Sequence[float]) -> int | None:
-    """The first loss that is not finite or too large; none while there are too few to tell."""
+    """Returns the index from which the losses have diverged; `None` if they have not.
+
+    Losses diverge when `NUM_IN_A_ROW` of them are too high, or when one is not finite; those just
+    before it that are too high go with it. What is too high depends on how far the loss has fallen
+    and how much it fluctuates, so that an offset of the loss or its unit changes nothing, and no
+    single outlier ends a sweep.
+    """
+    began = lowest = math.inf
+    num_too_high = 0
     for index, loss in enumerate(losses):
-        began = float(np.median(losses[:NUM_FIRST])) if index >= NUM_FIRST else math.inf
-        if not math.isfinite(loss) or loss > DIVERGED * began:
-            return index
+        if not math.isfinite(loss):
+            return index - num_too_high
+        if index == NUM_IN_A_ROW:
+            began = lowest = statistics.median(losses[:index])
+        rise = loss - began
+        is_too_high = rise > RISE * (began - lowest) and (
+            rise > RISE_SIGMAS * noise(losses[: index + 1])
+        )
+        num_too_high = num_too_high + 1 if is_too_high else 0
+        if num_too_high == NUM_IN_A_ROW:
+            return index + 1 - num_too_high
+        lowest = min(
+            lowest, statistics.median(losses[max(0, index + 1 - NUM_IN_A_ROW) : index + 1])
+        )
     return None

@@ -14,6 +14,7 @@ from lrtune.core.decays import DECAYS
 from lrtune.core.objective import Objective
 from lrtune.core.study import RangeResult
 from lrtune.decide.recommend import Recommendation
+from lrtune.decide.sweep import NUM_IN_A_ROW
 from lrtune.reporting import wording
 from lrtune.reporting.curves import Curve
 from lrtune.reporting.document import Document
@@ -248,13 +249,10 @@ def _range_sheet(results: tuple[RangeResult, ...], width: float) -> Sheet:
             sheet.say(band, f"peak LR from {text}")
             axes.set_title(f"{name}: {text}", loc="left", fontsize=8.5)
         axes.set(xscale="log", xlabel="learning rate", ylabel="training loss")
-        if curves:
-            first = median(curve.losses[0] for curve in curves)
+        if result.interval is not None:  # else the loss has no fall to show the curves by
+            began = median(loss for curve in curves for loss in curve.losses[:NUM_IN_A_ROW])
             lowest = min(min(curve.losses) for curve in curves)
-            axes.set_ylim(
-                lowest - 0.1 * abs(first - lowest),
-                first + max(0.6 * (first - lowest), 0.1 * abs(first)),
-            )
+            axes.set_ylim(lowest - 0.1 * (began - lowest), began + 0.6 * (began - lowest))
         _plain_log(axes)
     return sheet
 

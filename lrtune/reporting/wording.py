@@ -162,8 +162,8 @@ def range_result(result: RangeResult) -> str:
     low, high, start = map(
         lr, (result.interval.low, result.interval.high, result.interval.suggestion)
     )
-    advice = f"use a peak LR of {start}; worth a search is {low} to {high}"
-    return f"{name}: {advice}, by {sweeps} ({result.rule})."
+    advice = f"use a peak LR of {start}, or search from {low} to {high}"
+    return f"{name}: {advice} ({sweeps}). The interval goes {result.rule}."
 
 
 def recipe_label(recipe: Recipe, baseline: Recipe) -> str:

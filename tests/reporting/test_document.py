@@ -583,7 +583,7 @@ def test_no_signal_gives_its_reason(config):
         == "SGD: no signal in 3 sweeps. The loss fell by less than its noise at every learning "
         "rate."
     )
-    assert said[1].startswith("AdamW: use a peak LR of 0.21; worth a search is 0.012 to 0.94")
+    assert said[1].startswith("AdamW: use a peak LR of 0.21, or search from 0.012 to 0.94")
 
 
 def test_diverged_confirmation_does_not_break_the_curves(config, done):

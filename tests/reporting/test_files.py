@@ -398,6 +398,17 @@ def test_range_test_on_its_own(tmp_path, signal):
     assert ("no signal" in draw_range_test(range_result(signal=signal)).description) != signal
 
 
+@pytest.mark.parametrize("offset", [-2.3, 1000.0])
+def test_an_offset_of_the_loss_lifts_the_curves_of_a_range_test_and_no_more(offset):
+    def limits(by):
+        result = range_result()
+        curves = (replace(c, losses=tuple(loss + by for loss in c.losses)) for c in result.curves)
+        sheet = draw_range_test(replace(result, curves=tuple(curves))).paint(7.0)
+        return sheet.panels[0].get_ylim()
+
+    assert limits(offset) == pytest.approx([limit + offset for limit in limits(0.0)])
+
+
 @pytest.mark.parametrize("num_curves", [0, 1, 3])
 def test_a_range_test_whose_first_losses_were_not_finite_is_drawn(config, num_curves):
     result = range_result(signal=False)

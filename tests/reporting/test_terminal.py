@@ -87,7 +87,7 @@ def test_range_test():
         lambda console: print_range_result(range_result(), Path("out"), console=console), 120
     )
     assert text.startswith(
-        "SGD: use a peak LR of 0.21; worth a search is 0.012 to 0.94, by 3 sweeps"
+        "SGD: use a peak LR of 0.21, or search from 0.012 to 0.94 (3 sweeps). The interval goes"
     )
     as_json = printed(
         lambda console: print_range_result(

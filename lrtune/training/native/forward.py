@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ class DefaultForward:
     loss: Loss
     is_own: bool = False
     """Whether the task gave the loss, so that it takes the place of the model's."""
+    advice: str = "Give the task a `forward` that takes this batch."
+    """What helps where a batch does not fit."""
 
     def __call__(self, model: Model, batch: Batch) -> tuple[Tensor, Any, Any]:
         """See `Forward`."""
@@ -54,8 +57,8 @@ class DefaultForward:
             return loss, result if outputs is None else outputs, batch.get("labels")
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise TaskError(
-                "a batch must be a pair (inputs, targets) or a dict where the task has no "
-                f"`forward`, but the data gave {describe(batch)}."
+                "a batch must be a pair (inputs, targets) or a dict of the model's arguments, but "
+                f"the data gave {describe(batch)}. {self.advice}"
             )
         inputs, targets = batch
         return None, model(inputs), targets
@@ -95,6 +98,7 @@ def check_batch(
     function: Loss | None = None
     with torch.no_grad(), _refusing_to_broadcast():
         if isinstance(forward, DefaultForward):
+            _check_arguments(model, batch, forward.advice)
             own, outputs, targets = forward.outputs(model, batch)
             if own is None and not forward.is_own:
                 _check_classes(outputs, targets, num_classes, place)
@@ -113,11 +117,24 @@ def check_batch(
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         raise TaskError(
             f"the loss of a batch must be a tensor of one number, but it is {describe(loss)}"
-            f"{place}."
+            f"{place}. Return the mean loss alone."
         )
     if function is not None:
         _check_broadcast(function, loss, outputs, targets, place)
     return FirstBatch(outputs=outputs, targets=targets, loss=function)
+
+
+def _check_arguments(model: nn.Module, batch: Batch, advice: str) -> None:
+    """Whether a model takes the keys of a batch that is a dict."""
+    if not isinstance(batch, Mapping):
+        return
+    try:
+        signature(model.forward).bind(**batch)
+    except TypeError as error:
+        raise TaskError(
+            "the keys of a batch that is a dict must be the arguments of the model's `forward`, "
+            f"but {describe(batch)} does not fit: {error}. {advice}"
+        ) from error
 
 
 def _check_broadcast(function: Loss, loss: Tensor, outputs: Any, targets: Any, place: str) -> None:

@@ -8,15 +8,17 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from inspect import Parameter, signature
+from itertools import islice
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from lrtune.core.commands import Command, Sweeps, takes
-from lrtune.core.errors import InputError, Problems
+from lrtune.core.errors import InputError, LrtuneError, Problems
 from lrtune.core.optimizers import OPTIMIZERS, OWN
-from lrtune.core.options import Option
+from lrtune.core.options import Conflict, Option
 from lrtune.core.recipe import Recipe, default_recipe
 from lrtune.core.study import Precision, RangeCurve, RangeResult
 from lrtune.decide.bounds import range_result
@@ -25,13 +27,15 @@ from lrtune.training.native.data.loaders import LoaderBatches
 from lrtune.training.native.data.structure import Batch
 from lrtune.training.native.devices import choose_arithmetic
 from lrtune.training.native.evaluation import Evaluation
-from lrtune.training.native.forward import DefaultForward, Loss
+from lrtune.training.native.forward import DefaultForward, Loss, check_batch
 from lrtune.training.native.lanes.eager import EagerLane, Lane
 from lrtune.training.native.learner import Learner, Step
 from lrtune.training.native.randomness import preserved_random_states
 
 BLOCK = 5
 """Steps between looks at the losses."""
+PAIRS = "Make it a pair in the `collate_fn` of the loader, or in a generator around it."
+"""What helps where a batch does not fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,14 +46,44 @@ class RangeTest(Command, Sweeps):
         field(kw_only=False)
     )
     optimizer: Annotated[
-        torch.optim.Optimizer, Option("Optimizer over the model's parameters.")
+        torch.optim.Optimizer,
+        Option("Optimizer over the model's parameters, which steps without a closure."),
     ] = field(kw_only=False)
     loader: Annotated[
         Iterable[Batch],
-        Option("Batches of `(inputs, targets)`, read from the start as often as needed."),
+        Option(
+            "Batches of `(inputs, targets)`, or dicts of the model's arguments, read from the "
+            "start as often as needed."
+        ),
     ] = field(kw_only=False)
     loss: Annotated[Loss, Option("Mean loss of `(model(inputs), targets)`.")] = field(kw_only=False)
     precision: Annotated[Precision, Option("As in `lrtune.TrainSettings`.")] = "auto"
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """The rules between several options that do not hold."""
+        yield from super().conflicts()
+        if not isinstance(self.model, nn.Module) or not isinstance(
+            self.optimizer, torch.optim.Optimizer
+        ):
+            return  # they have no defaults that could be checked in their place
+        kind = type(self.optimizer).__name__
+        closure = signature(self.optimizer.step).parameters.get("closure")
+        if closure is not None and closure.default is Parameter.empty:
+            yield Conflict(
+                ("optimizer",),
+                f"`optimizer` must step without a closure, but {kind} needs one: it evaluates the "
+                "loss several times within a step, and a range test needs one loss at each LR. "
+                "Test another optimizer.",
+            )
+        modules = [part for part in (self.model, self.loss) if isinstance(part, nn.Module)]
+        trainable = {id(p) for module in modules for p in module.parameters() if p.requires_grad}
+        if not any(id(p) in trainable for p in parameters_of(self.optimizer)):
+            yield Conflict(
+                ("model", "optimizer"),
+                f"`optimizer` must hold a parameter of `model` that requires a gradient, but this "
+                f"{kind} holds none of this {type(self.model).__name__}. Build it with "
+                "`model.parameters()`.",
+            )
 
 
 @takes(RangeTest)
@@ -67,7 +101,9 @@ def range_test(asked: RangeTest) -> RangeResult:
         The interval of peak LRs worth trying, or no signal and why.
 
     Raises:
-        InputError: no such sweep, or a loader without batches.
+        InputError: there is no such sweep, the optimizer cannot be swept, or the loader has no
+            batches.
+        TaskError: the first batch, or what the model and the loss make of it, cannot be trained on.
     """
     problems = Problems()
     asked = asked.sound(problems)
@@ -76,26 +112,45 @@ def range_test(asked: RangeTest) -> RangeResult:
     with problems.gather():
         lrs = sweep_lrs(OWN, asked.low, asked.high, asked.num_steps)
     problems.raise_any()
-    device = next(model.parameters()).device
+    device = [*model.parameters(), *parameters_of(optimizer)][0].device
     arithmetic = choose_arithmetic(asked.precision, device)
     learner = Learner(model=model, averaged=None, optimizer=optimizer, scaler=arithmetic.scaler())
-    forward = DefaultForward(loss, is_own=True)
+    forward = DefaultForward(loss, is_own=True, advice=PAIRS)
     step = Step(
         learner=learner, forward=forward, model=model, arithmetic=arithmetic, clip_norm=math.inf
     )
     evaluation = Evaluation(forward=forward, arithmetic=arithmetic)
+    batches = LoaderBatches(loader=loader, device=device)
+    lane = EagerLane(
+        step=step, batches=batches, validation=batches, evaluation=evaluation, accumulate=1
+    )
+    with preserved_random_states(loader), preserved(model, optimizer):
+        look_at_first_batch(lane)
     curves = []
     for seed in range(asked.num_seeds):
         with preserved_random_states(loader), preserved(model, optimizer):
             largest = max(float(group["lr"]) for group in optimizer.param_groups)
             for group in optimizer.param_groups:
                 group["base_lr"] = float(group["lr"]) / largest if largest > 0 else 1.0
-            batches = LoaderBatches(loader=loader, device=device)
-            lane = EagerLane(
-                step=step, batches=batches, validation=batches, evaluation=evaluation, accumulate=1
-            )
             curves.append(sweep(lane, lrs, 1.0, seed=seed))
     return range_result(type(optimizer).__name__.lower(), curves)
+
+
+def look_at_first_batch(lane: EagerLane) -> None:
+    """Tries the first batch before anything is trained.
+
+    Raises:
+        TaskError: it cannot be trained on.
+    """
+    lane.learner.train()
+    for batch in islice(lane.batches.epoch(0, 0), 1):
+        try:
+            with lane.step.arithmetic.autocast():
+                check_batch(lane.step.forward, lane.learner.model, batch, None)
+        except LrtuneError:
+            raise
+        except Exception:  # the sweep meets it as well, with the gradients that this look lacks
+            return
 
 
 def sweep(lane: Lane, lrs: Sequence[float], peak_lr: float, *, seed: int) -> RangeCurve:
@@ -137,12 +192,16 @@ def sweep(lane: Lane, lrs: Sequence[float], peak_lr: float, *, seed: int) -> Ran
     return curve
 
 
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Those of all its groups."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
 @contextmanager
 def preserved(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
     """Gives model and optimizer back as they were: the very tensors, with the very values."""
-    optimized = (parameter for group in optimizer.param_groups for parameter in group["params"])
     parameters = list(
-        {id(p): p for p in (*model.parameters(), *optimized)}.values()
+        {id(p): p for p in (*model.parameters(), *parameters_of(optimizer))}.values()
     )  # a loss may have some as well
     tensors = [*parameters, *model.buffers()]
     values = [tensor.detach().clone() for tensor in tensors]

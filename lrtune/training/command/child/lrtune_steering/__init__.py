@@ -1,7 +1,7 @@
 """The part of lrtune that runs inside a steered command.
 
-It stands alone: it needs Python 3.8 and, where the command trains, torch 2.0, and it never imports
-lrtune. `sitecustomize` calls `start()` in every Python process of the command. Nothing but the
+It stands alone: it needs Python 3.8 and, where the command trains, torch 2.0, and it imports no
+lrtune, except where the command is audited and it can (`auditing`). `sitecustomize` calls `start()` in every Python process of the command. Nothing but the
 watch on imports happens there until the process imports a module that is watched:
 
 - `random`, `numpy.random` and `torch.random`: seeds are offset (`seeds`);
