@@ -1,8 +1,9 @@
 """The part of lrtune that runs inside a steered command.
 
 It stands alone: it needs Python 3.8 and, where the command trains, torch 2.0, and it imports no
-lrtune, except where the command is audited and it can (`auditing`). `sitecustomize` calls `start()` in every Python process of the command. Nothing but the
-watch on imports happens there until the process imports a module that is watched:
+lrtune, except where the command is audited and it can (`auditing`). `sitecustomize` calls `start()`
+in every Python process of the command. Nothing but the watch on imports happens there until the
+process imports a module that is watched:
 
 - `random`, `numpy.random` and `torch.random`: seeds are offset (`seeds`);
 - `torch.optim.optimizer`: learning rates are set and steps are counted (`steps`), and the output of
