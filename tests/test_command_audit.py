@@ -116,8 +116,8 @@ def test_a_script_is_ended_after_some_steps(here, capsys):
     )
     code, printed = audited(capsys, "--steps", "100", "--", *python(here / "train.py"))
     assert code == 0
-    assert printed.out.startswith("The command was ended after ")
-    assert "its length was not looked at.\n\n100 optimizer steps, SGD" in printed.out
+    said = "The command was ended after 100 steps: its length is not known."
+    assert printed.out.startswith(f"{said}\n\n100 optimizer steps, SGD")
 
 
 def test_a_search_tells_what_is_wrong_with_its_baseline(here, capsys):

@@ -199,7 +199,7 @@ def audit_command(asked: commands.Audit) -> CommandAudit:
     if found is None or not steps:
         raise TaskError("No step of a torch optimizer was seen in the command.")
     if asked.num_steps is not None:
-        note = f"The command was ended after {len(steps):,} steps: its length was not looked at."
+        note = f"The command was ended after {asked.num_steps:,} steps: its length is not known."
         found = replace(found, notes=(*found.notes, note))
     if found.audits:
         return found

@@ -289,7 +289,7 @@ def judge(
     words = [f"{traces[0].num_steps:,} optimizer steps", type(optimizer).__name__]
     for trace in traces:
         if trace.scheduler is not None:
-            times = "once" if trace.calls_a_step == 1 else f"{trace.calls_a_step:.3g} times"
+            times = "once" if trace.calls_at_once == 1 else f"{trace.calls_at_once:.3g} times"
             pace = f" called {times} {'a step' if trace.pace == 'step' else 'an epoch'}"
             words.append(trace.scheduler.name + (pace if trace.pace else ""))
     findings = {(f.name, f.what): f for trace in traces for f in find_faults(trace)}
@@ -352,8 +352,9 @@ def _told(calls: Sequence[Called]) -> tuple[float, float] | None:
     rises = [b - a for a, b in pairwise(told) if b >= a]
     if not told or len(told) < len(calls) or not np.isfinite(told).all():
         return None
-    rate = sum(rises) / len(rises) if rises else 1.0
-    return told[0], rate or 1.0
+    rate = (sum(rises) / len(rises) if rises else 1.0) or 1.0
+    is_even = len(told) < 2 or told[1] != told[0]  # not the number of the epoch at each step
+    return (told[0] if is_even else rate), rate
 
 
 def audit_of_lrs(lrs: Sequence[float], *, is_cut: bool) -> Audit:

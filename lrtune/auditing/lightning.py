@@ -35,6 +35,7 @@ class AuditCallback(pl.Callback):
         self._watched = tuple(
             watch(optimizer, scheduler=_schedulers_of(trainer, optimizer))
             for optimizer in trainer.optimizers
+            if optimizer.param_groups  # none, where a module trains without an optimizer
         )
         for watched in self._watched:
             watched.__enter__()
@@ -74,8 +75,9 @@ class AuditCallback(pl.Callback):
     def _audit(self, watched: watch, trainer: pl.Trainer) -> Audit:
         """Judges a run by the steps that it made, and by those it was to make if it was stopped."""
         num_steps, done = watched.num_steps, self._fraction_done(trainer)
+        num_epochs = self._num_batches / trainer.num_training_batches  # 0 of a stream
         return watched.audit(
-            steps_per_epoch=round(num_steps / self._num_epochs) if self._num_epochs else None,
+            steps_per_epoch=max(1, round(num_steps / num_epochs)) if num_epochs else None,
             total_steps=max(num_steps, round(num_steps / done)) if done else None,
         )
 
@@ -87,9 +89,10 @@ class AuditCallback(pl.Callback):
             fractions.append((trainer.global_step - self._first_step) / steps)
         if trainer.max_epochs is not None and trainer.max_epochs > 0:
             epochs = trainer.max_epochs - self._first_epoch
-            batches = epochs * trainer.num_training_batches
-            done = self._num_batches / batches if math.isfinite(batches) else 0.0
-            fractions.append(max(done, self._num_epochs / epochs))
+            num_epochs = self._num_epochs
+            if math.isfinite(trainer.num_training_batches):
+                num_epochs = self._num_batches / trainer.num_training_batches
+            fractions.append(num_epochs / epochs)
         return max(fractions, default=0.0)
 
 

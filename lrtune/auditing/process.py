@@ -30,13 +30,13 @@ MAX_OPTIMIZERS = 8
 class ProcessWatch:
     """Watches each optimizer from its first step, or from its scheduler's first call, on.
 
-    The length of an epoch is the number of optimizer steps from one beginning of the data loader
-    to the next.
+    The length of an epoch is the number of optimizer steps from one beginning of a data loader to
+    the next one of the same data set.
     """
 
     def __init__(self) -> None:
         self._watches: dict[int, watch] = {}
-        self._begun: defaultdict[int, list[int]] = defaultdict(list)  # steps, by data loader
+        self._begun: defaultdict[int, list[int]] = defaultdict(list)  # steps, by data set
         self._added = weakref.WeakSet[Any]()
         self._depth = 0  # of a scheduler's calls within another's
 
@@ -50,7 +50,7 @@ class ProcessWatch:
 
         @functools.wraps(begin)
         def noted(loader: Any) -> Any:
-            self._begun[id(loader)].append(self._num_steps)
+            self._begun[id(loader.dataset)].append(self._num_steps)
             return begin(loader)
 
         DataLoader.__iter__ = noted  # type: ignore[method-assign]
@@ -143,7 +143,7 @@ def _schedulers_of(optimizer: Any) -> Iterator[Any]:
     found = [
         thing
         for thing in gc.get_objects()
-        if isinstance(thing, kinds) and getattr(thing, "optimizer", None) is optimizer
+        if issubclass(type(thing), kinds) and getattr(thing, "optimizer", None) is optimizer
     ]
     parts = {id(part) for thing in found for part in getattr(thing, "_schedulers", ())}
     inside = (getattr(thing, "lr_scheduler", None) for thing in found)

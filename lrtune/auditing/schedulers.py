@@ -23,7 +23,8 @@ from lrtune.auditing.faults.trace import SOME, Array
 from lrtune.core.errors import InputError
 from lrtune.core.recipe import Recipe
 from lrtune.schedules.build import Schedule, build_schedule
-from lrtune.stepping.rates import noted_lr
+from lrtune.stepping.hooks import torch_optimizer
+from lrtune.stepping.rates import lrs_of, noted_lr
 
 Meant = Recipe | Schedule | Callable[[int], float]
 """The schedule that was meant: a recipe, its schedule, or any function from the step to the
@@ -113,13 +114,15 @@ def copies_of(
         }
         memo[id(original.state)] = {}
     try:
-        copied: tuple[torch.optim.Optimizer, Any] = deepcopy((optimizer, scheduler), memo)
+        copied = deepcopy(optimizer, memo)
+        if torch_optimizer(scheduled) is optimizer:
+            memo[id(scheduled)] = copied  # the scheduler needs no wrapper
+        return copied, deepcopy(scheduler, memo)
     except Exception as error:
         rule = "`scheduler` must be such that copy.deepcopy can copy it"
         raise InputError(
             f"{rule}, but got {type(scheduler).__name__} ({error}). Watch the optimizer without it."
         ) from error
-    return copied
 
 
 def _modules_of(scheduler: Any) -> Iterator[torch.nn.Module]:
@@ -171,22 +174,29 @@ def facts_of(
         num_calls = min(ahead, max(2 * total_steps, FAR_CALLS))
         made = calls_made(scheduler) if told is None else max(0, round(first / (rate or 1)) - 1)
         if told is not None:
+            now = lrs_of(scheduled)[lead]
+            if made:
+                advance(scheduler, 0)
             curve, error = _curve(scheduled, scheduler, lead, num_calls + made, rate)
             begin = made
+            if made < len(curve) and not _is_as_due(now, curve[made]):
+                due = float(curve[made])
         else:
             past = _past_of(scheduled, scheduler, lead, made)
             if alone:
                 multipliers = _alone(scheduled, scheduler, lead, made + total_steps)
             curve, error = _curve(scheduled, scheduler, lead, num_calls, None)
-            if past is not None and _is_as_due(curve[0], past[-1]):
-                curve, begin = np.concatenate([past[:-1], curve]), made
-            elif past is not None:
-                due = float(past[-1])
+            if past is None or _is_as_due(curve[0], past[made]):
+                curve, begin = (curve, 0) if past is None else (_joined(past, curve), made)
+            elif made or _is_as_due(curve[min(1, len(curve) - 1)], past[1]):
+                due = float(past[made])  # the first call, or the formula, leaves the LR for it
     return Scheduler(
         name=type(scheduler).__name__,
         curve=curve,
         error=error,
-        attached=scheduled is optimizer,
+        attached=any(
+            group is other for group in scheduled.param_groups for other in optimizer.param_groups
+        ),
         rises=_rises(scheduler),
         splits_groups=len({id(function) for function in lambdas}) > 1,
         made=made,
@@ -197,6 +207,12 @@ def facts_of(
         patience=None if plateau is None else int(plateau.patience),
         mode=None if plateau is None else str(plateau.mode),
     )
+
+
+def _joined(past: Array, curve: Array) -> Array:
+    """Returns a curve with what came before it, shape (calls made + calls + 1,)."""
+    joined: Array = np.concatenate([past[:-2], curve])
+    return joined
 
 
 def _is_as_due(lr: float, due: float) -> bool:
@@ -217,17 +233,17 @@ def _past_of(
 ) -> Array | None:
     """Returns the LRs that a scheduler would have given until now, had it run from its beginning.
 
-    Its shape is (made + 1,); `None` where nothing was called yet, or it cannot be begun again.
+    Its shape is (made + 2,), with the call to come; `None` where it cannot be begun again.
     """
-    if not made or not isinstance(scheduler, LRScheduler):
+    if not isinstance(scheduler, LRScheduler):
         return None
-    optimizer, scheduler = deepcopy((optimizer, scheduler))
+    optimizer, scheduler = copies_of(optimizer, scheduler)
     try:
         begun = _begun(optimizer, scheduler)
     except Exception:  # a scheduler with a constructor of its own
         return None
-    past, _ = _curve(optimizer, begun, lead, made, None)
-    return past if len(past) == made + 1 else None
+    past, _ = _curve(optimizer, begun, lead, made + 1, None)
+    return past if len(past) == made + 2 else None
 
 
 def _begun(optimizer: torch.optim.Optimizer, scheduler: Any) -> Any:
@@ -264,7 +280,7 @@ def _alone(optimizer: torch.optim.Optimizer, scheduler: Any, lead: int, num_call
         parts = [_alone(optimizer, part, lead, num_calls) for part in scheduler._schedulers]
         product: Array = np.prod([part[: min(map(len, parts))] for part in parts], axis=0)
         return product
-    optimizer, scheduler = deepcopy((optimizer, scheduler))
+    optimizer, scheduler = copies_of(optimizer, scheduler)
     try:
         begun = _begun(optimizer, scheduler)
     except Exception:  # not of torch, or with a constructor of its own

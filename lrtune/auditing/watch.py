@@ -1,7 +1,9 @@
 """`watch` records the LR at each real optimizer step of any training loop."""
 
+import functools
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -95,9 +97,7 @@ class watch:  # noqa: N801 (used as `with watch(optimizer) as seen`, as torch.no
     def add(self, scheduler: Any) -> None:
         """Watches one more scheduler of the loop, from now on."""
         try:
-            if not hasattr(type(scheduler), method_of(scheduler)):
-                rule = "`scheduler` must be of a class with a method step()"
-                raise InputError(f"{rule}, but got {type(scheduler).__name__}.")
+            _check_class(scheduler)
             copied = copies_of(self.optimizer, scheduler)
         except InputError as error:
             self._notes.append(f"Only the LRs were seen, not what wrote them: {error}")
@@ -120,7 +120,8 @@ class watch:  # noqa: N801 (used as `with watch(optimizer) as seen`, as torch.no
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        assert self._hooks is not None
+        if self._hooks is None:
+            return
         self._hooks.remove()
         self._hooks = None
         for scheduler, own_class in zip(self._schedulers, self._classes, strict=True):
@@ -173,8 +174,9 @@ class watch:  # noqa: N801 (used as `with watch(optimizer) as seen`, as torch.no
         self._idle = False
 
     def _lrs(self) -> tuple[float, ...]:
-        num_groups = len(self._start_lrs)  # those at the beginning, without any added later
-        return lrs_of(self.optimizer)[:num_groups]
+        # Those of the groups at the beginning, without any added later; one may have been removed.
+        lrs = lrs_of(self.optimizer)[: len(self._start_lrs)]
+        return lrs + self._start_lrs[len(lrs) :]
 
     def _noting(self, by: int) -> type:
         """Returns a subclass of a scheduler's class that records its calls.
@@ -188,6 +190,8 @@ class watch:  # noqa: N801 (used as `with watch(optimizer) as seen`, as torch.no
             inner = getattr(own_class, method)
             if scheduler is not watched:  # a copy of it
                 return inner(scheduler, *args, **kwargs)
+            if all(event.by != by for event in self._events if isinstance(event, Called)):
+                self._copy_again(by)  # other code may have written the LR until now
             before, overflow = self._lrs(), self._idle and not _finite_gradients(self.optimizer)
             result = inner(scheduler, *args, **kwargs)
             position, metric = _told(scheduler, args, kwargs)
@@ -195,9 +199,25 @@ class watch:  # noqa: N801 (used as `with watch(optimizer) as seen`, as torch.no
             self._idle = True
             return result
 
-        return type(
-            own_class.__name__, (own_class,), {method: noted, "__module__": own_class.__module__}
-        )
+        def reduced(scheduler: Any, protocol: Any) -> Any:  # as an object of its own class
+            noting, scheduler.__class__ = scheduler.__class__, own_class
+            try:
+                result = scheduler.__reduce_ex__(protocol)
+            finally:
+                scheduler.__class__ = noting
+            make, arguments, *rest = result
+            if make.__name__ != "__newobj__":
+                return result
+            # The same, in a function of another name: pickle compares the class of the object with
+            # the one of `__newobj__`.
+            return (functools.partial(make), arguments, *rest)
+
+        members = {method: noted, "__reduce_ex__": reduced, "__module__": own_class.__module__}
+        return type(own_class.__name__, (own_class,), members)
+
+    def _copy_again(self, by: int) -> None:
+        with suppress(InputError):
+            self._copied[by] = copies_of(self.optimizer, self._schedulers[by])
 
 
 def _told(
@@ -216,12 +236,31 @@ def _told(
     return _number(position), _number(kwargs.get("metric", values[1]))
 
 
+def _check_class(scheduler: Any) -> None:
+    """Raises `InputError` where the calls of a scheduler cannot be noted."""
+    own_class, method = type(scheduler), method_of(scheduler)
+    rule = f"the class of `scheduler` must have its {method}(), and let it be replaced"
+    try:
+        if not hasattr(own_class, method) or method in vars(scheduler):
+            raise InputError(f"{rule}, but got {own_class.__name__}.")
+        scheduler.__class__ = type(own_class.__name__, (own_class,), {})
+        scheduler.__class__ = own_class
+    except TypeError:  # it has slots
+        raise InputError(f"{rule}, but got {own_class.__name__}.") from None
+
+
 def _number(value: Any) -> float | None:
-    return None if value is None else math.nan if isinstance(value, str) else float(value)
+    if value is None:
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):  # a dictionary of logs, say
+        return math.nan
 
 
 def _finite_gradients(optimizer: torch.optim.Optimizer) -> bool:
     gradients = [
         p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
     ]
-    return all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+    values = (g.coalesce().values() if g.is_sparse else g for g in gradients)
+    return all(bool(torch.isfinite(value).all()) for value in values)

@@ -88,7 +88,7 @@ def in_steps(num_steps, *, every=1):
         ),  # ten times an epoch
         ([1.0, 1.0, 1.0], {}, None, None),
         ([1.0, call(1.0, 0.9), 0.9], {}, "step", None),
-        ([1.0, 1.0, call(1.0, 0.9), 0.9], {}, "epoch", 3),
+        ([1.0, 1.0, call(1.0, 0.9), 0.9], {}, "epoch", 2),
         ([1.0, 0.5], {"scheduler": None}, "step", None),
     ],
 )

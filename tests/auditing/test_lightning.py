@@ -419,3 +419,24 @@ def test_a_fit_that_goes_on_from_a_checkpoint(tmp_path, length, first):
     second = fitted(Module(build), max_epochs=6, ckpt_path=tmp_path / "half.ckpt")
     assert names(second) == []
     assert second.audits[0].lrs.shape == (1, (6 - first) * STEPS_PER_EPOCH)
+
+
+def test_a_module_without_an_optimizer_trains():
+    class Nothing(Module):
+        def training_step(self, batch, index):
+            return None
+
+    assert fitted(Nothing(lambda module: None), max_epochs=1).audits == ()
+
+
+class StopsWithin(pl.Callback):
+    def on_train_batch_end(self, trainer, *_):
+        trainer.should_stop = trainer.global_step >= 12
+
+
+def test_a_training_that_is_stopped_within_an_epoch():
+    callback = fitted(
+        Module(scheduled(lambda o: lrs.CosineAnnealingLR(o, 100), interval="step")),
+        max_epochs=10, callbacks=[StopsWithin()],
+    )  # fmt: skip
+    assert names(callback) == []

@@ -54,10 +54,14 @@ PATIENT = {"patience": 3}
         ({"patience": 10}, noisy(lambda k: 2, 1000), 1, [("plateau-each-batch", "suspicious")]),
         # the wrong mode
         (PATIENT | {"mode": "max"}, FALLING, STEPS, [("plateau-wrong-mode", "wrong")]),
-        (PATIENT, RISING, STEPS, [("plateau-wrong-mode", "wrong")]),
+        (PATIENT, RISING, STEPS, [("plateau-wrong-mode", "suspicious")]),
         (
             PATIENT, noisy(lambda k: 40 + 2 * k, 30, spread=0.5), STEPS,
-            [("plateau-wrong-mode", "wrong")],
+            [("plateau-wrong-mode", "suspicious")],
+        ),
+        (
+            PATIENT, [min(0.95, 0.5 + 0.05 * k) for k in range(40)], STEPS,
+            [("plateau-wrong-mode", "suspicious")],
         ),
         # each metric several times
         (

@@ -42,7 +42,7 @@ def told(scheduler, optimizer, position, *, each="step"):
             [("positions-begin-again", "suspicious")],
         ),
         (lambda epoch, index: STEPS * epoch + index, TOTAL, [("one-step-late", "suspicious")]),
-        (lambda epoch, index: epoch + 1, TOTAL, [("cut-short", "suspicious")]),
+        (lambda epoch, index: epoch + 1, TOTAL, [("told-too-slowly", "wrong")]),
     ],
 )  # fmt: skip
 def test_updates_that_timm_is_told(position, length, found):

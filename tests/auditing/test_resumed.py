@@ -194,3 +194,53 @@ def test_a_scheduler_that_starts_over_in_the_middle():
         train(optimizer, lrs.CosineAnnealingLR(optimizer, 100), 5, advanced="step")
     assert names(seen.audit()) == ["lr-jumps"]
     assert "from 0.0516 at step 49 to 0.1 at step 50" in seen.audit().findings[0].what
+
+
+@pytest.mark.parametrize(
+    "build", [lambda o: lrs.StepLR(o, 6), lambda o: lrs.LambdaLR(o, lambda e: 0.1 ** (e // 6))]
+)
+@pytest.mark.parametrize("told", [20, 2])
+def test_a_staircase_that_is_resumed_after_its_last_step(build, told):
+    optimizer = sgd()
+    scheduler = build(optimizer)
+    train(optimizer, scheduler, 18)
+    with watch(optimizer, scheduler=scheduler, steps_per_epoch=STEPS, epochs=told) as seen:
+        train(optimizer, scheduler, 2)
+    assert names(seen.audit()) == []
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda o: lrs.LambdaLR(o, lambda epoch: 0.9**epoch),
+        lambda o: lrs.LambdaLR(o, lambda k: max(0.0, 1 - k / 20)),
+    ],
+)
+def test_a_scheduler_whose_state_was_forgotten(build):
+    optimizer = sgd()
+    train(optimizer, scheduler := build(optimizer), 14)
+    old, optimizer = optimizer.state_dict(), sgd()
+    scheduler = build(optimizer)
+    optimizer.load_state_dict(old)
+    with watch(optimizer, scheduler=scheduler, steps_per_epoch=STEPS, epochs=6) as seen:
+        train(optimizer, scheduler, 6)
+    assert {"lr-jumps", "first-step-unwarmed"} & set(names(seen.audit()))
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("first", [3, 20, 60])
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("name", ["StepLRScheduler", "CosineLRScheduler", "PolyLRScheduler"])
+def test_a_run_of_timm_that_goes_on(first, told, name):
+    timm_scheduler = pytest.importorskip("timm.scheduler")
+    own = {"decay_t": 30} if name == "StepLRScheduler" else {"t_initial": 90}
+    optimizer = sgd()
+    scheduler = getattr(timm_scheduler, name)(optimizer, warmup_t=5, warmup_lr_init=1e-5, **own)
+    if told:
+        scheduler.step(first)
+    with watch(optimizer, scheduler=scheduler, steps_per_epoch=4, epochs=90) as seen:
+        for epoch in range(first, 90):
+            for _ in range(4):
+                optimizer.step()
+            scheduler.step(epoch + 1)
+    assert names(seen.audit()) == ([] if told else ["lr-jumps"])

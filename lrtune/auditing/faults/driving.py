@@ -13,6 +13,7 @@ from lrtune.auditing.faults.trace import (
     MUCH,
     SOME,
     VISIBLE,
+    WRONG,
     Called,
     Finding,
     Stepped,
@@ -34,7 +35,7 @@ def never_changes(trace: Trace) -> Finding | None:
     if trace.is_cut or (not trace.calls and trace.num_steps <= (trace.steps_per_epoch or 1)):
         return None  # too early to tell
     by_epoch, by_step = trace.read("epoch"), trace.read("step")
-    meant = max((by_epoch, by_step), key=np.ptp)
+    meant, severity = max((by_epoch, by_step), key=np.ptp), WRONG
     if not scheduler.attached:
         what = f"{scheduler.name} writes to another optimizer"
         fix = "Build the scheduler after the optimizer that is trained with, from that very object."
@@ -50,7 +51,10 @@ def never_changes(trace: Trace) -> Finding | None:
         return None  # its first call ends the run
     elif not np.ptp(to_come := scheduler.curve[scheduler.begin :]):
         return None  # constant by design
+    elif scheduler.made:
+        return None  # what it does was done before
     else:
+        severity = "suspicious"  # of a run that is short for once
         first = int(np.argmax(to_come != to_come[0]))
         what = (
             f"{scheduler.name} changes it first after {first} calls, "
@@ -58,7 +62,9 @@ def never_changes(trace: Trace) -> Finding | None:
         )
         fix = "Build the scheduler with the length of the run, in the unit in which it is called."
     what = f"The LR is {ran[0]:.3g} at all {trace.num_steps} optimizer steps: {what}."
-    return Finding(name="never-changes", severity="wrong", what=what, fix=fix, ran=ran, meant=meant)
+    return Finding(
+        name="never-changes", severity=severity, what=what, fix=fix, ran=ran, meant=meant
+    )
 
 
 def unwarmed_start(trace: Trace) -> Finding | None:
@@ -102,22 +108,24 @@ def scheduler_first(trace: Trace) -> Finding | None:
         or not isinstance(first, Called)
     ):
         return None
-    if (
-        first.position is not None
-        or first.overflow
-        or isinstance(last, Called)
-        or first.before == first.after
-    ):
+    if first.position is not None or first.overflow or isinstance(last, Called):
         return None
-    ran, lead = trace.ran, trace.lead
+    ran, meant, lead = trace.ran, trace.read(trace.pace), trace.lead
+    if same(ran, meant):
+        return None
+    skipped = (
+        f"its first LR, {first.before[lead]:.3g}, is used by no step, and "
+        if first.before != first.after
+        else ""
+    )
     return Finding(
         name="scheduler-before-optimizer",
         severity="wrong",
-        what=f"{trace.scheduler.name} is called before the optimizer: its first LR, "
-        f"{first.before[lead]:.3g}, is used by no step, and each LR comes one {trace.pace} early.",
+        what=f"{trace.scheduler.name} is called before the optimizer: {skipped}each LR comes one "
+        f"{trace.pace} early.",
         fix="Call optimizer.step() first and scheduler.step() after it.",
         ran=ran,
-        meant=trace.read(trace.pace)[: len(ran)],
+        meant=meant[: len(ran)],
     )
 
 
@@ -127,7 +135,7 @@ def two_writers(trace: Trace) -> Finding | None:
     Code that writes it only before the scheduler is first called, or after its last call, has
     handed over to it, or taken over from it.
     """
-    if trace.scheduler is None or not trace.scheduler.attached:
+    if trace.scheduler is None or not trace.scheduler.attached or _is_undisturbed(trace):
         return None
     changed, num_overwritten = _writes_of_others(trace)
     if not changed and not num_overwritten:
@@ -159,6 +167,18 @@ def two_writers(trace: Trace) -> Finding | None:
         ran=trace.ran,
         meant=meant,
     )
+
+
+def _is_undisturbed(trace: Trace) -> bool:
+    """Tells whether every call finds the LR that the scheduler would have alone.
+
+    So it is where other code, such as a warmup that dampens, takes its factor off before each call.
+    """
+    calls = trace.begin + np.arange(len(trace.calls))
+    if not len(calls) or calls[-1] >= len(trace.curve):
+        return False
+    found = np.array([call.before[trace.lead] for call in trace.calls])
+    return bool(np.allclose(found, trace.curve[calls], rtol=1e-6, atol=1e-12))
 
 
 def _writes_of_others(trace: Trace) -> tuple[list[int], int]:
@@ -246,7 +266,7 @@ def skipped_steps_counted(trace: Trace) -> Finding | None:
     """Reports a scheduler that is called for steps that a gradient scaler skipped."""
     if trace.scheduler is None or trace.scheduler.plateau or trace.pace != "step":
         return None
-    if trace.calls_a_step > 1:
+    if trace.calls_at_once > 1:
         return None
     if any(call.position is not None for call in trace.calls):
         return None

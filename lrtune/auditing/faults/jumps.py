@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from lrtune.auditing.faults.driving import two_writers, unwarmed_start
 from lrtune.auditing.faults.trace import MUCH, VISIBLE, Called, Finding, Trace
 
 FAR = 0.25
@@ -15,6 +16,8 @@ def resumed_elsewhere(trace: Trace) -> Finding | None:
     scheduler, lead = trace.scheduler, trace.lead
     if scheduler is None or scheduler.due is None or not scheduler.attached:
         return None
+    if not scheduler.made and (unwarmed_start(trace) or two_writers(trace)):
+        return None  # which says it better
     has = trace.start_lrs[lead]
     return Finding(
         name="lr-jumps",
@@ -52,7 +55,10 @@ def jumps(trace: Trace) -> Finding | None:
 
 
 def _jumps_of_others(trace: Trace) -> Iterator[tuple[int, float, float]]:
-    """Yields the jumps by code that is none of the schedulers, once those are called."""
+    """Yields the jumps up by code that is none of the schedulers, once those are called.
+
+    A jump down is a milestone of the code that has taken over.
+    """
     lead, step, last, by_call = trace.lead, 0, trace.start_lrs[trace.lead], 0.0
     called = False
     for event in trace.events:
@@ -61,7 +67,8 @@ def _jumps_of_others(trace: Trace) -> Iterator[tuple[int, float, float]]:
             called = True
         elif not event.skipped:
             lr = event.lrs[lead]
-            if called and step and _is_jump(last + by_call, lr, trace.ran.max()):
+            expected = last + by_call
+            if called and step and lr > expected and _is_jump(expected, lr, trace.ran.max()):
                 yield step, last, lr
             last, by_call, step = lr, 0.0, step + 1
 

@@ -34,10 +34,10 @@ def wrong_length(trace: Trace) -> Finding | None:
         return None
     if (trace.scheduler is not None and not trace.scheduler.attached) or unwarmed_start(trace):
         return None  # that says it all
+    if (too_often := _called_too_often(trace)) is not None:
+        return too_often
     findings = [_first_finding(_Fit(trace=run, pace=trace.pace)) for run in trace.lengths]
-    if None in findings:
-        return None
-    return _called_too_often(trace) or findings[-1]
+    return None if None in findings else findings[-1]
 
 
 def _first_finding(fit: "_Fit") -> Finding | None:
@@ -46,19 +46,24 @@ def _first_finding(fit: "_Fit") -> Finding | None:
 
 def _called_too_often(trace: Trace) -> Finding | None:
     """Reports calls that are several a step where one a step would be right."""
-    times, scheduler = trace.calls_a_step, trace.scheduler
-    if times == 1 or scheduler is None or not len(scheduler.curve):
+    times, scheduler, pace = trace.calls_at_once, trace.scheduler, trace.pace
+    if times == 1 or scheduler is None or pace is None or not len(scheduler.curve):
         return None
-    once = _Fit(trace=replace(trace, events=_once_a_step(trace)), pace="step")
-    if _first_finding(once) is not None:
+    often = _Fit(trace=trace, pace=pace)
+    once = _Fit(trace=replace(trace, events=_once(trace)), pace=pace)
+    is_over = often.shape.end is not None and often.shape.end <= 0.9 * often.calls
+    if not (_first_finding(often) or is_over) or _first_finding(once) is not None:
         return None
-    ran, meant = trace.ran, once.trace.read("step")
+    if is_over and not _near(once.shape.end or 0, once.calls):
+        return None
+    ran, meant = trace.ran, once.trace.read(pace)
+    unit = f"a{'n epoch' if pace == 'epoch' else ' step'}"
     at = int(np.argmax(np.abs(ran - meant[: len(ran)])))
     return Finding(
         name="called-too-often",
         severity="wrong",
         what=f"{scheduler.name} is called {len(trace.calls)} times for {trace.num_steps} optimizer "
-        f"steps, {times:.2g} times a step, and is as long as one call a step would make it: the LR "
+        f"steps, {times:.2g} times {unit}, and is as long as one call {unit} would make it: the LR "
         f"of step {at} is {ran[at]:.3g}, and {meant[at]:.3g} is due.",
         fix="Call scheduler.step() where the optimizer steps: "
         "not for each micro-batch of an accumulation, nor for each device.",
@@ -67,7 +72,7 @@ def _called_too_often(trace: Trace) -> Finding | None:
     )
 
 
-def _once_a_step(trace: Trace) -> tuple[Stepped | Called, ...]:
+def _once(trace: Trace) -> tuple[Stepped | Called, ...]:
     """Leaves out the calls that are followed by another call before the next step."""
     return tuple(
         event
@@ -182,6 +187,8 @@ class _Fit:
         Only a rise that is gradual and comes to its end is known to be one.
         """
         peak = self.shape.peak
+        if self.trace.handed_over is not None or self.trace.idle_steps:
+            return False  # it is one of several, and the others may do the rest
         rises = int(np.count_nonzero(np.diff(self.curve[: peak + 1]) > 0))
         return self.calls <= peak <= 0.5 * len(self.curve) and rises >= 0.5 * peak
 
@@ -224,7 +231,7 @@ class _Fit:
             severity=severity,
             what=what,
             fix=fix,
-            ran=self.trace.read(self.pace),
+            ran=self.trace.ran if self.trace.has_ended else self.trace.read(self.pace),
             meant=meant,
         )
 
@@ -300,18 +307,25 @@ def _counted_in_epochs(fit: _Fit) -> Finding | None:
     return fit.finding("counted-in-epochs", "wrong", what, "" if meant is None else fix, meant)
 
 
-def _told_too_fast(fit: _Fit) -> Finding | None:
+def _told_in_other_units(fit: _Fit) -> Finding | None:
     scheduler, end = fit.trace.scheduler, fit.shape.end
-    if scheduler is None or fit.pace != "step" or scheduler.rate <= 1.5 or end is None:
+    if scheduler is None or fit.pace != "step" or end is None:
         return None
-    if end > 0.9 * fit.calls or not _near(end * scheduler.rate, fit.calls):
+    if not _near(end * scheduler.rate, fit.calls) or 0.75 <= scheduler.rate <= 1.5:
         return None
+    told = f"{fit.name} is told positions that rise by {scheduler.rate:.3g} a step, so its decay"
+    if scheduler.rate > 1:
+        return fit.finding(
+            "told-too-fast",
+            "wrong",
+            f"{told} is over at step {end} of {fit.calls}, at an LR of {fit.curve[end]:.3g}.",
+            "Tell it the number of the optimizer step, not that of the micro-batch.",
+        )
     return fit.finding(
-        "told-too-fast",
+        "told-too-slowly",
         "wrong",
-        f"{fit.name} is told positions that rise by {scheduler.rate:.3g} a step, so its decay is "
-        f"over at step {end} of {fit.calls}, at an LR of {fit.curve[end]:.3g}.",
-        "Tell it the number of the optimizer step, not that of the micro-batch.",
+        f"{told} takes {end} steps and the run has {fit.calls}: the LR ends at {fit.last:.3g}.",
+        "Tell it the number of the optimizer step, not that of the epoch.",
     )
 
 
@@ -350,13 +364,9 @@ def _turns_up(fit: _Fit) -> Finding | None:
 
 
 def _ends_early(fit: _Fit) -> Finding | None:
-    end = fit.shape.end
-    if (
-        end is None
-        or end > 0.9 * fit.calls
-        or end == fit.calls - 1
-        or fit.curve[end] > NOTHING * fit.top
-    ):
+    alive = np.flatnonzero(fit.curve[: fit.calls] > NOTHING * fit.top)
+    end = int(alive[-1]) + 1 if len(alive) else fit.calls
+    if end > 0.9 * fit.calls or end >= fit.calls - 1:
         return None
     return fit.finding(
         "ends-early",
@@ -377,7 +387,7 @@ def _cut_short(fit: _Fit) -> Finding | None:
             f"the LR comes to {fit.last / fit.top:.2g} of its peak.",
         )
     restart = fit.shape.restart
-    if restart is not None and fit.calls < restart and fit.last > 0.5 * fit.top:
+    if restart is not None and 1 < fit.calls < restart and fit.last > 0.5 * fit.top:
         return fit.finding(
             "cut-short",
             "suspicious",
@@ -403,8 +413,8 @@ def _cut_short(fit: _Fit) -> Finding | None:
     return replace(finding, fix=finding.fix + hint)
 
 
-WRONG_AT_ANY_PACE = (_told_too_fast, _raises, _turns_negative, _turns_up, _ends_early, _cut_short)
-RULES = (_told_too_fast, _counted_in_steps, _counted_in_epochs, *WRONG_AT_ANY_PACE[1:])
+WRONG_AT_ANY_PACE = (_raises, _turns_negative, _turns_up, _ends_early, _cut_short)
+RULES = (_told_in_other_units, _counted_in_steps, _counted_in_epochs, *WRONG_AT_ANY_PACE)
 
 
 def _near(a: float, b: float) -> bool:

@@ -54,7 +54,7 @@ def plateau_each_batch(trace: Trace) -> Finding | None:
     num_falls, metrics = _falls(trace), _metrics(trace)
     if not num_falls or (trace.steps_per_epoch or 2) == 1 or not np.isfinite(metrics).all():
         return None
-    improves = _improves(metrics, scheduler.mode)
+    improves = _improves(metrics[_first_fall(trace) :], scheduler.mode)
     return Finding(
         name="plateau-each-batch",
         severity="wrong" if improves else "suspicious",
@@ -75,17 +75,18 @@ def plateau_of_wrong_mode(trace: Trace) -> Finding | None:
     if len(metrics) < 4 or not num_falls or trace.pace == "step":
         return None
     rises = sign * metrics  # a plateau waits for these to fall
-    if rises.min() < rises[0] or (np.diff(np.maximum.accumulate(rises)) > 0).mean() < MOST:
+    until = np.maximum.accumulate(rises[: _first_fall(trace) + 1])
+    if rises.min() < rises[0] or len(until) < 3 or (np.diff(until) > 0).mean() < MOST:
         return None
     way, other = ("rises", "max") if sign > 0 else ("falls", "min")
     return Finding(
         name="plateau-wrong-mode",
-        severity="wrong",
+        severity="wrong" if scheduler.mode == "max" else "suspicious",  # a loss may rise
         what=f'{scheduler.name} has mode="{scheduler.mode}", but its metric {way} from the first '
         f"call on, from {metrics[0]:.4g} to {metrics[-1]:.4g}: it lowered the LR {num_falls} "
         f"times, to {trace.ran[-1]:.3g}.",
         fix=f'Build it with mode="{other}" if a metric that {way} is good; '
-        "if not, the training diverges from its first epoch on.",
+        "if not, the training gets worse from its first epoch on.",
         ran=trace.ran,
     )
 
@@ -140,6 +141,12 @@ def _falls(trace: Trace) -> int:
     """Counts the calls that lowered the LR."""
     lead = trace.lead
     return sum(call.after[lead] < call.before[lead] for call in trace.calls)
+
+
+def _first_fall(trace: Trace) -> int:
+    """Returns the index of the first call that lowered the LR; there must be one."""
+    lead = trace.lead
+    return next(i for i, call in enumerate(trace.calls) if call.after[lead] < call.before[lead])
 
 
 def _improves(metrics: Array, mode: str | None) -> bool:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Pace = Literal["step", "epoch"]
 Severity = Literal["wrong", "suspicious"]
+WRONG: Severity = "wrong"
 
 VISIBLE = 0.01
 """Two curves differ if they are further apart than this fraction of the peak LR."""
@@ -170,14 +171,19 @@ class Trace:
         return int((self.calls_before == 0).sum())
 
     @cached_property
+    def called_at(self) -> NDArray[np.int64]:
+        """Optimizer steps that were made before each call, shape (calls,)."""
+        return np.searchsorted(self.calls_before, np.arange(1, len(self.calls) + 1))
+
+    @cached_property
     def handed_over(self) -> int | None:
         """The step from which on something else writes the LR and the scheduler is not called.
 
         `None`: there is none.
         """
-        if not self.calls:
+        called_at = self.called_at
+        if not len(called_at):
             return None
-        called_at = np.searchsorted(self.calls_before, np.arange(1, len(self.calls) + 1))
         since, longest_pause = int(called_at[-1]), int(np.diff(called_at, prepend=0).max())
         if self.num_steps - since <= longest_pause:
             return None
@@ -185,11 +191,13 @@ class Trace:
         return since + int(np.argmax(others)) if others.any() else None
 
     @cached_property
-    def calls_a_step(self) -> float:
-        """Calls of the scheduler for each optimizer step, if they are more than one; else 1."""
-        num_calls = len(self.calls) - sum(call.overflow for call in self.calls)
-        times = num_calls / self.num_steps
-        return times if times > 1.5 and num_calls > 3 else 1.0
+    def calls_at_once(self) -> float:
+        """Calls between two steps, where there are several again and again; else 1."""
+        made = [
+            at for at, call in zip(self.called_at, self.calls, strict=True) if not call.overflow
+        ]
+        times = len(made) / len(set(made)) if made else 1.0
+        return times if times > 1.5 and len(made) > 3 else 1.0
 
     @cached_property
     def pace(self) -> Pace | None:
@@ -197,15 +205,15 @@ class Trace:
 
         `None`: it is not called yet, or it is called neither once a step nor once an epoch.
         """
-        if self.scheduler is None or self.calls_a_step > 1:
+        if self.scheduler is None:
             return "step"
         followed = self.calls[: self.calls_before[-1]]  # with a step after them
-        num_calls = sum(not call.overflow for call in followed)
+        num_calls = sum(not call.overflow for call in followed) / self.calls_at_once
         if num_calls < 2:
             return (
                 None if not self.calls else "step" if self.steps_before_first_call <= 1 else "epoch"
             )
-        num_steps = (self.handed_over or self.num_steps) - self.steps_before_first_call
+        num_steps = self.called_at[len(followed) - 1] + 1 - self.steps_before_first_call
         if 0.75 <= num_calls / max(1, num_steps) <= 1.5:
             return "step"
         num_epochs = num_steps / self.steps_per_epoch if self.steps_per_epoch else num_calls
@@ -218,13 +226,18 @@ class Trace:
         Where they are not given, a scheduler that is called once an epoch shows them.
         """
         if self.steps_per_epoch is None and self.pace == "epoch":
-            return round(self.num_steps / len(self.calls))  # a call ends an epoch
+            return self._steps_between_calls  # a call ends an epoch
         return self.steps_per_epoch
 
     @property
     def total_steps(self) -> int:
         """Optimizer steps of the whole run."""
         return self.length or self.num_steps
+
+    @property
+    def has_ended(self) -> bool:
+        """The events are those of the whole run."""
+        return self.num_steps >= self.total_steps
 
     @property
     def begin(self) -> int:
@@ -237,16 +250,25 @@ class Trace:
         Those before the run began count too, where the curve has them.
         """
         if self.handed_over is not None and pace == self.pace:
-            return self.begin + len(self.calls)
+            return self.begin + round(len(self.calls) / self.calls_at_once)
         return self.begin + math.ceil(
-            (self.total_steps - self._idle_steps) / self._steps_a_call(pace)
+            (self.total_steps - self.idle_steps) / self._steps_a_call(pace)
         )
 
     def _steps_a_call(self, pace: Pace | None) -> int:
-        return 1 if pace == "step" else self.epoch_steps or 1
+        if pace == "step":
+            return 1
+        # It may be called every second epoch.
+        return (self._steps_between_calls if pace == self.pace else self.epoch_steps) or 1
 
     @property
-    def _idle_steps(self) -> int:
+    def _steps_between_calls(self) -> int | None:
+        """Optimizer steps from one call to the next, in the median."""
+        pauses = np.diff(np.unique(self.called_at), prepend=0)
+        return round(float(np.median(pauses))) if len(pauses) else self.steps_per_epoch
+
+    @property
+    def idle_steps(self) -> int:
         """Steps at the beginning for which the scheduler is not called, as in a warmup by hand."""
         if self.scheduler is None or not self.calls:
             return 0
@@ -261,9 +283,9 @@ class Trace:
         if self.scheduler is None:
             return self.ran
         curve = self.scheduler.curve
-        if self.calls_a_step == 1 or not len(curve):
+        if self.calls_at_once == 1 or not len(curve):
             return curve
-        calls = np.arange(0, len(curve) - 1, self.calls_a_step)
+        calls = np.arange(0, len(curve) - 1, self.calls_at_once)
         by_step: Array = np.interp(calls, np.arange(len(curve)), curve)
         return by_step
 
@@ -286,7 +308,7 @@ class Trace:
             pace: how often it is called.
             stretch: factor by which its curve is made longer.
         """
-        scheduled_steps = np.maximum(0, np.arange(self.total_steps) - self._idle_steps)
+        scheduled_steps = np.maximum(0, np.arange(self.total_steps) - self.idle_steps)
         calls = self.begin + scheduled_steps // self._steps_a_call(pace)
         lrs: Array = np.interp(calls / stretch, np.arange(len(self.curve)), self.curve)
         return lrs
