@@ -12,6 +12,7 @@ command runs.
 import re
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import NoneType
@@ -21,7 +22,7 @@ import click
 from click.core import ParameterSource
 
 from lrtune.core import commands
-from lrtune.core.errors import InputError, LrtuneError, StoreError, shown
+from lrtune.core.errors import InputError, LrtuneError, StoreError, TaskError, shown
 from lrtune.core.events import Event, Note
 from lrtune.core.options import OptionField, alternatives, options_of
 from lrtune.core.sources import CommandLine, TypedTask
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 WORDS = "lrtune.words"
 """Key of the training command in the context."""
+TRACEBACK = "lrtune.traceback"
+"""Key, in the context, of whether the traceback of a task that fails is printed."""
 FEW = 10
 """A command with no more options than these shows all of them by `--help`."""
 
@@ -84,6 +87,13 @@ class Command(click.Command):
             return super().invoke(ctx)
         except InputError as error:
             raise InputError([self.in_flags(problem) for problem in error.problems]) from error
+        except TaskError as error:
+            if error.__cause__ is not None:
+                if ctx.meta.get(TRACEBACK):
+                    traceback.print_exception(error.__cause__)
+                else:
+                    error.add_note("`--traceback` shows every frame of it.")
+            raise
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Says what there is in the place of an option that is gone."""
@@ -235,6 +245,16 @@ json_option = click.option(
 )
 
 
+def _note_traceback(ctx: click.Context, _option: click.Parameter, value: bool) -> None:
+    ctx.meta[TRACEBACK] = value
+
+
+traceback_option = click.option(
+    "--traceback", cls=Option, is_flag=True, expose_value=False, callback=_note_traceback,
+    help="Print the whole traceback where your own code fails.",
+)  # fmt: skip
+
+
 @click.group(
     cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
@@ -246,6 +266,7 @@ def lrtune() -> None:
 @lrtune.command(cls=WithCommand)
 @options(TypedTask, commands.Search)
 @json_option
+@traceback_option
 def search(*, as_json: bool = False, **asked: Any) -> None:
     """Search for the best schedule; the same command again goes on with the same study."""
     from lrtune import app
@@ -261,6 +282,7 @@ def search(*, as_json: bool = False, **asked: Any) -> None:
 )
 @options(TypedTask, commands.Compare)
 @json_option
+@traceback_option
 def compare(*, as_json: bool = False, **asked: Any) -> None:
     """Trains recipes side by side, seed by seed."""
     from lrtune import app
@@ -272,6 +294,7 @@ def compare(*, as_json: bool = False, **asked: Any) -> None:
 @lrtune.command()
 @options(commands.Resume)
 @json_option
+@traceback_option
 def resume(*, as_json: bool = False, **asked: Any) -> None:
     """Go on with a study after Ctrl-C or a crash; nothing that was finished is trained again."""
     from lrtune import app
@@ -282,6 +305,7 @@ def resume(*, as_json: bool = False, **asked: Any) -> None:
 @lrtune.command(cls=WithCommand)
 @options(TypedTask, commands.Find, commands.ReportFolder)
 @json_option
+@traceback_option
 def find(
     *, out: str | Path = commands.ReportFolder.out, as_json: bool = False, **asked: Any
 ) -> None:
@@ -424,6 +448,8 @@ def main() -> None:
     except LrtuneError as error:
         for line in error.problems if isinstance(error, InputError) else (str(error),):
             click.echo(f"lrtune: {line}", err=True)
+        for note in getattr(error, "__notes__", ()):
+            click.echo(note, err=True)
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort) as error:  # click makes the one of the other
         notes = getattr(error.__cause__, "__notes__", ())

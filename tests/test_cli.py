@@ -42,23 +42,24 @@ SURFACE = {
     "log": {"STUDY", "RUN", *PLACES},
     "compare": {
         "[RECIPE]...", *TASK, *PLACES, *ENGINE, "--epochs", "--include", "--json", "--max-seeds",
-        "--out", "--quiet", "--seed", "--seeds", "--study", "--target", "--metric",
+        "--out", "--quiet", "--seed", "--seeds", "--study", "--target", "--metric", "--traceback",
     },
     "dashboard": {"STUDY", *PLACES, "--host", "--port"},
     "delete": {"STUDY", *PLACES, "--storage-path", "--yes"},
     "export": {"STUDY", *PLACES, "--recipe", "--to"},
     "find": {
         *TASK, "--high", "--json", "--low", "--optimizer", "--out", "--seed", "--seeds", "--steps",
+        "--traceback",
     },
     "list": {*PLACES},
     "recipes": set(),
     "report": {"STUDY", *PLACES, "--json", "--out"},
-    "resume": {"STUDY", *PLACES, *ENGINE, "--budget", "--json", "--out", "--quiet"},
+    "resume": {"STUDY", *PLACES, *ENGINE, "--budget", "--json", "--out", "--quiet", "--traceback"},
     "search": {
         *TASK, *PLACES, *ENGINE, "--baseline", "--budget", "--confirm", "--epochs", "--json",
         "--lag", "--looks", "--matters", "--max-seeds", "--metric", "--optimizer", "--out",
         "--pruner", "--quiet", "--rank-by", "--sampler", "--seed", "--seeds", "--space", "--study",
-        "--target", "--try",
+        "--target", "--traceback", "--try",
     },
     "spaces": set(),
 }  # fmt: skip

@@ -328,7 +328,7 @@ def _run(store: StudyStore, engine: Engine, request: Request) -> SearchResult:
             if failed
             else f"delete {name}` before the next search"
         )
-        raise LrtuneError(f"study {name!r} was given up: {done.reason}. `lrtune {then}.")
+        raise LrtuneError(f"study {name!r} was given up: {done.reason}.\n`lrtune {then}.")
     return result
 
 

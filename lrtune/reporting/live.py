@@ -95,12 +95,15 @@ class LiveDisplay:
                 epoch = f"{self._name(run)} epoch {m.epoch} of {run.stop_epochs}"
                 yield f"{epoch}: LR {wording.lr(m.lr_last)}, {losses}"
             case RunEnded(record=record):
-                why = f" ({record.reason})" if record.reason else ""
+                reason, _, details = record.reason.partition("\n")
+                why = f" ({reason})" if reason else ""
                 done = f"{record.epochs} of {record.run.stop_epochs} epochs"
                 if record.epochs_reused:
                     done += f", {record.epochs_reused} of them reused"
                 about = filter(None, (done, self._outcome(record), record.run.recipe.label))
                 yield f"{self._name(record.run)} {record.state}{why}: {', '.join(about)}"
+                if details:
+                    yield details
             case Note(text=text):
                 yield text
 

@@ -141,7 +141,7 @@ class Progress:
                 self._find_best()
                 if record.reason:
                     name = wording.run_name(self.config, record.run)
-                    self.notes.append(f"{name} {record.state}: {record.reason}")
+                    self.notes.append(f"{name} {record.state}: {record.reason.splitlines()[0]}")
             case SweepStarted(optimizer=optimizer, number=number, num_sweeps=num_sweeps):
                 self.sweep = f"{optimizer}, sweep {number} of {num_sweeps}"
             case Note(text=text):

@@ -4,7 +4,6 @@ import hashlib
 import importlib.util
 import shlex
 import sys
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from numbers import Integral
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from lrtune.core.decays import Plateau
-from lrtune.core.errors import InputError, Problems, TaskError
+from lrtune.core.errors import InputError, Problems, TaskError, raised
 from lrtune.core.objective import TOP1, Objective, averaged
 from lrtune.core.recipe import Recipe, default_recipe
 from lrtune.core.run import LOSSES
@@ -270,9 +269,7 @@ def load_task_file(path: Path) -> Task:
         if callable(task) and not isinstance(task, Task):
             task = task()
     except Exception as error:
-        raise TaskError(
-            f"{path}: raised {type(error).__name__} while it was read{_at(error, path)}: {error}"
-        ) from error
+        raise TaskError(f"{path}: reading it failed: {raised(error)}") from error
     if not isinstance(task, Task):
         what = "has no `task`" if task is None else f"has a `task` that is a {type(task).__name__}"
         raise TaskError(
@@ -447,9 +444,3 @@ def _at_least(low: int, value: object) -> bool:
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _at(error: Exception, path: Path) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if Path(frame.filename) == path.absolute()]
-    return f" (line {lines[-1]})" if lines else ""

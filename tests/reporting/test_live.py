@@ -64,6 +64,17 @@ def test_plain_lines_one_a_run_and_one_a_note(config, empty):
     ]
 
 
+def test_a_run_that_failed_by_the_users_code_shows_where(config, empty):
+    reason = 'the task failed in training (epoch 2): KeyError: 7\n  File "net.py", line 3, in loss'
+    failed = replace(baseline_records()[0], state="failed", reason=reason)
+    text, _ = shown(config, empty, [RunEnded(failed)])
+    first, second = text.splitlines()
+    assert first.startswith(f"baseline-0 failed ({reason.splitlines()[0]}): 12 of 12 epochs")
+    assert second == '  File "net.py", line 3, in loss'
+    _, text = shown(config, empty, [RunEnded(failed)], terminal=True, width=120)
+    assert text.splitlines()[-1] == f"baseline-0 failed: {reason.splitlines()[0]}"
+
+
 def test_slow_epochs_have_a_plain_line(config, empty):
     record = baseline_records()[0]
     slow = replace(record.measurements[0], seconds=11.0)
