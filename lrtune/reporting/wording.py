@@ -142,6 +142,25 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def about(low_s: float, high_s: float) -> str:
+    """A time that is not known well: `about 40 s`, `about 3 to 8 min`, `about 50 min to 2 h`."""
+    (low, low_unit), (high, high_unit) = _roughly(low_s), _roughly(high_s)
+    if (low, low_unit) == (high, high_unit):
+        return f"about {high} {high_unit}"
+    unit = "" if low_unit == high_unit else f" {low_unit}"
+    return f"about {low}{unit} to {high} {high_unit}"
+
+
+def _roughly(seconds: float) -> tuple[int, str]:
+    if seconds < 95:
+        return max(10, 10 * round(seconds / 10)), "s"
+    minutes = seconds / 60
+    if minutes < 95:
+        return round(minutes), "min"
+    hours = minutes / 60
+    return (round(hours), "h") if hours < 48 else (round(hours / 24), "days")
+
+
 def task(source: Mapping[str, Any]) -> str:
     """`small-cnn on fashion-mnist`, or the file or object that the task comes from."""
     if "model" in source and "data" in source:
