@@ -200,10 +200,35 @@ def test_find_lr_gives_an_interval_or_says_why_not(here):
     assert list(here.iterdir()) == []
 
 
-def test_a_task_that_cannot_be_trained_is_said_before_anything_is_recorded_of_it(here):
-    with pytest.raises(lrtune.TaskError, match="failed in the range test"):
-        search(make_task(model=lambda: torch.nn.Linear(5, 2)))
-    assert not (here / ".lrtune" / "lrtune.db").exists() or rows(here, "lrtune_measurements") == []
+def fails_in_training(logits, labels):
+    return logits[:, :3].sum() if logits.requires_grad else logits.no_such_thing
+
+
+@pytest.mark.parametrize(
+    ("changes", "asked", "failed"),
+    [
+        ({"model": lambda: torch.nn.Linear(5, 2)}, {}, "failed in the range test"),
+        ({"metrics": {"f1": fails_in_training}}, {"jobs": 1}, "the metric 'f1' failed"),
+        ({"metrics": {"f1": fails_in_training}}, {"study": "mine"}, "the metric 'f1' failed"),
+    ],
+)
+def test_a_start_that_fails_before_its_first_run_leaves_no_study(here, changes, asked, failed):
+    with pytest.raises(lrtune.TaskError, match=failed):
+        search(make_task(**changes), **asked)
+    assert rows(here, "lrtune_studies") == rows(here, "lrtune_runs") == []
+    assert [path for path in (here / ".lrtune").rglob("*") if path.is_dir()] == [
+        here / ".lrtune" / "checkpoints"
+    ]
+    assert not (here / "reports").exists()
+
+
+def test_a_study_that_was_there_before_is_kept_when_its_next_start_fails(here):
+    search(budget=1, confirm="0", study="mine")
+    before = rows(here, "lrtune_measurements")
+    with pytest.raises(lrtune.TaskError, match="the metric 'f1' failed"):
+        search(make_task(metrics={"f1": fails_in_training}), budget=1, confirm="0")
+    assert [row[0] for row in rows(here, "lrtune_studies")] == ["mine"]
+    assert rows(here, "lrtune_measurements") == before
 
 
 def test_a_task_whose_loss_is_never_finite_ends_in_words(here):

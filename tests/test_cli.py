@@ -258,7 +258,9 @@ def test_the_name_of_a_study_is_made_from_its_command(here, call, tiny):
         assert call(*words, *changed, "--budget", "1").code == 0
         names.add(tuple(sorted(path.name for path in (here / "reports").iterdir())))
     assert len(names) == 2
-    assert all(name.startswith("digits-mlp-2ep-default-") for found in names for name in found)
+    assert all(
+        re.fullmatch("digits-mlp-2ep-[0-9a-f]{4}", name) for found in names for name in found
+    )
     assert max(map(len, names)) == 2
 
 

@@ -1,7 +1,6 @@
 """What the arguments of a command stand for: task, metric, settings, threads, GPUs."""
 
 import os
-import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -16,18 +15,7 @@ from lrtune.core.errors import InputError, Problems
 from lrtune.core.objective import Objective
 from lrtune.core.sources import CommandLine, NamedTask, TaskFile, TaskSource, TypedTask
 from lrtune.core.study import StudyConfig, TrainSettings
-from lrtune.store.encoding import digest
 from lrtune.training.task import Task, change_settings, load_task
-
-
-def default_name(task_name: str, config: StudyConfig) -> str:
-    """Returns a readable study name that is the same for the same command.
-
-    For example `digits-small-cnn-20ep-default-b416c0`.
-    """
-    what = "comparison" if config.is_comparison else Path(config.space_name).stem
-    words = f"{task_name}-{config.epochs}ep-{what}"
-    return f"{re.sub(r'[^A-Za-z0-9_.+]+', '-', words)[-100:].strip('-.')}-{digest(config)}"
 
 
 def task_source(task: TaskSource | str | Path | Callable[[], object]) -> TaskSource:

@@ -11,9 +11,9 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 
 from lrtune.app.arguments import changed_settings
-from lrtune.app.places import Places
+from lrtune.app.places import RUNS, Places
 from lrtune.app.results import recipe_of
-from lrtune.app.subjects import RUNS, first_of, folder_name
+from lrtune.app.subjects import first_of, folder_name
 from lrtune.core import commands
 from lrtune.core.commands import takes
 from lrtune.core.decays import Own, Plateau

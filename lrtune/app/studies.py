@@ -10,7 +10,7 @@ from functools import partial
 
 from rich.console import Console
 
-from lrtune.app.arguments import check_name, default_name
+from lrtune.app.arguments import check_name
 from lrtune.app.engines import notes_before, open_engine, open_worker, places_of
 from lrtune.app.places import Places
 from lrtune.app.results import print_known, write_study_report
@@ -169,8 +169,10 @@ def train_study(configure: Configure, request: Request) -> SearchResult:
         ) as engine,
     ):
         config = configure(engine)
-        config = replace(config, name=config.name or default_name(subject.name, config))
-        store = request.places.database().open(config)
+        config = replace(config, name=config.name or subject.study_name(config))
+        database = request.places.database()
+        is_new = config.name not in database.names()
+        store = database.open(config)
         settings = store.config.settings  # it may have begun with another number of threads
         training = subject.open(options, settings, config.name)
         if is_command or settings != subject.settings:
@@ -184,6 +186,16 @@ def train_study(configure: Configure, request: Request) -> SearchResult:
             again = "the same call" if "python" in config.task else f"`lrtune resume {config.name}`"
             stop.add_note(f"What was finished is kept: {again} goes on from there.")
             raise
+        except Exception:
+            with suppress(LrtuneError):  # the first one is what is told
+                if is_new and not _has_begun(store.state()):
+                    request.places.forget(config.name)
+            raise
+
+
+def _has_begun(state: StudyState) -> bool:
+    """Whether a run of a study has been trained for an epoch, or has come to any end."""
+    return any(record.measurements or record.state != "running" for record in state.records)
 
 
 def check_schedules(config: StudyConfig, facts: Facts) -> None:

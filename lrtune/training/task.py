@@ -231,8 +231,10 @@ def build_named_task(named: NamedTask) -> Task:
     channels, image_size = splits.train.images.shape[1], splits.train.images.shape[-1]
     shape = {"num_classes": splits.num_classes, "channels": channels, "image_size": image_size}
     check_model(named.model, **shape)
+    folder = folder_of(named.data)
+    name = folder.name if folder else named.data
     return Task(
-        name=f"{splits.name}-{named.model}",
+        name=name if named.model == NamedTask.model else f"{name}-{named.model}",
         model=lambda: build_model(named.model, **shape),
         train=splits.train,
         validation=splits.validation,
