@@ -222,10 +222,11 @@ def _parameter(field: OptionField) -> click.Parameter:
         nargs = -1 if is_list else 1
         return click.Argument([field.name], metavar=metavar, nargs=nargs, required=not is_list)
     text = field.help
-    if field.default not in (False, None, "", ()) or field.option.default or field.topic.default:
+    has_two_flags = kinds == [bool] and bool(field.default or field.topic_default)
+    if kinds != [bool] or has_two_flags:
         text += f"  [default: {field.default_text}]"
     flag = field.flag
-    if kinds == [bool] and (field.default or field.topic.default):
+    if has_two_flags:
         flag += f"/--no-{flag.removeprefix('--')}"
     number_or_flag = kinds[0] if kinds[0] in (int, float, bool) and str not in kinds else str
     return Option(
@@ -277,8 +278,9 @@ def search(*, as_json: bool = False, **asked: Any) -> None:
 
 @lrtune.command(
     cls=WithCommand,
-    help="Train recipes side by side, seed by seed: names of `lrtune recipes` or TOML files, "
-    "all of them by default.\n\nThe first is what the others are compared with.",
+    help="Train recipes side by side, seed by seed: names of `lrtune recipes` or TOML files; by "
+    "default all that come with lrtune, or the baseline of a study that is included.\n\nThe first "
+    "is what the others are compared with.",
 )
 @options(TypedTask, commands.Compare)
 @json_option

@@ -627,6 +627,62 @@ def test_an_included_recipe_is_scaled_to_other_runs(here):
     assert result.state.config.recipes[1].recipe.warmup_epochs == 2 * warm.warmup_epochs
 
 
+def test_a_comparison_with_a_study_has_its_task_its_settings_and_its_baseline(here, call):
+    mine = lrtune.Recipe(peak_lr=0.2)
+    small = lrtune.NamedTask(data="digits", model="mlp", train_size=100, val_size=50)
+    asked = {"epochs": 2, "batch_size": 25, "metric": "val_loss", "confirm": "0", "budget": 2}
+    search(small, study="mine", baseline=mine, **asked)
+    done = call("compare", "--include", "mine:1", "--seeds", "1", "--study", "both", "--quiet")
+    assert done.code == 0, done.err
+    both = lrtune.load("both").state.config
+    study = lrtune.load("mine").state.config
+    assert [it.name for it in both.recipes] == ["baseline of mine", "trial 1 of mine"]
+    assert both.recipes[0].recipe == mine
+    assert (both.task, both.epochs, both.objective) == (study.task, 2, study.objective)
+    assert replace(both.settings, threads=study.settings.threads) == study.settings
+
+
+# what is given beside the study: what is said, and the batch size that results
+GIVEN = [
+    (["--batch-size", "50"], "batch_size is 50, as given; the study 'mine' has 25", 50),
+    (["--batch-size", "25", "--epochs", "2", "--metric", "top1"], "", 25),
+    (["--epochs", "1", "adamw"], "epochs is 1, as given; the study 'mine' has 2", 25),
+    (["--data", "digits", "--model", "mlp", "--train-size", "100", "--val-size", "50"], "", 25),
+    (["--data", "digits"], "small-cnn on digits is trained, as given, with settings of its ow", 64),
+]
+
+
+@pytest.fixture
+def two_studies(here):
+    small = lrtune.NamedTask(data="digits", model="mlp", train_size=100, val_size=50)
+    (here / "x.toml").write_text("[parameters]\npeak_lr = 0.1\ndecay = 'linear'")
+    asked = {"epochs": 2, "confirm": "0", "budget": 2, "space": "x.toml"}
+    for study, batch_size in (("mine", 25), ("other", 50)):
+        search(small, study=study, batch_size=batch_size, **asked)
+
+
+@pytest.mark.parametrize(("words", "said", "batch_size"), GIVEN)
+def test_what_is_given_beside_a_study_is_told(two_studies, call, words, said, batch_size):
+    done = call("compare", "--include", "mine:1", *words, "--seeds", "1", "--study", "both")
+    assert done.code == 0, done.err
+    told = " ".join(done.err.split())
+    assert said in told
+    assert "as given" not in told.replace(said, "")
+    assert lrtune.load("both").state.config.settings.batch_size == batch_size
+
+
+def test_studies_that_differ_are_compared_by_what_is_given(two_studies, call):
+    words = ["compare", "--include", "mine:1", "--include", "other:1", "--seeds", "1", "--quiet"]
+    done = call(*words)
+    assert done.code == 2
+    assert done.err == (
+        "lrtune: `--batch-size` must be given where the included studies differ: 25 (mine) and 50 "
+        "(other).\n"
+    )
+    assert call(*words, "--batch-size", "10", "--study", "both").code == 0
+    assert len(lrtune.load("both").state.config.recipes) == 4
+
+
 def test_recipes_of_ones_own_are_compared(here):
     mine = lrtune.NamedRecipe(name="mine", recipe=lrtune.Recipe(peak_lr=0.05))
     result = compare((mine, "adamw"))

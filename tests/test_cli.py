@@ -127,15 +127,16 @@ def shown_by(call, command, flag):
 # What `--help` shows of the commands that have more options than one can take in.
 ESSENTIAL = {
     "search": {
-        "--baseline", "--budget", "--data", "--engine", "--epochs", "--jobs", "--metric", "--model",
-        "--space", "--task",
+        "--baseline", "--batch-size", "--budget", "--data", "--engine", "--epochs", "--image-size",
+        "--jobs", "--metric", "--model", "--space", "--task",
     },
     "compare": {
-        "[RECIPE]...", "--data", "--engine", "--epochs", "--include", "--jobs", "--metric",
-        "--model", "--task",
+        "[RECIPE]...", "--batch-size", "--data", "--engine", "--epochs", "--image-size",
+        "--include", "--jobs", "--metric", "--model", "--task",
     },
     "find": {
-        "--data", "--high", "--low", "--model", "--optimizer", "--seeds", "--steps", "--task",
+        "--batch-size", "--data", "--high", "--image-size", "--low", "--model", "--optimizer",
+        "--seeds", "--steps", "--task",
     },
     "resume": {"STUDY", "--budget", "--engine", "--jobs"},
 }  # fmt: skip

@@ -9,6 +9,7 @@ from lrtune.core.decays import Plateau
 from lrtune.core.objective import UNKNOWN, Objective
 from lrtune.core.options import Options, options_of
 from lrtune.core.run import BASELINE
+from lrtune.core.sources import NamedTask
 from lrtune.core.study import Repetition, SearchRules, StudyConfig, StudyState
 from lrtune.decide.looks import LookSummary, summaries
 from lrtune.decide.plan import outcome
@@ -454,7 +455,11 @@ def _target(state: StudyState, recommendation: Recommendation | None) -> str:
 
 def _settings(config: StudyConfig) -> Iterator[tuple[str, str]]:
     """The facts of the training, and every option that is stored with the study."""
-    yield "Task", wording.task(config.task)
+    if "data" in config.task:
+        for option in options_of(NamedTask):
+            yield option.label, option.text(config.task.get(option.name, option.default))
+    else:
+        yield "Task", wording.task(config.task)
     own = f", of the baseline {config.own_epochs}" if config.own_epochs else ""
     epochs = wording.count(config.epochs, "epoch")
     yield "Horizon", f"{epochs} of {config.steps_per_epoch} steps{own}"

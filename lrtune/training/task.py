@@ -19,7 +19,17 @@ from lrtune.core.errors import InputError, Problems, TaskError, raised
 from lrtune.core.objective import TOP1, Objective, averaged
 from lrtune.core.recipe import Recipe, default_recipe
 from lrtune.core.run import LOSSES
-from lrtune.core.sources import CommandLine, CommandOptions, NamedTask, TaskFile, TaskSource
+from lrtune.core.sources import (
+    DEFAULT_EPOCHS,
+    OTHER_EPOCHS,
+    SMALL_BATCH,
+    SMALL_DATA,
+    CommandLine,
+    CommandOptions,
+    NamedTask,
+    TaskFile,
+    TaskSource,
+)
 from lrtune.core.study import TrainSettings
 from lrtune.training.fingerprint import fingerprint
 from lrtune.training.native.data.batches import Source, is_stream
@@ -204,12 +214,6 @@ def _metric_problems(task: Task, objective: Objective) -> list[str]:
     return problems
 
 
-DEFAULT_EPOCHS = {
-    "cluttered-digits": 18, "digits": 20, "mnist": 5, "fashion-mnist": 12, "cifar10": 20,
-    "cifar100": 30,
-}  # fmt: skip
-
-
 def build_named_task(named: NamedTask) -> Task:
     """The task that the names stand for, its data read and its model tried once.
 
@@ -231,6 +235,7 @@ def build_named_task(named: NamedTask) -> Task:
     channels, image_size = splits.train.images.shape[1], splits.train.images.shape[-1]
     shape = {"num_classes": splits.num_classes, "channels": channels, "image_size": image_size}
     check_model(named.model, **shape)
+    is_small = len(splits.train) < SMALL_DATA
     folder = folder_of(named.data)
     name = folder.name if folder else named.data
     return Task(
@@ -240,8 +245,8 @@ def build_named_task(named: NamedTask) -> Task:
         validation=splits.validation,
         test=splits.test,
         num_classes=splits.num_classes,
-        epochs=DEFAULT_EPOCHS.get(named.data, 20),
-        settings=TrainSettings(batch_size=64 if len(splits.train) < 5000 else 128),
+        epochs=DEFAULT_EPOCHS.get(named.data, OTHER_EPOCHS),
+        settings=TrainSettings(batch_size=SMALL_BATCH if is_small else TrainSettings.batch_size),
     )
 
 
@@ -392,8 +397,7 @@ def source_from(described: Mapping[str, Any]) -> TaskSource:
     if "python" in described:
         raise InputError(
             f"this study's task, {described['python']!r}, is a Python object: call lrtune.search "
-            "with it and the "
-            "study's name again."
+            "with it and the study's name again, or lrtune.compare with it."
         )
     if "command" in described:
         return _command_from(described)
