@@ -581,7 +581,7 @@ def test_a_comparison_trains_each_recipe_with_each_seed(here):
     assert set(trained[3:]) == {(2, o) for o in ("sgd", "schedule-free-adamw", "prodigy")}
     assert {r.epochs for r in result.state.records} == {3}
     assert result.recommendation.final
-    assert result.recommendation.target_source == "sgd-step's median final Top-1 over 2 seeds"
+    assert result.recommendation.target_source == "the median final Top-1 of sgd-step over 2 seeds"
     assert result.state.config.recipes[0].recipe.decay.every_epochs == 1  # 30 of 90 epochs
 
 

@@ -64,15 +64,17 @@ class NamedTask(Options, TaskSource):
     ] = None
     train_size: Annotated[
         int | None,
-        Option("Train on N images only.", default="all", metavar="N", label="Training images"),
+        Option(
+            "Train on N images only.", default="all", metavar="N", label="Size of the training set"
+        ),
     ] = None
     val_size: Annotated[
         int | None,
         Option(
             "Validate on N images.",
-            default="the data's own, or a tenth of the training images, at most 10,000",
+            default="the data's own, or a tenth of the training set, at most 10,000",
             metavar="N",
-            label="Validation images",
+            label="Size of the validation set",
         ),
     ] = None
     image_size: Annotated[

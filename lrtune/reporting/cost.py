@@ -51,28 +51,28 @@ class Cost:
         """One sentence."""
         if not self.num_runs:
             return "Nothing has been trained yet."
-        spent = self.spending
-        again = (
-            f" ({self.epochs_again:,} of them a second time, their checkpoint gone)"
-            if self.epochs_again
-            else ""
-        )
-        avoided = f"{spent.avoided:,} avoided"
-        if spent.avoided < 0:  # a few trials with looks can cost more than training each in full
-            avoided = f"none avoided, {-spent.avoided:,} added by looks"
+        spent, time = self.spending, wording.duration(self.seconds)
+        epochs = f"{wording.count(spent.trained, 'epoch')} trained in {time}"
+        if self.epochs_again:
+            epochs += f" ({self.epochs_again:,} of them a second time, their checkpoint gone)"
+        if spent.reused:
+            epochs += f" and {spent.reused:,} taken over from other runs"
+        in_full = "all recipes in full would take"
+        if spent.avoided > 0:
+            epochs += f", of {spent.asked:,} that {in_full}"
+        elif spent.avoided < 0:  # a few trials with looks can cost more than training each in full
+            epochs += f", {-spent.avoided:,} more than {in_full}"
         (state, amount), *others = self.num_runs.items()
         runs = [
             f"{wording.count(amount, 'run')} {state}",
             *(f"{amount:,} {state}" for state, amount in others),
         ]
-        parts = [
-            f"{wording.count(spent.asked, 'epoch')} asked for: {spent.trained:,} trained in "
-            f"{wording.duration(self.seconds)}{again}, {spent.reused:,} reused, {avoided}"
-        ]
+        parts = [epochs]
         if self.num_trials:
-            parts.append(
-                f"{wording.count(self.num_trials, 'trial')}, {self.num_finished:,} of them in full"
-            )
+            finished = f", {self.num_finished:,} of them" if self.num_finished else ", none of them"
+            if self.num_finished == self.num_trials:
+                finished = ", all" if self.num_trials > 1 else ""
+            parts.append(f"{wording.count(self.num_trials, 'trial')}{finished} in full")
         parts.append(", ".join(runs))
         if self.retries:
             parts.append(

@@ -198,7 +198,7 @@ class Document:
         heading = wording.heading(self.objective)
         ranked_by = self.report.state.config.ranked_by
         agreement = f"Tau with {self.objective.title}"
-        looks: tuple[str, ...] = ("Look", "Trials", "Tau with the next", "Best peak LR", agreement)
+        looks: tuple[str, ...] = ("Look", "Trials", "Tau with next", "Best peak LR", agreement)
         if ranked_by.metric == self.objective.metric:  # and so in perfect agreement
             looks = looks[:-1]
         return {
@@ -248,9 +248,8 @@ class Document:
     def cost_note(self) -> str:
         """What the words of the cost mean."""
         return (
-            "Asked for: if every recipe had been trained in full, from its start. Reused: taken "
-            "over from runs that agree up to there. Avoided: of recipes that were not "
-            "worth a full run."
+            "In full: every recipe that was tried, from its start to its last epoch. Epochs are "
+            "taken over from runs that agree up to there."
         )
 
 
@@ -323,8 +322,9 @@ def _headline(state: StudyState, recommendation: Recommendation | None) -> str:
     # Before the search has looked at any other, "keep" would claim a comparison that nobody made.
     others = (trial for trial in trials_of(state) if trial.recipe != state.config.baseline)
     is_compared = any(trial.level for trial in others)
-    kept = "Keep the baseline" if is_compared else "Only the baseline has been tried so far"
-    return f"{'' if confirmed else 'Not confirmed. '}{kept}: {in_sentence}"
+    tried = "was tried" if outcome(state) else "has been tried so far"
+    kept = "Keep the baseline" if is_compared else f"Only the baseline {tried}"
+    return f"{kept}{'' if confirmed else ', which is not confirmed'}: {in_sentence}"
 
 
 def _sentence(config: StudyConfig, recommendation: Recommendation) -> str:
@@ -354,7 +354,6 @@ def _facts(state: StudyState, recommendation: Recommendation | None) -> tuple[Fa
     if not best.values:
         return (
             _unconfirmed(state, best),
-            Fact("Convergence, epoch", str(best.convergence), "takes fresh seeds"),
             *_baseline_facts(state, recommendation),
         )
     seeds = wording.count(len(best.values), "fresh seed")
@@ -367,17 +366,12 @@ def _facts(state: StudyState, recommendation: Recommendation | None) -> tuple[Fa
     if other is not None:
         reference = wording.recipe_name(state.config, BASELINE)
         seeds += f"; {reference} {objective.summary(other.values)} ({len(other.values)})"
-        convergence += (
-            f"; {reference} {wording.convergence(other.convergence, recommendation.target)}"
-        )
+        convergence += f"; {reference} {other.convergence}"
     facts = [
         Fact(_label(objective, of=name), objective.summary(best.values), seeds),
-        Fact(
-            "Convergence, epoch",
-            wording.convergence(best.convergence, recommendation.target),
-            convergence,
-        ),
     ]
+    if not math.isnan(recommendation.target):
+        facts.append(Fact("Convergence, epoch", str(best.convergence), convergence))
     if other is not None and (difference := best.difference) is not None:
         mean, interval = difference.text(objective)
         note = f"95 % interval {interval}" if interval else "no interval"
@@ -388,13 +382,17 @@ def _facts(state: StudyState, recommendation: Recommendation | None) -> tuple[Fa
         facts.append(Fact(label, UNKNOWN if math.isnan(difference.mean) else mean, note))
     if len(recommendation.contenders) > 1:
         tied = (
-            f"a tie with {len(recommendation.ties)} of them"
+            f"it ties with {len(recommendation.ties)} of them"
             if recommendation.ties
-            else "told apart from all others"
+            else "it is told apart from all others"
         )
         probability = wording.probability(best.probability_best)
         facts.append(
-            Fact("Probability best", probability, f"of {len(recommendation.contenders)}; {tied}")
+            Fact(
+                "Probability that it is the best",
+                probability,
+                f"of {len(recommendation.contenders)} recipes; {tied}",
+            )
         )
     return tuple(facts)
 
@@ -407,15 +405,14 @@ def _label(objective: Objective, *, before: str = "", of: str = "") -> str:
 
 def _unconfirmed(state: StudyState, best: Contender) -> Fact:
     objective = state.config.objective
-    label = _label(objective)
     if not math.isnan(best.search_value):
         value = objective.text(best.search_value)
-        return Fact(label, value, f"{best.name}, one run of the search, not confirmed")
+        return Fact(_label(objective), value, f"{best.name}, one run of the search, not confirmed")
     # By its recipe, since the baseline itself is among the trials.
     trial = next(t for t in best_first(trials_of(state)) if t.recipe == best.recipe)
     ranked_by, looks = state.config.ranked_by, wording.count(trial.level, "look")
-    value = wording.with_metric(ranked_by, ranked_by.signed(trial.score))
-    return Fact(label, UNKNOWN, f"{best.name}, chosen by {looks}, with {value}")
+    value = ranked_by.text(ranked_by.signed(trial.score))
+    return Fact(_label(ranked_by), value, f"{best.name}, after {looks}, not confirmed")
 
 
 def _baseline_facts(state: StudyState, recommendation: Recommendation) -> Iterator[Fact]:
@@ -423,13 +420,12 @@ def _baseline_facts(state: StudyState, recommendation: Recommendation) -> Iterat
         objective, baseline = state.config.objective, recommendation.baseline
         value = objective.summary(baseline.values)
         yield Fact(_label(objective, before="Baseline"), value, baseline.recipe.label)
-        epochs = wording.convergence(baseline.convergence, recommendation.target)
-        yield Fact("Baseline convergence", epochs, _reached(state, baseline, recommendation.target))
+        if not math.isnan(target := recommendation.target):
+            reached = _reached(state, baseline, target)
+            yield Fact("Baseline convergence", str(baseline.convergence), reached)
 
 
 def _reached(state: StudyState, contender: Contender, target: float) -> str:
-    if math.isnan(target):
-        return "no target"
     reached = f"{contender.convergence.num_reached} of {len(contender.values)}"
     return f"{reached} runs reach {state.config.objective.text(target, unit=True)}"
 
@@ -440,10 +436,12 @@ def _target(state: StudyState, recommendation: Recommendation | None) -> str:
     ):
         against = "the first recipe" if state.config.is_comparison else "the baseline"
         lacks = "has not finished" if _yet(state) else "was not trained in full"
-        return f"No target{_yet(state)}: convergence is measured against {against}, which {lacks}."
+        why = f"its target is that of {against}, which {lacks}"
+        return f"Convergence is not known{_yet(state)}: {why}."
     if math.isnan(recommendation.target):
-        advice = "" if _yet(state) else "; give `--target`"
-        return f"No target{_yet(state)}: {recommendation.target_source}{advice}."
+        advice = "" if _yet(state) else " Give one with `--target`."
+        why = f"it has no target, since {recommendation.target_source}"
+        return f"Convergence is not known{_yet(state)}: {why}.{advice}"
     objective = state.config.objective
     bound = objective.bound_text(recommendation.target)
     article = "" if objective.title == objective.metric else "a "

@@ -109,6 +109,9 @@ def fates(state: StudyState) -> str:
         parts.append(f"{num_full:,} trained in full")
     parts += [f"{ends[end]:,} {end}" for end in ENDS if ends[end]]
     sentence = f"Of {wording.count(len(trials), 'trial')}: {', '.join(parts)}."
+    if len(parts) == 1:  # of all alike no number is said twice
+        all_trials = f"All {len(trials):,} trials" if len(trials) > 1 else "The one trial"
+        sentence = f"{all_trials} {parts[0].partition(' ')[2]}."
     if num_early := sum(record.epochs_missing > 0 for record in state.records):
         runs = wording.count(num_early, "run")
         sentence += f" {runs} of all ended before the last epoch by their own early stopping."
@@ -130,8 +133,8 @@ def look_rows(config: StudyConfig, looks: Sequence[LookSummary]) -> tuple[LookRo
 
 
 def look_name(config: StudyConfig, look: Look) -> str:
-    """`3 epochs`, or `3 epochs, another seed`."""
-    return look.label + (", another seed" if look.seed != config.seed else "")
+    """`3 epochs`, or `3 epochs, new seed`."""
+    return look.label + (", new seed" if look.seed != config.seed else "")
 
 
 def look_note(config: StudyConfig, looks: Sequence[LookSummary]) -> str:

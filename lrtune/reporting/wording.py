@@ -13,7 +13,6 @@ from lrtune.core.optimizers import OPTIMIZERS, OWN
 from lrtune.core.recipe import ParameterGroup, Recipe, in_words
 from lrtune.core.run import BASELINE, Run
 from lrtune.core.study import RangeResult, StudyConfig
-from lrtune.decide.convergence import Convergence
 from lrtune.decide.horizons import BestLR
 from lrtune.decide.noise import Difference
 
@@ -95,11 +94,6 @@ def difference(objective: Objective, difference: Difference | None) -> str:
     return f"{mean} {interval or '(no interval)'}"
 
 
-def convergence(measured: Convergence, target: float) -> str:
-    """`7 [6, 9] of 12`; a dash where there is no target."""
-    return UNKNOWN if math.isnan(target) else str(measured)
-
-
 def probability(value: float) -> str:
     """`74 %`; `< 1 %` and `> 99 %` where the digits would claim to be certain."""
     if math.isnan(value):
@@ -172,12 +166,12 @@ def range_result(result: RangeResult) -> str:
     """What a range test found, or that it found nothing and why."""
     name, sweeps = optimizer_title(result.optimizer), count(len(result.curves), "sweep")
     if result.interval is None:
-        return f"{name}: no signal in {sweeps}. {result.reason}"
+        return f"{name}: no signal in {sweeps}: {result.reason}"
     low, high, start = map(
         lr, (result.interval.low, result.interval.high, result.interval.suggestion)
     )
-    advice = f"use a peak LR of {start}; worth a search is {low} to {high}"
-    return f"{name}: {advice}, by {sweeps} ({result.rule})."
+    advice = f"use a peak LR of {start}, or search from {low} to {high}"
+    return f"{name}: {advice}. Found by {sweeps} ({result.rule})."
 
 
 def recipe_label(recipe: Recipe, baseline: Recipe) -> str:

@@ -54,9 +54,9 @@ def test_every_stage_fits_into_80_columns(config):
         ("unconfirmed", "Top-1, %: 92.02 (trial 1, one run of the search, not confirmed)"),
         (
             "in the second looks",
-            "Top-1, %: – (trial 3, chosen by 1 look, with validation loss 0.6276)",
+            "Validation loss: 0.6276 (trial 3, after 1 look, not confirmed)",
         ),
-        ("looks alone", "Top-1, %: – (trial 2, chosen by 3 looks, with validation loss 0.3882)"),
+        ("looks alone", "Validation loss: 0.3882 (trial 2, after 3 looks, not confirmed)"),
     ],
 )
 def test_the_top1_of_what_is_not_confirmed_is_told(config, stage, said):
@@ -87,7 +87,7 @@ def test_range_test():
         lambda console: print_range_result(range_result(), Path("out"), console=console), 120
     )
     assert text.startswith(
-        "SGD: use a peak LR of 0.21; worth a search is 0.012 to 0.94, by 3 sweeps"
+        "SGD: use a peak LR of 0.21, or search from 0.012 to 0.94. Found by 3 sweeps"
     )
     as_json = printed(
         lambda console: print_range_result(
