@@ -48,8 +48,8 @@ SURFACE = {
     "delete": {"STUDY", *PLACES, "--storage-path", "--yes"},
     "export": {"STUDY", *PLACES, "--recipe", "--to"},
     "find": {
-        *TASK, "--high", "--json", "--low", "--optimizer", "--out", "--seed", "--seeds", "--steps",
-        "--traceback",
+        *TASK, "--high", "--json", "--low", "--optimizer", "--out", "--quiet", "--seed",
+        "--seeds", "--steps", "--traceback",
     },
     "list": {*PLACES},
     "recipes": set(),

@@ -25,6 +25,7 @@ from lrtune.app.studies import (
     check_space,
     ranked_by,
     request_of,
+    sweep_seeds,
     teller,
     train_study,
 )
@@ -310,12 +311,12 @@ def find_lr(asked: commands.Find) -> RangeResult:
         curves = [
             training.sweep(
                 recipe,
-                seed=asked.seed + index,
+                seed=seed,
                 low=asked.low,
                 high=asked.high,
                 num_steps=asked.num_steps,
             )
-            for index in range(asked.num_seeds)
+            for seed in sweep_seeds(asked, chosen)
         ]
     return range_result(chosen, curves)
 

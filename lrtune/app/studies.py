@@ -3,7 +3,7 @@
 What the study has recorded already is not done again.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +15,7 @@ from lrtune.app.engines import notes_before, open_engine, open_worker, places_of
 from lrtune.app.places import Places
 from lrtune.app.results import print_known, write_study_report
 from lrtune.app.subjects import Subject, Tell, subject_of
-from lrtune.core.commands import Compare, Search, Watching
+from lrtune.core.commands import Compare, Find, Progress, Search
 from lrtune.core.counts import count
 from lrtune.core.decays import Plateau
 from lrtune.core.engines import EngineOptions, Ray
@@ -95,8 +95,8 @@ def request_of(asked: Search | Compare, problems: Problems, first: First) -> Req
     )
 
 
-def teller(asked: Watching) -> Tell:
-    """Returns what tells the user of what is done before a study begins."""
+def teller(asked: Progress) -> Tell:
+    """Returns what tells the user of what is done, unless nothing is to be shown."""
 
     def tell(text: str) -> None:
         if not asked.quiet:
@@ -105,6 +105,14 @@ def teller(asked: Watching) -> Tell:
             asked.on_event(Note(text))
 
     return tell
+
+
+def sweep_seeds(asked: Find, optimizer: str) -> Iterator[int]:
+    """Yields the seed of each sweep of a range test, and tells the user when it begins."""
+    tell = teller(asked)
+    for number in range(1, asked.num_seeds + 1):
+        tell(f"range test of {optimizer}, sweep {number} of {asked.num_seeds}")
+        yield asked.seed + number - 1
 
 
 def begun(

@@ -168,8 +168,8 @@ class Reports(ReportFolder, Database):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Watching(Options):
-    """What is shown while a study is trained."""
+class Progress(Options):
+    """What is shown while something is trained."""
 
     title: ClassVar[str] = "Output"
 
@@ -183,6 +183,14 @@ class Watching(Options):
             python_only=True,
         ),
     ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watching(Progress):
+    """The same of a study, and how its report says that it was begun."""
+
+    title: ClassVar[str] = "Output"
+
     command: Annotated[
         str, Option("What a report quotes as the way to do it again.", python_only=True)
     ] = ""
@@ -494,7 +502,7 @@ class Sweeps(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Find(Trained, TrainSettings, Sweeps):
+class Find(Trained, Progress, TrainSettings, Sweeps):
     """`lrtune find`."""
 
     title: ClassVar[str] = "Range test"

@@ -1,5 +1,6 @@
 """What a study has spent, what it has spared, and on what."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,6 +9,7 @@ from lrtune.core.run import RunKind
 from lrtune.core.study import StudyState
 from lrtune.decide.spending import Spending, spending_of
 from lrtune.reporting import wording
+from lrtune.reporting.trials import ENDS
 
 PURPOSES: dict[RunKind, str] = {
     "baseline": "baseline",
@@ -85,8 +87,7 @@ class Cost:
 def cost_of(state: StudyState) -> Cost:
     """The cost of all runs of a study so far."""
     in_full = [r for r in state.records if r.run.kind in ("full", "confirm")]
-    states = ("completed", "pruned", "diverged", "failed", "running")
-    numbers = {name: sum(record.state == name for record in state.records) for name in states}
+    numbers = Counter(map(wording.run_state, state.records))
     return Cost(
         spending=spending_of(state),
         epochs_again=sum(m.again_epochs for record in state.records for m in record.measurements),
@@ -94,7 +95,7 @@ def cost_of(state: StudyState) -> Cost:
         num_trials=int(state.spent("trials")),
         num_finished=len({r.run.trial for r in in_full if r.state == "completed"}),
         retries=sum(record.retries for record in state.records),
-        num_runs={name: number for name, number in numbers.items() if number},
+        num_runs={name: numbers[name] for name in ("completed", *ENDS) if numbers[name]},
     )
 
 

@@ -14,7 +14,7 @@ from lrtune.core.study import Repetition, SearchRules, StudyConfig, StudyState
 from lrtune.decide.looks import LookSummary, summaries
 from lrtune.decide.plan import outcome
 from lrtune.decide.recommend import Contender, Recommendation
-from lrtune.decide.trials import best_first, trials_of
+from lrtune.decide.trials import trials_of
 from lrtune.reporting import wording
 from lrtune.reporting.contenders import (
     Column,
@@ -41,6 +41,7 @@ from lrtune.reporting.trials import (
     look_rows,
     points_of,
     run_row,
+    unconfirmed_value,
 )
 
 
@@ -404,15 +405,9 @@ def _label(objective: Objective, *, before: str = "", of: str = "") -> str:
 
 
 def _unconfirmed(state: StudyState, best: Contender) -> Fact:
-    objective = state.config.objective
-    if not math.isnan(best.search_value):
-        value = objective.text(best.search_value)
-        return Fact(_label(objective), value, f"{best.name}, one run of the search, not confirmed")
-    # By its recipe, since the baseline itself is among the trials.
-    trial = next(t for t in best_first(trials_of(state)) if t.recipe == best.recipe)
-    ranked_by, looks = state.config.ranked_by, wording.count(trial.level, "look")
-    value = ranked_by.text(ranked_by.signed(trial.score))
-    return Fact(_label(ranked_by), value, f"{best.name}, after {looks}, not confirmed")
+    objective, value, num_looks = unconfirmed_value(state, best)
+    seen = f"after {wording.count(num_looks, 'look')}" if num_looks else "one run of the search"
+    return Fact(_label(objective), objective.text(value), f"{best.name}, {seen}, not confirmed")
 
 
 def _baseline_facts(state: StudyState, recommendation: Recommendation) -> Iterator[Fact]:
@@ -467,8 +462,11 @@ def _settings(config: StudyConfig) -> Iterator[tuple[str, str]]:
     if config.groups:
         scales = (f"{group.name} x {group.lr_scale:g}" for group in config.groups)
         yield "Parameter groups, of the peak LR", ", ".join(scales)
+    environment = dict(config.environment)
     if "command" not in config.task:  # which has settings of its own
-        yield from _options(config.settings, type(config.settings))
+        for label, text in _options(config.settings, type(config.settings)):
+            used = environment.pop(label, "")  # what came of it
+            yield label, f"{used} (asked for: {text})" if used else text
     if not config.is_comparison:
         yield "Space", config.space_name
         yield "Budget", str(config.budget)
@@ -478,7 +476,7 @@ def _settings(config: StudyConfig) -> Iterator[tuple[str, str]]:
         "Seeds of recipes that these do not tell apart",
         str(max(config.max_seeds, config.num_seeds)),
     )
-    yield from config.environment.items()
+    yield from environment.items()
 
 
 def _options(chosen: Options, topic: type) -> Iterator[tuple[str, str]]:

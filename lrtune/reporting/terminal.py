@@ -13,6 +13,7 @@ from lrtune.decide.plan import outcome
 from lrtune.decide.recommend import recommend
 from lrtune.reporting import wording
 from lrtune.reporting.document import Document, Report, compose
+from lrtune.reporting.trials import unconfirmed_value
 
 NUM_COLUMNS_FOR_ALL = 110
 NARROW = ("value", "difference", "probability_best", "convergence", "test_value")
@@ -63,7 +64,7 @@ def print_recommendation(report: Report, console: Console, folder: Path | None =
         if document.optimism:
             console.print(Text(document.optimism, style="dim"))
     console.print(Text(str(document.cost), style="dim"))
-    if document.looks:
+    if any(look.num_trials for look in document.looks):
         console.print()
         console.print(_look_table(document))
         console.print(Text(LOOK_LEGEND, style="dim"))
@@ -88,10 +89,11 @@ def print_studies(states: Sequence[StudyState], console: Console | None = None) 
         objective, best = state.config.objective, UNKNOWN
         if recommendation := recommend(state):
             contender = recommendation.best
-            value = objective.text(contender.search_value)
             if contender.values:
-                value = objective.summary(contender.values)
-            best = f"{objective.title} {value}"
+                best = f"{objective.title} {objective.summary(contender.values)}"
+            else:
+                metric, value, _ = unconfirmed_value(state, contender)
+                best = f"{metric.title} {metric.text(value)}, not confirmed"
         running = any(record.state == "running" and not record.orphaned for record in state.records)
         if ended := outcome(state):
             stage = "given up" if ended.failed else "done"

@@ -11,7 +11,7 @@ from lrtune.core.counts import count as count
 from lrtune.core.objective import UNKNOWN, Objective
 from lrtune.core.optimizers import OPTIMIZERS, OWN
 from lrtune.core.recipe import ParameterGroup, Recipe, in_words
-from lrtune.core.run import BASELINE, Run
+from lrtune.core.run import BASELINE, Run, RunRecord
 from lrtune.core.study import RangeResult, StudyConfig
 from lrtune.decide.horizons import BestLR
 from lrtune.decide.noise import Difference
@@ -113,6 +113,11 @@ def recipe_name(config: StudyConfig, trial: int) -> str:
     if config.is_comparison:
         return config.recipes[max(trial, 0)].name
     return "baseline" if trial == BASELINE else f"trial {trial}"
+
+
+def run_state(record: RunRecord) -> str:
+    """How a run has ended; one that nobody trains any more is `interrupted`."""
+    return "interrupted" if record.orphaned else record.state
 
 
 def run_name(config: StudyConfig, run: Run) -> str:

@@ -454,6 +454,25 @@ def test_the_settings_are_every_stored_option_by_its_label(config):
     assert dict(compose(report_of(StudyState(config=config), {})).settings)["Looks"] == "none"
 
 
+def test_what_an_automatic_setting_came_to_stands_beside_it(config):
+    changed = replace(
+        config, environment={"Device": "CPU, made up", "Precision": "fp32", "OS": "x"}
+    )
+    settings = compose(report_of(StudyState(config=changed), {})).settings
+    labels = [label for label, _ in settings]
+    assert len(set(labels)) == len(labels)
+    assert dict(settings)["Device"] == "CPU, made up (asked for: auto)"
+    assert dict(settings)["Precision"] == "fp32 (asked for: auto)"
+
+
+def test_a_run_that_nobody_trains_any_more_is_interrupted(config):
+    state = stages(config)["in the first looks"].state
+    orphans = [replace(r, orphaned=r.state == "running") for r in state.records]
+    cost = compose(report_of(replace(state, records=tuple(orphans)), {})).cost
+    assert cost.num_runs.get("interrupted") == sum(r.orphaned for r in orphans) > 0
+    assert "running" not in cost.num_runs
+
+
 def test_peak_memory_is_that_of_the_process_that_took_most(done):
     state = done.state
     assert not [name for name, _ in compose(done).settings if "memory" in name]  # it is not known

@@ -79,6 +79,10 @@ def test_studies(config, done):
         "digits-<first>", "23", "246", "Top-1", "91.60", "±", "0.36", "done",
     ]  # fmt: skip
     assert lines[2].split()[-2:] == ["–", "stopped"]
+    unconfirmed = [stages(config)[stage].state for stage in ("looks alone", "in the second looks")]
+    lines = printed(lambda console: print_studies(unconfirmed, console), 100).splitlines()
+    assert "  validation loss 0.3882, not confirmed  done" in lines[1]
+    assert "  validation loss 0.6276, not confirmed  " in lines[2]
     assert printed(lambda console: print_studies([], console), 80) == "There are no studies yet.\n"
 
 
