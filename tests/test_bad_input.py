@@ -326,10 +326,10 @@ BAD = {
         "search --task my_task.py", task("task = 1"), ["must define `task`", "is a int"],
     ),
     "task that raises": (
-        "search --task my_task.py", task("\n1 / 0"), ["raised ZeroDivisionError", "line 2"],
+        "search --task my_task.py", task("\n1 / 0"), ["failed: ZeroDivisionError", "line 2"],
     ),
     "task with a mistake": (
-        "search --task my_task.py", task("def f(:"), ["my_task.py", "raised SyntaxError"],
+        "search --task my_task.py", task("def f(:"), ["my_task.py", "failed: SyntaxError"],
     ),
     "task and names": (
         "search --task my_task.py --data digits --val-size 9", task(""),

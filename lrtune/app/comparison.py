@@ -79,8 +79,9 @@ def compare(asked: commands.Compare) -> SearchResult:
             problems += [f"{named.name}: {p}" for p in length_problems(named.recipe, epochs)]
     for words in included:
         with problems.gather():
-            compared.append(_included(words, epochs, request.places))
-    compared = list(dict.fromkeys(compared))  # a study may recommend its baseline
+            named = _included(words, epochs, request.places)
+            if named not in compared:  # a study may recommend its baseline
+                compared.append(named)
     problems += command_problems(request.subject, {it.name: it.recipe for it in compared})
     if len(names := [named.name for named in compared]) > len(set(names)):
         problems.append(f"recipes must have different names, but got {', '.join(names)}.")
