@@ -119,6 +119,9 @@ def _table(document: Document, width: int, *, wide: bool) -> Table:
     while len(sizes) > 1 and NAME_COLUMNS + sum(gap + size for size in sizes) > width:
         columns.pop()
         sizes.pop()
+    whole = [max(size, len(column.heading)) for column, size in zip(columns, sizes, strict=True)]
+    if max(2 + len(row.name) for row in rows) + sum(gap + size for size in whole) <= width:
+        sizes = whole  # no heading needs two lines
     table = _plain_table(gap=gap)
     table.add_column("", overflow="fold")
     for column, size in zip(columns, sizes, strict=True):

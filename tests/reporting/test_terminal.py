@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from lrtune.reporting.document import compose
 from lrtune.reporting.range_test import print_range_result
-from lrtune.reporting.terminal import print_recommendation, print_studies
+from lrtune.reporting.terminal import NARROW, print_recommendation, print_studies
 from tests.reporting.conftest import range_result, stages
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -70,6 +71,15 @@ def test_the_top1_of_what_is_not_confirmed_is_told(config, stage, said):
 
 def test_a_line_that_is_too_short_loses_nothing(done):
     assert "…" not in printed(lambda console: print_recommendation(done, console), 60)
+
+
+@pytest.mark.parametrize(("width", "num_columns"), [(35, 1), (50, 2), (60, 3), (75, 4), (80, 5)])
+def test_a_narrow_terminal_has_fewer_columns_and_breaks_no_number(done, width, num_columns):
+    lines = printed(lambda console: print_recommendation(done, console), width).splitlines()
+    for row in compose(done).contenders:
+        cells = [str(getattr(row, field)) for field in NARROW[:num_columns]]
+        expected = f"{row.name} {' '.join(cells)}"
+        assert expected in [" ".join(line.lstrip("> =").split()) for line in lines]
 
 
 def test_studies(config, done):
