@@ -472,7 +472,7 @@ def test_studies_have_the_name_of_their_metric(done, looked, config):
     assert [re.sub(r"^.*?\d {2,}\d+ +", "", line).strip() for line in lines] == [
         "validation loss 0.01405 ± 0.00051  done",
         "f1 0.9195 ± 0.0030  done",
-        "validation loss –  done",
+        "validation loss 0.02189, not confirmed  done",
         "Top-1 91.60 ± 0.36  done",
     ]
 
