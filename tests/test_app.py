@@ -260,7 +260,7 @@ def test_a_study_that_was_given_up_has_a_report_and_goes_on_once_the_fault_is_go
     task, changes = make_task(loss=loss), {"study": "mine", "num_seeds": 1, "budget": 12}
     with pytest.raises(
         lrtune.LrtuneError,
-        match=r"given up: 10 runs .*disk is away.*`lrtune resume mine` tries them",
+        match=r"(?s)given up: 10 runs .*disk is away.*\n`lrtune resume mine` tries them",
     ):
         search(task, **changes, on_event=break_after_the_first_run)
     assert (here / "reports" / "mine" / "report.html").is_file()
