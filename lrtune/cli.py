@@ -14,6 +14,7 @@ import json
 import re
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import NoneType
@@ -23,7 +24,7 @@ import click
 from click.core import ParameterSource
 
 from lrtune.core import commands
-from lrtune.core.errors import InputError, LrtuneError, StoreError, shown
+from lrtune.core.errors import InputError, LrtuneError, StoreError, TaskError, shown
 from lrtune.core.events import Event, Note
 from lrtune.core.options import OptionField, alternatives, options_of
 from lrtune.core.sources import CommandLine, TypedTask
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 WORDS = "lrtune.words"
 """Key of the training command in the context."""
+TRACEBACK = "lrtune.traceback"
+"""Key, in the context, of whether the traceback of a task that fails is printed."""
 FEW = 10
 """A command with no more options than these shows all of them by `--help`."""
 
@@ -86,6 +89,13 @@ class Command(click.Command):
             return super().invoke(ctx)
         except InputError as error:
             raise InputError([self.in_flags(problem) for problem in error.problems]) from error
+        except TaskError as error:
+            if error.__cause__ is not None:
+                if ctx.meta.get(TRACEBACK):
+                    traceback.print_exception(error.__cause__)
+                else:
+                    error.add_note("`--traceback` shows every frame of it.")
+            raise
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Says what there is in the place of an option that is gone."""
@@ -214,10 +224,11 @@ def _parameter(field: OptionField) -> click.Parameter:
         nargs = -1 if is_list else 1
         return click.Argument([field.name], metavar=metavar, nargs=nargs, required=not is_list)
     text = field.help
-    if field.default not in (False, None, "", ()) or field.option.default or field.topic.default:
+    has_two_flags = kinds == [bool] and bool(field.default or field.topic_default)
+    if kinds != [bool] or has_two_flags:
         text += f"  [default: {field.default_text}]"
     flag = field.flag
-    if kinds == [bool] and (field.default or field.topic.default):
+    if has_two_flags:
         flag += f"/--no-{flag.removeprefix('--')}"
     number_or_flag = kinds[0] if kinds[0] in (int, float, bool) and str not in kinds else str
     return Option(
@@ -237,6 +248,16 @@ json_option = click.option(
 )
 
 
+def _note_traceback(ctx: click.Context, _option: click.Parameter, value: bool) -> None:
+    ctx.meta[TRACEBACK] = value
+
+
+traceback_option = click.option(
+    "--traceback", cls=Option, is_flag=True, expose_value=False, callback=_note_traceback,
+    help="Print the whole traceback where your own code fails.",
+)  # fmt: skip
+
+
 @click.group(
     cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
@@ -248,6 +269,7 @@ def lrtune() -> None:
 @lrtune.command(cls=WithCommand)
 @options(TypedTask, commands.Search)
 @json_option
+@traceback_option
 def search(*, as_json: bool = False, **asked: Any) -> None:
     """Search for the best schedule; the same command again goes on with the same study."""
     from lrtune import app
@@ -258,11 +280,13 @@ def search(*, as_json: bool = False, **asked: Any) -> None:
 
 @lrtune.command(
     cls=WithCommand,
-    help="Train recipes side by side, seed by seed: names of `lrtune recipes` or TOML files, "
-    "all of them by default.\n\nThe first is what the others are compared with.",
+    help="Train recipes side by side, seed by seed: names of `lrtune recipes` or TOML files; by "
+    "default all that come with lrtune, or the baseline of a study that is included.\n\nThe first "
+    "is what the others are compared with.",
 )
 @options(TypedTask, commands.Compare)
 @json_option
+@traceback_option
 def compare(*, as_json: bool = False, **asked: Any) -> None:
     """Trains recipes side by side, seed by seed."""
     from lrtune import app
@@ -274,6 +298,7 @@ def compare(*, as_json: bool = False, **asked: Any) -> None:
 @lrtune.command()
 @options(commands.Resume)
 @json_option
+@traceback_option
 def resume(*, as_json: bool = False, **asked: Any) -> None:
     """Go on with a study after Ctrl-C or a crash; nothing that was finished is trained again."""
     from lrtune import app
@@ -284,6 +309,7 @@ def resume(*, as_json: bool = False, **asked: Any) -> None:
 @lrtune.command(cls=WithCommand)
 @options(TypedTask, commands.Find, commands.ReportFolder)
 @json_option
+@traceback_option
 def find(
     *, out: str | Path = commands.ReportFolder.out, as_json: bool = False, **asked: Any
 ) -> None:
@@ -438,6 +464,8 @@ def main() -> None:
     except LrtuneError as error:
         for line in error.problems if isinstance(error, InputError) else (str(error),):
             click.echo(f"lrtune: {line}", err=True)
+        for note in getattr(error, "__notes__", ()):
+            click.echo(note, err=True)
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort) as error:  # click makes the one of the other
         notes = getattr(error.__cause__, "__notes__", ())

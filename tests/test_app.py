@@ -200,10 +200,35 @@ def test_find_lr_gives_an_interval_or_says_why_not(here):
     assert list(here.iterdir()) == []
 
 
-def test_a_task_that_cannot_be_trained_is_said_before_anything_is_recorded_of_it(here):
-    with pytest.raises(lrtune.TaskError, match="could not be trained"):
-        search(make_task(model=lambda: torch.nn.Linear(5, 2)))
-    assert not (here / ".lrtune" / "lrtune.db").exists() or rows(here, "lrtune_measurements") == []
+def fails_in_training(logits, labels):
+    return logits[:, :3].sum() if logits.requires_grad else logits.no_such_thing
+
+
+@pytest.mark.parametrize(
+    ("changes", "asked", "failed"),
+    [
+        ({"model": lambda: torch.nn.Linear(5, 2)}, {}, "failed in the range test"),
+        ({"metrics": {"f1": fails_in_training}}, {"jobs": 1}, "the metric 'f1' failed"),
+        ({"metrics": {"f1": fails_in_training}}, {"study": "mine"}, "the metric 'f1' failed"),
+    ],
+)
+def test_a_start_that_fails_before_its_first_run_leaves_no_study(here, changes, asked, failed):
+    with pytest.raises(lrtune.TaskError, match=failed):
+        search(make_task(**changes), **asked)
+    assert rows(here, "lrtune_studies") == rows(here, "lrtune_runs") == []
+    assert [path for path in (here / ".lrtune").rglob("*") if path.is_dir()] == [
+        here / ".lrtune" / "checkpoints"
+    ]
+    assert not (here / "reports").exists()
+
+
+def test_a_study_that_was_there_before_is_kept_when_its_next_start_fails(here):
+    search(budget=1, confirm="0", study="mine")
+    before = rows(here, "lrtune_measurements")
+    with pytest.raises(lrtune.TaskError, match="the metric 'f1' failed"):
+        search(make_task(metrics={"f1": fails_in_training}), budget=1, confirm="0")
+    assert [row[0] for row in rows(here, "lrtune_studies")] == ["mine"]
+    assert rows(here, "lrtune_measurements") == before
 
 
 def test_a_task_whose_loss_is_never_finite_ends_in_words(here):
@@ -235,7 +260,7 @@ def test_a_study_that_was_given_up_has_a_report_and_goes_on_once_the_fault_is_go
     task, changes = make_task(loss=loss), {"study": "mine", "num_seeds": 1, "budget": 12}
     with pytest.raises(
         lrtune.LrtuneError,
-        match=r"given up: 10 runs .*disk is away.*`lrtune resume mine` tries them",
+        match=r"(?s)given up: 10 runs .*disk is away.*\n`lrtune resume mine` tries them",
     ):
         search(task, **changes, on_event=break_after_the_first_run)
     assert (here / "reports" / "mine" / "report.html").is_file()
@@ -556,7 +581,7 @@ def test_a_comparison_trains_each_recipe_with_each_seed(here):
     assert set(trained[3:]) == {(2, o) for o in ("sgd", "schedule-free-adamw", "prodigy")}
     assert {r.epochs for r in result.state.records} == {3}
     assert result.recommendation.final
-    assert result.recommendation.target_source == "sgd-step's median final Top-1 over 2 seeds"
+    assert result.recommendation.target_source == "the median final Top-1 of sgd-step over 2 seeds"
     assert result.state.config.recipes[0].recipe.decay.every_epochs == 1  # 30 of 90 epochs
 
 
@@ -600,6 +625,62 @@ def test_an_included_recipe_is_scaled_to_other_runs(here):
     search(study="mine", epochs=4, baseline=warm, confirm="0", budget=1)
     result = compare(("adamw",), include=["mine"], epochs=8)
     assert result.state.config.recipes[1].recipe.warmup_epochs == 2 * warm.warmup_epochs
+
+
+def test_a_comparison_with_a_study_has_its_task_its_settings_and_its_baseline(here, call):
+    mine = lrtune.Recipe(peak_lr=0.2)
+    small = lrtune.NamedTask(data="digits", model="mlp", train_size=100, val_size=50)
+    asked = {"epochs": 2, "batch_size": 25, "metric": "val_loss", "confirm": "0", "budget": 2}
+    search(small, study="mine", baseline=mine, **asked)
+    done = call("compare", "--include", "mine:1", "--seeds", "1", "--study", "both", "--quiet")
+    assert done.code == 0, done.err
+    both = lrtune.load("both").state.config
+    study = lrtune.load("mine").state.config
+    assert [it.name for it in both.recipes] == ["baseline of mine", "trial 1 of mine"]
+    assert both.recipes[0].recipe == mine
+    assert (both.task, both.epochs, both.objective) == (study.task, 2, study.objective)
+    assert replace(both.settings, threads=study.settings.threads) == study.settings
+
+
+# what is given beside the study: what is said, and the batch size that results
+GIVEN = [
+    (["--batch-size", "50"], "batch_size is 50, as given; the study 'mine' has 25", 50),
+    (["--batch-size", "25", "--epochs", "2", "--metric", "top1"], "", 25),
+    (["--epochs", "1", "adamw"], "epochs is 1, as given; the study 'mine' has 2", 25),
+    (["--data", "digits", "--model", "mlp", "--train-size", "100", "--val-size", "50"], "", 25),
+    (["--data", "digits"], "small-cnn on digits is trained, as given, with settings of its ow", 64),
+]
+
+
+@pytest.fixture
+def two_studies(here):
+    small = lrtune.NamedTask(data="digits", model="mlp", train_size=100, val_size=50)
+    (here / "x.toml").write_text("[parameters]\npeak_lr = 0.1\ndecay = 'linear'")
+    asked = {"epochs": 2, "confirm": "0", "budget": 2, "space": "x.toml"}
+    for study, batch_size in (("mine", 25), ("other", 50)):
+        search(small, study=study, batch_size=batch_size, **asked)
+
+
+@pytest.mark.parametrize(("words", "said", "batch_size"), GIVEN)
+def test_what_is_given_beside_a_study_is_told(two_studies, call, words, said, batch_size):
+    done = call("compare", "--include", "mine:1", *words, "--seeds", "1", "--study", "both")
+    assert done.code == 0, done.err
+    told = " ".join(done.err.split())
+    assert said in told
+    assert "as given" not in told.replace(said, "")
+    assert lrtune.load("both").state.config.settings.batch_size == batch_size
+
+
+def test_studies_that_differ_are_compared_by_what_is_given(two_studies, call):
+    words = ["compare", "--include", "mine:1", "--include", "other:1", "--seeds", "1", "--quiet"]
+    done = call(*words)
+    assert done.code == 2
+    assert done.err == (
+        "lrtune: `--batch-size` must be given where the included studies differ: 25 (mine) and 50 "
+        "(other).\n"
+    )
+    assert call(*words, "--batch-size", "10", "--study", "both").code == 0
+    assert len(lrtune.load("both").state.config.recipes) == 4
 
 
 def test_recipes_of_ones_own_are_compared(here):

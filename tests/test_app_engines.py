@@ -1,6 +1,8 @@
 """What the wiring gives the engines: GPUs, threads, places, what is told before the first run."""
 
 import pickle
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,11 @@ import torch
 from lrtune.app.arguments import num_jobs, splits, threads_of, visible_gpus
 from lrtune.app.engines import notes_before, open_engine, open_native, places_of
 from lrtune.app.places import Places
+from lrtune.app.subjects import _of_task
 from lrtune.core.engines import Local, Ray
 from lrtune.core.errors import InputError
 from lrtune.core.objective import Objective
+from lrtune.core.recipe import NamedRecipe, default_recipe
 from lrtune.core.sources import CommandLine, NamedTask, TaskFile
 from lrtune.core.study import TrainSettings
 from lrtune.core.training import ABILITIES, Devices, Facts
@@ -149,3 +153,30 @@ def test_a_task_is_loaded_again_elsewhere_or_goes_there_by_value():
     assert open_native(Ray(), task, MLP, SETTINGS).source is task
     identities = [opening(Devices()).identity(task.baseline) for opening in (here, there)]
     assert identities[0] == identities[1]
+
+
+ADAMW = default_recipe("adamw")
+TWO = (NamedRecipe(name="a", recipe=ADAMW), NamedRecipe(name="b", recipe=ADAMW))
+# what is trained, the name of a task in Python, what differs from its defaults: the name's words
+NAMES = [
+    (NamedTask(data="digits"), None, {}, "digits"),
+    (NamedTask(data="digits", model="mlp"), None, {"epochs": 5}, "digits-mlp-5ep"),
+    (TaskFile(path=Path("a/my net.py")), "task", {}, "my-net"),
+    (TaskFile(path=Path("a/net.py")), "pets", {"baseline": ADAMW}, "pets-adamw"),
+    (None, "task", {"space_name": "quick"}, "task-quick"),
+    (None, "日本 net", {"space_name": "my/wide.toml"}, "net-wide"),
+    (None, "net", {"recipes": TWO, "space_name": "", "epochs": 2}, "net-2ep-compare"),
+    (None, "x" * 200, {}, "x" * 60),
+]
+
+
+@pytest.mark.parametrize(("source", "name", "changes", "words"), NAMES)
+def test_a_study_is_named_by_what_was_typed(source, name, changes, words):
+    task = load_task(NamedTask(data="digits") if name else source)
+    task = replace(task, name=name or task.name)
+    subject = _of_task(task, source or task)
+    usual = {"epochs": task.epochs, "baseline": task.baseline, "space_name": "default"}
+    made = subject.study_name(config_of(**usual | changes))
+    assert re.fullmatch(re.escape(words) + "-[0-9a-f]{4}", made)
+    assert made == subject.study_name(config_of(**usual | changes))
+    assert made != subject.study_name(config_of(**usual | changes, seed=7))

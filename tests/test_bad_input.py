@@ -326,10 +326,10 @@ BAD = {
         "search --task my_task.py", task("task = 1"), ["must define `task`", "is a int"],
     ),
     "task that raises": (
-        "search --task my_task.py", task("\n1 / 0"), ["raised ZeroDivisionError", "line 2"],
+        "search --task my_task.py", task("\n1 / 0"), ["failed: ZeroDivisionError", "line 2"],
     ),
     "task with a mistake": (
-        "search --task my_task.py", task("def f(:"), ["my_task.py", "raised SyntaxError"],
+        "search --task my_task.py", task("def f(:"), ["my_task.py", "failed: SyntaxError"],
     ),
     "task and names": (
         "search --task my_task.py --data digits --val-size 9", task(""),
@@ -368,9 +368,16 @@ BAD = {
     ),
     "data for find": ("find --data cifar10", {}, ["cifar10 was not found", "data_batch_1.bin"]),
     # studies
-    "slash": ("search --study a/b", {}, ["`study` must consist of letters, digits", "got 'a/b'"]),
-    "hidden": ("search --study .a", {}, ["`study` must consist of letters, digits", "got '.a'"]),
-    "nameless": ("search --study=", {}, ["`study` must consist of letters, digits", "got ''"]),
+    "slash": ("search --study a/b", {}, ["`study` must consist of", "'a/b' with '/' in it"]),
+    "hidden": ("search --study .a", {}, ["`study` must not begin with a dot, but got '.a'."]),
+    "nameless": ("search --study=", {}, ["`study` must have at least 1 character, but got ''."]),
+    "long": (f"search --study {'a' * 151}", {},
+             ["`study` must have at most 150 characters, but got 151."]),
+    "long in bytes": (f"search --study {'語' * 100}", {},
+                      ["`study` must have at most 255 bytes in UTF-8", "got 300, for 100 char"]),
+    "long and strange": (f"search --study .{'é' * 150}/", {},
+                         ["'/' in it", "begin with a dot", "150 characters, but got 152.",
+                          "255 bytes in UTF-8", "got 302"]),
     "resume without studies": ("resume tiny", {}, ["there are no studies", "lrtune.db"]),
     "report without studies": ("report tiny", {}, ["there are no studies", "lrtune.db"]),
     "dashboard without studies": ("dashboard tiny", {}, ["there are no studies", "lrtune.db"]),

@@ -44,23 +44,24 @@ SURFACE = {
     "log": {"STUDY", "RUN", *PLACES},
     "compare": {
         "[RECIPE]...", *TASK, *PLACES, *ENGINE, "--epochs", "--include", "--json", "--max-seeds",
-        "--out", "--quiet", "--seed", "--seeds", "--study", "--target", "--metric",
+        "--out", "--quiet", "--seed", "--seeds", "--study", "--target", "--metric", "--traceback",
     },
     "dashboard": {"STUDY", *PLACES, "--host", "--port"},
     "delete": {"STUDY", *PLACES, "--storage-path", "--yes"},
     "export": {"STUDY", *PLACES, "--recipe", "--to"},
     "find": {
-        *TASK, "--high", "--json", "--low", "--optimizer", "--out", "--seed", "--seeds", "--steps",
+        *TASK, "--high", "--json", "--low", "--optimizer", "--out", "--quiet", "--seed",
+        "--seeds", "--steps", "--traceback",
     },
     "list": {*PLACES},
     "recipes": set(),
     "report": {"STUDY", *PLACES, "--json", "--out"},
-    "resume": {"STUDY", *PLACES, *ENGINE, "--budget", "--json", "--out", "--quiet"},
+    "resume": {"STUDY", *PLACES, *ENGINE, "--budget", "--json", "--out", "--quiet", "--traceback"},
     "search": {
         *TASK, *PLACES, *ENGINE, "--baseline", "--budget", "--confirm", "--epochs", "--json",
         "--lag", "--looks", "--matters", "--max-seeds", "--metric", "--optimizer", "--out",
         "--pruner", "--quiet", "--rank-by", "--sampler", "--seed", "--seeds", "--space", "--study",
-        "--target", "--try",
+        "--target", "--traceback", "--try",
     },
     "spaces": set(),
 }  # fmt: skip
@@ -128,15 +129,16 @@ def shown_by(call, command, flag):
 # What `--help` shows of the commands that have more options than one can take in.
 ESSENTIAL = {
     "search": {
-        "--baseline", "--budget", "--data", "--engine", "--epochs", "--jobs", "--metric", "--model",
-        "--space", "--task",
+        "--baseline", "--batch-size", "--budget", "--data", "--engine", "--epochs", "--image-size",
+        "--jobs", "--metric", "--model", "--space", "--task",
     },
     "compare": {
-        "[RECIPE]...", "--data", "--engine", "--epochs", "--include", "--jobs", "--metric",
-        "--model", "--task",
+        "[RECIPE]...", "--batch-size", "--data", "--engine", "--epochs", "--image-size",
+        "--include", "--jobs", "--metric", "--model", "--task",
     },
     "find": {
-        "--data", "--high", "--low", "--model", "--optimizer", "--seeds", "--steps", "--task",
+        "--batch-size", "--data", "--high", "--image-size", "--low", "--model", "--optimizer",
+        "--seeds", "--steps", "--task",
     },
     "resume": {"STUDY", "--budget", "--engine", "--jobs"},
 }  # fmt: skip
@@ -259,7 +261,9 @@ def test_the_name_of_a_study_is_made_from_its_command(here, call, tiny):
         assert call(*words, *changed, "--budget", "1").code == 0
         names.add(tuple(sorted(path.name for path in (here / "reports").iterdir())))
     assert len(names) == 2
-    assert all(name.startswith("digits-mlp-2ep-default-") for found in names for name in found)
+    assert all(
+        re.fullmatch("digits-mlp-2ep-[0-9a-f]{4}", name) for found in names for name in found
+    )
     assert max(map(len, names)) == 2
 
 

@@ -66,7 +66,7 @@ def test_the_table_of_options_is_that_of_the_program():
     written = path.with_name("options.md").read_text(encoding="utf-8")
     assert written == table.document(), "run `python docs/options_table.py`"
     flags = {flag for c in cli.commands.values() for p in c.params for flag in p.opts[:1]}
-    own = {"--json", "--yes"}  # of the command line alone
+    own = {"--json", "--traceback", "--yes"}  # of the command line alone
     assert flags - own - {f for f in flags if not f.startswith("-")} == set(
         re.findall(r"^\| `(--[a-z-]+)", written, re.MULTILINE)
     )

@@ -64,7 +64,7 @@ STUDIES = [
         "+8.25 points of Top-1 against sgd-linear, 95 % interval [-6.75, +23.25]: no gain is",
         True,
     ),
-    Study("rules 2", "half-confirmed", "trial 3", (72.5,), "Trial 3 is a tie with the base", False),
+    Study("rules 2", "half-confirmed", "trial 3", (72.5,), "Trial 3 ties with the base", False),
     Study("rules 2", "half-searched", "trial 3", (), LOOKS_ALONE, False),
 ]  # fmt: skip
 FINISHED = {"0.1.0": "begun-and-finished", "rules 2": "finished"}

@@ -1,7 +1,6 @@
 """What the arguments of a command stand for: task, metric, settings, threads, GPUs."""
 
 import os
-import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -12,22 +11,14 @@ from typing import Any
 import torch
 
 from lrtune.core.engines import EngineOptions, Local
-from lrtune.core.errors import InputError, Problems
+from lrtune.core.errors import InputError, Problems, check
 from lrtune.core.objective import Objective
 from lrtune.core.sources import CommandLine, NamedTask, TaskFile, TaskSource, TypedTask
 from lrtune.core.study import StudyConfig, TrainSettings
-from lrtune.store.encoding import digest
 from lrtune.training.task import Task, change_settings, load_task
 
-
-def default_name(task_name: str, config: StudyConfig) -> str:
-    """Returns a readable study name that is the same for the same command.
-
-    For example `digits-small-cnn-20ep-default-b416c0`.
-    """
-    what = "comparison" if config.is_comparison else Path(config.space_name).stem
-    words = f"{task_name}-{config.epochs}ep-{what}"
-    return f"{re.sub(r'[^A-Za-z0-9_.+]+', '-', words)[-100:].strip('-.')}-{digest(config)}"
+MOST_CHARACTERS, MOST_BYTES = 150, 255
+"""Of a study's name; a file system counts the bytes."""
 
 
 def task_source(task: TaskSource | str | Path | Callable[[], object]) -> TaskSource:
@@ -182,12 +173,28 @@ def num_cores() -> int:
 
 def check_name(name: str) -> None:
     """Raises `InputError` for a study's name that cannot be the name of a folder."""
-    if (
-        not all(c.isalnum() or c in "-_.+" for c in name)
-        or name.startswith(".")
-        or not 0 < len(name) <= 150
-    ):
-        raise InputError(
-            "`study` must consist of letters, digits and -_.+, and not begin with a dot, "
-            f"but got {name!r}."
-        )
+    num_bytes = len(name.encode(errors="surrogateescape"))
+    strange = "".join(dict.fromkeys(c for c in name if not (c.isalnum() or c in "-_.+")))
+    check(
+        [
+            (name != "", "`study` must have at least 1 character, but got ''."),
+            (
+                not strange,
+                "`study` must consist of letters, digits and -_.+, but got "
+                f"{name!r} with {strange!r} in it.",
+            ),
+            (
+                not name.startswith("."),
+                f"`study` must not begin with a dot, but got {name!r}.",
+            ),
+            (
+                len(name) <= MOST_CHARACTERS,
+                f"`study` must have at most {MOST_CHARACTERS} characters, but got {len(name)}.",
+            ),
+            (
+                num_bytes <= MOST_BYTES,
+                f"`study` must have at most {MOST_BYTES} bytes in UTF-8, as the name of a folder, "
+                f"but got {num_bytes}, for {len(name)} characters.",
+            ),
+        ]
+    )

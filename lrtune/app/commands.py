@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from shutil import rmtree
 
 from lrtune.app.arguments import changed_settings, open_task, task_source
 from lrtune.app.engines import open_native
@@ -26,10 +25,11 @@ from lrtune.app.studies import (
     check_space,
     ranked_by,
     request_of,
+    sweep_seeds,
     teller,
     train_study,
 )
-from lrtune.app.subjects import RUNS, command_problems, resumed, space_problems
+from lrtune.app.subjects import command_problems, resumed, space_problems
 from lrtune.core import commands
 from lrtune.core.commands import takes
 from lrtune.core.engines import Local
@@ -58,7 +58,7 @@ from lrtune.training.native.randomness import preserved_random_states
 from lrtune.training.native.range_test import for_optimizer
 from lrtune.training.task import change_settings
 from lrtune.tuning.engine import Engine as TrainingEngine
-from lrtune.tuning.sampler import delete_mirror, mirror
+from lrtune.tuning.sampler import mirror
 
 MAX_SEEDS = 8
 """Runs of a recipe in the race of a search, at most."""
@@ -284,11 +284,7 @@ def delete(asked: commands.Delete) -> None:
     Raises:
         InputError: there is no such study, or a worker is using it.
     """
-    name, places = asked.name, Places.of(asked)
-    places.existing().delete(name)
-    places.checkpoints(name).keep_only(())
-    rmtree(Path(places.home) / RUNS / name, ignore_errors=True)
-    delete_mirror(name, places.url)
+    Places.of(asked).forget(asked.name)
 
 
 @takes(commands.Find)
@@ -323,12 +319,12 @@ def find_lr(asked: commands.Find) -> RangeResult:
         curves = [
             training.sweep(
                 recipe,
-                seed=asked.seed + index,
+                seed=seed,
                 low=asked.low,
                 high=asked.high,
                 num_steps=asked.num_steps,
             )
-            for index in range(asked.num_seeds)
+            for seed in sweep_seeds(asked, chosen)
         ]
     return range_result(chosen, curves)
 

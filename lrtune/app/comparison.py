@@ -1,21 +1,35 @@
 """The command `compare`, which trains given recipes as a study without a search."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
+from lrtune.app.arguments import task_source
 from lrtune.app.places import Places
 from lrtune.app.results import recipe_of
-from lrtune.app.studies import begun, check_facts, check_schedules, request_of, train_study
+from lrtune.app.studies import (
+    begun,
+    check_facts,
+    check_schedules,
+    request_of,
+    teller,
+    train_study,
+)
 from lrtune.app.subjects import command_problems
 from lrtune.core import commands
 from lrtune.core.commands import takes
 from lrtune.core.errors import InputError, Problems
+from lrtune.core.options import options_of
 from lrtune.core.recipe import NamedRecipe, length_problems
-from lrtune.core.study import Budget, StudyConfig
+from lrtune.core.sources import TypedTask
+from lrtune.core.study import Budget, StudyConfig, TrainSettings
 from lrtune.decide.recommend import recommend
+from lrtune.reporting import wording
 from lrtune.reporting.result import SearchResult
 from lrtune.schedules.compress import compress
 from lrtune.store.recipes import known_of, read_recipe, recipe_names
 from lrtune.training.command.recording import First
+from lrtune.training.task import describe_source, source_from
 from lrtune.tuning.engine import Engine as TrainingEngine
 
 
@@ -25,15 +39,16 @@ def compare(asked: commands.Compare) -> SearchResult:
 
     The recommended recipes of the studies in `include` also take part: `"mine"` includes the best
     recipe of the study `mine`, `"mine:14"` that of its trial 14, and `"mine:simplest"` the simplest
-    that may well be the best. Each recipe is trained for `epochs`; a recipe that says for how many
-    epochs it is meant is scaled to them. It has one run with each of the `num_seeds` seeds that
-    follow `seed`.
+    that may well be the best. The epochs, the metric and the settings are those of the study where
+    its task is trained and they are not given; without `recipes`, its baseline is the first recipe.
+    Each recipe is trained for `epochs`; a recipe that says for how many epochs it is meant is
+    scaled to them. It has one run with each of the `num_seeds` seeds that follow `seed`.
 
     Raises:
         LrtuneError: see `lrtune.core.errors`.
     """
     problems = Problems()
-    asked = asked.sound(problems)
+    asked = _as_included(asked.sound(problems), problems)
     known = known_of(asked.recipes[0]) if asked.recipes else None
     first = First(
         seed=asked.seed + 1,
@@ -48,7 +63,10 @@ def compare(asked: commands.Compare) -> SearchResult:
     own = request.subject.own_optimizer
     if own is not None and not asked.recipes:
         compared.append(NamedRecipe(name="own", recipe=request.subject.baseline))
-    for recipe in asked.recipes or recipe_names():
+    included = list(asked.include)
+    if included and not asked.recipes and own is None:
+        included[:0] = dict.fromkeys(f"{_study(words)}:baseline" for words in asked.include)
+    for recipe in asked.recipes or ([] if included else recipe_names()):
         with problems.gather():
             named = (
                 recipe
@@ -59,15 +77,18 @@ def compare(asked: commands.Compare) -> SearchResult:
                 continue
             compared.append(named)
             problems += [f"{named.name}: {p}" for p in length_problems(named.recipe, epochs)]
-    for name in asked.include:
+    for words in included:
         with problems.gather():
-            compared.append(_included(name, epochs, request.places))
+            named = _included(words, epochs, request.places)
+            if named not in compared:  # a study may recommend its baseline
+                compared.append(named)
     problems += command_problems(request.subject, {it.name: it.recipe for it in compared})
     if len(names := [named.name for named in compared]) > len(set(names)):
         problems.append(f"recipes must have different names, but got {', '.join(names)}.")
     if len(compared) < 2:
         problems.append(
-            f"a comparison needs two recipes at least, but got {', '.join(names) or 'none'}."
+            f"a comparison needs two recipes at least, but got {', '.join(names) or 'none'}"
+            f"{', which is what the study recommends' * bool(asked.include)}."
         )
     problems.raise_any()
 
@@ -86,6 +107,76 @@ def compare(asked: commands.Compare) -> SearchResult:
         return config
 
     return train_study(configure, request)
+
+
+def _as_included(asked: commands.Compare, problems: Problems) -> commands.Compare:
+    """Returns what was asked for, and what the included studies have of what was not.
+
+    What is trained is theirs unless it is given. Where it is what they train, the epochs, the
+    metric and the settings are theirs as well; they must agree on those that are not given.
+    """
+    configs: list[StudyConfig] = []
+    places, tell = Places.of(asked), teller(asked)
+    for name in dict.fromkeys(map(_study, asked.include)):
+        with problems.gather():
+            configs.append(places.existing().study(name).config)
+    taken: dict[str, Any] = {}
+    if isinstance(asked.task, TypedTask) and not asked.task.given and configs:
+        with problems.gather():
+            _agreed("what is trained", {it.name: wording.task(it.task) for it in configs})
+            taken["task"] = source_from(configs[0].task)
+    with problems.gather():
+        trained = describe_source(task_source(taken.get("task", asked.task)))
+        for config in configs:
+            if config.task != trained:
+                here, there = wording.task(trained), wording.task(config.task)
+                tell(
+                    f"{here} is trained, as given, with settings of its own; the study "
+                    f"{config.name!r} trained {there}, or other data of that name"
+                )
+        configs = [config for config in configs if config.task == trained]
+    for key in ("epochs", "metric", *_SETTINGS) if configs else ():
+        if "command" in configs[0].task and key in _SETTINGS:
+            continue  # it has settings of its own
+        values = {config.name: _value(config, key) for config in configs}
+        if key not in asked.given:
+            with problems.gather():
+                taken[key] = _agreed(f"`{key}`", values)
+            continue
+        for name, value in values.items():
+            given = str(getattr(asked, key))
+            if given not in (str(value), str(value).partition(":")[0]):  # the metric's direction
+                tell(f"{key} is {given}, as given; the study {name!r} has {value}")
+    kept = {key: getattr(asked, key) for key in asked.given}
+    return commands.Compare(**kept | {"task": asked.task, "recipes": asked.recipes} | taken)
+
+
+def _agreed(what: str, values: Mapping[str, Any]) -> Any:
+    """Returns the value that all studies have.
+
+    Raises:
+        InputError: they have different ones.
+    """
+    if len(set(values.values())) > 1:
+        listed = " and ".join(f"{value} ({name})" for name, value in values.items())
+        raise InputError(f"{what} must be given where the included studies differ: {listed}.")
+    return next(iter(values.values()))
+
+
+def _value(config: StudyConfig, key: str) -> Any:
+    """Returns what a study has of an option of a comparison."""
+    if key == "metric":
+        return str(config.objective)
+    return config.epochs if key == "epochs" else getattr(config.settings, key)
+
+
+_SETTINGS = [option.name for option in options_of(TrainSettings) if option.name != "threads"]
+"""How runs are trained; the number of threads is that of this machine."""
+
+
+def _study(words: str) -> str:
+    """Returns the study in `STUDY:RECIPE`."""
+    return words.partition(":")[0]
 
 
 def _included(words: str, epochs: int, places: Places) -> NamedRecipe:

@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import rmtree
 
 from lrtune.core.commands import Reports
 from lrtune.core.engines import SharedCheckpoints
@@ -11,6 +12,10 @@ from lrtune.core.options import Options
 from lrtune.store.checkpoints import Checkpoints, CheckpointStore
 from lrtune.store.database import StudyDatabase, missing_file
 from lrtune.store.remote import shared_checkpoints
+from lrtune.tuning.sampler import delete_mirror
+
+CHECKPOINTS, RUNS = "checkpoints", "runs"
+"""Folders in the home of the studies: of their checkpoints, and of the runs of commands."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +55,7 @@ class Places(Reports, SharedCheckpoints):
         """Returns the store of one study's checkpoints."""
         if self.storage_path:
             return shared_checkpoints(self.storage_path, study)
-        return CheckpointStore(Path(self.home) / "checkpoints" / study)
+        return CheckpointStore(Path(self.home) / CHECKPOINTS / study)
 
     def existing(self) -> StudyDatabase:
         """Opens the database, which must exist.
@@ -61,3 +66,17 @@ class Places(Reports, SharedCheckpoints):
         if missing := missing_file(self.url):
             raise InputError(f"there are no studies: there is no file {missing}.")
         return self.database()
+
+    def forget(self, study: str) -> None:
+        """Deletes a study's records, its checkpoints, and its copy for Optuna's tools.
+
+        Its report stays.
+
+        Raises:
+            InputError: there is no such study, or a worker is using it.
+        """
+        self.existing().delete(study)
+        self.checkpoints(study).keep_only(())
+        for folder in (CHECKPOINTS, RUNS):
+            rmtree(Path(self.home) / folder / study, ignore_errors=True)
+        delete_mirror(study, self.url)

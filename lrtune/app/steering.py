@@ -11,9 +11,10 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 
 from lrtune.app.arguments import changed_settings
-from lrtune.app.places import Places
+from lrtune.app.places import RUNS, Places
 from lrtune.app.results import recipe_of
-from lrtune.app.subjects import RUNS, first_of, folder_name
+from lrtune.app.studies import sweep_seeds
+from lrtune.app.subjects import first_of, folder_name
 from lrtune.auditing.audit import audit_of_lrs
 from lrtune.core import commands
 from lrtune.core.commands import takes
@@ -163,7 +164,7 @@ def find_in_command(command: CommandLine, asked: commands.Find) -> RangeResult:
         num_steps = min(asked.num_steps, steerable.num_steps)
         lrs = sweep_lrs(recipe.optimizer, asked.low, asked.high, num_steps)
         curves = []
-        for seed in range(asked.seed, asked.seed + asked.num_seeds):
+        for seed in sweep_seeds(asked, recipe.optimizer):
             plan = replace(
                 plan_for(command, steerable, recipe, seed), mode="sweep", lrs=lrs, weight_decay=None
             )

@@ -3,19 +3,19 @@
 What the study has recorded already is not done again.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
 from rich.console import Console
 
-from lrtune.app.arguments import check_name, default_name
+from lrtune.app.arguments import check_name
 from lrtune.app.engines import notes_before, open_engine, open_worker, places_of
 from lrtune.app.places import Places
 from lrtune.app.results import print_known, write_study_report
 from lrtune.app.subjects import Subject, Tell, subject_of
-from lrtune.core.commands import Compare, Search, Watching
+from lrtune.core.commands import Compare, Find, Progress, Search
 from lrtune.core.counts import count
 from lrtune.core.decays import Plateau
 from lrtune.core.engines import EngineOptions, Ray
@@ -95,8 +95,8 @@ def request_of(asked: Search | Compare, problems: Problems, first: First) -> Req
     )
 
 
-def teller(asked: Watching) -> Tell:
-    """Returns what tells the user of what is done before a study begins."""
+def teller(asked: Progress) -> Tell:
+    """Returns what tells the user of what is done, unless nothing is to be shown."""
 
     def tell(text: str) -> None:
         if not asked.quiet:
@@ -105,6 +105,14 @@ def teller(asked: Watching) -> Tell:
             asked.on_event(Note(text))
 
     return tell
+
+
+def sweep_seeds(asked: Find, optimizer: str) -> Iterator[int]:
+    """Yields the seed of each sweep of a range test, and tells the user when it begins."""
+    tell = teller(asked)
+    for number in range(1, asked.num_seeds + 1):
+        tell(f"range test of {optimizer}, sweep {number} of {asked.num_seeds}")
+        yield asked.seed + number - 1
 
 
 def begun(
@@ -170,8 +178,10 @@ def train_study(configure: Configure, request: Request) -> SearchResult:
         ) as engine,
     ):
         config = configure(engine)
-        config = replace(config, name=config.name or default_name(subject.name, config))
-        store = request.places.database().open(config)
+        config = replace(config, name=config.name or subject.study_name(config))
+        database = request.places.database()
+        is_new = config.name not in database.names()
+        store = database.open(config)
         settings = store.config.settings  # it may have begun with another number of threads
         training = subject.open(options, settings, config.name)
         if is_command or settings != subject.settings:
@@ -185,6 +195,16 @@ def train_study(configure: Configure, request: Request) -> SearchResult:
             again = "the same call" if "python" in config.task else f"`lrtune resume {config.name}`"
             stop.add_note(f"What was finished is kept: {again} goes on from there.")
             raise
+        except Exception:
+            with suppress(LrtuneError):  # the first one is what is told
+                if is_new and not _has_begun(store.state()):
+                    request.places.forget(config.name)
+            raise
+
+
+def _has_begun(state: StudyState) -> bool:
+    """Whether a run of a study has been trained for an epoch, or has come to any end."""
+    return any(record.measurements or record.state != "running" for record in state.records)
 
 
 def check_schedules(config: StudyConfig, facts: Facts) -> None:
@@ -329,7 +349,7 @@ def _run(store: StudyStore, engine: Engine, request: Request) -> SearchResult:
             if failed
             else f"delete {name}` before the next search"
         )
-        raise LrtuneError(f"study {name!r} was given up: {done.reason}. `lrtune {then}.")
+        raise LrtuneError(f"study {name!r} was given up: {done.reason}.\n`lrtune {then}.")
     return result
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,18 +19,19 @@ from lrtune.app.arguments import (
     with_settings,
 )
 from lrtune.app.engines import open_native
-from lrtune.app.places import Places
+from lrtune.app.places import RUNS, Places
 from lrtune.core.commands import Compare, Search
 from lrtune.core.decays import Own
 from lrtune.core.engines import EngineOptions, Local
 from lrtune.core.errors import InputError, Problems
 from lrtune.core.objective import Objective
 from lrtune.core.recipe import Recipe
-from lrtune.core.sources import PLACEHOLDERS, CommandLine, TaskSource
+from lrtune.core.sources import PLACEHOLDERS, CommandLine, TaskFile, TaskSource
 from lrtune.core.space import Space
 from lrtune.core.study import StudyConfig, TrainSettings
 from lrtune.core.training import OWN_FAULTS, Devices, OpenTraining
 from lrtune.reporting import wording
+from lrtune.store.encoding import digest
 from lrtune.training.command.places import parse_place
 from lrtune.training.command.process import misspelt
 from lrtune.training.command.recording import First, Recorded, alone, record, recorded_file
@@ -39,8 +41,8 @@ from lrtune.training.task import Task, describe_source, source_from
 from lrtune.tuning.local import first_devices
 
 Tell = Callable[[str], None]
-RUNS = "runs"
-"""Folder of the runs of commands, in the home of the studies."""
+LONGEST_NAME = 60
+"""Letters of a name that a study is given, without the digits at its end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,24 @@ class Subject:
     open: Callable[[EngineOptions, TrainSettings, str], OpenTraining]
     """Returns what opens its training, for a study of this name; the name may be empty."""
 
+    def study_name(self, config: StudyConfig) -> str:
+        """Returns a short name for a study that has none: the same for the same command.
+
+        It has what sets the study apart in words, and four digits for the rest: `digits-b416`,
+        `digits-12ep-adamw-b416`.
+        """
+        words = [self.name]
+        if config.epochs != self.epochs:
+            words.append(f"{config.epochs}ep")
+        if config.is_comparison:
+            words.append("compare")
+        elif config.baseline.optimizer != self.baseline.optimizer:
+            words.append(config.baseline.optimizer)
+        if config.space_name not in ("", Search.space):
+            words.append(Path(config.space_name).stem)
+        text = re.sub(r"[^A-Za-z0-9_.+]+", "-", "-".join(words)).strip("-.")
+        return f"{text[:LONGEST_NAME]}-{digest(config)}"
+
     @property
     def steered(self) -> Recipe | None:
         """The command as it is; `None` of a task.
@@ -75,11 +95,15 @@ class Subject:
 
 
 def _of_task(task: Task, source: TaskSource, tell: Tell) -> Subject:
-    """A task, by lrtune's own loop; what was taken for what in its data is told."""
+    """A task, by lrtune's own loop; a file names it where it has no name of its own.
+
+    What was taken for what in its data is told.
+    """
     if task.data_facts:
         tell(wording.data_facts(task.data_facts))
+    file = source.path.stem if isinstance(source, TaskFile) else Task.name
     return Subject(
-        name=task.name,
+        name=file if task.name == Task.name else task.name,
         source=source,
         description=describe_source(source),
         epochs=task.epochs,

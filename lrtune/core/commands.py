@@ -27,8 +27,8 @@ from lrtune.core.options import (
     options_of,
     within,
 )
-from lrtune.core.recipe import NamedRecipe, Recipe
-from lrtune.core.sources import TaskSource
+from lrtune.core.recipe import NamedRecipe, Recipe, default_recipe
+from lrtune.core.sources import DEFAULT_EPOCHS, OTHER_EPOCHS, TaskSource
 from lrtune.core.study import (
     LARGEST_SEED,
     MOST_SEEDS,
@@ -168,8 +168,8 @@ class Reports(ReportFolder, Database):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Watching(Options):
-    """What is shown while a study is trained."""
+class Progress(Options):
+    """What is shown while something is trained."""
 
     title: ClassVar[str] = "Output"
 
@@ -183,6 +183,14 @@ class Watching(Options):
             python_only=True,
         ),
     ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watching(Progress):
+    """The same of a study, and how its report says that it was begun."""
+
+    title: ClassVar[str] = "Output"
+
     command: Annotated[
         str, Option("What a report quotes as the way to do it again.", python_only=True)
     ] = ""
@@ -212,13 +220,20 @@ class Beginning(Repetition):
     epochs: Annotated[
         int | None,
         within(1, MOST_EPOCHS),
-        Option("Epochs of a full run.", default="the task's", metavar="N", essential=True),
+        Option(
+            "Epochs of a full run.",
+            default="the task's: "
+            f"{', '.join(f'{epochs} ({data})' for data, epochs in DEFAULT_EPOCHS.items())}, "
+            f"{OTHER_EPOCHS} (folder)",
+            metavar="N",
+            essential=True,
+        ),
     ] = None
     metric: Annotated[
         str | Objective | None,
         Option(
             "The metric that decides: top1, val_loss, f1:max, ...",
-            default="the task's",
+            default="the task's: top1 where there are classes, else val_loss",
             metavar="NAME[:max|:min]",
             essential=True,
         ),
@@ -271,7 +286,7 @@ class Searched(Options):
         OneOf(OPTIMIZERS),
         Option(
             "Optimizer to search with; its customary recipe is the baseline.",
-            default="the task's",
+            default="the task's, else sgd",
             metavar="NAME",
         ),
     ] = None
@@ -279,7 +294,7 @@ class Searched(Options):
         Recipe | str | Path | None,
         Option(
             "The recipe you use today: see `lrtune recipes`.",
-            default="the task's",
+            default=f"the task's, else {default_recipe('sgd').label}",
             metavar="NAME|FILE",
             essential=True,
         ),
@@ -343,15 +358,16 @@ class Compare(Trained, Watching, Reports, EngineChoice, TrainSettings, Beginning
         Option(
             "Names of recipes that come with lrtune, TOML files, or recipes with a name; the "
             "others are compared with the first.",
-            default="all that come with lrtune",
+            default="the baseline of what is included, else all that come with lrtune",
             metavar="[RECIPE]...",
         ),
     ] = field(default=(), kw_only=False)
     include: Annotated[
         Sequence[str],
         Option(
-            "A study whose recommended recipe takes part, or its simplest, or that of a trial; may "
-            "be given again.",
+            "A study whose recommended recipe takes part, or its simplest, or that of a trial. "
+            "What is trained and how, and what the others are compared with, are that study's "
+            "unless they are given. May be given again.",
             metavar="STUDY[:RECIPE]",
             essential=True,
         ),
@@ -506,7 +522,7 @@ class Sweeps(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Find(Trained, TrainSettings, Sweeps):
+class Find(Trained, Progress, TrainSettings, Sweeps):
     """`lrtune find`."""
 
     title: ClassVar[str] = "Range test"

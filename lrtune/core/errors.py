@@ -13,13 +13,32 @@ The command line prints the message of any of them without a traceback and exits
 import re
 import sysconfig
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 class LrtuneError(Exception):
     """Base of all exceptions that lrtune raises on purpose."""
+
+    def __reduce__(self) -> tuple[Callable[..., "LrtuneError"], tuple[Any, ...]]:
+        # Python sends no traceback to another process, so that of the cause goes there as text.
+        trace = "".join(traceback.format_exception(self.__cause__)) if self.__cause__ else ""
+        return _received, (type(self), self.args, self.__dict__, trace)
+
+
+class WorkerTraceback(Exception):  # noqa: N818
+    """The cause of an error that came from another process: the text of its traceback."""
+
+
+def _received(
+    kind: type[LrtuneError], args: tuple[Any, ...], attributes: Mapping[str, Any], trace: str
+) -> LrtuneError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    error.__cause__ = WorkerTraceback(f"\n{trace}") if trace else None
+    return error
 
 
 class InputError(LrtuneError):
@@ -28,9 +47,6 @@ class InputError(LrtuneError):
     def __init__(self, problems: str | Sequence[str]):
         self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
         super().__init__("\n".join(self.problems))
-
-    def __reduce__(self) -> tuple[type["InputError"], tuple[tuple[str, ...]]]:
-        return type(self), (self.problems,)  # worker processes hand exceptions over by value
 
 
 class DataError(LrtuneError):
@@ -54,14 +70,39 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def place_of(error: BaseException) -> str:
-    """Where a user's own code raised: ` (net.py:29, in forward)`, or nothing."""
+def is_of_user(file: str) -> bool:
+    """Whether a file of Python code is neither lrtune's, nor Python's, nor an installed package's.
+
+    What was typed at a prompt has no file, but is the user's own.
+    """
+    if not file.endswith(".py"):
+        return file.startswith(_PROMPTS)
     names = ("stdlib", "platstdlib", "purelib", "platlib")
-    libraries = (*map(sysconfig.get_path, names), str(Path(__file__).parents[1]))
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if frame.filename.endswith(".py") and not frame.filename.startswith(libraries):
-            return f" ({Path(frame.filename).name}:{frame.lineno}, in {frame.name})"
-    return ""
+    libraries = [*map(sysconfig.get_path, names), str(Path(__file__).parents[1])]
+    return not any(Path(file).is_relative_to(library) for library in libraries)
+
+
+def raised(error: BaseException) -> str:
+    """What a user's own code raised and where, as Python would print it.
+
+    The first line is the error. The last frames of the user's own files follow, innermost last, and
+    then the notes of the error. A worker of a `DataLoader` sends its error as the text of a
+    traceback, which is read alike.
+    """
+    message, is_sent, sent = str(error).partition("Original Traceback (most recent call last):\n")
+    what = f"{type(error).__name__}: {message}".rstrip(": ")
+    if is_sent:
+        what = next(line for line in reversed(sent.splitlines()) if line[:1].strip())
+    trace = "".join(traceback.format_tb(error.__traceback__)) + sent
+    frames = [frame[0] for frame in _FRAME.finditer(trace) if is_of_user(frame["file"])]
+    return "\n".join((what, *frames[-MOST_FRAMES:], *getattr(error, "__notes__", ())))
+
+
+_PROMPTS = ("<stdin>", "<ipython-input", "<python-input")
+_FRAME = re.compile(r'^  File "(?P<file>.+)", line \d+, in .+(\n    .+)?', re.MULTILINE)
+"""A frame in the text of a traceback, and its line of code where Python has found it."""
+MOST_FRAMES = 5
+"""Of the user's own code in a message."""
 
 
 def shown(text: str) -> str:

@@ -134,9 +134,15 @@ class OptionField:
 
     @property
     def default_text(self) -> str:
-        """Its default in words: of the option, of its topic, or the value itself."""
-        own = self.option.default if self.option else ""
-        return own or getattr(self.topic, "default", "") or in_words(self.default)
+        """Its default in words: the option's own words, or the value, after those of its topic."""
+        if self.option and self.option.default:
+            return self.option.default
+        return ", else ".join(filter(None, (self.topic_default, in_words(self.default))))
+
+    @property
+    def topic_default(self) -> str:
+        """What stands before the defaults of its topic: `the task's`; empty of most."""
+        return str(vars(self.topic).get("default", ""))
 
     def text(self, value: Any) -> str:
         """A value in words: the default's own words, or the value itself."""
@@ -208,7 +214,7 @@ class Options:
     title: ClassVar[str] = "Other options"
     """Heading of the topic in help and in the documentation."""
     default: ClassVar[str] = ""
-    """The default of each of them in words, where it is no value: `the task's`."""
+    """What each of them has before its default, in words: `the task's`."""
     given: ClassVar[Any] = frozenset[str]()
     """Names of the options that were given, even if at their defaults."""
 
@@ -252,7 +258,7 @@ class Options:
         unknown = broken.keys() | {
             field.name
             for field in fields_of(kind)
-            if field.topic is not kind and field.topic.default and field.name not in self.given
+            if field.topic is not kind and field.topic_default and field.name not in self.given
         }
         problems += [
             conflict.message

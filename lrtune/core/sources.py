@@ -15,6 +15,17 @@ PLACEHOLDERS = ("seed", "epochs", "run_dir", "peak_lr")
 """What lrtune itself fills in where a command has it in braces."""
 
 
+DEFAULT_EPOCHS = {
+    "cluttered-digits": 18, "digits": 20, "mnist": 5, "fashion-mnist": 12, "cifar10": 20,
+    "cifar100": 30,
+}  # fmt: skip
+"""Epochs of a full run on named data."""
+OTHER_EPOCHS = 20
+"""The same on a folder of images."""
+SMALL_DATA, SMALL_BATCH = 5000, 64
+"""Named data of fewer training images than these have batches of this size."""
+
+
 class TaskSource:
     """A task, or where it is read from: a `Task`, a `NamedTask` or a `TaskFile`."""
 
@@ -44,11 +55,37 @@ class NamedTask(Options, TaskSource):
     ] = "small-cnn"
     data_dir: Annotated[
         str | None,
-        Option("Where images are looked for first, and downloaded to.", metavar="DIR"),
+        Option(
+            "Where images are looked for first, and downloaded to.",
+            default="torch's cache, and the usual places",
+            metavar="DIR",
+            label="Folder of the data",
+        ),
     ] = None
-    train_size: Annotated[int | None, Option("Train on N images only.", metavar="N")] = None
-    val_size: Annotated[int | None, Option("Validate on N images.", metavar="N")] = None
-    image_size: Annotated[int | None, Option("Scale images to PX x PX.", metavar="PX")] = None
+    train_size: Annotated[
+        int | None,
+        Option(
+            "Train on N images only.", default="all", metavar="N", label="Size of the training set"
+        ),
+    ] = None
+    val_size: Annotated[
+        int | None,
+        Option(
+            "Validate on N images.",
+            default="the data's own, or a tenth of the training set, at most 10,000",
+            metavar="N",
+            label="Size of the validation set",
+        ),
+    ] = None
+    image_size: Annotated[
+        int | None,
+        Option(
+            "Scale images to PX x PX.",
+            default="as they are; of a folder their median, at most 160",
+            metavar="PX",
+            essential=True,
+        ),
+    ] = None
     strict: Annotated[
         bool,
         Option("Refuse folder:PATH if one image cannot be read, not only if more than 1 % cannot."),

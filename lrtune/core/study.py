@@ -12,6 +12,7 @@ from lrtune.core.objective import Objective
 from lrtune.core.options import Conflict, Option, Options, above, at_least, within
 from lrtune.core.recipe import NamedRecipe, ParameterGroup, Recipe
 from lrtune.core.run import BASELINE, RunRecord
+from lrtune.core.sources import SMALL_BATCH, SMALL_DATA
 from lrtune.core.space import Interval
 
 BudgetUnit = Literal["trials", "epochs", "runs", "seconds"]
@@ -102,7 +103,14 @@ class TrainSettings(Options):
     default: ClassVar[str] = "the task's"
 
     batch_size: Annotated[
-        int, at_least(1), Option("Examples in an optimizer step.", metavar="N")
+        int,
+        at_least(1),
+        Option(
+            f"Examples in an optimizer step; named data of fewer than {SMALL_DATA:,} images have "
+            f"{SMALL_BATCH}.",
+            metavar="N",
+            essential=True,
+        ),
     ] = 128
     accumulate: Annotated[
         int,

@@ -62,20 +62,23 @@ def num_finalists(state: StudyState) -> int:
     return MOST if math.isinf(runs) else min(max(round(FINALISTS_PER_RUN * runs), FEWEST), MOST)
 
 
-def race_runs(config: StudyConfig, num_racing: int) -> tuple[int, int]:
+def race_runs(config: StudyConfig, num_racing: int, *, num_over: int = 0) -> tuple[int, int]:
     """Full runs that a race takes, at least and at most; the budget may end it sooner.
 
     Args:
         config: of the study.
-        num_racing: those that begin the race, the baseline among them.
+        num_racing: those of the next round, the baseline among them.
+        num_over: rounds that are over, and not counted.
     """
     least, most = num_rounds(config)
     if config.is_comparison:
-        return num_racing * least, num_racing * most
+        return num_racing * max(1, least - num_over), num_racing * (most - num_over)
     if num_racing < 2:
         return 0, 0
-    of_all = min(FEWEST_SEEDS, most)  # where the baseline leads after that, it goes on alone
-    return num_racing * of_all + max(0, least - of_all), num_racing * most
+    # Where the baseline leads after these, it goes on alone.
+    of_all = max(num_over + 1, min(FEWEST_SEEDS, most))
+    fewest = num_racing * (of_all - num_over) + max(0, least - of_all)
+    return fewest, num_racing * (most - num_over)
 
 
 def num_rounds(config: StudyConfig) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from lrtune.core.counts import count
 from lrtune.core.objective import Objective
 
 
@@ -22,18 +23,28 @@ class Convergence:
 
     @property
     def spread(self) -> str:
-        """`7 [6, 9]`: median [min, max]; a miss counts as later than every epoch."""
+        """`7 [6, 9]`: median [min, max]; `7, by 2 of 3` where the others did not get there.
+
+        A miss counts as later than every epoch: `by 1 of 3` has no median.
+        """
         if not self.epochs:
             return "not measured"
-        ordered = sorted(math.inf if epoch is None else epoch for epoch in self.epochs)
-        middle, low, high = (_epoch(value) for value in (median(ordered), ordered[0], ordered[-1]))
-        return f"{middle} [{low}, {high}]" if self.num_reached else "not reached"
+        if not self.num_reached:
+            return "not reached"
+        epochs = [math.inf if epoch is None else epoch for epoch in self.epochs]
+        middle, low, high = median(epochs), min(epochs), max(epochs)
+        if math.isinf(high):
+            by = f"by {self.num_reached} of {len(epochs)}"
+            return by if math.isinf(middle) else f"{middle:g}, {by}"
+        return f"{middle:g} [{low}, {high}]" if low < high else f"{middle:g}"
 
     def __str__(self) -> str:
-        """`7 [6, 9] of 12`, or `not reached in 12`."""
+        """`7 [6, 9] of 12`, `7, by 2 of 3 in 12 epochs` or `not reached in 12 epochs`."""
         if not self.epochs:
             return self.spread
-        return f"{self.spread} {'of' if self.num_reached else 'in'} {self.horizon_epochs}"
+        if self.num_reached == len(self.epochs):
+            return f"{self.spread} of {self.horizon_epochs}"
+        return f"{self.spread} in {count(self.horizon_epochs, 'epoch')}"
 
 
 def convergence_epoch(objective: Objective, values: Sequence[float], target: float) -> int | None:
@@ -58,7 +69,3 @@ def settling_epoch(objective: Objective, values: Sequence[float]) -> int | None:
     while settled > 1 and abs(medians[settled - 2] - medians[-1]) <= near:
         settled -= 1
     return settled
-
-
-def _epoch(value: float) -> str:
-    return f"{value:g}" if math.isfinite(value) else "not reached"

@@ -140,7 +140,7 @@ def summaries(state: StudyState) -> list[LookSummary]:
     return [
         LookSummary(
             look=look,
-            num_trials=sum(len(trial.runs) > level for trial in trials),
+            num_trials=sum(trial.level > level for trial in trials),
             tau=_tau([t.scores[level : level + 2] for t in trials if t.level > level + 1]),
             agreement=_tau(list(_both_scores(state, trials, level))),
             best_lr=_best_lr(trials, level),

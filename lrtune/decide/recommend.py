@@ -241,8 +241,8 @@ def target_of(state: StudyState) -> tuple[float, str]:
         return math.nan, f"{whose} has fewer than {count(least, 'seed')}"
     if median(scores) == -math.inf:
         return math.nan, f"{whose} diverged"
-    seeds = count(len(scores), "seed")
-    source = f"{whose}'s median final {objective.title} over {seeds}"
+    final = f"final {objective.title} of {whose}"
+    source = f"the {final}" if len(scores) == 1 else f"the median {final} over {len(scores)} seeds"
     return objective.signed(median(scores)), source
 
 
@@ -316,6 +316,9 @@ def _verdict(state: StudyState, recommendation: Recommendation) -> str:
     if not best.values:
         by = "by the looks" if state.of_kind("look") else "by the full runs"
         sentences.append(f"It is the best {by} of the search, and not confirmed with fresh seeds.")
+        if state.fresh and all(record.state == "failed" for record in state.fresh):
+            runs = count(len(state.fresh), "run")
+            sentences.append(f"All {runs} with fresh seeds failed.")
         ended = outcome(state)
         if not ended:
             sentences.append("The study is not finished.")
@@ -326,8 +329,11 @@ def _verdict(state: StudyState, recommendation: Recommendation) -> str:
             )
         return " ".join(sentences)
     if best is baseline and not compared:
-        beaten = "Nothing that was confirmed beats the baseline"
-        sentences.append(f"{beaten}: keep it." if recommendation.final else f"{beaten} so far.")
+        so_far = "" if recommendation.final else " so far"
+        if any(trial.recipe != best.recipe for trial in trials_of(state)):
+            sentences.append(f"No recipe that was confirmed beats the baseline{so_far}.")
+        elif recommendation.final:
+            sentences.append("The budget had no room for another recipe.")
     elif baseline is not None and best.difference and math.isfinite(best.difference.low):
         sentences.append(_gain(state, best.difference, baseline))
     if recommendation.ties:
@@ -338,7 +344,7 @@ def _verdict(state: StudyState, recommendation: Recommendation) -> str:
         names = f"{', '.join(others)} and {last}" if others else last
         name = best.name if compared else _at_start(best)
         seeds = _shared_seeds(best, recommendation.ties)
-        sentences.append(f"{name} is a tie with {names}: {seeds} not tell them apart.")
+        sentences.append(f"{name} ties with {names}: {seeds} not tell them apart.")
     elif compared:
         sentences.append(f"{best.name} is told apart from all others.")
     if simplest is not None and simplest is not best and len(simplest.values) > 1:

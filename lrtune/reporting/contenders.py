@@ -1,6 +1,7 @@
 """The recipes that were trained with fresh seeds, side by side, in words."""
 
 import math
+from collections.abc import Sequence
 from statistics import fmean
 from typing import NamedTuple
 
@@ -43,6 +44,10 @@ class Column(NamedTuple):
     heading: str
     field: str
     """Of `ContenderRow`."""
+
+    def texts(self, rows: Sequence[ContenderRow]) -> list[str]:
+        """Its cells."""
+        return [str(getattr(row, self.field)) for row in rows]
 
 
 def compared(recommendation: Recommendation | None) -> tuple[Contender, ...]:
@@ -95,6 +100,8 @@ def columns_of(state: StudyState, rows: tuple[ContenderRow, ...]) -> tuple[Colum
         left_out.add("val_loss")
     if not tested(rows):
         left_out.add("test_value")
+    if all(row.convergence == UNKNOWN for row in rows):  # without a target
+        left_out.add("convergence")
     return tuple(column for column in columns if column.field not in left_out)
 
 
@@ -131,9 +138,13 @@ def table_note(state: StudyState, rows: tuple[ContenderRow, ...]) -> str:
         "gives both: it knows which runs share a seed, and draws the candidates together as the "
         "data allow, since the best of many flatter themselves; so a mean need not lie in the "
         "middle of its interval.",
-        "Convergence: epoch, median [min, max] over the seeds.",
         f"Settled: the epoch from which {objective.title} stays near its final level.",
     ]
+    if any(row.convergence != UNKNOWN for row in rows):
+        sentences.append(
+            "Convergence: epoch, median [min, max] over the seeds; by 2 of 3: one of three seeds "
+            "did not reach the target."
+        )
     if comparison:
         if objective.metric != "val_loss":
             sentences.append("Final loss: on the validation split, mean over the seeds.")

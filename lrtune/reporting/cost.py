@@ -1,5 +1,6 @@
 """What a study has spent, what it has spared, and on what."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,6 +9,7 @@ from lrtune.core.run import RunKind
 from lrtune.core.study import StudyState
 from lrtune.decide.spending import Spending, spending_of
 from lrtune.reporting import wording
+from lrtune.reporting.trials import ENDS
 
 PURPOSES: dict[RunKind, str] = {
     "baseline": "baseline",
@@ -51,28 +53,28 @@ class Cost:
         """One sentence."""
         if not self.num_runs:
             return "Nothing has been trained yet."
-        spent = self.spending
-        again = (
-            f" ({self.epochs_again:,} of them a second time, their checkpoint gone)"
-            if self.epochs_again
-            else ""
-        )
-        avoided = f"{spent.avoided:,} avoided"
-        if spent.avoided < 0:  # a few trials with looks can cost more than training each in full
-            avoided = f"none avoided, {-spent.avoided:,} added by looks"
+        spent, time = self.spending, wording.duration(self.seconds)
+        epochs = f"{wording.count(spent.trained, 'epoch')} trained in {time}"
+        if self.epochs_again:
+            epochs += f" ({self.epochs_again:,} of them a second time, their checkpoint gone)"
+        if spent.reused:
+            epochs += f" and {spent.reused:,} taken over from other runs"
+        in_full = "all recipes in full would take"
+        if spent.avoided > 0:
+            epochs += f", of {spent.asked:,} that {in_full}"
+        elif spent.avoided < 0:  # a few trials with looks can cost more than training each in full
+            epochs += f", {-spent.avoided:,} more than {in_full}"
         (state, amount), *others = self.num_runs.items()
         runs = [
             f"{wording.count(amount, 'run')} {state}",
             *(f"{amount:,} {state}" for state, amount in others),
         ]
-        parts = [
-            f"{wording.count(spent.asked, 'epoch')} asked for: {spent.trained:,} trained in "
-            f"{wording.duration(self.seconds)}{again}, {spent.reused:,} reused, {avoided}"
-        ]
+        parts = [epochs]
         if self.num_trials:
-            parts.append(
-                f"{wording.count(self.num_trials, 'trial')}, {self.num_finished:,} of them in full"
-            )
+            finished = f", {self.num_finished:,} of them" if self.num_finished else ", none of them"
+            if self.num_finished == self.num_trials:
+                finished = ", all" if self.num_trials > 1 else ""
+            parts.append(f"{wording.count(self.num_trials, 'trial')}{finished} in full")
         parts.append(", ".join(runs))
         if self.retries:
             parts.append(
@@ -85,8 +87,7 @@ class Cost:
 def cost_of(state: StudyState) -> Cost:
     """The cost of all runs of a study so far."""
     in_full = [r for r in state.records if r.run.kind in ("full", "confirm")]
-    states = ("completed", "pruned", "diverged", "failed", "running")
-    numbers = {name: sum(record.state == name for record in state.records) for name in states}
+    numbers = Counter(map(wording.run_state, state.records))
     return Cost(
         spending=spending_of(state),
         epochs_again=sum(m.again_epochs for record in state.records for m in record.measurements),
@@ -94,7 +95,7 @@ def cost_of(state: StudyState) -> Cost:
         num_trials=int(state.spent("trials")),
         num_finished=len({r.run.trial for r in in_full if r.state == "completed"}),
         retries=sum(record.retries for record in state.records),
-        num_runs={name: number for name, number in numbers.items() if number},
+        num_runs={name: numbers[name] for name in ("completed", *ENDS) if numbers[name]},
     )
 
 

@@ -9,12 +9,13 @@ from lrtune.core.decays import Plateau
 from lrtune.core.objective import UNKNOWN, Objective
 from lrtune.core.options import Options, options_of
 from lrtune.core.run import BASELINE
+from lrtune.core.sources import NamedTask
 from lrtune.core.study import Repetition, SearchRules, StudyConfig, StudyState
 from lrtune.core.training import OWN_FAULTS
 from lrtune.decide.looks import LookSummary, summaries
 from lrtune.decide.plan import outcome
 from lrtune.decide.recommend import Contender, Recommendation
-from lrtune.decide.trials import best_first, trials_of
+from lrtune.decide.trials import trials_of
 from lrtune.reporting import wording
 from lrtune.reporting.contenders import (
     Column,
@@ -41,6 +42,7 @@ from lrtune.reporting.trials import (
     look_rows,
     points_of,
     run_row,
+    unconfirmed_value,
 )
 
 
@@ -200,7 +202,7 @@ class Document:
         heading = wording.heading(self.objective)
         ranked_by = self.report.state.config.ranked_by
         agreement = f"Tau with {self.objective.title}"
-        looks: tuple[str, ...] = ("Look", "Trials", "Tau with the next", "Best peak LR", agreement)
+        looks: tuple[str, ...] = ("Look", "Trials", "Tau with next", "Best peak LR", agreement)
         if ranked_by.metric == self.objective.metric:  # and so in perfect agreement
             looks = looks[:-1]
         return {
@@ -250,9 +252,8 @@ class Document:
     def cost_note(self) -> str:
         """What the words of the cost mean."""
         return (
-            "Asked for: if every recipe had been trained in full, from its start. Reused: taken "
-            "over from runs that agree up to there. Avoided: of recipes that were not "
-            "worth a full run."
+            "In full: every recipe that was tried, from its start to its last epoch. Epochs are "
+            "taken over from runs that agree up to there."
         )
 
 
@@ -326,8 +327,9 @@ def _headline(state: StudyState, recommendation: Recommendation | None) -> str:
     # Before the search has looked at any other, "keep" would claim a comparison that nobody made.
     others = (trial for trial in trials_of(state) if trial.recipe != state.config.baseline)
     is_compared = any(trial.level for trial in others)
-    kept = "Keep the baseline" if is_compared else "Only the baseline has been tried so far"
-    return f"{'' if confirmed else 'Not confirmed. '}{kept}: {in_sentence}"
+    tried = "was tried" if outcome(state) else "has been tried so far"
+    kept = "Keep the baseline" if is_compared else f"Only the baseline {tried}"
+    return f"{kept}{'' if confirmed else ', which is not confirmed'}: {in_sentence}"
 
 
 def _sentence(config: StudyConfig, recommendation: Recommendation) -> str:
@@ -357,7 +359,6 @@ def _facts(state: StudyState, recommendation: Recommendation | None) -> tuple[Fa
     if not best.values:
         return (
             _unconfirmed(state, best),
-            Fact("Convergence, epoch", str(best.convergence), "takes fresh seeds"),
             *_baseline_facts(state, recommendation),
         )
     seeds = wording.count(len(best.values), "fresh seed")
@@ -370,17 +371,12 @@ def _facts(state: StudyState, recommendation: Recommendation | None) -> tuple[Fa
     if other is not None:
         reference = wording.recipe_name(state.config, BASELINE)
         seeds += f"; {reference} {objective.summary(other.values)} ({len(other.values)})"
-        convergence += (
-            f"; {reference} {wording.convergence(other.convergence, recommendation.target)}"
-        )
+        convergence += f"; {reference} {other.convergence}"
     facts = [
         Fact(_label(objective, of=name), objective.summary(best.values), seeds),
-        Fact(
-            "Convergence, epoch",
-            wording.convergence(best.convergence, recommendation.target),
-            convergence,
-        ),
     ]
+    if not math.isnan(recommendation.target):
+        facts.append(Fact("Convergence, epoch", str(best.convergence), convergence))
     if other is not None and (difference := best.difference) is not None:
         mean, interval = difference.text(objective)
         note = f"95 % interval {interval}" if interval else "no interval"
@@ -391,13 +387,17 @@ def _facts(state: StudyState, recommendation: Recommendation | None) -> tuple[Fa
         facts.append(Fact(label, UNKNOWN if math.isnan(difference.mean) else mean, note))
     if len(recommendation.contenders) > 1:
         tied = (
-            f"a tie with {len(recommendation.ties)} of them"
+            f"it ties with {len(recommendation.ties)} of them"
             if recommendation.ties
-            else "told apart from all others"
+            else "it is told apart from all others"
         )
         probability = wording.probability(best.probability_best)
         facts.append(
-            Fact("Probability best", probability, f"of {len(recommendation.contenders)}; {tied}")
+            Fact(
+                "Probability that it is the best",
+                probability,
+                f"of {len(recommendation.contenders)} recipes; {tied}",
+            )
         )
     return tuple(facts)
 
@@ -409,16 +409,9 @@ def _label(objective: Objective, *, before: str = "", of: str = "") -> str:
 
 
 def _unconfirmed(state: StudyState, best: Contender) -> Fact:
-    objective = state.config.objective
-    label = _label(objective)
-    if not math.isnan(best.search_value):
-        value = objective.text(best.search_value)
-        return Fact(label, value, f"{best.name}, one run of the search, not confirmed")
-    # By its recipe, since the baseline itself is among the trials.
-    trial = next(t for t in best_first(trials_of(state)) if t.recipe == best.recipe)
-    ranked_by, looks = state.config.ranked_by, wording.count(trial.level, "look")
-    value = wording.with_metric(ranked_by, ranked_by.signed(trial.score))
-    return Fact(label, UNKNOWN, f"{best.name}, chosen by {looks}, with {value}")
+    objective, value, num_looks = unconfirmed_value(state, best)
+    seen = f"after {wording.count(num_looks, 'look')}" if num_looks else "one run of the search"
+    return Fact(_label(objective), objective.text(value), f"{best.name}, {seen}, not confirmed")
 
 
 def _baseline_facts(state: StudyState, recommendation: Recommendation) -> Iterator[Fact]:
@@ -426,13 +419,12 @@ def _baseline_facts(state: StudyState, recommendation: Recommendation) -> Iterat
         objective, baseline = state.config.objective, recommendation.baseline
         value = objective.summary(baseline.values)
         yield Fact(_label(objective, before="Baseline"), value, baseline.recipe.label)
-        epochs = wording.convergence(baseline.convergence, recommendation.target)
-        yield Fact("Baseline convergence", epochs, _reached(state, baseline, recommendation.target))
+        if not math.isnan(target := recommendation.target):
+            reached = _reached(state, baseline, target)
+            yield Fact("Baseline convergence", str(baseline.convergence), reached)
 
 
 def _reached(state: StudyState, contender: Contender, target: float) -> str:
-    if math.isnan(target):
-        return "no target"
     reached = f"{contender.convergence.num_reached} of {len(contender.values)}"
     return f"{reached} runs reach {state.config.objective.text(target, unit=True)}"
 
@@ -443,10 +435,12 @@ def _target(state: StudyState, recommendation: Recommendation | None) -> str:
     ):
         against = "the first recipe" if state.config.is_comparison else "the baseline"
         lacks = "has not finished" if _yet(state) else "was not trained in full"
-        return f"No target{_yet(state)}: convergence is measured against {against}, which {lacks}."
+        why = f"its target is that of {against}, which {lacks}"
+        return f"Convergence is not known{_yet(state)}: {why}."
     if math.isnan(recommendation.target):
-        advice = "" if _yet(state) else "; give `--target`"
-        return f"No target{_yet(state)}: {recommendation.target_source}{advice}."
+        advice = "" if _yet(state) else " Give one with `--target`."
+        why = f"it has no target, since {recommendation.target_source}"
+        return f"Convergence is not known{_yet(state)}: {why}.{advice}"
     objective = state.config.objective
     bound = objective.bound_text(recommendation.target)
     article = "" if objective.title == objective.metric else "a "
@@ -458,7 +452,11 @@ def _target(state: StudyState, recommendation: Recommendation | None) -> str:
 
 def _settings(config: StudyConfig) -> Iterator[tuple[str, str]]:
     """The facts of the training, and every option that is stored with the study."""
-    yield "Task", wording.task(config.task)
+    if "data" in config.task:
+        for option in options_of(NamedTask):
+            yield option.label, option.text(config.task.get(option.name, option.default))
+    else:
+        yield "Task", wording.task(config.task)
     own = f", of the baseline {config.own_epochs}" if config.own_epochs else ""
     epochs = wording.count(config.epochs, "epoch")
     yield "Horizon", f"{epochs} of {config.steps_per_epoch} steps{own}"
@@ -469,8 +467,11 @@ def _settings(config: StudyConfig) -> Iterator[tuple[str, str]]:
     if config.groups:
         scales = (f"{group.name} x {group.lr_scale:g}" for group in config.groups)
         yield "Parameter groups, of the peak LR", ", ".join(scales)
+    environment = dict(config.environment)
     if "command" not in config.task:  # which has settings of its own
-        yield from _options(config.settings, type(config.settings))
+        for label, text in _options(config.settings, type(config.settings)):
+            used = environment.pop(label, "")  # what came of it
+            yield label, f"{used} (asked for: {text})" if used else text
     if not config.is_comparison:
         yield "Space", config.space_name
         yield "Budget", str(config.budget)
@@ -480,7 +481,7 @@ def _settings(config: StudyConfig) -> Iterator[tuple[str, str]]:
         "Seeds of recipes that these do not tell apart",
         str(max(config.max_seeds, config.num_seeds)),
     )
-    yield from ((key, value) for key, value in config.environment.items() if key != OWN_FAULTS)
+    yield from ((key, value) for key, value in environment.items() if key != OWN_FAULTS)
 
 
 def _own_faults(config: StudyConfig) -> str:

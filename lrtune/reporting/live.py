@@ -44,11 +44,11 @@ class LiveDisplay:
     def __init__(self, state: StudyState, console: Console, *, device: str, quiet: bool = False):
         self._device = device
         self._progress = Progress.of(state)
-        self._done_before = self._progress.spent(0.0)[0]
         self._console = console
         self._quiet = quiet
         self._lock = RLock()  # the display's own thread reads while others report
         self._began = time.monotonic()
+        self._trains_since: float | None = None
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
@@ -77,6 +77,8 @@ class LiveDisplay:
         """Takes an event, from any thread, and shows it."""
         with self._lock:
             self._progress.take(event)
+            if isinstance(event, RunStarted) and self._trains_since is None:
+                self._trains_since = time.monotonic()
             if self._live is None and not self._quiet:
                 for line in self._lines(event):
                     self._console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -95,12 +97,15 @@ class LiveDisplay:
                 epoch = f"{self._name(run)} epoch {m.epoch} of {run.stop_epochs}"
                 yield f"{epoch}: LR {wording.lr(m.lr_last)}, {losses}"
             case RunEnded(record=record):
-                why = f" ({record.reason})" if record.reason else ""
+                reason, _, details = record.reason.partition("\n")
+                why = f" ({reason})" if reason else ""
                 done = f"{record.epochs} of {record.run.stop_epochs} epochs"
                 if record.epochs_reused:
                     done += f", {record.epochs_reused} of them reused"
                 about = filter(None, (done, self._outcome(record), record.run.recipe.label))
                 yield f"{self._name(record.run)} {record.state}{why}: {', '.join(about)}"
+                if details:
+                    yield details
             case Note(text=text):
                 yield text
 
@@ -150,14 +155,15 @@ class LiveDisplay:
 
     def _overall(self, wide: bool, narrow: bool) -> Table:
         elapsed_s = time.monotonic() - self._began
-        done, total = self._progress.spent(elapsed_s)
+        trained_s = time.monotonic() - self._trains_since if self._trains_since else 0.0
+        done, total = self._progress.spent(trained_s)
         elapsed = [Text(f"{wording.duration(elapsed_s)} elapsed")]
         row: Sequence[RenderableType] = (
             Text(self._progress.phase, style="bold"),
             ProgressBar(total=total, completed=min(done, total), width=30 if wide else 16),
             Text(self._counted(done, total)),
             *elapsed * (not narrow),
-            Text(f"ETA {wording.duration(self._eta_s(done, total, elapsed_s))}"),
+            Text(self._left(total - done, trained_s)),
         )
         return _grid([row], gives_way=1)
 
@@ -182,14 +188,21 @@ class LiveDisplay:
             case "trials":
                 return f"{progress.num_ended_of_phase} of {progress.num_expected_of_phase} runs"
 
-    def _eta_s(self, done: float, total: float, elapsed_s: float) -> float:
-        """By the pace of this session; nan before a run has ended in it."""
-        if unit_of(self._progress.config) == "seconds":
-            return max(0.0, total - done)
-        here = done - self._done_before
-        if not self._progress.num_ended_here or here <= 0:
-            return math.nan
-        return max(0.0, total - done) * elapsed_s / here
+    def _left(self, budget: float, trained_s: float) -> str:
+        """`about 3 to 8 min left`, by the pace of this session; empty before its first epoch.
+
+        Args:
+            budget: what is left of it, in its own unit.
+            trained_s: time since the first run of this session began.
+        """
+        progress = self._progress
+        if not progress.epochs_here:
+            return ""
+        epoch_s = trained_s / progress.epochs_here
+        fewest_s, most_s = (epochs * epoch_s for epochs in progress.epochs_left)
+        if unit_of(progress.config) == "seconds":
+            most_s = max(0.0, budget)
+        return f"{wording.about(min(fewest_s, most_s), most_s)} left"
 
     def _runs(self, wide: bool, narrow: bool) -> Table:
         """One line a run, with as many columns as there is room for.

@@ -9,8 +9,15 @@ from lrtune.core.decays import Own
 from lrtune.core.events import EpochEnded, Event, Note, RunEnded, RunStarted, SweepStarted
 from lrtune.core.run import BASELINE, Measurement, Run, RunKind, RunRecord
 from lrtune.core.study import BudgetUnit, StudyConfig, StudyState
-from lrtune.decide.budget import FEWEST_SEEDS, num_finalists, num_rounds, race_runs
-from lrtune.decide.race import entrants, standings
+from lrtune.decide.budget import (
+    FEWEST_SEEDS,
+    cost_of_looks,
+    num_finalists,
+    num_recipes,
+    num_rounds,
+    race_runs,
+)
+from lrtune.decide.race import entrants, rounds, standings
 from lrtune.decide.trials import Trial, best_first, trials_of
 from lrtune.reporting import wording
 from lrtune.reporting.trials import finished_trials
@@ -98,13 +105,17 @@ class Progress:
     """Which one of the range test, in words."""
     running: dict[str, Running] = field(default_factory=dict)
     notes: deque[str] = field(default_factory=lambda: deque(maxlen=NUM_NOTES))
-    num_ended_here: int = 0
-    """Runs that ended in this session."""
+    epochs_here: int = 0
+    """Epochs that this session has put behind it, with those that were reused or not needed."""
     best: Trial | None = None
     """The best that was trained in full, or else the best by its looks."""
     leader: int | None = None
     """The trial that leads in the race, or `BASELINE`; `None` before the first fresh seed of a
     trial."""
+    num_racing: int = 0
+    """Recipes of the round of the race that is under way or to come, with the baseline."""
+    num_rounds_over: int = 0
+    """Rounds of the race that are over."""
     latest: Run | None = None
     """The one that was begun last."""
 
@@ -122,7 +133,7 @@ class Progress:
             phase=_phase_of(state.config, state.records[-1].run) if state.records else first,
             latest=state.records[-1].run if state.records else None,
         )
-        progress._find_best()
+        progress._look_back()
         return progress
 
     def take(self, event: Event) -> None:
@@ -134,25 +145,34 @@ class Progress:
             case EpochEnded(run=run, measurement=measurement):
                 self.running[run.id] = Running(run, measurement.epoch, measurement)
                 self.epochs_trained += (not measurement.reused) + measurement.again_epochs
+                self.epochs_here += 1
             case RunEnded(record=record):
                 self.running.pop(record.run.id, None)
                 self.records[record.run.id] = record
-                self.num_ended_here += 1
-                self._find_best()
+                self.epochs_here += record.run.stop_epochs - record.epochs
+                self._look_back()
                 if record.reason:
                     name = wording.run_name(self.config, record.run)
-                    self.notes.append(f"{name} {record.state}: {record.reason}")
+                    self.notes.append(f"{name} {record.state}: {record.reason.splitlines()[0]}")
             case SweepStarted(optimizer=optimizer, number=number, num_sweeps=num_sweeps):
                 self.sweep = f"{optimizer}, sweep {number} of {num_sweeps}"
             case Note(text=text):
                 self.notes.append(text)
 
-    def _find_best(self) -> None:
+    def _look_back(self) -> None:
+        """Finds out who is best, and who races, when a run has ended."""
         state = self._state
         self.best = next(iter(finished_trials(state) or best_first(trials_of(state))), None)
         if any(record.run.kind == "confirm" for record in state.records):
             means = standings(state).posterior_means
             self.leader = max(means, key=lambda number: means[number], default=None)
+            *over, under_way = rounds(state)
+            self.num_racing, self.num_rounds_over = len(under_way), len(over)
+        elif self.config.is_comparison:
+            self.num_racing = len(self.config.recipes)
+        else:
+            others = num_recipes(state) - 1  # the first trial is the baseline's
+            self.num_racing = 1 + min(num_finalists(state), others)
 
     @property
     def _state(self) -> StudyState:
@@ -211,13 +231,13 @@ class Progress:
             if r.run.trial == trial and not r.run.is_of_search and r.state == "completed"
         ]
 
-    def spent(self, elapsed_s: float) -> tuple[float, float]:
+    def spent(self, trained_s: float) -> tuple[float, float]:
         """How much of the study is done, and all of it.
 
         Both are in the unit of the study's budget, and in epochs where that is trials.
 
         Args:
-            elapsed_s: of this session.
+            trained_s: time since the first run of this session began.
         """
         budget, config = self.config.budget, self.config
         match unit_of(config):
@@ -228,7 +248,32 @@ class Progress:
             case "runs":
                 return self.epochs_trained / config.epochs, budget.amount
             case "seconds":
-                return self.busy_s + elapsed_s, budget.amount
+                return self.busy_s + trained_s, budget.amount
+
+    @property
+    def epochs_left(self) -> tuple[float, float]:
+        """Epochs that are still to come, at least and at most.
+
+        They are those of the search, of the race, and of the runs that are under way. How long the
+        race will be is not known before it is over.
+        """
+        config, runs = self.config, self._runs
+        searched = sum(run.stop_epochs for run in runs if run.is_of_search)
+        is_over = config.is_comparison or any(run.kind == "confirm" for run in runs)
+        planned = searched if is_over else cost_of_looks(config, num_recipes(self._state))
+        under_way = sum(it.run.stop_epochs - it.epochs for it in self.running.values())
+        seed = config.seed + 1 + self.num_rounds_over
+        begun = sum(not run.is_of_search and run.seed >= seed for run in runs)
+        of_round = (self.num_racing - 1) * config.epochs + config.horizon_of(BASELINE)
+        each = of_round / self.num_racing
+        fewest, most = (
+            max(0, planned - searched) + under_way + max(0, number - begun) * each
+            for number in race_runs(config, self.num_racing, num_over=self.num_rounds_over)
+        )
+        if unit_of(config) in ("epochs", "runs"):
+            in_epochs = 1 if config.budget.unit == "epochs" else config.epochs
+            most = min(most, config.budget.amount * in_epochs - self.epochs_trained)
+        return min(fewest, most), most
 
     def _epochs_of_plan(self) -> tuple[float, float]:
         """Epochs that are behind, and all that are expected; neither ever becomes smaller.

@@ -13,11 +13,14 @@ from lrtune.decide.plan import outcome
 from lrtune.decide.recommend import recommend
 from lrtune.reporting import wording
 from lrtune.reporting.document import Document, Report, compose
+from lrtune.reporting.trials import unconfirmed_value
 
 NUM_COLUMNS_FOR_ALL = 110
 NARROW = ("value", "difference", "probability_best", "convergence", "test_value")
-"""Fields of the contenders that 80 columns have room for."""
-LOOK_LEGEND = "Tau: Kendall's, of two rankings; 1: they agree, 0: they have nothing in common."
+"""Fields of the contenders that 80 columns have room for, mostly; the last go first."""
+NAME_COLUMNS = 11
+"""Room that is left for the names of the contenders, which may take several lines."""
+LOOK_LEGEND = "Tau is Kendall's: 1 where two rankings agree, 0 where they have nothing in common."
 
 
 def print_recommendation(report: Report, console: Console, folder: Path | None = None) -> None:
@@ -44,14 +47,14 @@ def print_recommendation(report: Report, console: Console, folder: Path | None =
     if any(row.num_seeds for row in document.contenders):
         console.print()
         wide = console.width >= NUM_COLUMNS_FOR_ALL
-        console.print(_table(document, wide=wide))
+        console.print(_table(document, console.width, wide=wide))
         console.print()
         for row in document.contenders:
             console.print(Text(f"{row.name}: {row.recipe}"))
         console.print()
         best = "in the lead" if document.compares else "recommended"
         ties = any("tie" in row.marks for row in document.contenders)
-        legend = f"> {best}   = a tie with it   " * ties
+        legend = f"> {best}   = ties with it   " * ties
         objective = report.state.config.objective
         metric = f"{objective.title}{wording.reading(objective)}"
         text = f"{legend}{metric}; best: probability that nothing here is better"
@@ -63,7 +66,7 @@ def print_recommendation(report: Report, console: Console, folder: Path | None =
         if document.optimism:
             console.print(Text(document.optimism, style="dim"))
     console.print(Text(str(document.cost), style="dim"))
-    if document.looks:
+    if any(look.num_trials for look in document.looks):
         console.print()
         console.print(_look_table(document))
         console.print(Text(LOOK_LEGEND, style="dim"))
@@ -88,10 +91,11 @@ def print_studies(states: Sequence[StudyState], console: Console | None = None) 
         objective, best = state.config.objective, UNKNOWN
         if recommendation := recommend(state):
             contender = recommendation.best
-            value = objective.text(contender.search_value)
             if contender.values:
-                value = objective.summary(contender.values)
-            best = f"{objective.title} {value}"
+                best = f"{objective.title} {objective.summary(contender.values)}"
+            else:
+                metric, value, _ = unconfirmed_value(state, contender)
+                best = f"{metric.title} {metric.text(value)}, not confirmed"
         running = any(record.state == "running" and not record.orphaned for record in state.records)
         if ended := outcome(state):
             stage = "given up" if ended.failed else "done"
@@ -102,18 +106,31 @@ def print_studies(states: Sequence[StudyState], console: Console | None = None) 
     console.print(table if states else Text("There are no studies yet."))
 
 
-def _table(document: Document, *, wide: bool) -> Table:
-    """The contenders side by side. A narrow one has the columns of `NARROW`."""
+def _table(document: Document, width: int, *, wide: bool) -> Table:
+    """The contenders side by side.
+
+    A narrow one has as many of the columns of `NARROW` as fit, so that no number is broken.
+    """
+    gap = 2 if wide else 1
+    rows = document.contenders
     columns = [column for column in document.columns if wide or column.field in NARROW]
-    table = _plain_table(gap=2 if wide else 1)
+    sizes = [
+        max(len(word) for word in (*column.heading.split(), *column.texts(rows)))
+        for column in columns
+    ]
+    while len(sizes) > 1 and NAME_COLUMNS + sum(gap + size for size in sizes) > width:
+        columns.pop()
+        sizes.pop()
+    whole = [max(size, len(column.heading)) for column, size in zip(columns, sizes, strict=True)]
+    if max(2 + len(row.name) for row in rows) + sum(gap + size for size in whole) <= width:
+        sizes = whole  # no heading needs two lines
+    table = _plain_table(gap=gap)
     table.add_column("", overflow="fold")
-    for column in columns:
-        table.add_column(
-            column.heading, justify="right", overflow="fold"
-        )  # of a short line nothing is lost
-    for row in document.contenders:
+    for column, size in zip(columns, sizes, strict=True):
+        table.add_column(column.heading, justify="right", overflow="fold", width=size)
+    for row, *values in zip(rows, *(column.texts(rows) for column in columns), strict=True):
         mark = ">" if row.recommended else "=" if "tie" in row.marks else " "
-        cells = [f"{mark} {row.name}", *(str(getattr(row, column.field)) for column in columns)]
+        cells = [f"{mark} {row.name}", *values]
         table.add_row(*map(Text, cells), style="bold" if row.recommended else "")
     return table
 

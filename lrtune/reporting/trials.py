@@ -6,13 +6,16 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from lrtune.core.objective import Objective
 from lrtune.core.run import RunRecord
 from lrtune.core.study import Look, StudyConfig, StudyState
 from lrtune.decide.looks import LookSummary, full_lr
+from lrtune.decide.plan import outcome
+from lrtune.decide.recommend import Contender
 from lrtune.decide.trials import Trial, best_first, trials_of
 from lrtune.reporting import wording
 
-ENDS = ("pruned", "diverged", "failed", "running")
+ENDS = ("pruned", "diverged", "failed", "running", "interrupted")
 
 
 class LookRow(NamedTuple):
@@ -76,6 +79,20 @@ def finished_trials(state: StudyState) -> list[Trial]:
     )
 
 
+def unconfirmed_value(state: StudyState, contender: Contender) -> tuple[Objective, float, int]:
+    """What the search knows of a recipe without fresh seeds.
+
+    Returns:
+        The metric, its value, and the number of looks that it is of; 0 for one full run.
+    """
+    if not math.isnan(contender.search_value):
+        return state.config.objective, contender.search_value, 0
+    # By its recipe, since the baseline itself is among the trials.
+    trial = next(t for t in best_first(trials_of(state)) if t.recipe == contender.recipe)
+    ranked_by = state.config.ranked_by
+    return ranked_by, ranked_by.signed(trial.score), trial.level
+
+
 def left_of(state: StudyState) -> list[Trial]:
     """Trials that had looks and no more, though nothing was wrong with them, best first."""
     racing = _racing(state)
@@ -100,15 +117,21 @@ def fates(state: StudyState) -> str:
     left = {trial.number: trial.level for trial in left_of(state)}
     looks = Counter(left.values())
     ends = Counter(
-        str(t.runs[-1].state) for t in trials if t.number not in left and t.number not in racing
+        wording.run_state(t.runs[-1])
+        for t in trials
+        if t.number not in left and t.number not in racing
     )
-    parts = [f"{len(racing):,} raced in full with fresh seeds"] if racing else []
+    race = "raced in full" if outcome(state) else "in the race of full runs"
+    parts = [f"{len(racing):,} {race} with fresh seeds"] if racing else []
     for level in sorted(looks, reverse=True):
         parts.append(f"{looks[level]:,} had {wording.count(level, 'look')}")
     if num_full := ends["completed"]:
         parts.append(f"{num_full:,} trained in full")
     parts += [f"{ends[end]:,} {end}" for end in ENDS if ends[end]]
     sentence = f"Of {wording.count(len(trials), 'trial')}: {', '.join(parts)}."
+    if len(parts) == 1:  # of all alike no number is said twice
+        all_trials = f"All {len(trials):,} trials" if len(trials) > 1 else "The one trial"
+        sentence = f"{all_trials} {parts[0].partition(' ')[2]}."
     if num_early := sum(record.epochs_missing > 0 for record in state.records):
         runs = wording.count(num_early, "run")
         sentence += f" {runs} of all ended before the last epoch by their own early stopping."
@@ -130,8 +153,8 @@ def look_rows(config: StudyConfig, looks: Sequence[LookSummary]) -> tuple[LookRo
 
 
 def look_name(config: StudyConfig, look: Look) -> str:
-    """`3 epochs`, or `3 epochs, another seed`."""
-    return look.label + (", another seed" if look.seed != config.seed else "")
+    """`3 epochs`, or `3 epochs, new seed`."""
+    return look.label + (", new seed" if look.seed != config.seed else "")
 
 
 def look_note(config: StudyConfig, looks: Sequence[LookSummary]) -> str:

@@ -11,9 +11,8 @@ from lrtune.core.counts import count as count
 from lrtune.core.objective import UNKNOWN, Objective
 from lrtune.core.optimizers import OPTIMIZERS, OWN
 from lrtune.core.recipe import ParameterGroup, Recipe, in_words
-from lrtune.core.run import BASELINE, Run
+from lrtune.core.run import BASELINE, Run, RunRecord
 from lrtune.core.study import RangeResult, StudyConfig
-from lrtune.decide.convergence import Convergence
 from lrtune.decide.horizons import BestLR
 from lrtune.decide.noise import Difference
 
@@ -95,11 +94,6 @@ def difference(objective: Objective, difference: Difference | None) -> str:
     return f"{mean} {interval or '(no interval)'}"
 
 
-def convergence(measured: Convergence, target: float) -> str:
-    """`7 [6, 9] of 12`; a dash where there is no target."""
-    return UNKNOWN if math.isnan(target) else str(measured)
-
-
 def probability(value: float) -> str:
     """`74 %`; `< 1 %` and `> 99 %` where the digits would claim to be certain."""
     if math.isnan(value):
@@ -119,6 +113,11 @@ def recipe_name(config: StudyConfig, trial: int) -> str:
     if config.is_comparison:
         return config.recipes[max(trial, 0)].name
     return "baseline" if trial == BASELINE else f"trial {trial}"
+
+
+def run_state(record: RunRecord) -> str:
+    """How a run has ended; one that nobody trains any more is `interrupted`."""
+    return "interrupted" if record.orphaned else record.state
 
 
 def run_name(config: StudyConfig, run: Run) -> str:
@@ -142,6 +141,25 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def about(low_s: float, high_s: float) -> str:
+    """A time that is not known well: `about 40 s`, `about 3 to 8 min`, `about 50 min to 2 h`."""
+    (low, low_unit), (high, high_unit) = _roughly(low_s), _roughly(high_s)
+    if (low, low_unit) == (high, high_unit):
+        return f"about {high} {high_unit}"
+    unit = "" if low_unit == high_unit else f" {low_unit}"
+    return f"about {low}{unit} to {high} {high_unit}"
+
+
+def _roughly(seconds: float) -> tuple[int, str]:
+    if seconds < 95:
+        return max(10, 10 * round(seconds / 10)), "s"
+    minutes = seconds / 60
+    if minutes < 95:
+        return round(minutes), "min"
+    hours = minutes / 60
+    return (round(hours), "h") if hours < 48 else (round(hours / 24), "days")
+
+
 def task(source: Mapping[str, Any]) -> str:
     """`small-cnn on fashion-mnist`, or the file or object that the task comes from."""
     if "model" in source and "data" in source:
@@ -158,12 +176,12 @@ def range_result(result: RangeResult) -> str:
     """What a range test found, or that it found nothing and why."""
     name, sweeps = optimizer_title(result.optimizer), count(len(result.curves), "sweep")
     if result.interval is None:
-        return f"{name}: no signal in {sweeps}. {result.reason}"
+        return f"{name}: no signal in {sweeps}: {result.reason}"
     low, high, start = map(
         lr, (result.interval.low, result.interval.high, result.interval.suggestion)
     )
     advice = f"use a peak LR of {start}, or search from {low} to {high}"
-    return f"{name}: {advice} ({sweeps}). The interval goes {result.rule}."
+    return f"{name}: {advice}. Found by {sweeps}: the interval goes {result.rule}."
 
 
 def recipe_label(recipe: Recipe, baseline: Recipe) -> str:

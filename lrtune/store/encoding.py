@@ -89,14 +89,14 @@ def compared(config: StudyConfig) -> dict[str, Any]:
 
 
 def digest(config: StudyConfig) -> str:
-    """Six hexadecimal digits of what `compared` gives.
+    """Four hexadecimal digits of what `compared` gives.
 
     What was added later counts only where it is not as it was before.
     """
     values = compared(config)
     before = {"tried": [], "follows": True, "own_epochs": 0}
     values = {key: value for key, value in values.items() if before.get(key, ...) != value}
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:6]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:4]
 
 
 def ranges_to_json(results: tuple[RangeResult, ...]) -> str:

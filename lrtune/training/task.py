@@ -4,7 +4,6 @@ import hashlib
 import importlib.util
 import shlex
 import sys
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from numbers import Integral
@@ -16,11 +15,21 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from lrtune.core.decays import Plateau
-from lrtune.core.errors import InputError, Problems, TaskError
+from lrtune.core.errors import InputError, Problems, TaskError, raised
 from lrtune.core.objective import TOP1, Objective, averaged
 from lrtune.core.recipe import Recipe, default_recipe
 from lrtune.core.run import LOSSES
-from lrtune.core.sources import CommandLine, CommandOptions, NamedTask, TaskFile, TaskSource
+from lrtune.core.sources import (
+    DEFAULT_EPOCHS,
+    OTHER_EPOCHS,
+    SMALL_BATCH,
+    SMALL_DATA,
+    CommandLine,
+    CommandOptions,
+    NamedTask,
+    TaskFile,
+    TaskSource,
+)
 from lrtune.core.study import TrainSettings
 from lrtune.training.fingerprint import fingerprint
 from lrtune.training.native.data.batches import Source, is_stream
@@ -207,12 +216,6 @@ def _metric_problems(task: Task, objective: Objective) -> list[str]:
     return problems
 
 
-DEFAULT_EPOCHS = {
-    "cluttered-digits": 18, "digits": 20, "mnist": 5, "fashion-mnist": 12, "cifar10": 20,
-    "cifar100": 30,
-}  # fmt: skip
-
-
 def build_named_task(named: NamedTask) -> Task:
     """The task that the names stand for, its data read and its model tried once.
 
@@ -235,15 +238,18 @@ def build_named_task(named: NamedTask) -> Task:
     channels, image_size = splits.train.images.shape[1], splits.train.images.shape[-1]
     shape = {"num_classes": splits.num_classes, "channels": channels, "image_size": image_size}
     check_model(named.model, **shape)
+    is_small = len(splits.train) < SMALL_DATA
+    folder = folder_of(named.data)
+    name = folder.name if folder else named.data
     return Task(
-        name=f"{splits.name}-{named.model}",
+        name=name if named.model == NamedTask.model else f"{name}-{named.model}",
         model=lambda: build_model(named.model, **shape),
         train=splits.train,
         validation=splits.validation,
         test=splits.test,
         num_classes=splits.num_classes,
-        epochs=DEFAULT_EPOCHS.get(named.data, 20),
-        settings=TrainSettings(batch_size=64 if len(splits.train) < 5000 else 128),
+        epochs=DEFAULT_EPOCHS.get(named.data, OTHER_EPOCHS),
+        settings=TrainSettings(batch_size=SMALL_BATCH if is_small else TrainSettings.batch_size),
         data_facts=splits.facts,
     )
 
@@ -274,9 +280,7 @@ def load_task_file(path: Path) -> Task:
         if callable(task) and not isinstance(task, Task):
             task = task()
     except Exception as error:
-        raise TaskError(
-            f"{path}: raised {type(error).__name__} while it was read{_at(error, path)}: {error}"
-        ) from error
+        raise TaskError(f"{path}: reading it failed: {raised(error)}") from error
     if not isinstance(task, Task):
         what = "has no `task`" if task is None else f"has a `task` that is a {type(task).__name__}"
         raise TaskError(
@@ -402,8 +406,7 @@ def source_from(described: Mapping[str, Any]) -> TaskSource:
     if "python" in described:
         raise InputError(
             f"this study's task, {described['python']!r}, is a Python object: call lrtune.search "
-            "with it and the "
-            "study's name again."
+            "with it and the study's name again, or lrtune.compare with it."
         )
     if "command" in described:
         return _command_from(described)
@@ -456,9 +459,3 @@ def _at_least(low: int, value: object) -> bool:
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _at(error: Exception, path: Path) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if Path(frame.filename) == path.absolute()]
-    return f" (line {lines[-1]})" if lines else ""

@@ -30,9 +30,9 @@ def test_every_option_has_help_that_is_a_sentence_and_a_flag_of_its_own(kind):
     ]
 
 
-def test_ten_options_of_a_search_are_essential():
+def test_twelve_options_of_a_search_are_essential():
     options = [*options_of(TypedTask), *options_of(commands.Search)]
-    assert sum(bool(option.option and option.option.essential) for option in options) == 10
+    assert sum(bool(option.option and option.option.essential) for option in options) == 12
 
 
 @takes(commands.Search)

@@ -1,9 +1,12 @@
 """The exceptions that users see."""
 
 import pickle
+from pathlib import Path
 
 import pytest
+import torch
 
+import lrtune
 from lrtune.core.errors import (
     DataError,
     InputError,
@@ -14,6 +17,7 @@ from lrtune.core.errors import (
     TrialError,
     check,
     first_line,
+    is_of_user,
 )
 
 
@@ -37,9 +41,32 @@ def test_an_input_error_lists_every_problem(given, problems, text):
 
 
 def test_an_input_error_survives_the_way_from_a_worker_process():
-    arrived = pickle.loads(pickle.dumps(InputError(["one rule", "another"])))
+    sent = InputError(["one rule", "another"])
+    sent.add_note("a note")
+    arrived = pickle.loads(pickle.dumps(sent))
     assert arrived.problems == ("one rule", "another")
     assert str(arrived) == "one rule\nanother"
+    assert arrived.__notes__ == ["a note"]
+    assert arrived.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("file", "is_users"),
+    [
+        ("/home/me/net.py", True),
+        ("net.py", True),
+        (f"{Path(lrtune.__file__).parent}_data/net.py", True),
+        (f"{Path(lrtune.__file__).parent}/cli.py", False),
+        (torch.__file__, False),
+        (pickle.__file__, False),
+        ("<stdin>", True),
+        ("<ipython-input-3-0123>", True),
+        ("<frozen importlib._bootstrap>", False),
+        ("<string>", False),
+    ],
+)
+def test_whose_code_a_file_is(file, is_users):
+    assert is_of_user(file) == is_users
 
 
 def test_all_rules_that_do_not_hold_are_raised_together():

@@ -32,14 +32,15 @@ def test_convergence_epoch(top1s, target, epoch):
     ("epochs", "num_reached", "text"),
     [
         ((), 0, "not measured"),
-        ((7,), 1, "7 [7, 7] of 12"),
+        ((7,), 1, "7 of 12"),
         ((9, 6, 7), 3, "7 [6, 9] of 12"),
+        ((6, 6, 6), 3, "6 of 12"),
         ((6, 7), 2, "6.5 [6, 7] of 12"),
-        ((6, None, 7), 2, "7 [6, not reached] of 12"),
-        ((None, 6, None), 1, "not reached [6, not reached] of 12"),
-        ((6, None), 1, "not reached [6, not reached] of 12"),
-        ((None,), 0, "not reached in 12"),
-        ((None, None, None), 0, "not reached in 12"),
+        ((6, None, 7), 2, "7, by 2 of 3 in 12 epochs"),
+        ((None, 6, None), 1, "by 1 of 3 in 12 epochs"),
+        ((6, None), 1, "by 1 of 2 in 12 epochs"),
+        ((None,), 0, "not reached in 12 epochs"),
+        ((None, None, None), 0, "not reached in 12 epochs"),
     ],
 )
 def test_convergence_over_seeds(epochs, num_reached, text):

@@ -56,7 +56,7 @@ def test_a_lower_loss_is_recommended_with_the_sign_of_the_loss():
     assert outcome.best.values == (0.3, 0.32, 0.34)
     assert (outcome.target, outcome.target_source) == (
         0.51,
-        "the baseline's median final validation loss over 3 seeds",
+        "the median final validation loss of the baseline over 3 seeds",
     )
     # of scores: 0.19 +- 8.0728 * 0.01 / sqrt(3), and of the loss the other way round
     half = 8.0728 * 0.01 / math.sqrt(3)
@@ -72,7 +72,7 @@ def test_a_lower_loss_is_recommended_with_the_sign_of_the_loss():
 def test_a_higher_loss_is_not():
     outcome = recommend(study(*runs("confirm", 0.6, 0.62, 0.64)))
     assert outcome.best is outcome.baseline
-    assert outcome.verdict == "Nothing that was confirmed beats the baseline: keep it."
+    assert outcome.verdict == "No recipe that was confirmed beats the baseline."
     assert outcome.contenders[1].difference.mean == pytest.approx(-0.11)
 
 
@@ -80,7 +80,7 @@ def test_a_loss_that_chance_explains_is_a_tie():
     outcome = recommend(study(*runs("confirm", 0.45, 0.55, 0.51)))
     assert outcome.verdict.startswith("-0.007 in validation loss against the baseline, 95 % ")
     assert "no gain is proved" in outcome.verdict
-    assert "Trial 0 is a tie with the baseline: 3 fresh seeds do not tell them apart." in (
+    assert "Trial 0 ties with the baseline: 3 fresh seeds do not tell them apart." in (
         outcome.verdict
     )
 

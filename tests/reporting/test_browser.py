@@ -168,7 +168,7 @@ def test_first_screen_says_what_to_use_and_how_sure_that_is(done, opened, look):
             "91.60 ± 0.36",
             "baseline 89.60 ± 0.06",
             "95 % interval",
-            "a tie with",
+            "ties with",
         ):
             assert words in said
 

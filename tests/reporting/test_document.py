@@ -171,16 +171,20 @@ def test_first_screen_of_a_finished_study(done):
     )
     assert difference[:2] == ("To baseline, points", "+2.00")
     assert re.fullmatch(r"95 % interval \[\+1\.\d\d, \+2\.\d\d\]", difference.note)
-    assert best.label == "Probability best"
-    assert best.note == f"of 4; a tie with {len(done.recommendation.ties)} of them"
+    assert best.label == "Probability that it is the best"
+    assert best.note == f"of 4 recipes; it ties with {len(done.recommendation.ties)} of them"
 
 
 def test_a_baseline_that_diverged_gives_no_target(done):
     found = replace(done.recommendation, target=math.nan, target_source="the baseline diverged")
     document = compose(replace(done, recommendation=found))
-    assert document.target == "No target: the baseline diverged; give `--target`."
+    assert document.target == (
+        "Convergence is not known: it has no target, since the baseline diverged. Give one with "
+        "`--target`."
+    )
     assert {row.convergence for row in document.contenders} == {"–"}
-    assert document.facts[1] == ("Convergence, epoch", "–", "no target; baseline –")
+    assert "convergence" not in {column.field for column in document.columns}
+    assert not any(fact.label.startswith("Convergence") for fact in document.facts)
 
 
 def test_a_difference_without_an_interval_on_the_first_screen(done):
@@ -325,14 +329,23 @@ def spending(asked, trained, reused):
         ({"num_runs": {}}, "Nothing has been trained yet."),
         (
             {},
-            "1,240 epochs asked for: 424 trained in 35 s, 60 reused, 756 avoided; 50 trials, 6 of "
-            "them in full; 29 runs completed.",
+            "424 epochs trained in 35 s and 60 taken over from other runs, of 1,240 that all "
+            "recipes in full would take; 50 trials, 6 of them in full; 29 runs completed.",
         ),
         (
             {"epochs_again": 9, "num_runs": {"completed": 1, "pruned": 1200}},
-            "1,240 epochs asked for: 424 trained in 35 s (9 of them a second time, their "
-            "checkpoint gone), 60 reused, 756 avoided; 50 trials, 6 of them in full; 1 run "
-            "completed, 1,200 pruned.",
+            "424 epochs trained in 35 s (9 of them a second time, their checkpoint gone) and 60 "
+            "taken over from other runs, of 1,240 that all recipes in full would take; 50 trials, "
+            "6 of them in full; 1 run completed, 1,200 pruned.",
+        ),
+        (
+            {"spending": spending(424, 424, 0), "num_finished": 0},
+            "424 epochs trained in 35 s; 50 trials, none of them in full; 29 runs completed.",
+        ),
+        (
+            {"spending": spending(600, 424, 0), "num_finished": 50},
+            "424 epochs trained in 35 s, of 600 that all recipes in full would take; 50 trials, "
+            "all in full; 29 runs completed.",
         ),
         (
             {
@@ -341,13 +354,14 @@ def spending(asked, trained, reused):
                 "num_finished": 1,
                 "num_runs": {"running": 2},
             },
-            "1 epoch asked for: 7 trained in 35 s, 0 reused, none avoided, 6 added by looks; "
-            "1 trial, 1 of them in full; 2 runs running.",
+            "7 epochs trained in 35 s, 6 more than all recipes in full would take; 1 trial in "
+            "full; 2 runs running.",
         ),
         (
             {"num_trials": 0, "num_finished": 0, "retries": 2},
-            "1,240 epochs asked for: 424 trained in 35 s, 60 reused, 756 avoided; 29 runs "
-            "completed; a run lost its worker 2 times, and went on with another.",
+            "424 epochs trained in 35 s and 60 taken over from other runs, of 1,240 that all "
+            "recipes in full would take; 29 runs completed; a run lost its worker 2 times, and "
+            "went on with another.",
         ),
     ],
 )
@@ -364,7 +378,7 @@ def test_study_with_looks(looked):
     assert document.looks == (
         ("1: 2 epochs", 18, "0.33", "–", "1.00"),
         ("2: 4 epochs", 3, "–", "–", "0.82"),
-        ("3: 4 epochs, another seed", 2, "–", "–", "–"),
+        ("3: 4 epochs, new seed", 2, "–", "–", "–"),
     )
     assert "Looks are ranked by validation loss." in document.look_note
     assert document.finished == ()
@@ -402,7 +416,7 @@ def test_looks_that_are_ranked_by_the_objective_are_not_compared_with_it(looked_
     config = replace(looked_config, rank_by=None)
     document = compose(report_of(looked_state(config)))
     assert document.tables["looks"].headings == (
-        "Look", "Trials", "Tau with the next", "Best peak LR",
+        "Look", "Trials", "Tau with next", "Best peak LR",
     )  # fmt: skip
     assert {len(row) for row in document.tables["looks"].rows} == {4}
     assert "Looks are ranked by Top-1." in document.look_note
@@ -434,10 +448,29 @@ def test_the_settings_are_every_stored_option_by_its_label(config):
         "Batch size": "128", "Largest norm of the gradient": "1.5", "Augmentation by lrtune": "no",
         "Half-life of the averaged weights, epochs": "0.5", "Compiled model": "no",
         "Sampler": "tpe", "Looks are ranked by": "val_loss:min", "Target": "the baseline's median",
-        "Looks": "1 epoch; 3 epochs; 3 epochs, another seed", "Proof": "full",
+        "Looks": "1 epoch; 3 epochs; 3 epochs, new seed", "Proof": "full",
         "Smallest difference that matters": "0.2",
     }.items() <= settings.items()  # fmt: skip
     assert dict(compose(report_of(StudyState(config=config), {})).settings)["Looks"] == "none"
+
+
+def test_what_an_automatic_setting_came_to_stands_beside_it(config):
+    changed = replace(
+        config, environment={"Device": "CPU, made up", "Precision": "fp32", "OS": "x"}
+    )
+    settings = compose(report_of(StudyState(config=changed), {})).settings
+    labels = [label for label, _ in settings]
+    assert len(set(labels)) == len(labels)
+    assert dict(settings)["Device"] == "CPU, made up (asked for: auto)"
+    assert dict(settings)["Precision"] == "fp32 (asked for: auto)"
+
+
+def test_a_run_that_nobody_trains_any_more_is_interrupted(config):
+    state = stages(config)["in the first looks"].state
+    orphans = [replace(r, orphaned=r.state == "running") for r in state.records]
+    cost = compose(report_of(replace(state, records=tuple(orphans)), {})).cost
+    assert cost.num_runs.get("interrupted") == sum(r.orphaned for r in orphans) > 0
+    assert "running" not in cost.num_runs
 
 
 def test_peak_memory_is_that_of_the_process_that_took_most(done):
@@ -499,13 +532,14 @@ def test_unconfirmed_says_so(config):
 
 def test_best_that_was_not_trained_in_full_says_so(config):
     document = compose(stages(config)["looks alone"])
-    note = "trial 2, chosen by 3 looks, with validation loss 0.3882"
-    assert document.facts[0][1:] == ("–", note)
+    note = "trial 2, after 3 looks, not confirmed"
+    assert document.facts[0] == ("Validation loss", "0.3882", note)
     assert document.learning_curves == ()
     assert not document.shows_contenders
     assert document.contenders_title == "Not confirmed with fresh seeds"
     assert document.target == (
-        "No target: convergence is measured against the baseline, which was not trained in full."
+        "Convergence is not known: its target is that of the baseline, which was not trained in "
+        "full."
     )
     running = compose(stages(config)["in the first looks"])
     assert running.target.endswith("the baseline, which has not finished.")
@@ -528,13 +562,14 @@ def test_what_is_not_confirmed_says_why(config, stage, end):
 
 def test_the_baseline_may_be_the_best_by_looks_alone(config):
     document = compose(stages(config)["looks alone for the baseline"])
-    assert document.facts[0].note.startswith("baseline, chosen by 3 looks, with validation loss")
+    assert document.facts[0].label == "Validation loss"
+    assert document.facts[0].note == "baseline, after 3 looks, not confirmed"
     assert [row.name for row in document.contenders] == ["baseline"]
 
 
 def test_a_target_that_is_still_to_come_asks_for_nothing(config):
     target = compose(stages(config)["racing"]).target
-    assert target.startswith("No target yet: the baseline has fewer than 3 seeds.")
+    assert target.startswith("Convergence is not known yet: it has no target, since the base")
 
 
 def test_trials_that_raced_were_trained_in_full(config, looked):
@@ -557,7 +592,7 @@ def test_ties_are_said(config):
         ("worse than the baseline", "Keep the baseline: train 12 epochs"),
         ("in the first looks", "Not confirmed: train 12 epochs"),
         ("looks alone", "Not confirmed: train 12 epochs"),
-        ("looks alone for the baseline", "Not confirmed. Keep the baseline: train 12 epochs"),
+        ("looks alone for the baseline", "Keep the baseline, which is not confirmed: train 12"),
         ("no proof", "Not confirmed: train 12 epochs"),
         ("unconfirmed", "Not confirmed: train 12 epochs"),
         ("quick", "Train 12 epochs"),
@@ -580,7 +615,7 @@ def test_no_signal_gives_its_reason(config):
     said = compose(stages(config)["no signal"]).range_tests
     assert (
         said[0]
-        == "SGD: no signal in 3 sweeps. The loss fell by less than its noise at every learning "
+        == "SGD: no signal in 3 sweeps: The loss fell by less than its noise at every learning "
         "rate."
     )
     assert said[1].startswith("AdamW: use a peak LR of 0.21, or search from 0.012 to 0.94")

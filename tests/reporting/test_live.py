@@ -64,6 +64,17 @@ def test_plain_lines_one_a_run_and_one_a_note(config, empty):
     ]
 
 
+def test_a_run_that_failed_by_the_users_code_shows_where(config, empty):
+    reason = 'the task failed in training (epoch 2): KeyError: 7\n  File "net.py", line 3, in loss'
+    failed = replace(baseline_records()[0], state="failed", reason=reason)
+    text, _ = shown(config, empty, [RunEnded(failed)])
+    first, second = text.splitlines()
+    assert first.startswith(f"baseline-0 failed ({reason.splitlines()[0]}): 12 of 12 epochs")
+    assert second == '  File "net.py", line 3, in loss'
+    _, text = shown(config, empty, [RunEnded(failed)], terminal=True, width=120)
+    assert text.splitlines()[-1] == f"baseline-0 failed: {reason.splitlines()[0]}"
+
+
 def test_slow_epochs_have_a_plain_line(config, empty):
     record = baseline_records()[0]
     slow = replace(record.measurements[0], seconds=11.0)
@@ -93,7 +104,7 @@ def test_terminal_shows_the_running_and_the_best(config, empty):
     assert header.startswith("digits-<first> · small-cnn on digits · cpu, fp32")
     assert overall.startswith("search")
     assert "trial 3 of 11" in overall
-    assert "ETA" in overall
+    assert re.search(r"elapsed  about .* left", overall)
     assert all(word in run for word in ("trial-0001", "3/12", "LR ", "loss ", "ex/s", "sgd 0.35"))
     assert "best so far 91.32 % (trial-0000: sgd 0.213" in best_line
     assert "baseline 89.66 %" in best_line
@@ -105,12 +116,12 @@ def test_terminal_shows_the_running_and_the_best(config, empty):
     [
         (
             60,
-            r"confirmation [━╸╺ ]+ 1 of 9–20 runs  ETA .+s",
+            r"confirmation [━╸╺ ]+ 1 of 9–20 runs  about .+ left",
             "trial-0002-confirm-0 10/12 91.16 % sgd 0.28, warmup 1 ep, w…",
         ),
         (
             80,
-            r"confirmation [━╸╺ ]+ 1 of 9–20 runs  .+ elapsed  ETA .+s",
+            r"confirmation [━╸╺ ]+ 1 of 9–20 runs  .+ elapsed  about .+ left",
             "trial-0002-confirm-0 10/12 91.16 % LR 0.108 loss 0.234 5.0 s left sgd 0.28, war…",
         ),
     ],
@@ -273,6 +284,68 @@ def test_expected_runs(looked_config, changes, expected):
     # All have two seeds, and two of three finalists the third.
     rest = {("baseline", 12, 12): 3, ("confirm", 12, 12): 3 * 2 + 2}
     assert expected_runs(replace(looked_config, **changes)) == rest | expected
+
+
+# study, and the first run that has not begun: epochs that are still to come, at least and at most
+LOOKS, PROOF = 18 * 2 + 3 * 4 + 2 * 4, (9 * 12, 20 * 12)
+LEFT = [
+    ({}, None, (LOOKS + PROOF[0], LOOKS + PROOF[1])),
+    ({}, "trial-0006-look-1", (LOOKS - 12 + PROOF[0], LOOKS - 12 + PROOF[1])),
+    ({}, "baseline-0", PROOF),
+    ({}, "trial-0003-confirm-0", (7 * 12, 18 * 12)),
+    ({}, "trial-0002-confirm-2", (2 * 12, 2 * 3 * 12)),  # two are out after two rounds
+    ({"confirm": "0"}, None, (LOOKS, LOOKS)),
+    ({"confirm": "quick"}, None, (LOOKS + 24, LOOKS + 24)),
+    ({"budget": Budget(2, "trials"), "max_seeds": 3}, None, (2 * 2 + 4 + 4 + 60, 2 * 2 + 8 + 72)),
+    ({"budget": Budget(100, "epochs")}, None, (100, 100)),
+    ({"budget": Budget(400, "epochs")}, None, (180 + 15 * 12, 400)),
+    ({"budget": Budget(5, "runs")}, None, (56, 56)),
+]
+
+
+@pytest.mark.parametrize(("changes", "until", "left"), LEFT)
+def test_what_is_left_counts_the_proof(looked_config, changes, until, left):
+    config = replace(looked_config, **changes)
+    state = looked_at(config, until) if until else StudyState(config=config)
+    assert Progress.of(state).epochs_left == left
+
+
+def test_less_is_left_with_each_run_whatever_comes(looked_config, looked):
+    progress, left = Progress.of(StudyState(config=looked_config)), []
+    for record in looked.state.records:
+        for event in events_of(record):
+            progress.take(event)
+            left.append(progress.epochs_left)
+    assert all(fewest <= most for fewest, most in left)
+    most = [most for _, most in left]
+    assert most == sorted(most, reverse=True)
+    assert left[-1][0] == 0
+
+
+@pytest.mark.parametrize(("budget", "said"), [
+    ("18", "about 2 to 5 min left"), ("60ep", "about 40 s left"), ("1h", "to 60 min left"),
+])  # fmt: skip
+def test_the_time_left_is_a_range_by_the_pace_of_this_session(
+    looked_config, looked, monkeypatch, budget, said
+):
+    now = 1000.0
+    monkeypatch.setattr("lrtune.reporting.live.time.monotonic", lambda: now)
+    config = replace(looked_config, budget=Budget.parse(budget))
+    display = LiveDisplay(StudyState(config=config), Console(quiet=True), device="cpu", quiet=True)
+
+    def overall():
+        rendered = Console(file=io.StringIO(), width=120)
+        rendered.print(display._render())
+        return rendered.file.getvalue().splitlines()[1]
+
+    with display as show:
+        now += 600  # the range test has no part in the pace
+        assert "left" not in overall()
+        for record in looked.state.records[:10]:
+            for event in events_of(record):
+                now += isinstance(event, EpochEnded)
+                show(event)
+        assert said in overall()
 
 
 def test_progress_never_takes_a_step_back(looked_config, looked):

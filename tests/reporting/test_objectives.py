@@ -148,7 +148,7 @@ def test_sentences_of_a_loss(done):
     document = compose(by_objective(done, VAL_LOSS))
     assert document.target == (
         "Convergence is the first epoch with a validation loss of at most 0.01714 "
-        "(the baseline's median final validation loss over 3 seeds)."
+        "(the median final validation loss of the baseline over 3 seeds)."
     )
     assert document.optimism.startswith(
         "Winner's curse: the best search score of those confirmed was 0.01347 (trial 1); over 3 "
@@ -167,7 +167,7 @@ def test_sentences_of_a_share(done):
     document = compose(by_objective(done, F1))
     assert document.target == (
         "Convergence is the first epoch with f1 of at least 0.8961 "
-        "(the baseline's median final f1 over 3 seeds)."
+        "(the median final f1 of the baseline over 3 seeds)."
     )
     assert "0.00417 less" in document.optimism
     assert document.table_note.startswith("f1 (higher is better). Search: the one run")
@@ -472,7 +472,7 @@ def test_studies_have_the_name_of_their_metric(done, looked, config):
     assert [re.sub(r"^.*?\d {2,}\d+ +", "", line).strip() for line in lines] == [
         "validation loss 0.01405 ± 0.00051  done",
         "f1 0.9195 ± 0.0030  done",
-        "validation loss –  done",
+        "validation loss 0.02189, not confirmed  done",
         "Top-1 91.60 ± 0.36  done",
     ]
 

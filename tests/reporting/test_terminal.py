@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from lrtune.reporting.document import compose
 from lrtune.reporting.range_test import print_range_result
-from lrtune.reporting.terminal import print_recommendation, print_studies
+from lrtune.reporting.terminal import NARROW, print_recommendation, print_studies
 from tests.reporting.conftest import range_result, stages
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -54,9 +55,9 @@ def test_every_stage_fits_into_80_columns(config):
         ("unconfirmed", "Top-1, %: 92.02 (trial 1, one run of the search, not confirmed)"),
         (
             "in the second looks",
-            "Top-1, %: – (trial 3, chosen by 1 look, with validation loss 0.6276)",
+            "Validation loss: 0.6276 (trial 3, after 1 look, not confirmed)",
         ),
-        ("looks alone", "Top-1, %: – (trial 2, chosen by 3 looks, with validation loss 0.3882)"),
+        ("looks alone", "Validation loss: 0.3882 (trial 2, after 3 looks, not confirmed)"),
     ],
 )
 def test_the_top1_of_what_is_not_confirmed_is_told(config, stage, said):
@@ -72,6 +73,15 @@ def test_a_line_that_is_too_short_loses_nothing(done):
     assert "…" not in printed(lambda console: print_recommendation(done, console), 60)
 
 
+@pytest.mark.parametrize(("width", "num_columns"), [(35, 1), (50, 2), (60, 3), (75, 4), (80, 5)])
+def test_a_narrow_terminal_has_fewer_columns_and_breaks_no_number(done, width, num_columns):
+    lines = printed(lambda console: print_recommendation(done, console), width).splitlines()
+    for row in compose(done).contenders:
+        cells = [str(getattr(row, field)) for field in NARROW[:num_columns]]
+        expected = f"{row.name} {' '.join(cells)}"
+        assert expected in [" ".join(line.lstrip("> =").split()) for line in lines]
+
+
 def test_studies(config, done):
     states = [done.state, stages(config)["nothing"].state]
     lines = printed(lambda console: print_studies(states, console), 100).splitlines()
@@ -79,6 +89,10 @@ def test_studies(config, done):
         "digits-<first>", "23", "246", "Top-1", "91.60", "±", "0.36", "done",
     ]  # fmt: skip
     assert lines[2].split()[-2:] == ["–", "stopped"]
+    unconfirmed = [stages(config)[stage].state for stage in ("looks alone", "in the second looks")]
+    lines = printed(lambda console: print_studies(unconfirmed, console), 100).splitlines()
+    assert "  validation loss 0.3882, not confirmed  done" in lines[1]
+    assert "  validation loss 0.6276, not confirmed  " in lines[2]
     assert printed(lambda console: print_studies([], console), 80) == "There are no studies yet.\n"
 
 
@@ -87,7 +101,7 @@ def test_range_test():
         lambda console: print_range_result(range_result(), Path("out"), console=console), 120
     )
     assert text.startswith(
-        "SGD: use a peak LR of 0.21, or search from 0.012 to 0.94 (3 sweeps). The interval goes"
+        "SGD: use a peak LR of 0.21, or search from 0.012 to 0.94. Found by 3 sweeps"
     )
     as_json = printed(
         lambda console: print_range_result(

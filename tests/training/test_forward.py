@@ -167,7 +167,7 @@ SHAPES = {
     ),
     "a row where a column is due, in a forward": (
         {"forward": lambda m, batch: (F.mse_loss(m(batch[0]), batch[1].float()), None, None)},
-        r"target size \(torch.Size\(\[10\]\)\) .*\(\[10, 3\]\).* \(test_forward.py:\d+",
+        r"target size \(torch.Size\(\[10\]\)\) .*\(\[10, 3\]\).*\n.*test_forward.py\", line \d+",
     ),
     "a loss for each example": (
         {"loss": nn.CrossEntropyLoss(reduction="none")},
@@ -322,7 +322,9 @@ def test_a_metric_that_fails_is_named(fails):
 
     metric = Running() if fails == "in its update" else lambda outputs, targets: 1 / 0
     training = opened(num_classes=3, metrics={"odd": metric})
-    with pytest.raises(TaskError, match=r"the metric 'odd' failed: ZeroDivisionError: .*test_for"):
+    with pytest.raises(
+        TaskError, match=r"the metric 'odd' failed: ZeroDivisionError: .*\n.*test_for"
+    ):
         losses(training)
 
 

@@ -51,7 +51,8 @@ def test_models_that_take_the_images_pass_the_check(name, channels, image_size):
 
 # name, channels, image size: why not
 REFUSED = [
-    ("vgg11", 1, 28, "output size is too small"),
+    ("vgg11", 1, 28, "they are too small for its layers. small-cnn"),
+    ("small-cnn", 1, 3, "they are too small for its layers. small-cnn"),
     ("vit_b_16", 1, 28, "indivisible by patch size"),
     ("maxvit_t", 3, 32, "not divisible by partition size"),
 ]
@@ -63,7 +64,7 @@ def test_models_that_cannot_take_the_images_say_why(name, channels, image_size, 
         check_model(name, num_classes=10, channels=channels, image_size=image_size)
     message = str(caught.value)
     assert message.startswith(
-        f"`model` '{name}' cannot take {image_size}x{image_size} images with {channels} channels: "
+        f"`model` '{name}' cannot take {image_size}x{image_size} images with {channels} channel"
     )
     assert reason in message.lower()
     assert "resnet18" in message

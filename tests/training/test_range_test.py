@@ -347,7 +347,7 @@ def test_a_task_is_swept_without_touching_the_random_states(training_of, identic
 @pytest.mark.parametrize("error", [ValueError("bad batch"), KeyboardInterrupt()], ids=repr)
 def test_a_task_that_breaks_off_leaves_the_random_states_alone(training_of, identical, error):
     before = random_states()
-    message = "the task could not be trained in the range test: ValueError: bad batch"
+    message = "the task failed in the range test: ValueError: bad batch"
     with pytest.raises((TaskError, KeyboardInterrupt)) as caught:
         range_test_of(
             training_of(loss=FailingLoss(Scaled().requires_grad_(False), error, at=7)),

@@ -202,15 +202,15 @@ NO_TASK = [
     ("task = 3", "must define `task`, .*, but it has a `task` that is a int."),
     ("def task(): return 'x'", "must define `task`, .*, but it has a `task` that is a str."),
     ("def task(): pass", "must define `task`, .*, but it has no `task`."),
-    ("def task(size): return size", "raised TypeError while it was read: .*missing 1 .*'size'"),
-    ("x = 1\n\nraise KeyError('lr')\n", r"raised KeyError while .* \(line 3\): 'lr'"),
+    ("def task(size): return size", "reading it failed: TypeError: .*missing 1 .*'size'"),
+    ("x = 1\n\nraise KeyError('lr')\n", "failed: KeyError: 'lr'\n.*, line 3, in <module>"),
     ("def task():\n    return inner()\n\ndef inner():\n    return 1 / 0\n",
-     r"raised ZeroDivisionError while it was read \(line 5\): division by zero"),
-    ("import json\n\njson.loads('{')", r"raised JSONDecodeError while .* \(line 3\): "),
-    ("import no_such_module_at_all", r"raised ModuleNotFoundError while .* \(line 1\): No module"),
-    ("x = 1\nx = (\n", r"raised SyntaxError while it was read: .*line 2\)"),
+     "ZeroDivisionError: division by zero\n.*, line 2, in task\n.*\n.*, line 5, in inner"),
+    ("import json\n\njson.loads('{')", "failed: JSONDecodeError: .*\n.*, line 3, in <module>"),
+    ("import no_such_module_at_all", "failed: ModuleNotFoundError: No module.*\n.*, line 1,"),
+    ("x = 1\nx = (\n", r"reading it failed: SyntaxError: .*line 2\)"),
     ("import lrtune\ntask = lrtune.Task(model=1, train=[], validation=[], num_classes=1)",
-     r"raised InputError while .* \(line 2\): `task.model` must .*\n`task.num_classes` must "),
+     "InputError: `task.model` must .*\n`task.num_classes` must .*\n.*, line 2, in <module>"),
 ]  # fmt: skip
 
 

@@ -9,10 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrtune.core.errors import LrtuneError, TaskError, place_of
+from lrtune.core.errors import LrtuneError, TaskError, raised
 from lrtune.core.objective import TOP1, Metrics
 from lrtune.training.native.data.images import Batches
-from lrtune.training.native.data.structure import concatenated, count_examples, describe, mapped
+from lrtune.training.native.data.structure import (
+    concatenated,
+    count_examples,
+    describe,
+    mapped,
+    noted,
+)
 from lrtune.training.native.devices import Arithmetic
 from lrtune.training.native.forward import IGNORED, Forward, check_top1
 
@@ -39,7 +45,7 @@ class Evaluation:
         """What the model makes of each batch."""
         model.eval()
         for batch in batches.epoch(0, 0):
-            with self.arithmetic.autocast():
+            with noted("batch", batch), self.arithmetic.autocast():
                 loss, outputs, targets = self.forward(model, batch)
             yield count_examples(batch), loss, outputs, targets
 
@@ -66,7 +72,7 @@ def measure(
             if metrics:
                 outputs, targets = mapped(_single, result[2]), result[3]
                 for name, metric in running.items():
-                    with _named(name):
+                    with _named(name), noted("outputs and targets", (outputs, targets)):
                         metric.update(outputs, targets)
                 if len(running) < len(metrics):
                     gathered.append((mapped(_on_cpu, outputs), mapped(_on_cpu, targets)))
@@ -80,7 +86,11 @@ def measure(
         outputs, targets = (concatenated(parts) for parts in zip(*gathered, strict=True))
     for name, metric in metrics.items():
         with _named(name):
-            value = metric.compute() if is_running(metric) else metric(outputs, targets)
+            if is_running(metric):
+                value = metric.compute()
+            else:
+                with noted("outputs and targets", (outputs, targets)):
+                    value = metric(outputs, targets)
         measured[name] = _number(name, value)
     return measured
 
@@ -146,8 +156,7 @@ def _named(name: str) -> Iterator[None]:
     except (LrtuneError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        kind = type(error).__name__
-        raise TaskError(f"the metric {name!r} failed: {kind}: {error}{place_of(error)}") from error
+        raise TaskError(f"the metric {name!r} failed: {raised(error)}") from error
 
 
 def _single(leaf: Any) -> Any:

@@ -1,6 +1,5 @@
 """From a model and a batch to loss, outputs and targets; and a look at the first batch."""
 
-import sysconfig
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrtune.core.errors import TaskError, first_line, place_of
+from lrtune.core.errors import TaskError, is_of_user, raised
 from lrtune.training.native.data.structure import Batch, describe
 
 Loss = Callable[[Any, Any], Tensor]
@@ -166,8 +165,7 @@ def _refusing_to_broadcast() -> Iterator[None]:
             yield
         except UserWarning as warning:
             raise TaskError(
-                "outputs and targets must have the same shape for this loss: "
-                f"{first_line(warning)}{place_of(warning)}"
+                f"outputs and targets must have the same shape for this loss: {raised(warning)}"
             ) from warning
 
 
@@ -178,7 +176,7 @@ def explained(error: Exception, batch: Batch) -> TaskError | None:
         return None
     return TaskError(
         f"inputs must be float32 where the model does not convert them, but a batch has "
-        f"{inputs.dtype}, and the model failed on it: {first_line(error)}{place_of(error)}"
+        f"{inputs.dtype}, and the model failed on it: {raised(error)}"
     )
 
 
@@ -254,17 +252,12 @@ def _hint(outputs: Any, targets: Any) -> str:
 
 def _place_of(forward: Forward, model: nn.Module) -> str:
     """Where the user's code computes the outputs, ` (net.py:12, in forward)`; empty if unknown."""
-    libraries = (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), str(_ROOT))
     functions = [type(module).forward for module in model.modules()]
     if not isinstance(forward, DefaultForward):
         functions.insert(0, forward)
     for function in functions:
         code = getattr(function, "__code__", None)
-        if code is not None and not code.co_filename.startswith(libraries):
+        if code is not None and is_of_user(code.co_filename):
             name = Path(code.co_filename).name
             return f" ({name}:{code.co_firstlineno}, in {code.co_name})"
     return ""
-
-
-_ROOT = Path(__file__).parents[2]
-"""The folder of this package."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lrtune.core.training import State
 from lrtune.training.native.averaging import AveragedWeights
-from lrtune.training.native.data.structure import Batch
+from lrtune.training.native.data.structure import Batch, noted
 from lrtune.training.native.devices import Arithmetic
 from lrtune.training.native.forward import Forward
 from lrtune.training.native.optimizers import TwoPoints
@@ -75,10 +75,11 @@ class Step:
         model, optimizer, scaler = self.learner.model, self.learner.optimizer, self.learner.scaler
         losses = []
         for batch in micro_batches:
-            with self.arithmetic.autocast():
-                loss, _, _ = self.forward(self.model, batch)
-            loss = loss / len(micro_batches)
-            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            with noted("batch", batch):
+                with self.arithmetic.autocast():
+                    loss, _, _ = self.forward(self.model, batch)
+                loss = loss / len(micro_batches)
+                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
         if math.isfinite(self.clip_norm):
             scaler.unscale_(optimizer)

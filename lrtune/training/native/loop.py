@@ -134,8 +134,7 @@ class NativeTraining:
         epoch, step = start.epochs, start.steps
         with self.pool.lane(run.recipe, run.seed, start.state) as lane:
             while epoch < run.stop_epochs:
-                with self.task.guard("the task could not be trained"):
-                    measurement = self._epoch(run, epoch, step, lane, multiplier)
+                measurement = self._epoch(run, epoch, step, lane, multiplier)
                 if save is not None:
                     save(measurement, lane.learner.state())
                 yield measurement
@@ -149,18 +148,20 @@ class NativeTraining:
         """Trains and measures one epoch, counted from 0, that begins with optimizer step `step`."""
         begun = time.perf_counter()
         multipliers = [multiplier(step + index) for index in range(self.task.steps_per_epoch)]
-        lane.begin_epoch(run.seed, epoch)
-        taken = lane.steps(multipliers)
+        with self.task.guard(f"the task failed in training (epoch {epoch + 1})"):
+            lane.begin_epoch(run.seed, epoch)
+            taken = lane.steps(multipliers)
         metrics: dict[str, float] = {
             "train_loss": statistics.fmean(taken.losses),
             "val_loss": math.nan,
         }
         trained = time.perf_counter() - begun
         if math.isfinite(metrics["train_loss"]):
-            metrics |= lane.evaluate(averaged=False)
-            if lane.learner.averaged is not None:
-                of_average = lane.evaluate(averaged=True)
-                metrics |= {averaged(name): value for name, value in of_average.items()}
+            with self.task.guard(f"the task failed in validation (epoch {epoch + 1})"):
+                metrics |= lane.evaluate(averaged=False)
+                if lane.learner.averaged is not None:
+                    of_average = lane.evaluate(averaged=True)
+                    metrics |= {averaged(name): value for name, value in of_average.items()}
         lrs = [run.recipe.peak_lr * value for value in multipliers[: taken.num_steps]]
         return Measurement(
             epoch=epoch + 1,
@@ -188,7 +189,7 @@ class NativeTraining:
         lrs = sweep_lrs(recipe.optimizer, low, high, num_steps)
         with (
             preserved_random_states(),
-            self.task.guard("the task could not be trained in the range test"),
+            self.task.guard("the task failed in the range test"),
             self.pool.lane(recipe, seed) as lane,
         ):
             return sweep(lane, lrs, recipe.peak_lr, seed=seed)

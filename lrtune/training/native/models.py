@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lrtune.core.counts import count
 from lrtune.core.errors import InputError
 
 SMALL_IMAGE = 64
@@ -107,10 +108,12 @@ def _build_arguments(name: str, image_size: int) -> dict[str, Any]:
 
 def _refusal(name: str, channels: int, image_size: int, error: Exception) -> InputError:
     reason = re.sub(r"\s+", " ", str(error)).strip().rstrip(".!")
+    if isinstance(error, RuntimeError):  # of torch, about a layer
+        reason = "they are too small for its layers"
     return InputError(
-        f"`model` {name!r} cannot take {image_size}x{image_size} images with {channels} channels: "
-        f"{reason}; "
-        "small-cnn, mlp and resnet18 take all from 4x4, and `image_size` scales the images."
+        f"`model` {name!r} cannot take {image_size}x{image_size} images with "
+        f"{count(channels, 'channel')}: {reason}. small-cnn, mlp and resnet18 take all from 4x4, "
+        "and `image_size` scales the images."
     )
 
 

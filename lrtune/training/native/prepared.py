@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lrtune.core.errors import LrtuneError, TaskError, TrialError, place_of
+from lrtune.core.errors import LrtuneError, TaskError, TrialError, raised
 from lrtune.core.objective import TOP1, Objective
 from lrtune.core.recipe import ParameterGroup, Recipe
 from lrtune.core.study import TrainSettings
@@ -57,6 +57,7 @@ class PreparedTask:
         Raises:
             InputError: a device or precision that does not exist, or a task that cannot be trained
                 so.
+            TaskError: the task's data failed.
         """
         self.task = task
         self.settings = settings = settings_for(task, settings)
@@ -64,14 +65,17 @@ class PreparedTask:
         self.arithmetic = choose_arithmetic(settings.precision, self.device)
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        self.batches: Batches = training_batches(
-            task.train, batch_size=settings.batch_size // settings.accumulate,
-            augment=settings.augment, device=self.device, data_on_device=settings.data_on_device,
-            cutout=settings.cutout, num_batches=(task.steps_per_epoch or 0) * settings.accumulate,
-        )  # fmt: skip
-        self.validation = self.evaluation_batches(task.validation)
-        if task.test is not None:
-            check_source(task.test)
+        num_batches = (task.steps_per_epoch or 0) * settings.accumulate
+        with self.guard("the task's data could not be opened"):
+            self.batches: Batches = training_batches(
+                task.train, batch_size=settings.batch_size // settings.accumulate,
+                augment=settings.augment, device=self.device,
+                data_on_device=settings.data_on_device, cutout=settings.cutout,
+                num_batches=num_batches,
+            )  # fmt: skip
+            self.validation = self.evaluation_batches(task.validation)
+            if task.test is not None:
+                check_source(task.test)
         smoothed = partial(functional.cross_entropy, label_smoothing=settings.label_smoothing)
         self.forward = self._forward(smoothed)
         self.evaluation = Evaluation(
@@ -266,9 +270,7 @@ class PreparedTask:
                     f"out of memory on {self.device}: try a smaller --batch-size, a higher "
                     f"--accumulate (now {self.settings.accumulate}), or fewer --jobs"
                 ) from error
-            raise TaskError(
-                f"{failure}: {type(error).__name__}: {error}{place_of(error)}"
-            ) from error
+            raise TaskError(f"{failure}: {raised(error)}") from error
 
 
 def _inputs(batch: Batch) -> Any:

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -89,6 +90,16 @@ def describe(batch: Batch) -> str:
     if isinstance(batch, tuple | list):
         return f"a {type(batch).__name__} of [{', '.join(map(describe, batch))}]"
     return f"a {type(batch).__name__}"
+
+
+@contextmanager
+def noted(what: str, batch: Batch) -> Iterator[None]:
+    """Notes the structure of a batch on whatever is raised in the context: `batch: (64, 3)`."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"{what}: {describe(batch)}")
+        raise
 
 
 def _field_names(batch: Any) -> list[str]:

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lrtune.core.objective import Metrics
 from lrtune.training.native.data.images import Batches
-from lrtune.training.native.data.structure import Batch
+from lrtune.training.native.data.structure import Batch, noted
 from lrtune.training.native.evaluation import Evaluation
 from lrtune.training.native.learner import Learner, Step
 from lrtune.training.native.optimizers import TwoPoints, set_lr
@@ -145,7 +145,7 @@ def gather_statistics(model: nn.Module, batches: Iterator[Batch], step: Step) ->
         norm.momentum = None  # the mean of all
     try:
         for batch in islice(batches, NUM_STATISTICS):
-            with step.arithmetic.autocast():
+            with noted("batch", batch), step.arithmetic.autocast():
                 step.forward(model, batch)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
