@@ -23,10 +23,11 @@ import click
 from click.core import ParameterSource
 
 from lrtune.core import commands
-from lrtune.core.errors import InputError, LrtuneError, StoreError, shown
+from lrtune.core.errors import InputError, LrtuneError, StoreError
 from lrtune.core.events import Event, Note
 from lrtune.core.options import OptionField, alternatives, options_of
 from lrtune.core.sources import CommandLine, TypedTask
+from lrtune.core.urls import shown, shown_in
 
 if TYPE_CHECKING:
     from lrtune.reporting.result import SearchResult
@@ -63,6 +64,11 @@ class Option(click.Option):
     def is_essential(self) -> bool:
         """Whether the short help of a command with many options shows it."""
         return bool(self.field and self.field.option and self.field.option.essential)
+
+    @property
+    def is_url(self) -> bool:
+        """Whether its value may be a URL."""
+        return bool(self.field and self.field.option and self.field.option.is_url)
 
     def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
         """Converts like click's method, but returns what it cannot convert."""
@@ -446,8 +452,20 @@ def main() -> None:
 
 
 def _command() -> str:
-    """Returns the command line that was typed, with the passwords in it hidden."""
-    return f"lrtune {shlex.join(map(shown, sys.argv[1:]))}"
+    """Returns the command line that was typed, with what may be shown of the URLs in it."""
+    options = click.get_current_context().command.params
+    flags = {flag for option in options if getattr(option, "is_url", False) for flag in option.opts}
+    words, flag_before = ["lrtune"], ""
+    for word in sys.argv[1:]:
+        flag, equals, value = word.partition("=")
+        if flag_before in flags:
+            words.append(shown(word))
+        elif flag in flags:
+            words.append(f"{flag}{equals}{shown(value)}")
+        else:
+            words.append(shown_in(word))
+        flag_before = word
+    return shlex.join(words)
 
 
 def _tell(event: Event) -> None:

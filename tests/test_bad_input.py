@@ -380,6 +380,14 @@ BAD = {
     "no database": ("search --storage sqlite:///diary.db", DIARY, ["is not a database"]),
     "no URL": ("search --storage banana", {}, ["banana cannot be used as a database"]),
     "list of no database": ("list --storage sqlite:///diary.db", DIARY, ["is not a database"]),
+    "malformed URL": (
+        "list --storage postgresql://me:SECRET@host:po@rt/db", {},
+        [r"^lrtune: postgresql://\*\*\*@rt/db cannot be used as a database: [^S]+$"],
+    ),
+    "URL without slashes": (
+        "search --storage postgresql:/me:SECRET@host/db", {},
+        [r"^lrtune: \*\*\* cannot be used as a database: [^S]+SQLAlchemy URL[^S]+$"],
+    ),
     # several at once
     "options together": (
         "search --epochs many --sampler cmaes --budget banana --optimizer lion --train-size all "

@@ -10,7 +10,6 @@
 The command line prints the message of any of them without a traceback and exits with code 2.
 """
 
-import re
 import sysconfig
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
@@ -62,11 +61,6 @@ def place_of(error: BaseException) -> str:
         if frame.filename.endswith(".py") and not frame.filename.startswith(libraries):
             return f" ({Path(frame.filename).name}:{frame.lineno}, in {frame.name})"
     return ""
-
-
-def shown(text: str) -> str:
-    """A text with the passwords of the URLs in it hidden: `postgresql://me:***@host/db`."""
-    return re.sub(r"(://[^:/@\s]*:)[^@\s]*(?=@)|([?&]password=)[^&\s]*", r"\1\2***", text)
 
 
 def check(rules: Iterable[tuple[bool, str]]) -> None:

@@ -97,6 +97,8 @@ class Option:
     """Whether `--help` shows it; `--help-all` shows every option."""
     python_only: bool = False
     """Whether it cannot be typed, as a function cannot."""
+    is_url: bool = False
+    """Whether it may be a URL, which may hold a password."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,9 +185,10 @@ def broken_rules(kind: type, values: Mapping[str, Any]) -> dict[str, str]:
     messages = {}
     for field in fields_of(kind):
         if field.name in values and (rule := field.broken_rule(value := values[field.name])):
-            messages[field.name] = (
-                f"{rule}, but got {list(value) if isinstance(value, tuple) else value!r}."
-            )
+            got = repr(list(value) if isinstance(value, tuple) else value)
+            if field.option and field.option.is_url:
+                got = f"a {type(value).__name__}"
+            messages[field.name] = f"{rule}, but got {got}."
     return messages
 
 

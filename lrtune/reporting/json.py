@@ -16,6 +16,7 @@ from lrtune.core.run import RunRecord
 from lrtune.core.study import SearchRules
 from lrtune.decide.noise import Difference
 from lrtune.decide.recommend import Contender, Recommendation
+from lrtune.reporting import wording
 from lrtune.reporting.contenders import compared
 from lrtune.reporting.cost import Cost
 from lrtune.reporting.document import Document
@@ -44,6 +45,10 @@ def render_json(document: Document) -> str:
         }
         | {"looks": list(map(asdict, config.looks))}
         | {
+            "task": {
+                key: wording.task(config.task) if key == "command" else value
+                for key, value in config.task.items()
+            },
             "space": config.space_name,
             "budget": str(config.budget),
             "settings": {} if document.steers else asdict(config.settings),
