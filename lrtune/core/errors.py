@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+LONGEST_QUOTE = 200
+
 
 class LrtuneError(Exception):
     """Base of all exceptions that lrtune raises on purpose."""
@@ -61,6 +63,15 @@ def place_of(error: BaseException) -> str:
         if frame.filename.endswith(".py") and not frame.filename.startswith(libraries):
             return f" ({Path(frame.filename).name}:{frame.lineno}, in {frame.name})"
     return ""
+
+
+def quoted(value: object) -> str:
+    """A value as a message quotes it; the end of a long one is left out."""
+    try:
+        text = repr(value)
+    except Exception:  # of an integer of thousands of digits, or of a class of the user's
+        text = f"a value of type {type(value).__name__}"
+    return text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}..."
 
 
 def check(rules: Iterable[tuple[bool, str]]) -> None:

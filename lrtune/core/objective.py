@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any, Literal, TypeVar
 
-from lrtune.core.errors import InputError
+from lrtune.core.errors import InputError, quoted
+from lrtune.core.options import LARGEST
 
 T = TypeVar("T")
 Direction = Literal["max", "min"]
@@ -250,8 +251,8 @@ class Objective:
     def target_problem(self, target: Any) -> str:
         """The rule that a target breaks, and what was given; empty where it breaks none."""
         number = isinstance(target, int | float) and not isinstance(target, bool)
-        if not number or not math.isfinite(target):
-            return f"`target` must be a number, but got {target!r}."
+        if not number or not abs(target) <= LARGEST:
+            return f"`target` must be a number, but got {quoted(target)}."
         if not self.is_percentage or 1 < target <= 100:
             return ""
         meant = f": did you mean {100 * target:g}?" if 0 < target <= 1 else "."

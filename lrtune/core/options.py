@@ -30,23 +30,36 @@ from typing import (
     get_type_hints,
 )
 
-from lrtune.core.errors import Problems
+from lrtune.core.errors import Problems, quoted
 
 Rule = Callable[[str, Any], str]
 """From a field's name and its value to the rule that the value breaks; empty if it breaks none."""
 
 
+LARGEST = 2**53
+"""The largest whole number that every reader of JSON knows."""
+
+
+def _not_too_large(name: str, value: float) -> str:
+    return "" if value <= LARGEST else f"`{name} <= {LARGEST}` must hold"
+
+
 def at_least(low: float) -> Rule:
-    """`low <= value`, and finite. NaN breaks this rule and the others."""
-    return lambda name, value: "" if low <= value < math.inf else f"`{low} <= {name}` must hold"
+    """`low <= value <= LARGEST`. NaN breaks this rule and the others."""
+
+    def rule(name: str, value: float) -> str:
+        return _not_too_large(name, value) if low <= value else f"`{low} <= {name}` must hold"
+
+    return rule
 
 
 def above(low: float, *, finite: bool = True) -> Rule:
-    """`low < value`, and finite unless told otherwise."""
+    """`low < value <= LARGEST`; infinity keeps the rule, too, unless it must be finite."""
 
     def rule(name: str, value: float) -> str:
-        holds = low < value and (value < math.inf or not finite)
-        return "" if holds else f"`{low} < {name}` must hold"
+        if value == math.inf and not finite:
+            return ""
+        return _not_too_large(name, value) if low < value else f"`{low} < {name}` must hold"
 
     return rule
 
@@ -185,7 +198,7 @@ def broken_rules(kind: type, values: Mapping[str, Any]) -> dict[str, str]:
     messages = {}
     for field in fields_of(kind):
         if field.name in values and (rule := field.broken_rule(value := values[field.name])):
-            got = repr(list(value) if isinstance(value, tuple) else value)
+            got = quoted(list(value) if isinstance(value, tuple) else value)
             if field.option and field.option.is_url:
                 got = f"a {type(value).__name__}"
             messages[field.name] = f"{rule}, but got {got}."

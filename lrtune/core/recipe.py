@@ -4,7 +4,6 @@ Lengths are in epochs of the run that the recipe is meant for, fractions are of 
 warmup.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
@@ -16,7 +15,7 @@ from lrtune.core import decays
 from lrtune.core.decays import Cosine, Decay, Span, decay_from_dict
 from lrtune.core.errors import InputError, Problems
 from lrtune.core.optimizers import OPTIMIZERS, OWN
-from lrtune.core.options import OneOf, above, at_least, broken_rules, within
+from lrtune.core.options import LARGEST, OneOf, above, at_least, broken_rules, within
 
 TABLES = {"group_scales": "numbers", "command": "numbers and words"}
 """The fields of a recipe that are tables, and of what."""
@@ -257,7 +256,7 @@ def _scales_rule(value: object) -> str:
         return rule
     assert isinstance(value, tuple)
     pairs = value
-    if not all(_is_number(scale) and 0 < scale < math.inf for _, scale in pairs):
+    if not all(_is_number(scale) and 0 < scale <= LARGEST for _, scale in pairs):
         return "`0 < scale` must hold for each of `group_scales`"
     return ""
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from lrtune.core.errors import InputError
 from lrtune.core.objective import Objective
-from lrtune.core.options import Conflict, Option, Options, above, at_least, within
+from lrtune.core.options import LARGEST, Conflict, Option, Options, above, at_least, within
 from lrtune.core.recipe import NamedRecipe, ParameterGroup, Recipe
 from lrtune.core.run import BASELINE, RunRecord
 from lrtune.core.space import Interval
@@ -22,8 +22,8 @@ Confirm = Literal["full", "quick", "0"]
 DataOnDevice = Literal["auto", "yes", "no"]
 
 
-MOST_SEEDS, LARGEST_SEED = 1000, 2**53
-"""Runs of a recipe, at most; and the largest whole number that every reader of JSON knows."""
+MOST_SEEDS, LARGEST_SEED = 1000, LARGEST
+"""Runs of a recipe, at most; and the largest seed."""
 LARGEST_BUDGET = 1e9
 """In trials, epochs, runs or seconds: thirty years."""
 

@@ -17,14 +17,15 @@ backbone = 0.1
 batch_size = 64
 """
 
-import tomllib
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from lrtune.core.documents import parse_document
 from lrtune.core.errors import InputError, Problems
 from lrtune.core.recipe import NamedRecipe, Recipe, length_problems
 from lrtune.schedules.compress import compress
+from lrtune.store.documents import find_document, read_document
 
 ORDER = (
     "sgd-step", "adamw", "adamw-cosine", "lamb-cosine", "sgd-linear", "sgd-wsd",
@@ -92,14 +93,10 @@ def describe_recipe(name: str) -> str:
 
 def _read(recipe: str | Path) -> dict[str, Any]:
     """The values of a recipe's file."""
-    named = _FOLDER / f"{recipe}.toml"
-    path = named if named.is_file() else Path(recipe)
-    if not path.is_file():
+    path = find_document(recipe, _FOLDER)
+    if path is None:
         names = ", ".join(recipe_names())
         raise InputError(
             f"a recipe must be a TOML file or one of {names}, but got {str(recipe)!r}."
         )
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{recipe}: cannot be read as a recipe: {error}.") from None
+    return parse_document(read_document(path), str(recipe))

@@ -178,7 +178,12 @@ RULES = [
             "`0 < milestones_epochs[0] < milestones_epochs[1] < ...` must hold, but got "
             + f"{list(milestones)}.",
         )
-        for milestones in [(), (0,), (-1, 2), (3, 2), (2, 2), (2, math.nan)]
+        for milestones in [(), (0,), (-1, 2), (3, 2), (2, 2), (2, math.nan), (2, math.inf)]
+    ),
+    (
+        {"decay": MultiStep(milestones_epochs=tuple(range(1, 1002)))},
+        f"`milestones_epochs` must have at most 1000 entries, but got {str([*range(1, 99)])[:200]}"
+        "....",
     ),
 ]
 
@@ -237,7 +242,7 @@ DECAY_NUMBERS = [
 ]
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1.7e308])
 @pytest.mark.parametrize("key", NUMBERS)
 def test_no_number_is_nan_or_infinite(key, value):
     with pytest.raises(InputError, match=key):
