@@ -10,6 +10,7 @@ to standard error, results to standard output. `app`, and with it torch, is impo
 command runs.
 """
 
+import io
 import json
 import re
 import shlex
@@ -26,6 +27,7 @@ from lrtune.core import commands
 from lrtune.core.errors import InputError, LrtuneError, StoreError
 from lrtune.core.events import Event, Note
 from lrtune.core.options import OptionField, alternatives, options_of
+from lrtune.core.printing import printable
 from lrtune.core.sources import CommandLine, TypedTask
 from lrtune.core.urls import shown, shown_in
 
@@ -337,8 +339,8 @@ def export(**asked: Any) -> None:
     from lrtune import app
 
     exported = app.export(**asked)
-    click.echo(exported.note, err=True)
-    click.echo(exported.text)
+    click.echo(printable(exported.note), err=True)
+    click.echo(printable(exported.text))
 
 
 @lrtune.command(cls=WithCommand)
@@ -363,7 +365,8 @@ def audit(*, as_json: bool = False, **asked: Any) -> None:
     if as_json:
         click.echo(json.dumps({"notes": found.notes, "audits": found.audits}, indent=2))
     else:
-        click.echo("\n\n".join((*found.notes, *(audit["text"] for audit in found.audits))))
+        texts = (*found.notes, *(audit["text"] for audit in found.audits))
+        click.echo(printable("\n\n".join(texts)))
     sys.exit(1 if any(finding["severity"] == "wrong" for finding in found.findings) else 0)
 
 
@@ -437,13 +440,14 @@ def main() -> None:
     try:
         lrtune(standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        error.show(shown_error := io.StringIO())
+        click.echo(printable(shown_error.getvalue()), err=True, nl=False)
         if "unexpected extra argument" in error.message and "--" not in sys.argv:
             click.echo("A command to train follows after `--`.", err=True)
         sys.exit(2)
     except LrtuneError as error:
         for line in error.problems if isinstance(error, InputError) else (str(error),):
-            click.echo(f"lrtune: {line}", err=True)
+            click.echo(printable(f"lrtune: {line}"), err=True)
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort) as error:  # click makes the one of the other
         notes = getattr(error.__cause__, "__notes__", ())
@@ -471,7 +475,7 @@ def _command() -> str:
 def _tell(event: Event) -> None:
     """Prints a note beside the result."""
     if isinstance(event, Note):
-        click.echo(event.text, err=True)
+        click.echo(printable(event.text), err=True)
 
 
 def _task(asked: dict[str, Any]) -> TypedTask:
@@ -483,8 +487,7 @@ def _task(asked: dict[str, Any]) -> TypedTask:
 
 
 def _print(result: "SearchResult", *, as_json: bool) -> None:
-    from rich.console import Console
-
+    from lrtune.reporting.console import PlainConsole
     from lrtune.reporting.document import compose
     from lrtune.reporting.json import render_json
     from lrtune.reporting.terminal import print_recommendation
@@ -492,4 +495,4 @@ def _print(result: "SearchResult", *, as_json: bool) -> None:
     if as_json:
         click.echo(render_json(compose(result.report)))
     else:
-        print_recommendation(result.report, Console(), result.folder)
+        print_recommendation(result.report, PlainConsole(), result.folder)

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from lrtune.core.errors import InputError, quoted
 from lrtune.core.options import LARGEST
+from lrtune.core.printing import is_name
 
 T = TypeVar("T")
 Direction = Literal["max", "min"]
@@ -67,10 +68,10 @@ class Objective:
 
     def __post_init__(self) -> None:
         problems = []
-        if not self.metric or self.metric != self.metric.strip() or ":" in self.metric:
+        if not is_name(self.metric) or ":" in self.metric:
             problems.append(
-                f"a metric's name must not be empty, begin or end with a blank, or hold a colon, "
-                f"but got {self.metric!r}."
+                "a metric's name must be a text of one line without hidden characters, colons, or "
+                f"blanks at its ends, but got {quoted(self.metric)}."
             )
         if self.direction not in ("max", "min"):
             problems.append(f"a metric's direction must be max or min, but got {self.direction!r}.")

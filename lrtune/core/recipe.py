@@ -13,9 +13,10 @@ from warnings import warn
 
 from lrtune.core import decays
 from lrtune.core.decays import Cosine, Decay, Span, decay_from_dict
-from lrtune.core.errors import InputError, Problems
+from lrtune.core.errors import InputError, Problems, check, quoted
 from lrtune.core.optimizers import OPTIMIZERS, OWN
 from lrtune.core.options import LARGEST, OneOf, above, at_least, broken_rules, within
+from lrtune.core.printing import is_name, printable
 
 TABLES = {"group_scales": "numbers", "command": "numbers and words"}
 """The fields of a recipe that are tables, and of what."""
@@ -139,10 +140,24 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class NamedRecipe:
-    """A recipe that is compared with others."""
+    """A recipe that is compared with others.
+
+    Raises:
+        InputError: its name is no visible text of one line, or its recipe is none.
+    """
 
     name: str
     recipe: Recipe
+
+    def __post_init__(self) -> None:
+        rule = "the name of a recipe must be a text of one line without hidden characters"
+        check([
+            (is_name(self.name), f"{rule}, but got {quoted(self.name)}."),
+            (
+                isinstance(self.recipe, Recipe),
+                f"`recipe` must be a Recipe, but got {quoted(self.recipe)}.",
+            ),
+        ])  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,6 +263,8 @@ def _command_rule(value: object) -> str:
     assert isinstance(value, tuple)
     if not all(_is_number(item) or isinstance(item, str | bool) for _, item in value):
         return "`command` must have a number or a word for each placeholder"
+    if not all(printable(str(item)) == str(item) for _, item in value):
+        return "`command` must have words without hidden characters"
     return ""
 
 

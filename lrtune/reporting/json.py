@@ -12,6 +12,7 @@ from typing import Any
 
 from lrtune.core.objective import Objective
 from lrtune.core.options import options_of
+from lrtune.core.printing import printable
 from lrtune.core.run import RunRecord
 from lrtune.core.study import SearchRules
 from lrtune.decide.noise import Difference
@@ -134,10 +135,12 @@ def _run(record: RunRecord) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no nan and no infinity."""
+    """JSON has no nan and no infinity, and a name of a file need not be text."""
     match value:
+        case str():
+            return printable(value)
         case Mapping():
-            return {key: _plain(item) for key, item in value.items()}
+            return {_plain(key): _plain(item) for key, item in value.items()}
         case list() | tuple():
             return [_plain(item) for item in value]
         case float():

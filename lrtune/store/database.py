@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from lrtune.core.errors import InputError, StoreError, first_line
 from lrtune.core.objective import Metrics
+from lrtune.core.printing import is_name, printable
 from lrtune.core.recipe import Recipe
 from lrtune.core.run import Measurement, Run, RunRecord, RunState
 from lrtune.core.study import RULES, RangeResult, StudyConfig, StudyState
@@ -171,6 +172,8 @@ class StudyDatabase:
         Raises:
             StoreError: another version of lrtune wrote it.
         """
+        if not is_name(name):
+            return None  # not every database takes such a text
         with self.begin() as connection:
             text = connection.execute(
                 sa.select(_studies.c.config).where(_studies.c.name == name)
@@ -380,7 +383,7 @@ class StudyStore:
 
     def finish(self, run: Run, state: RunState, reason: str = "") -> None:
         """Records how a run ended."""
-        self._update(run.id, state=state, reason=reason)
+        self._update(run.id, state=state, reason=printable(reason))
 
     def count_retry(self, run: Run) -> None:
         """Records that a run lost its worker and goes on with another."""

@@ -23,6 +23,7 @@ from typing import Any
 
 from lrtune.core.documents import parse_document
 from lrtune.core.errors import InputError, Problems
+from lrtune.core.printing import printable
 from lrtune.core.recipe import NamedRecipe, Recipe, length_problems
 from lrtune.schedules.compress import compress
 from lrtune.store.documents import find_document, read_document
@@ -65,7 +66,7 @@ def read_recipe(recipe: str | Path, epochs: int, *, own: Recipe | None = None) -
     if problems:
         raise InputError([f"{name}: {problem}" for problem in problems])
     return NamedRecipe(
-        name=Path(name).stem,
+        name=printable(Path(name).stem),
         recipe=compress(read, meant_for, epochs) if meant_for != epochs else read,
     )  # fmt: skip
 

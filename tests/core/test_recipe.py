@@ -22,7 +22,7 @@ from lrtune.core.decays import (
 )
 from lrtune.core.errors import InputError
 from lrtune.core.optimizers import OPTIMIZERS
-from lrtune.core.recipe import Recipe, default_recipe
+from lrtune.core.recipe import NamedRecipe, Recipe, default_recipe
 
 # decay, what people read of it
 EVERY_DECAY = [
@@ -217,6 +217,22 @@ def test_all_broken_rules_are_stated_together():
 def test_milestones_are_numbers(milestones):
     with pytest.raises(InputError, match="`milestones_epochs` must be a list of numbers, but got"):
         Recipe(decay=MultiStep(milestones_epochs=milestones))
+
+
+@pytest.mark.parametrize("name", ["", "a\x1b[31m", "a\nb", "caf\udce9", None, 3])
+def test_the_name_of_a_recipe_is_visible(name):
+    with pytest.raises(InputError) as caught:
+        NamedRecipe(name=name, recipe=None)
+    assert caught.value.problems == (
+        "the name of a recipe must be a text of one line without hidden characters, but got "
+        f"{name!r}.",
+        "`recipe` must be a Recipe, but got None.",
+    )
+
+
+def test_the_words_of_a_command_are_visible():
+    with pytest.raises(InputError, match="`command` must have words without hidden characters"):
+        Recipe(command=(("x", "a\x1b"),))
 
 
 def test_a_decay_is_more_than_its_name():
