@@ -7,7 +7,6 @@ warmup.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
-from numbers import Real
 from typing import Annotated, Any
 from warnings import warn
 
@@ -273,13 +272,13 @@ def _scales_rule(value: object) -> str:
         return rule
     assert isinstance(value, tuple)
     pairs = value
-    if not all(_is_number(scale) and 0 < scale <= LARGEST for _, scale in pairs):
+    if not all(_is_number(scale) and scale > 0 for _, scale in pairs):
         return "`0 < scale` must hold for each of `group_scales`"
     return ""
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def __getattr__(name: str) -> Any:

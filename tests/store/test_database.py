@@ -109,7 +109,20 @@ def test_a_configuration_comes_back_equal(database, make_config, changes):
 
 
 @pytest.mark.parametrize(
-    "text", ["50", "1000000", "1234567", "300ep", "2.5runs", "90s", "123456789s", "30min", "4h"]
+    "text",
+    [
+        "0.00001runs",
+        "1.000000000001runs",
+        "50",
+        "1000000",
+        "1234567",
+        "300ep",
+        "2.5runs",
+        "90s",
+        "123456789s",
+        "30min",
+        "4h",
+    ],
 )
 def test_every_budget_comes_back_equal(make_config, text):
     config = make_config(budget=Budget.parse(text))
