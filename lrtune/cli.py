@@ -10,6 +10,7 @@ to standard error, results to standard output. `app`, and with it torch, is impo
 command runs.
 """
 
+import io
 import json
 import re
 import shlex
@@ -24,10 +25,12 @@ import click
 from click.core import ParameterSource
 
 from lrtune.core import commands
-from lrtune.core.errors import InputError, LrtuneError, StoreError, TaskError, shown
+from lrtune.core.errors import InputError, LrtuneError, StoreError, TaskError
 from lrtune.core.events import Event, Note
 from lrtune.core.options import OptionField, alternatives, options_of
+from lrtune.core.printing import printable
 from lrtune.core.sources import CommandLine, TypedTask
+from lrtune.core.urls import shown, shown_in
 
 if TYPE_CHECKING:
     from lrtune.reporting.result import SearchResult
@@ -66,6 +69,11 @@ class Option(click.Option):
     def is_essential(self) -> bool:
         """Whether the short help of a command with many options shows it."""
         return bool(self.field and self.field.option and self.field.option.essential)
+
+    @property
+    def is_url(self) -> bool:
+        """Whether its value may be a URL."""
+        return bool(self.field and self.field.option and self.field.option.is_url)
 
     def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
         """Converts like click's method, but returns what it cannot convert."""
@@ -357,8 +365,8 @@ def export(**asked: Any) -> None:
     from lrtune import app
 
     exported = app.export(**asked)
-    click.echo(exported.note, err=True)
-    click.echo(exported.text)
+    click.echo(printable(exported.note), err=True)
+    click.echo(printable(exported.text))
 
 
 @lrtune.command(cls=WithCommand)
@@ -383,7 +391,8 @@ def audit(*, as_json: bool = False, **asked: Any) -> None:
     if as_json:
         click.echo(json.dumps({"notes": found.notes, "audits": found.audits}, indent=2))
     else:
-        click.echo("\n\n".join((*found.notes, *(audit["text"] for audit in found.audits))))
+        texts = (*found.notes, *(audit["text"] for audit in found.audits))
+        click.echo(printable("\n\n".join(texts)))
     sys.exit(1 if any(finding["severity"] == "wrong" for finding in found.findings) else 0)
 
 
@@ -457,15 +466,16 @@ def main() -> None:
     try:
         lrtune(standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        error.show(shown_error := io.StringIO())
+        click.echo(printable(shown_error.getvalue()), err=True, nl=False)
         if "unexpected extra argument" in error.message and "--" not in sys.argv:
             click.echo("A command to train follows after `--`.", err=True)
         sys.exit(2)
     except LrtuneError as error:
         for line in error.problems if isinstance(error, InputError) else (str(error),):
-            click.echo(f"lrtune: {line}", err=True)
+            click.echo(printable(f"lrtune: {line}"), err=True)
         for note in getattr(error, "__notes__", ()):
-            click.echo(note, err=True)
+            click.echo(printable(note), err=True)
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort) as error:  # click makes the one of the other
         notes = getattr(error.__cause__, "__notes__", ())
@@ -474,14 +484,26 @@ def main() -> None:
 
 
 def _command() -> str:
-    """Returns the command line that was typed, with the passwords in it hidden."""
-    return f"lrtune {shlex.join(map(shown, sys.argv[1:]))}"
+    """Returns the command line that was typed, with what may be shown of the URLs in it."""
+    options = click.get_current_context().command.params
+    flags = {flag for option in options if getattr(option, "is_url", False) for flag in option.opts}
+    words, flag_before = ["lrtune"], ""
+    for word in sys.argv[1:]:
+        flag, equals, value = word.partition("=")
+        if flag_before in flags:
+            words.append(shown(word))
+        elif flag in flags:
+            words.append(f"{flag}{equals}{shown(value)}")
+        else:
+            words.append(shown_in(word))
+        flag_before = word
+    return shlex.join(words)
 
 
 def _tell(event: Event) -> None:
     """Prints a note beside the result."""
     if isinstance(event, Note):
-        click.echo(event.text, err=True)
+        click.echo(printable(event.text), err=True)
 
 
 def _task(asked: dict[str, Any]) -> TypedTask:
@@ -493,8 +515,7 @@ def _task(asked: dict[str, Any]) -> TypedTask:
 
 
 def _print(result: "SearchResult", *, as_json: bool) -> None:
-    from rich.console import Console
-
+    from lrtune.reporting.console import PlainConsole
     from lrtune.reporting.document import compose
     from lrtune.reporting.json import render_json
     from lrtune.reporting.terminal import print_recommendation
@@ -502,4 +523,4 @@ def _print(result: "SearchResult", *, as_json: bool) -> None:
     if as_json:
         click.echo(render_json(compose(result.report)))
     else:
-        print_recommendation(result.report, Console(), result.folder)
+        print_recommendation(result.report, PlainConsole(), result.folder)

@@ -242,8 +242,34 @@ BAD = {
             "but got warmup_epochs=6",
         ],
     ),
-    "no TOML": ("search --space x.toml", {"x.toml": "[parameters"}, ["x.toml: is no TOML"]),
+    "no TOML": ("search --space x.toml", {"x.toml": "[parameters"}, ["x.toml: is not valid TOML"]),
     "no LR": ("search --space x.toml", {"x.toml": "[parameters]\n"}, ["peak_lr", "is missing"]),
+    "numbers and depth": (
+        "search --space x.toml --baseline mine.toml",
+        space(-1.7e308, "inf", more="step = nan")
+        | baseline("peak_lr = " + "9" * 5000 + "\n[decay]\nname = 'multistep'"),
+        [
+            "x.toml: parameters.peak_lr.low: a number must lie between .*, but got -1.7e",
+            "x.toml: parameters.peak_lr.high: .*, but got inf",
+            "x.toml: parameters.step: .*, but got nan",
+            "mine.toml: peak_lr: a number must lie between .*, but got a longer one",
+        ],
+    ),
+    "a deep space and a long recipe": (
+        "compare a.toml b.toml",
+        {
+            "a.toml": f"x = {'[' * 9999}{']' * 9999}",
+            "b.toml": f"[decay]\nname = 'multistep'\nmilestones_epochs = {[*range(1, 5000)]}",
+        },
+        [
+            "a.toml: tables and lists must not be nested in more than 8 levels",
+            "b.toml: `milestones_epochs` must have at most 1000 entries, but got .{200}",
+        ],
+    ),
+    "a large space": (
+        "search --space x.toml", {"x.toml": f"x = {[*range(99_999)]}"},
+        ["x.toml: must have at most 32768 bytes, but has more"],
+    ),
     # files of baselines
     "baseline's warmup": (
         "search --epochs 4 --baseline mine.toml", baseline("warmup_epochs = 5.0"),
@@ -272,7 +298,7 @@ BAD = {
         ["must be a TOML file or one of sgd-step", "'mine.toml'"],
     ),
     "baseline of words": (
-        "search --baseline mine.toml", baseline("decay"), ["mine.toml: cannot be read as a recipe"],
+        "search --baseline mine.toml", baseline("decay"), ["mine.toml: is not valid TOML"],
     ),
     "baseline and space": (
         "search --baseline mine.toml --epochs 4 --space x.toml",
@@ -387,6 +413,14 @@ BAD = {
     "no database": ("search --storage sqlite:///diary.db", DIARY, ["is not a database"]),
     "no URL": ("search --storage banana", {}, ["banana cannot be used as a database"]),
     "list of no database": ("list --storage sqlite:///diary.db", DIARY, ["is not a database"]),
+    "malformed URL": (
+        "list --storage postgresql://me:SECRET@host:po@rt/db", {},
+        [r"^lrtune: postgresql://\*\*\*@rt/db cannot be used as a database: [^S]+$"],
+    ),
+    "URL without slashes": (
+        "search --storage postgresql:/me:SECRET@host/db", {},
+        [r"^lrtune: \*\*\* cannot be used as a database: [^S]+SQLAlchemy URL[^S]+$"],
+    ),
     # several at once
     "options together": (
         "search --epochs many --sampler cmaes --budget banana --optimizer lion --train-size all "

@@ -393,19 +393,28 @@ def test_the_way_to_do_it_again_is_the_last_search_and_what_went_on_with_it(fini
     assert quoted().endswith("6")
 
 
-def test_no_password_is_quoted(monkeypatch):
-    words = [
-        "lrtune",
-        "search",
-        "--storage=postgresql://me:SECRET@host/db",
-        "--storage-path",
-        "s3://me:SECRET@host/x",
-    ]
-    monkeypatch.setattr(sys, "argv", words)
-    shown = (
-        "lrtune search '--storage=postgresql://me:***@host/db' --storage-path 's3://me:***@host/x'"
-    )
-    assert _command() == shown
+@pytest.mark.parametrize(
+    ("words", "quoted"),
+    [
+        (
+            ["--storage=postgresql://me:SECRET@host/db?Password=SECRET"],
+            "'--storage=postgresql://***@host/db?***'",
+        ),
+        (["--storage", "postgresql:/me:SECRET@host/db"], "--storage '***'"),
+        (["--storage", "postgresql://me:SEC @SECRET@h/db"], "--storage 'postgresql://***@h/db'"),
+        (["--storage-path", "s3://me:SECRET@host/x"], "--storage-path 's3://***@host/x'"),
+        (["--address", "me:SECRET@head:6379"], "--address '***'"),
+        (["--address", "head:6379", "--metric", "f1:max"], "--address head:6379 --metric f1:max"),
+        (
+            ["--", "python", "train.py", "--db=mysql://me:SECRET@host/db", "--lr=0.1"],
+            "-- python train.py '--db=mysql://***@host/db' --lr=0.1",
+        ),
+    ],
+)
+def test_no_password_is_quoted(monkeypatch, words, quoted):
+    monkeypatch.setattr(sys, "argv", ["lrtune", "search", *words])
+    with click.Context(lrtune.commands["search"]):
+        assert _command() == f"lrtune search {quoted}"
 
 
 def test_list_without_studies_says_so_and_makes_nothing(here, call):

@@ -191,7 +191,8 @@ def export(asked: commands.Export) -> Export:
     if "command" in config.task and asked.to != "toml":
         raise InputError(
             f"`to` must be toml for {name!r}, which is a study of a command, but got {asked.to}. "
-            f"`lrtune apply {name} -- {config.task['command']}` trains the command with the recipe."
+            f"`lrtune apply {name} -- {wording.task(config.task)}` trains the command with the "
+            "recipe."
         )
     made = export_recipe(
         chosen.recipe,

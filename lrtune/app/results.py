@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-from rich.console import Console
-
 from lrtune.app.places import Places
 from lrtune.core.errors import InputError, StoreError
 from lrtune.core.study import StudyState
 from lrtune.decide.race import Entrant, baseline_of, entrants
 from lrtune.decide.recommend import Recommendation, recommend
 from lrtune.decide.trials import trials_of
+from lrtune.reporting.console import PlainConsole
 from lrtune.reporting.document import Report
 from lrtune.reporting.files import write_report
 from lrtune.reporting.result import SearchResult
@@ -81,4 +80,4 @@ def print_known(state: StudyState) -> None:
     recommendation = recommend(state)
     if recommendation is not None:
         report = Report(state=state, recommendation=recommendation, importances={})
-        print_recommendation(report, Console(stderr=True))
+        print_recommendation(report, PlainConsole(stderr=True))

@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from rich.console import Console
-
 from lrtune.app.arguments import changed_settings
 from lrtune.app.places import RUNS, Places
 from lrtune.app.results import recipe_of
@@ -27,6 +25,7 @@ from lrtune.core.study import RangeResult, StudyConfig
 from lrtune.decide.bounds import range_result
 from lrtune.decide.recommend import recommend
 from lrtune.decide.sweep import sweep_lrs
+from lrtune.reporting.console import PlainConsole
 from lrtune.reporting.wording import recipe_label
 from lrtune.schedules.build import build_schedule
 from lrtune.training.command.epochs import Epochs
@@ -106,7 +105,7 @@ def apply_to_command(asked: commands.Apply) -> int:
 
 
 def _say(text: str) -> None:
-    Console(stderr=True).print(text, markup=False, highlight=False)
+    PlainConsole(stderr=True).print(text, markup=False, highlight=False)
 
 
 def _started(

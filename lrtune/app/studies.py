@@ -8,8 +8,6 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
-from rich.console import Console
-
 from lrtune.app.arguments import check_name
 from lrtune.app.engines import notes_before, open_engine, open_worker, places_of
 from lrtune.app.places import Places
@@ -35,6 +33,7 @@ from lrtune.decide.plan import outcome
 from lrtune.decide.race import fresh_seeds, idle_seeds
 from lrtune.decide.recommend import recommend
 from lrtune.decide.trials import trials_of
+from lrtune.reporting.console import PlainConsole
 from lrtune.reporting.live import LiveDisplay
 from lrtune.reporting.result import SearchResult
 from lrtune.schedules import build_schedule
@@ -100,7 +99,7 @@ def teller(asked: Progress) -> Tell:
 
     def tell(text: str) -> None:
         if not asked.quiet:
-            Console(stderr=True).print(text, markup=False, highlight=False)
+            PlainConsole(stderr=True).print(text, markup=False, highlight=False)
         if asked.on_event is not None:
             asked.on_event(Note(text))
 
@@ -318,7 +317,7 @@ def _run(store: StudyStore, engine: Engine, request: Request) -> SearchResult:
     name, facts, places = store.config.name, engine.facts, request.places
     if (ended := outcome(store.state())) and ended.failed:
         store.retry_failed()
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     with LiveDisplay(store.state(), console, device=facts.device, quiet=request.quiet) as display:
 
         def emit(event: Event) -> None:

@@ -149,8 +149,12 @@ class Database(Options):
         str | Path, Option("Folder of the database and the checkpoints.", metavar="DIR")
     ] = ".lrtune"
     storage: Annotated[
-        str, Option("Another database, as an SQLAlchemy URL.", default="in `home`", metavar="URL")
-    ] = ""
+        str,
+        Option(
+            "Another database, as an SQLAlchemy URL.",
+            default="in `home`", metavar="URL", is_url=True,
+        ),
+    ] = ""  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from lrtune.core.counts import count
 from lrtune.core.errors import InputError
 from lrtune.core.objective import Objective
-from lrtune.core.options import above, at_least, broken_rules, fields_of, within
+from lrtune.core.options import LARGEST, above, at_least, broken_rules, fields_of, within
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,8 +284,13 @@ class Polynomial(Decay):
         return f"go down to {span.end} by a polynomial of power {self.power:.3g}"
 
 
+MOST_MILESTONES = 1000
+
+
 def _is_rising(name: str, value: tuple[float, ...]) -> str:
-    rising = bool(value) and all(a < b for a, b in pairwise((0.0, *value)))
+    if len(value) > MOST_MILESTONES:
+        return f"`{name}` must have at most {MOST_MILESTONES} entries"
+    rising = bool(value) and all(a < b for a, b in pairwise((0.0, *value, LARGEST)))
     return "" if rising else f"`0 < {name}[0] < {name}[1] < ...` must hold"
 
 

@@ -116,6 +116,7 @@ class SharedCheckpoints(Options):
             "Place of the checkpoints: a folder that all nodes share, or an fsspec URL.",
             default="in `home`",
             metavar="PATH|URL",
+            is_url=True,
         ),
     ] = ""
     """Empty: in the study's home."""
@@ -133,6 +134,7 @@ class Ray(SharedCheckpoints, TrialTimeout):
             "Cluster to use: `auto` for the one that this machine is a node of, or host:port.",
             default="RAY_ADDRESS, or else a new cluster on this machine",
             metavar="ADDR",
+            is_url=True,
         ),
     ] = ""
     """Empty: `RAY_ADDRESS`, which a Ray job has, or else a new cluster on this machine."""

@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+LONGEST_QUOTE = 200
+
 
 class LrtuneError(Exception):
     """Base of all exceptions that lrtune raises on purpose."""
@@ -105,9 +107,13 @@ MOST_FRAMES = 5
 """Of the user's own code in a message."""
 
 
-def shown(text: str) -> str:
-    """A text with the passwords of the URLs in it hidden: `postgresql://me:***@host/db`."""
-    return re.sub(r"(://[^:/@\s]*:)[^@\s]*(?=@)|([?&]password=)[^&\s]*", r"\1\2***", text)
+def quoted(value: object) -> str:
+    """A value as a message quotes it; the end of a long one is left out."""
+    try:
+        text = repr(value)
+    except Exception:  # of an integer of thousands of digits, or of a class of the user's
+        text = f"a value of type {type(value).__name__}"
+    return text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}..."
 
 
 def check(rules: Iterable[tuple[bool, str]]) -> None:

@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any, Literal, TypeVar
 
-from lrtune.core.errors import InputError
+from lrtune.core.errors import InputError, quoted
+from lrtune.core.options import LARGEST
+from lrtune.core.printing import is_name
 
 T = TypeVar("T")
 Direction = Literal["max", "min"]
@@ -66,10 +68,10 @@ class Objective:
 
     def __post_init__(self) -> None:
         problems = []
-        if not self.metric or self.metric != self.metric.strip() or ":" in self.metric:
+        if not is_name(self.metric) or ":" in self.metric:
             problems.append(
-                f"a metric's name must not be empty, begin or end with a blank, or hold a colon, "
-                f"but got {self.metric!r}."
+                "a metric's name must be a text of one line without hidden characters, colons, or "
+                f"blanks at its ends, but got {quoted(self.metric)}."
             )
         if self.direction not in ("max", "min"):
             problems.append(f"a metric's direction must be max or min, but got {self.direction!r}.")
@@ -250,8 +252,8 @@ class Objective:
     def target_problem(self, target: Any) -> str:
         """The rule that a target breaks, and what was given; empty where it breaks none."""
         number = isinstance(target, int | float) and not isinstance(target, bool)
-        if not number or not math.isfinite(target):
-            return f"`target` must be a number, but got {target!r}."
+        if not number or not abs(target) <= LARGEST:
+            return f"`target` must be a number, but got {quoted(target)}."
         if not self.is_percentage or 1 < target <= 100:
             return ""
         meant = f": did you mean {100 * target:g}?" if 0 < target <= 1 else "."

@@ -14,7 +14,6 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
 from functools import cache, cached_property
-from numbers import Real
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import (
@@ -30,23 +29,36 @@ from typing import (
     get_type_hints,
 )
 
-from lrtune.core.errors import Problems
+from lrtune.core.errors import Problems, quoted
 
 Rule = Callable[[str, Any], str]
 """From a field's name and its value to the rule that the value breaks; empty if it breaks none."""
 
 
+LARGEST = 2**53
+"""The largest whole number that every reader of JSON knows."""
+
+
+def _not_too_large(name: str, value: float) -> str:
+    return "" if value <= LARGEST else f"`{name} <= {LARGEST}` must hold"
+
+
 def at_least(low: float) -> Rule:
-    """`low <= value`, and finite. NaN breaks this rule and the others."""
-    return lambda name, value: "" if low <= value < math.inf else f"`{low} <= {name}` must hold"
+    """`low <= value <= LARGEST`. NaN breaks this rule and the others."""
+
+    def rule(name: str, value: float) -> str:
+        return _not_too_large(name, value) if low <= value else f"`{low} <= {name}` must hold"
+
+    return rule
 
 
 def above(low: float, *, finite: bool = True) -> Rule:
-    """`low < value`, and finite unless told otherwise."""
+    """`low < value <= LARGEST`; infinity keeps the rule, too, unless it must be finite."""
 
     def rule(name: str, value: float) -> str:
-        holds = low < value and (value < math.inf or not finite)
-        return "" if holds else f"`{low} < {name}` must hold"
+        if value == math.inf and not finite:
+            return ""
+        return _not_too_large(name, value) if low < value else f"`{low} < {name}` must hold"
 
     return rule
 
@@ -97,6 +109,8 @@ class Option:
     """Whether `--help` shows it; `--help-all` shows every option."""
     python_only: bool = False
     """Whether it cannot be typed, as a function cannot."""
+    is_url: bool = False
+    """Whether it may be a URL, which may hold a password."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,9 +203,10 @@ def broken_rules(kind: type, values: Mapping[str, Any]) -> dict[str, str]:
     messages = {}
     for field in fields_of(kind):
         if field.name in values and (rule := field.broken_rule(value := values[field.name])):
-            messages[field.name] = (
-                f"{rule}, but got {list(value) if isinstance(value, tuple) else value!r}."
-            )
+            got = quoted(list(value) if isinstance(value, tuple) else value)
+            if field.option and field.option.is_url:
+                got = f"a {type(value).__name__}"
+            messages[field.name] = f"{rule}, but got {got}."
     return messages
 
 
@@ -302,7 +317,7 @@ def _field(item: Field[Any], hint: Any, kind: type) -> OptionField:
 def _is_a(value: object, kind: Any) -> bool:
     """Whether a value is of a type; whole numbers are numbers, and truth values are neither."""
     if kind is int or kind is float:
-        numbers = int if kind is int else Real
+        numbers = int if kind is int else int | float  # JSON knows no others
         return isinstance(value, numbers) and not isinstance(value, bool)
     if kind is Any:
         return True

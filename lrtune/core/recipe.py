@@ -4,19 +4,18 @@ Lengths are in epochs of the run that the recipe is meant for, fractions are of 
 warmup.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
-from numbers import Real
 from typing import Annotated, Any
 from warnings import warn
 
 from lrtune.core import decays
 from lrtune.core.decays import Cosine, Decay, Span, decay_from_dict
-from lrtune.core.errors import InputError, Problems
+from lrtune.core.errors import InputError, Problems, check, quoted
 from lrtune.core.optimizers import OPTIMIZERS, OWN
-from lrtune.core.options import OneOf, above, at_least, broken_rules, within
+from lrtune.core.options import LARGEST, OneOf, above, at_least, broken_rules, within
+from lrtune.core.printing import is_name, printable
 
 TABLES = {"group_scales": "numbers", "command": "numbers and words"}
 """The fields of a recipe that are tables, and of what."""
@@ -140,10 +139,24 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class NamedRecipe:
-    """A recipe that is compared with others."""
+    """A recipe that is compared with others.
+
+    Raises:
+        InputError: its name is no visible text of one line, or its recipe is none.
+    """
 
     name: str
     recipe: Recipe
+
+    def __post_init__(self) -> None:
+        rule = "the name of a recipe must be a text of one line without hidden characters"
+        check([
+            (is_name(self.name), f"{rule}, but got {quoted(self.name)}."),
+            (
+                isinstance(self.recipe, Recipe),
+                f"`recipe` must be a Recipe, but got {quoted(self.recipe)}.",
+            ),
+        ])  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,6 +262,8 @@ def _command_rule(value: object) -> str:
     assert isinstance(value, tuple)
     if not all(_is_number(item) or isinstance(item, str | bool) for _, item in value):
         return "`command` must have a number or a word for each placeholder"
+    if not all(printable(str(item)) == str(item) for _, item in value):
+        return "`command` must have words without hidden characters"
     return ""
 
 
@@ -257,13 +272,13 @@ def _scales_rule(value: object) -> str:
         return rule
     assert isinstance(value, tuple)
     pairs = value
-    if not all(_is_number(scale) and 0 < scale < math.inf for _, scale in pairs):
+    if not all(_is_number(scale) and scale > 0 for _, scale in pairs):
         return "`0 < scale` must hold for each of `group_scales`"
     return ""
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def __getattr__(name: str) -> Any:

@@ -32,13 +32,13 @@ decay with the cosine.
 """
 
 import math
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from typing import Any
 
 from lrtune.core.decays import DECAYS, Plateau, decay_parameters, is_length, missing_parameters
+from lrtune.core.documents import parse_document
 from lrtune.core.errors import InputError
 from lrtune.core.optimizers import OPTIMIZERS, OWN, WIDEST
 from lrtune.core.options import broken_rules, fields_of
@@ -48,6 +48,10 @@ from lrtune.core.sources import PLACEHOLDERS
 Scalar = float | int | str | bool
 Value = Scalar | tuple[float, ...]
 
+TRIAL_EPOCHS = 10**6
+"""Long enough that only what is impossible at any length is a problem of a space by itself."""
+MOST_POINTS = 10**9
+"""Points of a grid."""
 SCALES = "group_scales"
 COMMAND = "command"
 _RECIPE_KEYS = tuple(f.name for f in fields(Recipe) if f.name != COMMAND)
@@ -237,10 +241,7 @@ def parse_space(text: str, source: str, *, optimizer: str | None = "sgd") -> Spa
     Raises:
         InputError: every rule that the document breaks, each with file and key.
     """
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{source}: is no TOML: {error}.") from None
+    document = parse_document(text, source)
     problems: list[str] = []
 
     def problem(where: str, what: str) -> None:
@@ -332,8 +333,8 @@ def first_values(text: str) -> Mapping[str, float | int | str]:
         text: its TOML document.
     """
     try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError:
+        document = parse_document(text, "")
+    except InputError:
         return {}
     placeholders = _placeholders(document.get(COMMAND, {}), lambda *_: None)
     return {name: _extremes(parameter)[0] for name, parameter in placeholders.items()}
@@ -404,7 +405,7 @@ def _parameter(key: str, entry: object, *, whole: bool) -> Any:
     if not isinstance(log, bool):
         raise ValueError(f"`log` must be true or false, but got {log!r}.")
     is_number = isinstance(step, int | float) and not isinstance(step, bool)
-    if step is not None and (not is_number or not 0 < step < math.inf or log):
+    if step is not None and (not is_number or step <= 0 or log):
         raise ValueError(f"`0 < step` must hold, without `log`, but got step={step!r}, log={log}.")
     if whole and (
         log or not all(isinstance(value, int | Percent) for value in (low, high, step or 1))
@@ -416,6 +417,15 @@ def _parameter(key: str, entry: object, *, whole: bool) -> Any:
             raise ValueError(f"`low <= high` must hold, but got low={low}, high={high}.")
         if log and not low > 0:
             raise ValueError(f"`0 < low` must hold with `log`, but got low={low}.")
+    first, last = (
+        end.of(TRIAL_EPOCHS, whole=False) if isinstance(end, Percent) else end
+        for end in (low, high)
+    )
+    if step is not None and last - first > step * MOST_POINTS:
+        raise ValueError(
+            f"a grid must have at most {MOST_POINTS} points, but got low={entry['low']}, "
+            f"high={entry['high']}, step={step}."
+        )
     return Range(low, high, log, 1 if step is None and whole else step)
 
 
@@ -432,9 +442,7 @@ def _value(key: str, value: object) -> Any:
         return Percent(percent)
     if isinstance(value, list):
         return tuple(_value(key, v) for v in value)
-    if isinstance(value, float | int | str) and not (
-        isinstance(value, float) and math.isnan(value)
-    ):
+    if isinstance(value, float | int | str):
         return value
     raise ValueError(f"must be a number, a word or a list of numbers, but got {value!r}.")
 
@@ -508,7 +516,6 @@ def _semantic_problems(space: Space) -> Iterator[tuple[str, str]]:
     for name in space.choices("decay"):
         for key in sorted(missing_parameters(name, space.decays.get(name, {}))):
             yield f"[decay.{name}] {key}", "is missing."
-    trial_epochs = 10**6  # long enough that only what is impossible at any length is a problem here
     optimizers = space.choices("optimizer")
     tables = [("[parameters]", space.parameters)]
     tables += [(f"[optimizer.{name}]", table) for name, table in space.optimizers.items()]
@@ -516,7 +523,7 @@ def _semantic_problems(space: Space) -> Iterator[tuple[str, str]]:
         for key, parameter in table.items():
             if key in ("optimizer", "decay"):
                 continue
-            values = _extremes(_in_epochs(parameter, trial_epochs, whole=_is_whole(Recipe, key)))
+            values = _extremes(_in_epochs(parameter, TRIAL_EPOCHS, whole=_is_whole(Recipe, key)))
             users = [name for name in optimizers if space.parameter(key, name) is parameter]
             for optimizer, value in product(users, values):
                 field, _, name = key.partition(".")
@@ -531,7 +538,7 @@ def _semantic_problems(space: Space) -> Iterator[tuple[str, str]]:
     for name, table in space.decays.items():
         for key, parameter in table.items():
             whole = _is_whole(DECAYS[name], key)
-            for value in _extremes(_in_epochs(parameter, trial_epochs, whole=whole)):
+            for value in _extremes(_in_epochs(parameter, TRIAL_EPOCHS, whole=whole)):
                 if broken := broken_rules(DECAYS[name], {key: value}):
                     yield f"[decay.{name}] {key}", broken[key]
                     break

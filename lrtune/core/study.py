@@ -4,12 +4,13 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
-from lrtune.core.errors import InputError
+from lrtune.core.errors import InputError, quoted
 from lrtune.core.objective import Objective
-from lrtune.core.options import Conflict, Option, Options, above, at_least, within
+from lrtune.core.options import LARGEST, Conflict, Option, Options, above, at_least, within
 from lrtune.core.recipe import NamedRecipe, ParameterGroup, Recipe
 from lrtune.core.run import BASELINE, RunRecord
 from lrtune.core.sources import SMALL_BATCH, SMALL_DATA
@@ -23,8 +24,8 @@ Confirm = Literal["full", "quick", "0"]
 DataOnDevice = Literal["auto", "yes", "no"]
 
 
-MOST_SEEDS, LARGEST_SEED = 1000, 2**53
-"""Runs of a recipe, at most; and the largest whole number that every reader of JSON knows."""
+MOST_SEEDS, LARGEST_SEED = 1000, LARGEST
+"""Runs of a recipe, at most; and the largest seed."""
 LARGEST_BUDGET = 1e9
 """In trials, epochs, runs or seconds: thirty years."""
 
@@ -52,10 +53,11 @@ class Budget:
             "": ("trials", 1), "ep": ("epochs", 1), "runs": ("runs", 1),
             "s": ("seconds", 1), "min": ("seconds", 60), "h": ("seconds", 3600),
         }  # fmt: skip
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(text).strip())
+        written = text.strip() if isinstance(text, str) else quoted(text)
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", written)
         if not match or match[2] not in units:
             raise InputError(
-                f"`budget` must look like 50, 300ep, 20runs, 30min or 4h, but got {text!r}."
+                f"`budget` must look like 50, 300ep, 20runs, 30min or 4h, but got {quoted(text)}."
             )
         unit, scale = units[match[2]]
         amount = float(match[1]) * scale
@@ -70,14 +72,15 @@ class Budget:
         return Budget(amount, unit)
 
     def __str__(self) -> str:
+        """All digits of it, without an exponent: `parse` reads it back as it is."""
+        amount = Decimal(str(self.amount))
+        suffix = {"trials": "", "epochs": "ep", "runs": "runs", "seconds": "s"}[self.unit]
         if self.unit == "seconds":
-            for suffix, scale in (("h", 3600), ("min", 60)):
-                if self.amount % scale == 0:
-                    return f"{self.amount / scale:.12g}{suffix}"
-        return (
-            f"{self.amount:.12g}"
-            + {"trials": "", "epochs": "ep", "runs": "runs", "seconds": "s"}[self.unit]
-        )
+            for longer, scale in (("h", 3600), ("min", 60)):
+                if amount % scale == 0:
+                    amount, suffix = amount / scale, longer
+                    break
+        return f"{amount.normalize():f}{suffix}"
 
 
 @dataclass(frozen=True)

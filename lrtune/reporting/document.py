@@ -300,7 +300,7 @@ def compose(report: Report) -> Document:
 def _code(config: StudyConfig, recommendation: Recommendation) -> str:
     """The recommended recipe in plain PyTorch; of a command, how to train it so."""
     if "command" in config.task:
-        return f"lrtune apply {config.name} -- {config.task['command']}\n"
+        return f"lrtune apply {config.name} -- {wording.task(config.task)}\n"
     return torch_code(
         recommendation.best.recipe,
         config.epochs,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from lrtune.core.printing import printable
 from lrtune.reporting.document import Document
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def _template() -> Template:
     return Environment(
         loader=loader,
         autoescape=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

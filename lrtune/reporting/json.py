@@ -12,10 +12,12 @@ from typing import Any
 
 from lrtune.core.objective import Objective
 from lrtune.core.options import options_of
+from lrtune.core.printing import printable
 from lrtune.core.run import RunRecord
 from lrtune.core.study import SearchRules
 from lrtune.decide.noise import Difference
 from lrtune.decide.recommend import Contender, Recommendation
+from lrtune.reporting import wording
 from lrtune.reporting.contenders import compared
 from lrtune.reporting.cost import Cost
 from lrtune.reporting.document import Document
@@ -44,6 +46,10 @@ def render_json(document: Document) -> str:
         }
         | {"looks": list(map(asdict, config.looks))}
         | {
+            "task": {
+                key: wording.task(config.task) if key == "command" else value
+                for key, value in config.task.items()
+            },
             "space": config.space_name,
             "budget": str(config.budget),
             "settings": {} if document.steers else asdict(config.settings),
@@ -129,10 +135,12 @@ def _run(record: RunRecord) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no nan and no infinity."""
+    """JSON has no nan and no infinity, and a name of a file need not be text."""
     match value:
+        case str():
+            return printable(value)
         case Mapping():
-            return {key: _plain(item) for key, item in value.items()}
+            return {_plain(key): _plain(item) for key, item in value.items()}
         case list() | tuple():
             return [_plain(item) for item in value]
         case float():

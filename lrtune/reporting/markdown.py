@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from lrtune.core.printing import printable
 from lrtune.reporting.document import Document
 
 if TYPE_CHECKING:
@@ -21,17 +22,25 @@ def render_markdown(document: Document, plots: "Sequence[Plot]") -> str:
     """
     images = {plot.name: plot for plot in plots}
     verbatim = {
-        "code": Markup(document.code),  # noqa: S704  (in a block of code)
-        "command": Markup(document.report.state.config.command),  # noqa: S704
+        "code": fenced(document.code, "sh" if document.steers else "python"),
+        "command": fenced(document.report.state.config.command),
     }
     text = _template().render(doc=document, plots=images, **verbatim)
     # One empty line between blocks, whatever the template left out; code keeps its own.
-    return re.sub(r"(```.*?```)|\n{3,}", lambda match: match[1] or "\n\n", text, flags=re.DOTALL)
+    blocks = re.compile(r"(^(`{3,}).*?^\2$)|\n{3,}", re.DOTALL | re.MULTILINE)
+    return blocks.sub(lambda match: match[1] or "\n\n", text)
+
+
+def fenced(code: str, language: str = "") -> Markup:
+    """Code as a block, which none of its own backticks ends; empty where there is no code."""
+    longest = max(map(len, re.findall("`+", code)), default=0)
+    fence, lines = "`" * max(3, longest + 1), printable(code).rstrip("\n")
+    return Markup(f"{fence}{language}\n{lines}\n{fence}" if code else "")  # noqa: S704  (verbatim)
 
 
 def escape(text: object) -> Markup:
     """Text that Markdown shows as it is, in a table cell too."""
-    one_line = " ".join(str(text).split())
+    one_line = " ".join(printable(str(text)).split())
     return Markup(re.sub(r"[\\`*<>|~$&]|(?<!\w)_|_(?!\w)|\](?=[(\[])", r"\\\g<0>", one_line))  # noqa: S704  (this is the escaping)
 
 

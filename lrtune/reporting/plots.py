@@ -12,6 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from lrtune.core.decays import DECAYS
 from lrtune.core.objective import Objective
+from lrtune.core.printing import printable
 from lrtune.core.study import RangeResult
 from lrtune.decide.recommend import Recommendation
 from lrtune.decide.sweep import NUM_IN_A_ROW
@@ -259,6 +260,7 @@ def _range_sheet(results: tuple[RangeResult, ...], width: float) -> Sheet:
 
 def _importance_sheet(doc: Document, width: float) -> Sheet:
     names, shares = zip(*reversed(doc.importances), strict=True)
+    names = tuple(map(printable, names))
     sheet = Sheet(width, 0.55 + 0.24 * len(names))
     [axes] = sheet.panels
     bars = axes.barh(names, [100 * share for share in shares], color=SERIES[0], height=0.62)
@@ -388,7 +390,8 @@ def _parallel_sheet(parallel: Parallel, width: float) -> Sheet:
             axes.plot([x], [y], "|", color=MUTED, markersize=5, markeredgewidth=0.6)
             above = crowded and i % 2
             axes.annotate(
-                text, (x, y), (0, 4 if above else -4), textcoords="offset points", fontsize=7,
+                printable(text), (x, y), (0, 4 if above else -4),
+                textcoords="offset points", fontsize=7,
                 ha="left" if x == 0 else "right" if x == 1 else "center",
                 va="bottom" if above else "top", zorder=5,
             )  # fmt: skip
@@ -397,7 +400,7 @@ def _parallel_sheet(parallel: Parallel, width: float) -> Sheet:
         if decay in shown:
             [drawn] = axes.plot([], [], "-", color=colour)
             sheet.enter(drawn, decay)
-    axes.set_yticks(heights, [axis.label for axis in parallel.axes])
+    axes.set_yticks(heights, [printable(axis.label) for axis in parallel.axes])
     axes.set(xlim=(-0.01, 1.01), ylim=(heights[-1] - 0.45, 0.35))
     axes.grid(visible=False)
     axes.tick_params(axis="both", length=0, labelbottom=False)

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from lrtune.core.study import RangeResult
 from lrtune.reporting import wording
+from lrtune.reporting.console import PlainConsole
 from lrtune.reporting.files import write_whole
 
 
@@ -74,7 +75,7 @@ def print_range_result(
         as_json: print `range_json` instead.
         console: where to; `None`: to stdout.
     """
-    console = console or Console()
+    console = console or PlainConsole()
     if as_json:
         console.out(range_json(result), highlight=False, end="")
         return

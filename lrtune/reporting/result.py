@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lrtune.core.errors import LrtuneError
+from lrtune.core.printing import printable
 from lrtune.core.recipe import Recipe
 from lrtune.core.run import BASELINE, Measurement
 from lrtune.core.study import StudyState
@@ -117,4 +118,10 @@ def runs_dataframe(state: StudyState) -> "pd.DataFrame":
             | {f"command_{name}": value for name, value in command.items()}
             | {"seconds": record.seconds, "retries": record.retries, "reason": record.reason}
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame([
+        {
+            printable(key): printable(value) if isinstance(value, str) else value
+            for key, value in row.items()
+        }
+        for row in rows
+    ])  # fmt: skip

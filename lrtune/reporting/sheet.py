@@ -19,6 +19,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from lrtune.core.printing import printable
+
 # On a page each of these becomes a CSS variable, `--plot-ink` and so on, so that dark mode reaches
 # into the plots. They must differ from each other, and from whatever else matplotlib may write.
 INK, MUTED, GRID = "#1b1f24", "#6b7077", "#e3e4e1"
@@ -96,7 +98,7 @@ class Sheet:
         """Lets an artist say `text`."""
         gid = f"mark-{len(self.texts)}"
         artist.set_gid(gid)
-        self.texts[gid] = text
+        self.texts[gid] = printable(text)
 
     def say_at(self, axes: Axes, x: float, y: float, text: str, *, colour: str) -> None:
         """Lets a place say `text`, by an invisible mark that is large enough to be hit."""
@@ -112,7 +114,7 @@ class Sheet:
 
         Matplotlib's own `label` would hide what begins with `_`.
         """
-        self._entries.append((artist, label))
+        self._entries.append((artist, printable(label)))
 
     def legend(self) -> None:
         """Above the first panel, in as many columns as fit; the figure grows by its lines."""
@@ -176,8 +178,8 @@ class Plot:
         for colour, name in VARIABLES.items():
             svg = svg.replace(colour, f"var(--plot-{name})")
         label = f'class="{width}" role="img" aria-labelledby="{own}-title {own}-description"'
-        title = f'<title id="{own}-title">{escape(self.title)}</title>'
-        description = f'<desc id="{own}-description">{escape(self.description)}</desc>'
+        title = f'<title id="{own}-title">{escape(printable(self.title))}</title>'
+        description = f'<desc id="{own}-description">{escape(printable(self.description))}</desc>'
         head = re.compile(r'^<svg[^>]*(viewBox="[^"]*")[^>]*>')
         return head.sub(lambda match: f"<svg {match[1]} {label}>{title}{description}", svg)
 

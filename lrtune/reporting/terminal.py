@@ -12,6 +12,7 @@ from lrtune.core.study import StudyState
 from lrtune.decide.plan import outcome
 from lrtune.decide.recommend import recommend
 from lrtune.reporting import wording
+from lrtune.reporting.console import PlainConsole
 from lrtune.reporting.document import Document, Report, compose
 from lrtune.reporting.trials import unconfirmed_value
 
@@ -82,7 +83,7 @@ def print_studies(states: Sequence[StudyState], console: Console | None = None) 
         states: the studies.
         console: where to; `None`: to stdout.
     """
-    console = console or Console()
+    console = console or PlainConsole()
     table = _plain_table()
     table.add_column("Study", overflow="fold")  # whole, to be copied
     for heading in ("Runs", "Epochs", "Best", "State"):

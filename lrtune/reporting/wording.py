@@ -4,6 +4,7 @@ What is not known (nan) is a dash.
 """
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from lrtune.core.optimizers import OPTIMIZERS, OWN
 from lrtune.core.recipe import ParameterGroup, Recipe, in_words
 from lrtune.core.run import BASELINE, Run, RunRecord
 from lrtune.core.study import RangeResult, StudyConfig
+from lrtune.core.urls import shown_command
 from lrtune.decide.horizons import BestLR
 from lrtune.decide.noise import Difference
 
@@ -161,7 +163,9 @@ def _roughly(seconds: float) -> tuple[int, str]:
 
 
 def task(source: Mapping[str, Any]) -> str:
-    """`small-cnn on fashion-mnist`, or the file or object that the task comes from."""
+    """`small-cnn on fashion-mnist`, or the command, file or object that the task comes from."""
+    if "command" in source:
+        return shown_command(shlex.split(source["command"]))
     if "model" in source and "data" in source:
         return f"{source['model']} on {source['data']}"
     return str(next(iter(source.values()), "unnamed task"))

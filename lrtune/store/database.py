@@ -17,13 +17,15 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
-from lrtune.core.errors import InputError, StoreError, first_line, shown
+from lrtune.core.errors import InputError, StoreError, first_line
 from lrtune.core.objective import Metrics
+from lrtune.core.printing import is_name, printable
 from lrtune.core.recipe import Recipe
 from lrtune.core.run import Measurement, Run, RunRecord, RunState
 from lrtune.core.study import RULES, RangeResult, StudyConfig, StudyState
+from lrtune.core.urls import shown, without
 from lrtune.store.encoding import (
     compared,
     config_from_json,
@@ -88,7 +90,7 @@ def missing_file(url: str) -> str:
     """The file that opening a SQLite URL would make; empty where it exists already."""
     try:
         parsed = sa.make_url(url)
-    except SQLAlchemyError:
+    except (SQLAlchemyError, ValueError):
         return ""  # opening it says what is wrong
     is_file = parsed.get_backend_name() == "sqlite" and parsed.database and not parsed.query
     return str(parsed.database) if is_file and not Path(str(parsed.database)).exists() else ""
@@ -121,12 +123,14 @@ class StudyDatabase:
         connect_args = {"timeout": BUSY_S} if url.startswith("sqlite") else {}
         try:
             self.engine: Engine = sa.create_engine(url, connect_args=connect_args)
-        except (SQLAlchemyError, ImportError) as error:
-            raise StoreError(
-                f"{shown(url)} cannot be used as a database: {shown(first_line(error))}"
-            ) from None
-        if self.engine.dialect.name == "sqlite":
-            sa.event.listen(self.engine, "connect", _tune_sqlite)
+            if self.engine.dialect.name == "sqlite":
+                sa.event.listen(self.engine, "connect", _tune_sqlite)
+            self.engine.connect().close()
+        except DBAPIError as error:
+            raise self._failure(error) from None
+        except Exception as error:  # each driver has errors of its own
+            reason = without(url, first_line(error))
+            raise StoreError(f"{shown(url)} cannot be used as a database: {reason}") from None
         with self.begin() as connection:
             for table in (
                 _metadata.sorted_tables
@@ -168,6 +172,8 @@ class StudyDatabase:
         Raises:
             StoreError: another version of lrtune wrote it.
         """
+        if not is_name(name):
+            return None  # not every database takes such a text
         with self.begin() as connection:
             text = connection.execute(
                 sa.select(_studies.c.config).where(_studies.c.name == name)
@@ -267,7 +273,10 @@ class StudyDatabase:
         except IntegrityError:
             raise
         except SQLAlchemyError as error:
-            raise StoreError(f"{shown(self.url)}: {shown(_in_words(error))}") from None
+            raise self._failure(error) from None
+
+    def _failure(self, error: SQLAlchemyError) -> StoreError:
+        return StoreError(f"{shown(self.url)}: {without(self.url, _in_words(error))}")
 
     def _unknown(self, name: str) -> InputError:
         names = ", ".join(self.names()) or "none"
@@ -374,7 +383,7 @@ class StudyStore:
 
     def finish(self, run: Run, state: RunState, reason: str = "") -> None:
         """Records how a run ended."""
-        self._update(run.id, state=state, reason=reason)
+        self._update(run.id, state=state, reason=printable(reason))
 
     def count_retry(self, run: Run) -> None:
         """Records that a run lost its worker and goes on with another."""

@@ -17,14 +17,16 @@ backbone = 0.1
 batch_size = 64
 """
 
-import tomllib
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from lrtune.core.documents import parse_document
 from lrtune.core.errors import InputError, Problems
+from lrtune.core.printing import printable
 from lrtune.core.recipe import NamedRecipe, Recipe, length_problems
 from lrtune.schedules.compress import compress
+from lrtune.store.documents import find_document, read_document
 
 ORDER = (
     "sgd-step", "adamw", "adamw-cosine", "lamb-cosine", "sgd-linear", "sgd-wsd",
@@ -64,7 +66,7 @@ def read_recipe(recipe: str | Path, epochs: int, *, own: Recipe | None = None) -
     if problems:
         raise InputError([f"{name}: {problem}" for problem in problems])
     return NamedRecipe(
-        name=Path(name).stem,
+        name=printable(Path(name).stem),
         recipe=compress(read, meant_for, epochs) if meant_for != epochs else read,
     )  # fmt: skip
 
@@ -92,14 +94,10 @@ def describe_recipe(name: str) -> str:
 
 def _read(recipe: str | Path) -> dict[str, Any]:
     """The values of a recipe's file."""
-    named = _FOLDER / f"{recipe}.toml"
-    path = named if named.is_file() else Path(recipe)
-    if not path.is_file():
+    path = find_document(recipe, _FOLDER)
+    if path is None:
         names = ", ".join(recipe_names())
         raise InputError(
             f"a recipe must be a TOML file or one of {names}, but got {str(recipe)!r}."
         )
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{recipe}: cannot be read as a recipe: {error}.") from None
+    return parse_document(read_document(path), str(recipe))

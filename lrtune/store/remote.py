@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 import fsspec
 
-from lrtune.core.errors import InputError, StoreError, first_line, shown
+from lrtune.core.errors import InputError, StoreError, first_line
+from lrtune.core.urls import shown, without
 from lrtune.store.checkpoints import (
     LIMIT_BYTES,
     SUFFIX,
@@ -54,7 +55,7 @@ class RemoteCheckpointStore(CheckpointFiles):
         try:
             self._fs, self._root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         except (ImportError, ValueError, OSError) as error:
-            reason = shown(first_line(error))
+            reason = without(url, first_line(error))
             raise InputError(
                 f"`storage_path` must be a URL that fsspec knows, but got {shown(url)!r}: {reason}."
             ) from None
@@ -97,9 +98,10 @@ class RemoteCheckpointStore(CheckpointFiles):
         try:
             yield
         except Exception as error:  # each file system has errors of its own
+            reason = without(self.url, str(error))
             raise StoreError(
-                f"checkpoints at {shown(self.url)} cannot be {done}: {shown(str(error))}"
-            ) from error
+                f"checkpoints at {shown(self.url)} cannot be {done}: {reason}"
+            ) from None
 
 
 class PatientCheckpoints:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from lrtune.core.errors import InputError
+from lrtune.store.documents import find_document, read_document
 
 
 def read_space(space: str | Path) -> tuple[str, str]:
@@ -11,15 +12,11 @@ def read_space(space: str | Path) -> tuple[str, str]:
     Raises:
         InputError: there is neither.
     """
-    named = _spaces_folder() / f"{space}.toml"
-    path = named if named.is_file() else Path(space)
-    if not path.is_file():
+    path = find_document(space, folder := _spaces_folder())
+    if path is None:
         names = ", ".join(space_names())
         raise InputError(f"`space` must be a TOML file or one of {names}, but got {str(space)!r}.")
-    try:
-        return (str(space) if path is named else str(path)), path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}.") from None
+    return str(space if path.parent == folder else path), read_document(path)
 
 
 def space_names() -> list[str]:

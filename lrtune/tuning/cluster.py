@@ -17,6 +17,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lrtune.core.errors import InputError, LrtuneError, TaskError, first_line
+from lrtune.core.urls import shown, without
 
 Result = TypeVar("Result")
 Serializer = tuple[Callable[[Any], Any], Callable[[Any], Any]]
@@ -101,7 +102,7 @@ def connect(
     if address.startswith("ray://"):
         raise InputError(
             "`address` must be that of a cluster which this machine is a node of, but got a Ray "
-            f"Client's, {address!r}: from outside, submit a job: ray job submit --address "
+            f"Client's, {shown(address)!r}: from outside, submit a job: ray job submit --address "
             "http://HEAD:8265 -- lrtune search ..."
         )
     ours = not ray.is_initialized()
@@ -165,10 +166,10 @@ def _start(address: str) -> None:
         else:
             _check_that_it_answers(address)
             ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        reason = first_line(error)
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
+        reason = without(address, first_line(error))
         raise InputError(
-            f"`address` must be that of a running Ray cluster, but got {address!r}: {reason}"
+            f"`address` must be that of a running Ray cluster, but got {shown(address)!r}: {reason}"
         ) from None
 
 
@@ -196,7 +197,8 @@ def _check_that_it_answers(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
     except OSError as error:
-        raise ConnectionError(f"nobody answers at {address} ({error.strerror or error}).") from None
+        reason = f"nobody answers at {shown(address)} ({error.strerror or error})."
+        raise ConnectionError(reason) from None
 
 
 def _nodes() -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from lrtune.core.objective import Metrics
 from lrtune.core.recipe import Recipe
 from lrtune.core.study import RangeCurve
 from lrtune.core.training import Environment, Facts, OpenTraining, States
+from lrtune.core.urls import shown
 from lrtune.decide.plan import Done
 from lrtune.tuning.cluster import Cluster, Serializer, share
 from lrtune.tuning.cluster_runs import ClusterRuns
@@ -127,8 +128,8 @@ class RayEngine:
             if not is_shared:
                 problems.append(
                     f"`storage_path` must be shared by all nodes, but node {node} does not see "
-                    f"what is written to {self._options.storage_path} here: give a shared folder, "
-                    "or a URL such as s3://bucket/path."
+                    f"what is written to {shown(self._options.storage_path)} here: give a shared "
+                    "folder, or a URL such as s3://bucket/path."
                 )
         if problems:
             raise InputError(problems)

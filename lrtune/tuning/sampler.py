@@ -31,6 +31,7 @@ from lrtune.core.errors import StoreError, first_line
 from lrtune.core.recipe import TABLES, Recipe, default_recipe
 from lrtune.core.space import SCALES, Choice, Interval, Parameter, Range, Space, Value, parse_space
 from lrtune.core.study import StudyConfig, StudyState
+from lrtune.core.urls import without
 from lrtune.decide.trials import Trial, best_first, trials_of
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -212,7 +213,8 @@ def mirror(state: StudyState, url: str) -> None:
             if trial.level and trial.number not in copied and _is_of(space, trial.recipe):
                 study.add_trial(_frozen(state, trial, space))
     except Exception as error:  # Optuna raises SQLAlchemy's errors, its own and built-in ones
-        raise StoreError(f"Optuna cannot use this database: {first_line(error)}") from error
+        reason = without(url, first_line(error))
+        raise StoreError(f"Optuna cannot use this database: {reason}") from None
 
 
 def delete_mirror(name: str, url: str) -> None:
@@ -227,7 +229,8 @@ def delete_mirror(name: str, url: str) -> None:
     except (KeyError, optuna.exceptions.StorageInternalError):  # no such study, no tables
         return
     except Exception as error:
-        raise StoreError(f"Optuna cannot use this database: {first_line(error)}") from error
+        reason = without(url, first_line(error))
+        raise StoreError(f"Optuna cannot use this database: {reason}") from None
 
 
 def _in_memory(state: StudyState, space: Space, number: int) -> optuna.Study:

@@ -18,6 +18,7 @@ from lrtune.core.errors import (
     check,
     first_line,
     is_of_user,
+    quoted,
 )
 
 
@@ -82,6 +83,19 @@ def test_all_rules_that_do_not_hold_are_raised_together():
 )
 def test_the_first_line_of_an_error(said, line):
     assert first_line(ValueError(said)) == line
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.1, "0.1"),
+        ("a\x1b\u202e\udcff", r"'a\x1b\u202e\udcff'"),
+        ([1] * 1000, f"[{'1, ' * 66}1..."),
+        pytest.param(10**5000, "a value of type int", id="long"),
+    ],
+)
+def test_a_value_is_quoted_in_one_short_line(value, text):
+    assert quoted(value) == text
 
 
 def test_problems_are_gathered_and_raised_together():

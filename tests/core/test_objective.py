@@ -53,6 +53,10 @@ def test_a_direction_that_is_said_holds(text, metric, direction):
     assert Objective.parse(str(objective)) == objective
 
 
+NAME = (
+    "a metric's name must be a text of one line without hidden characters, colons, or blanks at "
+    "its ends"
+)
 REFUSED = {
     "banana": (
         "a metric must say its direction where its name does not, but got 'banana': write "
@@ -60,13 +64,12 @@ REFUSED = {
     ),
     "loss:up": "a metric must be NAME, NAME:max or NAME:min, but got 'loss:up'.",
     "loss:": "a metric must be NAME, NAME:max or NAME:min, but got 'loss:'.",
-    ":min": (
-        "a metric's name must not be empty, begin or end with a blank, or hold a colon, but got ''."
-    ),
-    "a:b:min": (
-        "a metric's name must not be empty, begin or end with a blank, or hold a colon, "
-        "but got 'a:b'."
-    ),
+    ":min": f"{NAME}, but got ''.",
+    "a:b:min": f"{NAME}, but got 'a:b'.",
+    "f\x1b[31m1:max": f"{NAME}, but got 'f\\x1b[31m1'.",
+    "f\u202e1:max": f"{NAME}, but got 'f\\u202e1'.",
+    "f\udce91:max": f"{NAME}, but got 'f\\udce91'.",
+    "f\n1:max": f"{NAME}, but got 'f\\n1'.",
 }
 
 

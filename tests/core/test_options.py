@@ -57,7 +57,7 @@ BROKEN = [
     ("num_coats", None, "`num_coats` must be a whole number, but got None."),
     ("num_coats", "many", "`num_coats` must be a whole number, but got 'many'."),
     ("thickness_mm", 0, "`0 < thickness_mm` must hold, but got 0."),
-    ("thickness_mm", math.inf, "`0 < thickness_mm` must hold, but got inf."),
+    ("thickness_mm", math.inf, "`thickness_mm <= 9007199254740992` must hold, but got inf."),
     ("thickness_mm", math.nan, "`0 < thickness_mm` must hold, but got nan."),
     ("thickness_mm", "thin", "`thickness_mm` must be a number, but got 'thin'."),
     ("gloss", 1.5, "`0 <= gloss <= 1` must hold, but got 1.5."),
@@ -98,8 +98,9 @@ def test_a_value_that_keeps_the_rules(name, value):
     ("rule", "inside", "outside"),
     [(within(0, 1), (0, 0.5, 1), (-1, 2)), (within(0, 1, "[)"), (0, 0.5), (1, -0.1)),
      (within(0, 1, "(]"), (0.5, 1), (0, 1.1)), (within(0, 1, "()"), (0.5,), (0, 1)),
-     (at_least(2), (2, 3), (1, math.inf, -math.inf)), (above(0), (1e-300,), (0, math.inf)),
-     (above(0, finite=False), (1, math.inf), (0, math.nan))],
+     (at_least(2), (2, 3, 2**53), (1, 2**53 + 1, math.inf, -math.inf)),
+     (above(0), (1e-300,), (0, 1e300, math.inf)),
+     (above(0, finite=False), (1, math.inf), (0, 1e300, math.nan))],
 )  # fmt: skip
 def test_the_ends_of_intervals(rule, inside, outside):
     assert [rule("x", value) for value in inside] == [""] * len(inside)

@@ -22,7 +22,7 @@ from lrtune.core.decays import (
 )
 from lrtune.core.errors import InputError
 from lrtune.core.optimizers import OPTIMIZERS
-from lrtune.core.recipe import Recipe, default_recipe
+from lrtune.core.recipe import NamedRecipe, Recipe, default_recipe
 
 # decay, what people read of it
 EVERY_DECAY = [
@@ -178,7 +178,12 @@ RULES = [
             "`0 < milestones_epochs[0] < milestones_epochs[1] < ...` must hold, but got "
             + f"{list(milestones)}.",
         )
-        for milestones in [(), (0,), (-1, 2), (3, 2), (2, 2), (2, math.nan)]
+        for milestones in [(), (0,), (-1, 2), (3, 2), (2, 2), (2, math.nan), (2, math.inf)]
+    ),
+    (
+        {"decay": MultiStep(milestones_epochs=tuple(range(1, 1002)))},
+        f"`milestones_epochs` must have at most 1000 entries, but got {str([*range(1, 99)])[:200]}"
+        "....",
     ),
 ]
 
@@ -214,6 +219,22 @@ def test_milestones_are_numbers(milestones):
         Recipe(decay=MultiStep(milestones_epochs=milestones))
 
 
+@pytest.mark.parametrize("name", ["", "a\x1b[31m", "a\nb", "caf\udce9", None, 3])
+def test_the_name_of_a_recipe_is_visible(name):
+    with pytest.raises(InputError) as caught:
+        NamedRecipe(name=name, recipe=None)
+    assert caught.value.problems == (
+        "the name of a recipe must be a text of one line without hidden characters, but got "
+        f"{name!r}.",
+        "`recipe` must be a Recipe, but got None.",
+    )
+
+
+def test_the_words_of_a_command_are_visible():
+    with pytest.raises(InputError, match="`command` must have words without hidden characters"):
+        Recipe(command=(("x", "a\x1b"),))
+
+
 def test_a_decay_is_more_than_its_name():
     with pytest.raises(
         InputError, match=r"`decay` must be one of the decays of .*, but got 'cosine'"
@@ -237,7 +258,7 @@ DECAY_NUMBERS = [
 ]
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1.7e308])
 @pytest.mark.parametrize("key", NUMBERS)
 def test_no_number_is_nan_or_infinite(key, value):
     with pytest.raises(InputError, match=key):

@@ -1,5 +1,6 @@
 """The files of a report: golden Markdown, plain JSON and one page, at every stage of a study."""
 
+import io
 import json
 import os
 import re
@@ -14,15 +15,19 @@ import pytest
 from matplotlib import rc_context
 
 import lrtune.reporting.html
+from lrtune.core.printing import printable
+from lrtune.core.recipe import ParameterGroup
 from lrtune.core.study import StudyState
+from lrtune.reporting.console import PlainConsole
 from lrtune.reporting.document import compose
 from lrtune.reporting.files import write_report, write_whole
 from lrtune.reporting.html import render_html
 from lrtune.reporting.json import render_json
-from lrtune.reporting.markdown import escape, render_markdown
+from lrtune.reporting.markdown import escape, fenced, render_markdown
 from lrtune.reporting.plots import decay_colours, draw, draw_range_test
 from lrtune.reporting.range_test import write_range_result
 from lrtune.reporting.sheet import SERIES, VARIABLES, WIDTHS
+from lrtune.reporting.terminal import print_recommendation
 from tests.reporting.conftest import range_result, report_of, stages
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -95,6 +100,60 @@ def test_markdown_is_the_golden_file(request, study, name):
 )
 def test_markdown_is_escaped(text, escaped):
     assert escape(text) == escaped
+
+
+@pytest.mark.parametrize(
+    ("code", "block"),
+    [
+        ("", ""),
+        ("a\n\n\nb\n", "```sh\na\n\n\nb\n```"),
+        ("echo '```'", "````sh\necho '```'\n````"),
+        ("`````\n````", "``````sh\n`````\n````\n``````"),
+        ("echo \x1b\u202e\udcff", "```sh\necho \\x1b\\u202e\\udcff\n```"),
+    ],
+)
+def test_a_block_of_code_ends_where_the_code_ends(code, block):
+    assert fenced(code, "sh") == block
+
+
+def test_empty_lines_within_a_command_stay(done):
+    command = "lrtune search -- python -c 'a\n\n\n```\n\n\n\n'"
+    state = replace(done.state, config=replace(done.state.config, command=command))
+    assert f"\n````\n{command}\n````\n" in render_markdown(compose(report_of(state)), ())
+
+
+HIDDEN = "x\udce9\x1b[31m\u202e\x00`y"
+
+
+def test_no_hidden_character_reaches_a_file_or_a_terminal(done, tmp_path):
+    group = ParameterGroup(name=HIDDEN, lr_scale=0.5)
+    config = replace(
+        done.state.config,
+        task={"file": HIDDEN}, space_name=HIDDEN, command=HIDDEN, data_facts={HIDDEN: HIDDEN},
+        groups=(group, ParameterGroup(name="head")), environment={"CPU": HIDDEN},
+    )  # fmt: skip
+    records = tuple(replace(record, reason=HIDDEN) for record in done.state.records)
+    report = report_of(replace(done.state, config=config, records=records), {HIDDEN: 0.7, "b": 0.3})
+    files = write_report(report, tmp_path)
+    texts = {
+        name: path.read_text(encoding="utf-8")
+        for name, path in files.items()
+        if path.suffix != ".png"
+    }
+    for name, text in texts.items():
+        assert printable(text) == text, name
+        if name.endswith(".svg"):
+            ET.fromstring(text)
+        else:
+            assert r"x\udce9\x1b" in text.replace(r"\\", "\\"), name
+    json.loads(texts["report.json"])
+    assert r"x\udce9\x1b[31m\u202e\x00`y" in texts["plots/importance.svg"]
+    terminal = PlainConsole(file=io.StringIO(), force_terminal=True, width=80)
+    print_recommendation(report, terminal)
+    output = terminal.file.getvalue()
+    assert r"x\udce9\x1b[31m\u202e\x00`y" in output
+    assert "\x1b[1m" in output  # its own colours are no text
+    assert "\x1b[31m" not in output
 
 
 def test_json_is_plain_and_complete(done):

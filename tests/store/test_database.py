@@ -25,9 +25,10 @@ from lrtune.core.recipe import Recipe
 from lrtune.core.run import Measurement
 from lrtune.core.space import Interval
 from lrtune.core.study import Budget, RangeCurve, RangeResult, StudyConfig, TrainSettings
+from lrtune.core.urls import shown
 from lrtune.decide.looks import looks_of
 from lrtune.store import database as database_module
-from lrtune.store.database import StudyDatabase, shown
+from lrtune.store.database import StudyDatabase
 from lrtune.store.encoding import config_from_json, config_to_json
 from lrtune.store.workers import this_worker
 from tests.studies import full_run
@@ -108,7 +109,20 @@ def test_a_configuration_comes_back_equal(database, make_config, changes):
 
 
 @pytest.mark.parametrize(
-    "text", ["50", "1000000", "1234567", "300ep", "2.5runs", "90s", "123456789s", "30min", "4h"]
+    "text",
+    [
+        "0.00001runs",
+        "1.000000000001runs",
+        "50",
+        "1000000",
+        "1234567",
+        "300ep",
+        "2.5runs",
+        "90s",
+        "123456789s",
+        "30min",
+        "4h",
+    ],
 )
 def test_every_budget_comes_back_equal(make_config, text):
     config = make_config(budget=Budget.parse(text))
@@ -391,22 +405,19 @@ def test_what_is_read_once_is_still_right_after_others_have_written(store, make_
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
+    "url",
     [
-        ("postgresql://me:SECRET@host:5432/db", "postgresql://me:***@host:5432/db"),
-        ("postgresql+psycopg://:SEC:RET@host/db", "postgresql+psycopg://:***@host/db"),
-        ("--storage=mysql://me:SECRET@host/db", "--storage=mysql://me:***@host/db"),
-        (
-            "postgresql://host/db?user=me&password=SECRET&x=1",
-            "postgresql://host/db?user=me&password=***&x=1",
-        ),
-        ("postgresql://me@host:5432/db", "postgresql://me@host:5432/db"),
-        ("sqlite:////home/a:b/my@file.db", "sqlite:////home/a:b/my@file.db"),
-        ("no URL: me@host", "no URL: me@host"),
+        "postgresql://me:SECRET@host:po@rt/db",
+        "postgresql:/me:SECRET@host/db",
+        "nosuchdatabase://me:SECRET@host/db?Password=SECRET",
+        "mssql+nosuchdriver:///?odbc_connect=DRIVER%3Dx%3BPWD%3DSECRET",
+        "sqlite:///x.db?timeout=SECRET",
     ],
 )
-def test_passwords_are_not_shown(text, wanted):
-    assert shown(text) == wanted
+def test_no_error_of_a_driver_tells_a_password(url):
+    with pytest.raises(StoreError, match="cannot be used as a database: ") as raised:
+        StudyDatabase(url)
+    assert "SECRET" not in str(raised.value)
 
 
 @contextmanager
@@ -495,5 +506,5 @@ def test_what_cannot_be_opened_is_one_sentence(path, prepare, url, words):
     with pytest.raises(StoreError) as raised:
         StudyDatabase(url.format(path=path))
     assert words in str(raised.value)
-    assert url.format(path=path) in str(raised.value)
+    assert str(raised.value).startswith(shown(url.format(path=path)))
     assert "\n" not in str(raised.value)

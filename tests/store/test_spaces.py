@@ -37,7 +37,8 @@ def test_a_name_that_comes_with_lrtune_is_not_shadowed_by_a_file(tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    "space", ["nothing-like-it", "nowhere/x.toml", ".", "", "../search_spaces"]
+    "space",
+    ["nothing-like-it", "nowhere/x.toml", ".", "", "../search_spaces", "x" * 300, "a\0b"],
 )
 def test_what_is_neither_is_refused_with_the_names_that_there_are(space):
     with pytest.raises(
@@ -47,8 +48,29 @@ def test_what_is_neither_is_refused_with_the_names_that_there_are(space):
         read_space(space)
 
 
-def test_a_file_that_is_no_text_is_refused(tmp_path):
+def test_a_mark_of_the_byte_order_is_no_part_of_the_text(tmp_path):
     path = tmp_path / "mine.toml"
-    path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match=r"mine\.toml: cannot be read"):
+    path.write_text(TOML, encoding="utf-8-sig")
+    assert read_space(path) == (str(path), TOML)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\xff\xfe\x00", "cannot be read: 'utf-8' codec can't decode byte 0xff"),
+        (b"#" * 32769, "must have at most 32768 bytes, but has more"),
+        ("ä".encode() * 100_000, "must have at most 32768 bytes, but has more"),
+    ],
+    ids=["no text", "large", "large, and cut within a letter"],
+)
+def test_a_file_that_cannot_be_used_is_refused(tmp_path, content, words):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"mine\.toml: {words}"):
         read_space(path)
+
+
+def test_a_file_may_be_as_large_as_the_limit(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(TOML.encode().ljust(32768, b"#"))
+    assert read_space(path)[1].startswith(TOML)

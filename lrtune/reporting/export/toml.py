@@ -25,8 +25,12 @@ def export(schedule: Schedule) -> Export:
 
 def _lines(table: Mapping[str, object]) -> list[str]:
     """TOML writes numbers, truths, words and lists of them as JSON does."""
-    return [f"{_key(key)} = {json.dumps(value)}" for key, value in table.items()]
+    return [f"{_key(key)} = {_text(value)}" for key, value in table.items()]
 
 
 def _key(key: str) -> str:
-    return key if key.isidentifier() and key.isascii() else json.dumps(key)
+    return key if key.isidentifier() and key.isascii() else _text(key)
+
+
+def _text(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)  # TOML has no pairs of surrogates

@@ -10,6 +10,7 @@ from torch import nn
 
 from lrtune.core.errors import InputError, check
 from lrtune.core.optimizers import OPTIMIZERS, OWN
+from lrtune.core.printing import is_name
 from lrtune.core.recipe import ParameterGroup, Recipe, optimizer_arguments, scaled_groups
 
 Groups = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
@@ -110,7 +111,7 @@ def describe_groups(groups: Iterable[Mapping[str, Any]]) -> tuple[ParameterGroup
     check([
         *(("lr" not in group, f"{rule}, but got lr={group.get('lr')}.") for group in groups),
         (
-            all(isinstance(name, str) and name for name in names) and len(set(names)) == len(names),
+            all(map(is_name, names)) and len(set(names)) == len(names),
             f"the `name` of each parameter group must be a text of its own, but got {names}.",
         ),
     ])  # fmt: skip

@@ -9,6 +9,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from lrtune.core.counts import some
+from lrtune.core.printing import printable
 from lrtune.training.native.data.rows import Rows
 
 Split = Literal["train", "validation", "test"]
@@ -74,8 +75,8 @@ class Reading:
             "Image size": f"{width} x {height} pixels",
             **self.notes,
         }
-        # The name of a file need not be text, but a report must be.
-        return {name: text.encode(errors="replace").decode() for name, text in facts.items()}
+        # The name of a file need not be text of one line, but a fact must be.
+        return {name: printable(text).replace("\n", r"\n") for name, text in facts.items()}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
