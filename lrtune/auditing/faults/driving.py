@@ -145,7 +145,8 @@ def two_writers(trace: Trace) -> Finding | None:
         meant = trace.read(trace.pace)
         since = changed[-1] + 1 if changed else 0
         calls = trace.begin + trace.calls_before
-        own = trace.curve[np.minimum(calls, len(trace.curve) - 1)]
+        curve = trace.scheduler.curve
+        own = curve[np.minimum(calls, len(curve) - 1)]
         alone = same(trace.ran[since:], own[since:])
     seen = []
     if changed:
@@ -174,11 +175,12 @@ def _is_undisturbed(trace: Trace) -> bool:
 
     So it is where other code, such as a warmup that dampens, takes its factor off before each call.
     """
+    curve = trace.scheduler.curve if trace.scheduler is not None else trace.curve
     calls = trace.begin + np.arange(len(trace.calls))
-    if not len(calls) or calls[-1] >= len(trace.curve):
+    if not len(calls) or calls[-1] >= len(curve):
         return False
     found = np.array([call.before[trace.lead] for call in trace.calls])
-    return bool(np.allclose(found, trace.curve[calls], rtol=1e-6, atol=1e-12))
+    return bool(np.allclose(found, curve[calls], rtol=1e-6, atol=1e-12))
 
 
 def _writes_of_others(trace: Trace) -> tuple[list[int], int]:
