@@ -244,3 +244,18 @@ def test_a_run_of_timm_that_goes_on(first, told, name):
                 optimizer.step()
             scheduler.step(epoch + 1)
     assert names(seen.audit()) == ([] if told else ["lr-jumps"])
+
+
+@pytest.mark.parametrize("done", [5, 12])
+@pytest.mark.filterwarnings("ignore:Detected call")
+def test_a_run_that_goes_on_with_several_calls_a_step(done):
+    optimizer = sgd()
+    scheduler = lrs.CosineAnnealingLR(optimizer, 4 * EPOCHS * STEPS)
+    for _ in range(4 * done * STEPS):
+        scheduler.step()
+    with watch(optimizer, scheduler=scheduler, steps_per_epoch=STEPS, epochs=EPOCHS) as seen:
+        for _ in range((EPOCHS - done) * STEPS):
+            optimizer.step()
+            for _ in range(4):
+                scheduler.step()
+    assert names(seen.audit()) == []

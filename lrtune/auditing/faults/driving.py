@@ -144,7 +144,7 @@ def two_writers(trace: Trace) -> Finding | None:
     if trace.pace and len(trace.curve):
         meant = trace.read(trace.pace)
         since = changed[-1] + 1 if changed else 0
-        calls = trace.begin + trace.calls_before
+        calls = trace.scheduler.begin + trace.calls_before
         curve = trace.scheduler.curve
         own = curve[np.minimum(calls, len(curve) - 1)]
         alone = same(trace.ran[since:], own[since:])
@@ -175,8 +175,9 @@ def _is_undisturbed(trace: Trace) -> bool:
 
     So it is where other code, such as a warmup that dampens, takes its factor off before each call.
     """
-    curve = trace.scheduler.curve if trace.scheduler is not None else trace.curve
-    calls = trace.begin + np.arange(len(trace.calls))
+    scheduler = trace.scheduler
+    assert scheduler is not None
+    curve, calls = scheduler.curve, scheduler.begin + np.arange(len(trace.calls))
     if not len(calls) or calls[-1] >= len(curve):
         return False
     found = np.array([call.before[trace.lead] for call in trace.calls])

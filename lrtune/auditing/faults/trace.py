@@ -242,7 +242,7 @@ class Trace:
     @property
     def begin(self) -> int:
         """Where the run begins on the curve, in calls."""
-        return self.scheduler.begin if self.scheduler is not None else 0
+        return round(self.scheduler.begin / self.calls_at_once) if self.scheduler else 0
 
     def num_calls(self, pace: Pace) -> int:
         """Counts the calls of the scheduler in the whole run, were it called at this pace.
@@ -295,7 +295,7 @@ class Trace:
 
         Of a run that was resumed nobody knows whether the given length is that of the whole run.
         """
-        made = self.scheduler.made if self.scheduler is not None else 0
+        made = round(self.scheduler.made / self.calls_at_once) if self.scheduler else 0
         left = self.total_steps - made * self._steps_a_call(self.pace)
         if not made or left < self.num_steps - self._steps_a_call(self.pace) or left <= 0:
             return (self,)
