@@ -174,7 +174,7 @@ NAMES = [
 def test_a_study_is_named_by_what_was_typed(source, name, changes, words):
     task = load_task(NamedTask(data="digits") if name else source)
     task = replace(task, name=name or task.name)
-    subject = _of_task(task, source or task)
+    subject = _of_task(task, source or task, print)
     usual = {"epochs": task.epochs, "baseline": task.baseline, "space_name": "default"}
     made = subject.study_name(config_of(**usual | changes))
     assert re.fullmatch(re.escape(words) + "-[0-9a-f]{4}", made)
