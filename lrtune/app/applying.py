@@ -5,7 +5,7 @@ from typing import Any
 
 from lrtune.app.commands import load
 from lrtune.core.commands import Database
-from lrtune.core.errors import InputError
+from lrtune.core.errors import InputError, quoted
 from lrtune.core.recipe import Recipe
 from lrtune.reporting.result import SearchResult
 from lrtune.schedules.compress import compress
@@ -55,7 +55,7 @@ def apply(
     if not isinstance(recipe_or_study, SearchResult | str):
         raise InputError(
             "`recipe_or_study` must be a recipe, what a search returned, or the name of a study, "
-            f"but got {recipe_or_study!r}."
+            f"but got {quoted(recipe_or_study)}."
         )
     if isinstance(recipe_or_study, str):
         recipe_or_study = load(recipe_or_study, home=home, storage=storage)

@@ -1,5 +1,6 @@
 """The engines and their options: runs happen on this machine, or on a Ray cluster."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
@@ -22,9 +23,8 @@ def _names_gpus(name: str, gpus: str) -> str:
 
 
 def _is_auto_or_counts(name: str, value: str | int) -> str:
-    if value == "auto" or (str(value).isdecimal() and int(value) >= 1):
-        return ""
-    return f"`{name}` must be auto or a whole number from 1"
+    is_count = value >= 1 if isinstance(value, int) else re.fullmatch("0*[1-9][0-9]*", value)
+    return "" if is_count or value == "auto" else f"`{name}` must be auto or a whole number from 1"
 
 
 def _is_whole_above_1(name: str, value: float) -> str:

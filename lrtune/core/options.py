@@ -322,8 +322,8 @@ def _is_a(value: object, kind: Any) -> bool:
     if kind is Any:
         return True
     origin, arguments = get_origin(kind), get_args(kind)
-    if origin is Literal:
-        return value in arguments
+    if origin is Literal:  # an array has no truth value when it is compared
+        return isinstance(value, tuple(map(type, arguments))) and value in arguments
     if origin in (tuple, Sequence):
         items = value if isinstance(value, tuple | list) else ()
         is_list = isinstance(value, tuple | list)

@@ -181,6 +181,15 @@ def scaled_groups(recipe: Recipe, groups: Sequence[ParameterGroup]) -> tuple[Par
     return tuple(replace(g, lr_scale=scales.get(g.name, g.lr_scale)) for g in groups)
 
 
+def scale_problems(groups: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A message for each parameter group whose `lr_scale` cannot be a factor of its LR."""
+    return [
+        f"`0 <= lr_scale` must hold in each parameter group, but got {quoted(scale)}."
+        for group in groups
+        if not (_is_number(scale := group.get("lr_scale", 1.0)) and scale >= 0)
+    ]
+
+
 def group_problems(names: Iterable[str], groups: Sequence[ParameterGroup]) -> list[str]:
     """A message for each name that is not the name of a parameter group."""
     existing = [group.name for group in groups]
@@ -230,7 +239,7 @@ def _problems(recipe: Recipe) -> list[str]:
     for rule, table in ((_scales_rule(scales), scales), (_command_rule(command), command)):
         if rule:
             got = list(table) if isinstance(table, tuple) else table
-            problems.append(f"{rule}, but got {got!r}.")
+            problems.append(f"{rule}, but got {quoted(got)}.")
     facts = OPTIMIZERS.get(recipe.optimizer) if isinstance(recipe.optimizer, str) else None
     if facts is not None and facts.needs_momentum and recipe.momentum == 0:
         problems.append(
@@ -241,14 +250,14 @@ def _problems(recipe: Recipe) -> list[str]:
     else:
         problems.append(
             "`decay` must be one of the decays of lrtune.core.decays, such as `Cosine()`, but got "
-            f"{decay!r}."
+            f"{quoted(decay)}."
         )
     return problems
 
 
 def _pairs_rule(value: object, key: str, each: str) -> str:
-    pairs = value if isinstance(value, tuple) else ()
-    if value != tuple(pair for pair in pairs if isinstance(pair, tuple) and len(pair) == 2):
+    pairs = value if isinstance(value, tuple) else (None,)
+    if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
         return f"`{key}` must be pairs of {each}"
     names = [name for name, _ in pairs]
     if not all(isinstance(name, str) for name in names) or names != sorted(set(names)):

@@ -8,8 +8,9 @@ from typing import Any, Self
 import torch
 
 from lrtune.core.decays import Plateau
-from lrtune.core.errors import InputError, Problems
-from lrtune.core.recipe import ParameterGroup, Recipe
+from lrtune.core.errors import InputError, Problems, quoted
+from lrtune.core.options import LARGEST
+from lrtune.core.recipe import ParameterGroup, Recipe, scale_problems
 from lrtune.schedules import Schedule, build_schedule, plateau
 from lrtune.schedules.plateau import PlateauState
 from lrtune.stepping.counter import StepCounter
@@ -164,9 +165,11 @@ def _check(optimizer: Any, *, steps_per_epoch: Any, epochs: Any) -> None:
             "`optimizer` must have one recipe at a time, but got one that has a recipe already. "
             "Call `remove()` on what `lrtune.apply` returned first."
         )
+    else:
+        problems += scale_problems(optimizer.param_groups)
     for name, value in (("steps_per_epoch", steps_per_epoch), ("epochs", epochs)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            problems.append(f"`{name}` must be a whole number from 1, but got {value!r}.")
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LARGEST:
+            problems.append(f"`{name}` must be a whole number from 1, but got {quoted(value)}.")
     problems.raise_any()
 
 

@@ -14,9 +14,12 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from lrtune.core.commands import MOST_EPOCHS
 from lrtune.core.decays import Plateau
-from lrtune.core.errors import InputError, Problems, TaskError, raised
+from lrtune.core.errors import InputError, Problems, TaskError, quoted, raised
 from lrtune.core.objective import TOP1, Objective, averaged
+from lrtune.core.options import LARGEST
+from lrtune.core.printing import is_name
 from lrtune.core.recipe import Recipe, default_recipe
 from lrtune.core.run import LOSSES
 from lrtune.core.sources import (
@@ -32,7 +35,7 @@ from lrtune.core.sources import (
 )
 from lrtune.core.study import TrainSettings
 from lrtune.training.fingerprint import fingerprint
-from lrtune.training.native.data.batches import Source, is_stream
+from lrtune.training.native.data.batches import Source, check_source, is_stream
 from lrtune.training.native.data.datasets.folder import folder_of, listing_digest
 from lrtune.training.native.data.images import Images
 from lrtune.training.native.evaluation import is_running
@@ -127,7 +130,7 @@ class Task(TaskSource):
 def _type_problems(task: Task) -> list[str]:
     """Every rule that a part of the task breaks by itself."""
     problems = [
-        f"`task.{key}` must be given as {what}, but got {value!r}."
+        f"`task.{key}` must be given as {what}, but got {quoted(value)}."
         for key, what, value, holds in (
             ("model", "a function that returns a model", task.model, callable(task.model)),
             (
@@ -136,7 +139,12 @@ def _type_problems(task: Task) -> list[str]:
                 task.num_classes,
                 task.num_classes is None or _at_least(2, task.num_classes),
             ),
-            ("epochs", "a whole number from 1", task.epochs, _at_least(1, task.epochs)),
+            (
+                "epochs",
+                f"a whole number from 1 to {MOST_EPOCHS}",
+                task.epochs,
+                _at_least(1, task.epochs) and task.epochs <= MOST_EPOCHS,
+            ),
             (
                 "steps_per_epoch",
                 "a whole number from 1",
@@ -147,9 +155,30 @@ def _type_problems(task: Task) -> list[str]:
                 "forward",
                 "a function of (model, batch)",
                 task.forward,
-                task.forward is None or callable(task.forward),
+                _is_optional(task.forward),
+            ),
+            ("loss", "a function of (outputs, targets)", task.loss, _is_optional(task.loss)),
+            (
+                "parameters",
+                "a function of a model",
+                task.parameters,
+                _is_optional(task.parameters),
             ),
             ("metrics", "a dict of metrics by name", task.metrics, _is_mapping(task.metrics)),
+            ("baseline", "a Recipe", task.baseline, isinstance(task.baseline, Recipe)),
+            (
+                "settings",
+                "TrainSettings",
+                task.settings,
+                isinstance(task.settings, TrainSettings),
+            ),
+            ("data_facts", "a dict of texts", task.data_facts, _are_texts(task.data_facts)),
+            (
+                "name",
+                "a text of one line without hidden characters",
+                task.name,
+                is_name(task.name),
+            ),
             (
                 "objective",
                 "NAME, NAME:max or NAME:min",
@@ -171,7 +200,16 @@ def _type_problems(task: Task) -> list[str]:
         )
     if task.loss is not None and task.forward is not None:
         problems.append("`task.loss` must not be given beside `task.forward`, which has its own.")
-    if not isinstance(task.train, Images):
+    sources = {"train": task.train, "validation": task.validation, "test": task.test}
+    unusable = []
+    for key, source in sources.items():
+        try:
+            if source is not None or key != "test":
+                check_source(source)  # type: ignore[arg-type]
+        except InputError as error:
+            unusable += [f"`task.{key}`: {problem}" for problem in error.problems]
+    problems += unusable
+    if not unusable and not isinstance(task.train, Images):
         if is_stream(task.train) and task.steps_per_epoch is None:
             problems.append(
                 "`task.steps_per_epoch` must be given where the training data have no length, but "
@@ -180,7 +218,8 @@ def _type_problems(task: Task) -> list[str]:
         if not is_stream(task.train) and task.steps_per_epoch is not None:
             problems.append(
                 "`task.steps_per_epoch` is for streams, whose length is not known, but got "
-                f"{task.steps_per_epoch} with a {type(task.train).__name__} of {len(task.train)}."  # type: ignore[arg-type]
+                f"{quoted(task.steps_per_epoch)} with a {type(task.train).__name__} of "
+                f"{len(task.train)}."  # type: ignore[arg-type]
             )
     return problems
 
@@ -189,13 +228,13 @@ def _metric_problems(task: Task, objective: Objective) -> list[str]:
     """Every rule that the names of metrics break."""
     problems = []
     for name, metric in task.metrics.items():
-        if name in (*LOSSES, TOP1) or name.startswith(averaged("")):
+        if not is_name(name) or ":" in name:
+            problems.append(f"`task.metrics` must have plain names, but got {quoted(name)}.")
+        elif name in (*LOSSES, TOP1) or name.startswith(averaged("")):
             problems.append(
                 f"`task.metrics` must not use the names train_loss, val_loss, top1 or averaged_*, "
                 f"but got {name!r}."
             )
-        elif not name or name != name.strip() or ":" in name:
-            problems.append(f"`task.metrics` must have plain names, but got {name!r}.")
         if not callable(metric) and not is_running(metric):
             problems.append(
                 "`task.metrics` must hold functions of (outputs, targets), or objects with update, "
@@ -203,7 +242,7 @@ def _metric_problems(task: Task, objective: Objective) -> list[str]:
             )
     measured = task.measured
     asked = {"`task.objective`": objective.metric}
-    if isinstance(task.baseline.decay, Plateau):
+    if isinstance(task.baseline, Recipe) and isinstance(task.baseline.decay, Plateau):
         monitor = Objective.parse(task.baseline.decay.monitor)
         asked["the plateau of `task.baseline`"] = monitor.metric
     for what, metric in asked.items():
@@ -279,7 +318,7 @@ def load_task_file(path: Path) -> Task:
         task = getattr(module, "task", None)
         if callable(task) and not isinstance(task, Task):
             task = task()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise TaskError(f"{path}: reading it failed: {raised(error)}") from error
     if not isinstance(task, Task):
         what = "has no `task`" if task is None else f"has a `task` that is a {type(task).__name__}"
@@ -444,8 +483,18 @@ def _command_from(described: Mapping[str, Any]) -> CommandLine:
     return command
 
 
+def _is_optional(function: object) -> bool:
+    return function is None or callable(function)
+
+
 def _is_mapping(value: object) -> bool:
     return isinstance(value, Mapping)
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(text, str) for pair in value.items() for text in pair
+    )
 
 
 def _has_own_batches(source: Source) -> bool:
@@ -454,7 +503,9 @@ def _has_own_batches(source: Source) -> bool:
 
 
 def _at_least(low: int, value: object) -> bool:
-    return isinstance(value, Integral) and int(value) >= low
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        return False
+    return low <= int(value) <= LARGEST
 
 
 def _digest(path: Path) -> str:

@@ -51,6 +51,8 @@ GPUS_NAMED = "`gpus` must be all, or name different GPUs like 0,2, but got {!r}.
         ({"lanes": ""}, [LANES.format("")]),
         ({"lanes": 2.0}, ["`lanes` must be text or a whole number, but got 2.0."]),
         ({"lanes": "1.5"}, [LANES.format("1.5")]),
+        ({"jobs": "²"}, [JOBS.format("²")]),
+        ({"jobs": -(10**5000)}, [JOBS.replace("{!r}", "a value of type int")]),
         ({"gpus": ""}, [GPUS_NAMED.format("")]),
         ({"gpus": "0,"}, [GPUS_NAMED.format("0,")]),
         ({"gpus": "1,1"}, [GPUS_NAMED.format("1,1")]),

@@ -4,6 +4,7 @@ import math
 import pickle
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -154,6 +155,14 @@ def test_settings_break_their_rules_together():
         ({"batch_size": 0}, "`1 <= batch_size` must hold, but got 0."),
         ({"accumulate": 0}, "`1 <= accumulate` must hold, but got 0."),
         ({"clip_norm": math.nan}, "`0 < clip_norm` must hold, but got nan."),
+        (
+            {"precision": np.zeros(2)},
+            "`precision` must be one of auto, fp32, bf16, fp16, but got array([0., 0.]).",
+        ),
+        (
+            {"data_on_device": True},
+            "`data_on_device` must be one of auto, yes, no, but got True.",
+        ),
         ({"threads": -1}, "`0 <= threads` must hold, but got -1."),
         ({"label_smoothing": -0.1}, "`0 <= label_smoothing < 1` must hold, but got -0.1."),
         (

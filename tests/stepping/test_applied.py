@@ -253,6 +253,13 @@ def test_a_plateau_that_is_told_nothing_says_so():
             {"recipe": Recipe(warmup_epochs=3), "optimizer": optimizer_of({}, lr=0.0)},
             ["`warmup_epochs < epochs` must hold", "must be above 0, .* but got 0"],
         ),
+        *(
+            (
+                {"optimizer": optimizer_of({"lr_scale": scale})},
+                [f"`0 <= lr_scale` must hold in each parameter group, but got {scale!r}"],
+            )
+            for scale in (-1, float("inf"), float("nan"), "x", None, True)
+        ),
         (
             {"recipe": Recipe(group_scales=(("body", 0.1),))},
             [r"`group_scales.body` must name .* \"name\": \"body\"}, but got the groups head, 1\."],

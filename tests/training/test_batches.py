@@ -13,7 +13,7 @@ from torch.utils.data import (
     SubsetRandomSampler,
 )
 
-from lrtune.core.errors import InputError
+from lrtune.core.errors import InputError, TaskError
 from lrtune.training.native.data.batches import evaluation_batches, training_batches
 from lrtune.training.native.data.images import Draws, Images
 from lrtune.training.native.data.loaders import LoaderBatches
@@ -328,6 +328,24 @@ def test_impossible_sources_are_refused(source, batch_size, message):
         with pytest.raises(InputError) as caught:
             build(source, batch_size=batch_size, device="cpu")
         assert str(caught.value) == message
+
+
+class Ending(Squares):
+    """It stops Python's iteration where an image is missing."""
+
+    def __getitem__(self, index):
+        if index >= 5:
+            raise StopIteration
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("source", [Ending(12), DataLoader(Ending(12), batch_size=4)])
+def test_data_that_stop_early_are_refused(source):
+    batches = evaluation_batches(source, batch_size=4, device="cpu")
+    with pytest.raises(
+        TaskError, match="the data ended after 1 of 3 batches: the `__getitem__` of Ending raised"
+    ):
+        list(batches.epoch(0, 0))
 
 
 GOOD = {

@@ -155,7 +155,7 @@ def test_a_measurement_has_every_metric_of_both_weights():
 
 def test_a_run_that_diverges_in_training_is_not_evaluated():
     training = regression(metrics={"r2": lambda *_: pytest.fail("evaluated")})
-    run = full_run(Recipe(peak_lr=1e30, decay=Constant()), 3)
+    run = full_run(Recipe(peak_lr=1e15, decay=Constant()), 3)
     training.facts  # noqa: B018  # which tries the metric on constants
     (m,), _ = train(training, run)
     assert set(m.metrics) == {"train_loss", "val_loss"}

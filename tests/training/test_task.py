@@ -75,6 +75,12 @@ def test_a_loss_that_would_have_to_be_trained_is_refused():
     a_task(loss=nn.CrossEntropyLoss(weight=torch.ones(3)))
 
 
+HUGE = "a value of type int"
+EPOCHS = "`task.epochs` must be given as a whole number from 1 to 1000000"
+NAME = "`task.name` must be given as a text of one line without hidden characters"
+DATA = "data must be `Images`, a map-style `Dataset`, a `DataLoader` or a stream of batches"
+
+
 @pytest.mark.parametrize(
     ("changes", "problems"),
     [
@@ -94,22 +100,74 @@ def test_a_loss_that_would_have_to_be_trained_is_refused():
             {"num_classes": 2.5},
             ["`task.num_classes` must be given as a whole number from 2, but got 2.5."],
         ),
-        ({"epochs": 0}, ["`task.epochs` must be given as a whole number from 1, but got 0."]),
-        ({"epochs": None}, ["`task.epochs` must be given as a whole number from 1, but got None."]),
+        ({"epochs": 0}, [f"{EPOCHS}, but got 0."]),
+        ({"epochs": True}, [f"{EPOCHS}, but got True."]),
+        ({"epochs": 10**5000}, [f"{EPOCHS}, but got a value of type int."]),
+        ({"epochs": None}, [f"{EPOCHS}, but got None."]),
+        (
+            {"loss": 3},
+            ["`task.loss` must be given as a function of (outputs, targets), but got 3."],
+        ),
+        (
+            {"parameters": []},
+            ["`task.parameters` must be given as a function of a model, but got []."],
+        ),
+        ({"baseline": None}, ["`task.baseline` must be given as a Recipe, but got None."]),
+        ({"settings": {}}, ["`task.settings` must be given as TrainSettings, but got {}."]),
+        (
+            {"data_facts": {"a": 1}},
+            ["`task.data_facts` must be given as a dict of texts, but got {'a': 1}."],
+        ),
+        ({"name": None}, [f"{NAME}, but got None."]),
+        ({"name": "a\x1b"}, [f"{NAME}, but got 'a\\x1b'."]),
+        ({"metrics": {3: len}}, ["`task.metrics` must have plain names, but got 3."]),
+        ({"train": None}, [f"`task.train`: {DATA}, but got NoneType."]),
+        ({"validation": "x"}, [f"`task.validation`: {DATA}, but got str."]),
+        (
+            {"test": 3, "train": b"x"},
+            [f"`task.train`: {DATA}, but got bytes.", f"`task.test`: {DATA}, but got int."],
+        ),
+        (
+            {"train": Noisy(), "steps_per_epoch": 10**5000},
+            [
+                f"`task.steps_per_epoch` must be given as a whole number from 1, but got {HUGE}.",
+                "`task.steps_per_epoch` is for streams, whose length is not known, but got "
+                f"{HUGE} with a Noisy of 90.",
+            ],
+        ),
         (
             {"model": None, "num_classes": 0, "epochs": -1},
             [
                 "`task.model` must be given as a function that returns a model, but got None.",
                 "`task.num_classes` must be given as a whole number from 2, but got 0.",
-                "`task.epochs` must be given as a whole number from 1, but got -1.",
+                f"{EPOCHS}, but got -1.",
             ],
         ),
     ],
+    ids=lambda value: None if isinstance(value, list) else "-".join(value),
 )
 def test_impossible_tasks_are_refused_with_all_that_is_wrong(changes, problems):
     with pytest.raises(InputError) as caught:
         a_task(**changes)
     assert list(caught.value.problems) == problems
+
+
+class Unmeasured(Noisy):
+    def __init__(self, error):
+        self.error = error
+
+    def __len__(self):
+        raise self.error
+
+
+def test_a_length_that_cannot_be_read_is_an_error_of_the_task():
+    with pytest.raises(
+        TaskError,
+        match="the length of the data, a Unmeasured, could not be read: RuntimeError: no file",
+    ):
+        a_task(train=Unmeasured(RuntimeError("no file")))
+    with pytest.raises(InputError, match=f"`task.train`: {DATA}, but got Unmeasured"):
+        a_task(train=Unmeasured(NotImplementedError()))
 
 
 def test_a_count_of_numpy_is_a_count():
@@ -209,6 +267,7 @@ NO_TASK = [
     ("import json\n\njson.loads('{')", "failed: JSONDecodeError: .*\n.*, line 3, in <module>"),
     ("import no_such_module_at_all", "failed: ModuleNotFoundError: No module.*\n.*, line 1,"),
     ("x = 1\nx = (\n", r"reading it failed: SyntaxError: .*line 2\)"),
+    ("import sys\nsys.exit(3)", "reading it failed: SystemExit: 3\n.*, line 2, in <module>"),
     ("import lrtune\ntask = lrtune.Task(model=1, train=[], validation=[], num_classes=1)",
      "InputError: `task.model` must .*\n`task.num_classes` must .*\n.*, line 2, in <module>"),
 ]  # fmt: skip

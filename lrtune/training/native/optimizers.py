@@ -1,6 +1,5 @@
 """From a recipe to an optimizer, built at its peak LR."""
 
-import math
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import Any, Protocol, runtime_checkable
@@ -8,10 +7,16 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from lrtune.core.errors import InputError, check
+from lrtune.core.errors import InputError, Problems, check
 from lrtune.core.optimizers import OPTIMIZERS, OWN
 from lrtune.core.printing import is_name
-from lrtune.core.recipe import ParameterGroup, Recipe, optimizer_arguments, scaled_groups
+from lrtune.core.recipe import (
+    ParameterGroup,
+    Recipe,
+    optimizer_arguments,
+    scale_problems,
+    scaled_groups,
+)
 
 Groups = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
 
@@ -115,14 +120,7 @@ def describe_groups(groups: Iterable[Mapping[str, Any]]) -> tuple[ParameterGroup
             f"the `name` of each parameter group must be a text of its own, but got {names}.",
         ),
     ])  # fmt: skip
-    scales = [group.get("lr_scale", 1.0) for group in groups]
-    check(
-        (
-            isinstance(scale, int | float) and 0 <= scale < math.inf,
-            f"`0 <= lr_scale` must hold in each parameter group, but got {scale!r}.",
-        )
-        for scale in scales
-    )
+    Problems(scale_problems(groups)).raise_any()
     return tuple(
         ParameterGroup(name=name, lr_scale=float(group.get("lr_scale", 1.0)))
         for name, group in zip(names, groups, strict=True)

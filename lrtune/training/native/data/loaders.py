@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from lrtune.core.errors import InputError
+from lrtune.core.errors import InputError, TaskError
 from lrtune.core.interrupts import interrupts_held_back
 from lrtune.training.native.data.structure import Batch, count_examples, to_device
 from lrtune.training.native.randomness import derive_seed, generators_of
@@ -46,13 +46,26 @@ class LoaderBatches:
         return min(counts, default=self.num_batches)
 
     def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
-        """Batches as the loader gives them."""
+        """Batches as the loader gives them.
+
+        Raises:
+            TaskError: a map-style dataset gave fewer batches than there are.
+        """
         for generator in generators_of(self.loader):
             generator.manual_seed(derive_seed(seed, "batches", epoch))
         with interrupts_held_back():  # the loader's workers would die of one, and the run fail
             batches = iter(self.loader)
+        num_given = 0
         for batch in batches:
             yield to_device(batch, self.device)
+            num_given += 1
+        dataset = getattr(self.loader, "dataset", None)
+        if not isinstance(dataset, IterableDataset | None) and num_given < self.num_batches:
+            raise TaskError(  # Python takes it for the end of the epoch
+                f"the data ended after {num_given} of {self.num_batches} batches: the "
+                f"`__getitem__` of {type(dataset).__name__} raised StopIteration, or its sampler "
+                "gave less than its length."
+            )
 
 
 Stream = Iterable[Batch] | Callable[[int, int], Iterable[Batch]]
@@ -146,11 +159,18 @@ def loader_of(
 
 
 def has_length(source: object) -> bool:
-    """Whether data know how many examples, or batches, they have."""
+    """Whether data know how many examples, or batches, they have.
+
+    Raises:
+        TaskError: their own `__len__` failed.
+    """
     try:
         len(source)  # type: ignore[arg-type]
-    except TypeError:
+    except (TypeError, NotImplementedError):
         return False
+    except Exception as error:
+        what = f"the length of the data, a {type(source).__name__}, could not be read"
+        raise TaskError(f"{what}: {type(error).__name__}: {error}") from error
     return True
 
 
@@ -175,7 +195,8 @@ def check_own(source: object) -> None:
         )
     if isinstance(source, Iterable) and not has_length(source):
         return
-    if not hasattr(source, "__getitem__") or not has_length(source):
+    is_text = isinstance(source, str | bytes)
+    if is_text or not hasattr(source, "__getitem__") or not has_length(source):
         wanted = "`Images`, a map-style `Dataset`, a `DataLoader` or a stream of batches"
         raise InputError(f"data must be {wanted}, but got {kind}.")
     if not len(source):  # type: ignore[arg-type]
