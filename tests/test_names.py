@@ -66,7 +66,7 @@ def test_a_search_of_strange_names_ends_in_a_report(strange, command):
         ([STRANGE], rf"No such command '{SHOWN}'."),
         (["search", f"--{STRANGE}"], rf"No such option '--{SHOWN}'."),
         (["search", "--space", STRANGE], rf"quick, but got '{SHOWN}'."),
-        (["search", "--study", STRANGE, "--budget", "0"], rf"but got '{SHOWN}'."),
+        (["search", "--study", STRANGE, "--budget", "0"], rf"but got '{SHOWN}' with "),
         (["search", "--task", STRANGE], rf"there is no file {SHOWN}."),
         (["find", "--data", f"folder:{STRANGE}"], rf"/{SHOWN} must be a folder of images"),
         (["compare", f"{STRANGE}.toml", "sgd"], rf"sgd-step, adamw, .*, but got '{SHOWN}.toml'."),

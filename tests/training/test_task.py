@@ -269,7 +269,7 @@ NO_TASK = [
     ("x = 1\nx = (\n", r"reading it failed: SyntaxError: .*line 2\)"),
     ("import sys\nsys.exit(3)", "reading it failed: SystemExit: 3\n.*, line 2, in <module>"),
     ("import lrtune\ntask = lrtune.Task(model=1, train=[], validation=[], num_classes=1)",
-     "InputError: `task.model` must .*\n`task.num_classes` must .*\n.*, line 2, in <module>"),
+     r"(?s)InputError: `task.model` must .*\n`task.num_classes` must .*, line 2, in <module>"),
 ]  # fmt: skip
 
 
