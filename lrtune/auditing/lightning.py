@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
@@ -50,27 +51,26 @@ class AuditCallback(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stops watching, and warns of every fault."""
-        self._let_go()
-        audits = []
-        for watched in self._watched:
-            try:
-                audits.append(self._audit(watched, trainer))
-            except InputError as error:
-                warnings.warn(str(error), stacklevel=2)
-        self.audits = tuple(audits)
-        for audit in self.audits:
-            if audit.notes or not audit.ok:
-                warnings.warn(str(audit), stacklevel=2)
+        self._end(lambda watched: self._audit(watched, trainer))
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Stops watching, which leaves optimizers and schedulers as they were."""
-        self._let_go()
+        """Stops watching, which leaves optimizers and schedulers as they were, and warns."""
+        self._end(lambda watched: watched.audit(is_cut=True))
 
-    def _let_go(self) -> None:
+    def _end(self, audit: Callable[[watch], Audit]) -> None:
+        audits = []
         for watched in self._watched:
             watched.__exit__(None, None, None)
+            try:
+                audits.append(audit(watched))
+            except InputError as error:
+                warnings.warn(str(error), stacklevel=2)
+        self.audits = tuple(audits)
+        for found in self.audits:
+            if found.notes or not found.ok:
+                warnings.warn(str(found), stacklevel=2)
 
     def _audit(self, watched: watch, trainer: pl.Trainer) -> Audit:
         """Judges a run by the steps that it made, and by those it was to make if it was stopped."""

@@ -193,11 +193,17 @@ class watch:  # noqa: N801 (used as `with watch(optimizer) as seen`, as torch.no
             if all(event.by != by for event in self._events if isinstance(event, Called)):
                 self._copy_again(by)  # other code may have written the LR until now
             before, overflow = self._lrs(), self._idle and not _finite_gradients(self.optimizer)
-            result = inner(scheduler, *args, **kwargs)
             position, metric = _told(scheduler, args, kwargs)
-            self._events.append(Called(before, self._lrs(), position, metric, overflow, by))
-            self._idle = True
-            return result
+            error = ""
+            try:
+                return inner(scheduler, *args, **kwargs)
+            except Exception as raised:
+                error = f"{type(raised).__name__}: {raised}"
+                raise
+            finally:
+                after = self._lrs()
+                self._events.append(Called(before, after, position, metric, overflow, by, error))
+                self._idle = True
 
         def reduced(scheduler: Any, protocol: Any) -> Any:  # as an object of its own class
             noting, scheduler.__class__ = scheduler.__class__, own_class

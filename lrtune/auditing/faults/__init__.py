@@ -30,17 +30,19 @@ __all__ = ["Called", "Finding", "Pace", "Scheduler", "Stepped", "Trace", "find_f
 
 RULES: tuple[Callable[[Trace], Finding | None], ...] = (
     lambda trace: (
-        jumps.resumed_elsewhere(trace)
+        driving.raised(trace)
+        or jumps.resumed_elsewhere(trace)
         or driving.no_product(trace)
         or positions.begins_again(trace)
         or jumps.drops_after_warmup(trace)
+        or jumps.breaks(trace)
         or wrong_length(trace)
         or driving.never_changes(trace)
     ),
     driving.unwarmed_start,
     positions.late,
     driving.scheduler_first,
-    lambda trace: driving.two_writers(trace) or jumps.jumps(trace),
+    lambda trace: driving.two_writers(trace) or jumps.jumps_of_others(trace),
     driving.group_ratio_lost,
     driving.skipped_steps_counted,
     lambda trace: (

@@ -22,6 +22,21 @@ from lrtune.auditing.faults.trace import (
 )
 
 
+def raised(trace: Trace) -> Finding | None:
+    """Reports a call of the scheduler that raised."""
+    count = next((count for count, call in enumerate(trace.calls, start=1) if call.error), None)
+    if trace.scheduler is None or count is None:
+        return None
+    return Finding(
+        name="scheduler-raises",
+        severity="wrong",
+        what=f"{trace.scheduler.name} raised at its call {count}, after "
+        f"{int(trace.called_at[count - 1])} steps: {trace.calls[count - 1].error}",
+        fix="Build the scheduler with the length of the run, or call it no more than that.",
+        ran=trace.ran,
+    )
+
+
 def never_changes(trace: Trace) -> Finding | None:
     """Reports a scheduler under which the LR is the same throughout."""
     scheduler, ran = trace.scheduler, trace.ran

@@ -30,13 +30,20 @@ def resumed_elsewhere(trace: Trace) -> Finding | None:
     )
 
 
-def jumps(trace: Trace) -> Finding | None:
-    """Reports a jump of the LR that no call of a scheduler made.
+def jumps_of_others(trace: Trace) -> Finding | None:
+    """Reports a jump up of the LR that no call of a scheduler made, once one is called."""
+    return None if trace.scheduler is None else _jump(trace, list(_jumps_of_others(trace)))
 
-    Without a scheduler, a jump is one if the LR leaves a smooth course: it begins again from a
-    middle height, or falls and then rises again.
+
+def breaks(trace: Trace) -> Finding | None:
+    """Reports an LR that leaves a smooth course, where its writer is not known.
+
+    It begins again from a middle height, or falls and then rises again.
     """
-    found = list(_jumps_of_others(trace) if trace.scheduler is not None else _breaks(trace))
+    return None if trace.scheduler is not None else _jump(trace, list(_breaks(trace)))
+
+
+def _jump(trace: Trace, found: list[tuple[int, float, float]]) -> Finding | None:
     if not found:
         return None
     at, before, after = found[0]

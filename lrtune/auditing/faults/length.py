@@ -1,5 +1,6 @@
 """Rules that compare the length of a scheduler's curve with the number of calls in the run."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -30,22 +31,26 @@ def wrong_length(trace: Trace) -> Finding | None:
     Several rules may hold; the finding is that of the first in `RULES`. A run that was resumed is
     right if one of the lengths that it may have is right.
     """
-    if trace.pace is None or not len(trace.curve) or trace.curve.max() <= 0 or trace.is_cut:
+    if trace.pace is None or not len(trace.curve) or trace.curve.max() <= 0:
         return None
     if (trace.scheduler is not None and not trace.scheduler.attached) or unwarmed_start(trace):
         return None  # that says it all
     if (too_often := _called_too_often(trace)) is not None:
         return too_often
-    findings = [_first_finding(_Fit(trace=run, pace=trace.pace)) for run in trace.lengths]
+    rules = HAPPENED if trace.is_cut else RULES
+    findings = [_first_finding(_Fit(trace=run, pace=trace.pace), rules) for run in trace.lengths]
     return None if None in findings else findings[-1]
 
 
-def _first_finding(fit: "_Fit") -> Finding | None:
-    return next((finding for rule in RULES if (finding := rule(fit)) is not None), None)
+def _first_finding(fit: "_Fit", rules: Sequence["Rule"] | None = None) -> Finding | None:
+    found = (rule(fit) for rule in (RULES if rules is None else rules))
+    return next((finding for finding in found if finding is not None), None)
 
 
 def _called_too_often(trace: Trace) -> Finding | None:
     """Reports calls that are several a step where one a step would be right."""
+    if trace.is_cut:
+        return None
     times, scheduler, pace = trace.calls_at_once, trace.scheduler, trace.pace
     if times == 1 or scheduler is None or pace is None or not len(scheduler.curve):
         return None
@@ -413,8 +418,16 @@ def _cut_short(fit: _Fit) -> Finding | None:
     return replace(finding, fix=finding.fix + hint)
 
 
-WRONG_AT_ANY_PACE = (_raises, _turns_negative, _turns_up, _ends_early, _cut_short)
-RULES = (_told_in_other_units, _counted_in_steps, _counted_in_epochs, *WRONG_AT_ANY_PACE)
+Rule = Callable[[_Fit], Finding | None]
+HAPPENED: tuple[Rule, ...] = (_raises, _turns_negative, _turns_up, _ends_early)
+"""What has gone wrong by now is wrong however long the run."""
+WRONG_AT_ANY_PACE: tuple[Rule, ...] = (*HAPPENED, _cut_short)
+RULES: tuple[Rule, ...] = (
+    _told_in_other_units,
+    _counted_in_steps,
+    _counted_in_epochs,
+    *WRONG_AT_ANY_PACE,
+)
 
 
 def _near(a: float, b: float) -> bool:

@@ -43,6 +43,8 @@ class Called(NamedTuple):
     the gradients are not finite."""
     by: int = 0
     """Index of the scheduler among those of the run."""
+    error: str = ""
+    """What the call raised."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

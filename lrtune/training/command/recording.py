@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -427,7 +427,7 @@ def audit_of(
         seed: what its seeds are offset by.
 
     Raises:
-        TaskError: the command fails.
+        TaskError: the command fails, and nothing was found that tells why.
     """
     plan = Plan(
         mode="record",
@@ -441,9 +441,13 @@ def audit_of(
     with Steered(command, plan, folder, cwd=Path.cwd(), metric=None) as run:
         while run.wait() and not (num_steps is not None and path.exists()):
             continue
+        audit = read_audit(path)
         if run.exit is not None and not run.exit.succeeded:
-            raise TaskError(_last_lines_after("", run))
-        return read_audit(path), run.steps
+            reason = _last_lines_after("", run)
+            if audit is None or not audit.findings:
+                raise TaskError(reason)
+            audit = replace(audit, notes=(*audit.notes, f"{reason[0].upper()}{reason[1:]}"))
+        return audit, run.steps
 
 
 def _last_lines_after(reason: str, run: Steered) -> str:

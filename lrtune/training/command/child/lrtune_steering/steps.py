@@ -504,7 +504,7 @@ class Steering:
         try:
             if self._files is not None:
                 self._flush(at_exit=True)
-                self._write_audit(is_cut=False)
+                self._write_audit(is_cut=hasattr(sys, "last_value"))  # it has failed
         except Exception:
             self._session.note_error()
 
