@@ -318,6 +318,8 @@ def load_task_file(path: Path) -> Task:
         task = getattr(module, "task", None)
         if callable(task) and not isinstance(task, Task):
             task = task()
+    except TaskError as error:  # which says what of it failed
+        raise TaskError(f"{path}: {error}") from error.__cause__
     except (Exception, SystemExit) as error:
         raise TaskError(f"{path}: reading it failed: {raised(error)}") from error
     if not isinstance(task, Task):

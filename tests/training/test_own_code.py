@@ -107,7 +107,7 @@ TRAIN_BATCH, VALIDATION_BATCH = "a list of [(10, 6), (10,)]", "a list of [(20, 6
 # where it fails, and the loader's workers: what failed; the user's own frames; what is noted
 FAILING = [
     ("model", 0, "the task's model could not be built", ["__init__"], ""),
-    ("length, validation", 0, "the task's data could not be opened", ["__len__"], ""),
+    ("length, validation", 0, "the length of the data, a Data, could not be read", ["__len__"], ""),
     ("train", 0, "the task failed in training (epoch 1)", ["__getitem__"], ""),
     ("train", 1, "the task failed in training (epoch 1)", ["__getitem__"], ""),
     ("collate", 0, "the task failed in training (epoch 1)", ["collate"], ""),
@@ -129,7 +129,7 @@ def test_the_message_has_the_users_own_frames_and_the_batch(
     path = written(tmp_path, where, workers)
     with pytest.raises(TaskError) as caught:
         first_measurement(path)
-    first, *frames = str(caught.value).splitlines()
+    first, *frames = str(caught.value).removeprefix(f"{path}: ").splitlines()
     assert first == f"{failed}: LookupError: not here"
     if noted:
         assert frames.pop() == noted

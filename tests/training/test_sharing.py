@@ -136,7 +136,7 @@ import lrtune.training.task
 {imports}
 
 task = lrtune.training.task.Task(
-    model=lambda: nn.Linear(6, 3), train=None, validation=None, num_classes=3
+    model=lambda: nn.Linear(6, 3), train=[(0, 0)], validation=[(0, 0)], num_classes=3
 )
 """
 

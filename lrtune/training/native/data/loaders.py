@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from lrtune.core.errors import InputError, TaskError
+from lrtune.core.errors import InputError, TaskError, raised
 from lrtune.core.interrupts import interrupts_held_back
 from lrtune.training.native.data.structure import Batch, count_examples, to_device
 from lrtune.training.native.randomness import derive_seed, generators_of
@@ -170,7 +170,7 @@ def has_length(source: object) -> bool:
         return False
     except Exception as error:
         what = f"the length of the data, a {type(source).__name__}, could not be read"
-        raise TaskError(f"{what}: {type(error).__name__}: {error}") from error
+        raise TaskError(f"{what}: {raised(error)}") from error
     return True
 
 
