@@ -88,7 +88,7 @@ def compare(asked: commands.Compare) -> SearchResult:
     if len(compared) < 2:
         problems.append(
             f"a comparison needs two recipes at least, but got {', '.join(names) or 'none'}"
-            f"{', which is what the study recommends' * bool(asked.include)}."
+            f"{', since the study recommends its baseline' * (len(compared) < len(included))}."
         )
     problems.raise_any()
 

@@ -91,6 +91,8 @@ class Document:
     verdict: str
     own_faults: str
     """What is wrong with the learning rates that a command uses by itself; empty if nothing is."""
+    failures: str
+    """How many runs failed, and why the first one did; empty if none did."""
     facts: tuple[Fact, ...]
     target: str
     columns: tuple[Column, ...]
@@ -269,6 +271,7 @@ def compose(report: Report) -> Document:
         schedule=_sentence(config, recommendation) if recommendation else "",
         verdict=recommendation.verdict if recommendation else _why_nothing(state),
         own_faults=_own_faults(config),
+        failures=_failures(state),
         facts=_facts(state, recommendation),
         target=_target(state, recommendation),
         columns=columns_of(state, rows),
@@ -482,6 +485,15 @@ def _settings(config: StudyConfig) -> Iterator[tuple[str, str]]:
         str(max(config.max_seeds, config.num_seeds)),
     )
     yield from ((key, value) for key, value in environment.items() if key != OWN_FAULTS)
+
+
+def _failures(state: StudyState) -> str:
+    reasons = [record.reason for record in state.records if record.state == "failed"]
+    if not reasons:
+        return ""
+    failed = wording.count(len(reasons), "run")
+    first = reasons[0].partition("\n")[0].rstrip(".")
+    return f"{failed} of {len(state.records)} failed. The first one says: {first}."
 
 
 def _own_faults(config: StudyConfig) -> str:

@@ -40,8 +40,8 @@ def print_recommendation(report: Report, console: Console, folder: Path | None =
         console.print(Text(f"In the lead: {document.contenders[0].name}. {document.schedule}"))
     if document.verdict:
         console.print(Text(document.verdict))
-    if document.own_faults:
-        console.print(Text(document.own_faults))
+    for note in filter(None, (document.own_faults, document.failures)):
+        console.print(Text(note))
     if document.contenders and not document.contenders[0].num_seeds:
         fact = document.facts[0]
         console.print(Text(f"{fact.label}: {fact.value} ({fact.note})"))
