@@ -245,3 +245,42 @@ for epoch in range(5):
         optimizer.step()
     scheduler.step(epoch)
 """
+
+
+def test_a_scheduler_that_ends_the_command_is_what_is_wrong(here, capsys):
+    (here / "train.py").write_text(
+        f"{HEAD}\ntrain('SGD', lambda o: lrs.OneCycleLR(o, 0.1, total_steps=30))"
+    )
+    code, printed = audited(capsys, "--", *python(here / "train.py"))
+    assert code == 1
+    assert printed.out.startswith("The command ended with exit code 1. Its last lines were:\n")
+    assert "WRONG: scheduler-raises\n  OneCycleLR raised at its call 31, after 31" in printed.out
+
+
+def test_what_has_gone_wrong_by_some_steps_is_said(here, capsys):
+    (here / "train.py").write_text(f"{HEAD}\ntrain('SGD', lambda o: lrs.CosineAnnealingLR(o, 6))")
+    code, printed = audited(capsys, "--steps", "40", "--", *python(here / "train.py"))
+    assert code == 1
+    assert "WRONG: turns-up-again" in printed.out
+
+
+BY_HAND = """
+it = 0
+model = torch.nn.Linear(2, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for epoch in range(EPOCHS):
+    for batch in data:
+        for group in optimizer.param_groups:
+            group["lr"] = 0.1 * min(1, (it % STEPS + 1) / 8)
+        model(batch).square().mean().backward()
+        optimizer.step()
+        it += 1
+"""
+
+
+def test_a_warmup_by_hand_that_begins_again_with_each_epoch(here, capsys):
+    (here / "train.py").write_text(HEAD + BY_HAND)
+    code, printed = audited(capsys, "--", *python(here / "train.py"))
+    assert code == 1
+    assert "WRONG: lr-jumps\n  The LR jumps from 0.1 at step 9 to 0.0125 at step 10" in printed.out
+    assert "turns-up-again" not in printed.out
