@@ -85,7 +85,7 @@ def compare(asked: commands.Compare) -> SearchResult:
     problems += command_problems(request.subject, {it.name: it.recipe for it in compared})
     if len(names := [named.name for named in compared]) > len(set(names)):
         problems.append(f"recipes must have different names, but got {', '.join(names)}.")
-    if len(compared) < 2:
+    if len(compared) < 2 and not problems:  # what could not be read is said already
         problems.append(
             f"a comparison needs two recipes at least, but got {', '.join(names) or 'none'}"
             f"{', since the study recommends its baseline' * (len(compared) < len(included))}."
