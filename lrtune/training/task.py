@@ -19,7 +19,7 @@ from lrtune.core.decays import Plateau
 from lrtune.core.errors import InputError, Problems, TaskError, quoted, raised
 from lrtune.core.objective import TOP1, Objective, averaged
 from lrtune.core.options import LARGEST
-from lrtune.core.printing import is_name
+from lrtune.core.printing import is_name, printable
 from lrtune.core.recipe import Recipe, default_recipe
 from lrtune.core.run import LOSSES
 from lrtune.core.sources import (
@@ -279,7 +279,7 @@ def build_named_task(named: NamedTask) -> Task:
     check_model(named.model, **shape)
     is_small = len(splits.train) < SMALL_DATA
     folder = folder_of(named.data)
-    name = folder.name if folder else named.data
+    name = printable(folder.name) if folder else named.data
     return Task(
         name=name if named.model == NamedTask.model else f"{name}-{named.model}",
         model=lambda: build_model(named.model, **shape),
