@@ -326,7 +326,7 @@ def find(
     from lrtune.reporting.range_test import print_range_result, write_range_result
 
     task = _task(asked)
-    result = app.find_lr(task, on_event=_tell, **asked)
+    result = app.find_lr(task, **asked)
     what = (
         task.source.title_text
         if isinstance(task.source, CommandLine)

@@ -631,6 +631,9 @@ def test_find_says_what_it_saw(here, call, low, high, code):
     )
     outcome = call(*words)
     assert outcome.code == code, outcome.err
+    assert outcome.err.splitlines() == [
+        f"range test of sgd, sweep {number} of 2" for number in (1, 2)
+    ]
     (folder,) = (here / "reports").iterdir()
     assert folder.name == "find-digits-mlp-sgd"
     assert files_of(folder) == {

@@ -306,8 +306,8 @@ def find_lr(asked: commands.Find) -> RangeResult:
             problems.raise_any()
             return find_in_command(source, asked)
         loaded = open_task(source, None)
-        if asked.on_event is not None and loaded.data_facts:
-            asked.on_event(Note(wording.data_facts(loaded.data_facts)))
+        if loaded.data_facts:
+            teller(asked)(wording.data_facts(loaded.data_facts))
         chosen = asked.optimizer or loaded.baseline.optimizer
         settings = change_settings(loaded, changed_settings(asked))
     with problems.gather():

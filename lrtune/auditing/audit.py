@@ -79,10 +79,7 @@ class Audit:
         return {
             "title": self.title,
             "notes": list(self.notes),
-            "findings": [
-                {name: getattr(finding, name) for name in ("name", "severity", "what", "fix")}
-                for finding in self.findings
-            ],
+            "findings": [finding.in_words() for finding in self.findings],
             "text": str(self),
         }
 
@@ -93,11 +90,8 @@ class Audit:
             "notes": list(self.notes),
             "lrs": self.lrs.tolist(),
             "findings": [
-                {
-                    "name": finding.name,
-                    "severity": finding.severity,
-                    "what": finding.what,
-                    "fix": finding.fix,
+                finding.in_words()
+                | {
                     "ran": finding.ran.tolist(),
                     "meant": None if finding.meant is None else finding.meant.tolist(),
                 }
@@ -328,7 +322,8 @@ def _schedulers(
 def _product(traces: Sequence[Trace]) -> Array | None:
     """Returns the LR of each step as the product of all schedulers; `None`: none multiply.
 
-    Schedulers of which one is called after the other has had its last call do not.
+    Two schedulers do not multiply if the second one is called only after the last call of the
+    first.
     """
     calls = [trace.calls_before for trace in traces]
     spans = sorted((int(np.argmax(c > 0)), int(np.argmax(c == c[-1]))) for c in calls if c[-1])
@@ -358,7 +353,7 @@ def _told(calls: Sequence[Called]) -> tuple[float, float] | None:
 
 
 def audit_of_lrs(lrs: Sequence[float], *, is_cut: bool) -> Audit:
-    """Audits the LRs of a run of which nothing else is known.
+    """Audits a run from its LRs alone.
 
     Args:
         lrs: of each optimizer step, of the leading parameter group.

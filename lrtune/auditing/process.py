@@ -9,6 +9,7 @@ import sys
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
@@ -63,14 +64,14 @@ class ProcessWatch:
         """
         audits = []
         self._depth += 1  # the calls of copies are not to be watched
-        for watched in self._watches.values():
-            for scheduler in _schedulers_of(watched.optimizer):  # those that were never called
-                self._add(watched, scheduler)
-            try:
-                audits.append(watched.audit(steps_per_epoch=self._epoch_steps(), is_cut=is_cut))
-            except InputError:  # it made no step
-                continue
-        self._depth -= 1
+        try:
+            for watched in self._watches.values():
+                for scheduler in _schedulers_of(watched.optimizer):  # those that were never called
+                    self._add(watched, scheduler)
+                with suppress(InputError):  # it made no step
+                    audits.append(watched.audit(steps_per_epoch=self._epoch_steps(), is_cut=is_cut))
+        finally:
+            self._depth -= 1
         return audits
 
     @property
@@ -87,9 +88,8 @@ class ProcessWatch:
         longest = max(lengths, key=sum, default=[])
         return max(longest) if longest else None
 
-    def _on_step(self, optimizer: Any) -> None:
-        if id(optimizer) not in self._watches:
-            self._watch_of(optimizer)
+    def _on_step(self, optimizer: Any) -> None:  # what a hook returns would replace its arguments
+        self._watch_of(optimizer)
 
     def _watch_of(self, optimizer: Any) -> watch | None:
         if id(optimizer) not in self._watches:

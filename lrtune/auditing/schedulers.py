@@ -24,7 +24,7 @@ from lrtune.core.errors import InputError
 from lrtune.core.recipe import Recipe
 from lrtune.schedules.build import Schedule, build_schedule
 from lrtune.stepping.hooks import torch_optimizer
-from lrtune.stepping.rates import lrs_of, noted_lr
+from lrtune.stepping.rates import lrs_of, noted_lr, write_lrs
 
 Meant = Recipe | Schedule | Callable[[int], float]
 """The schedule that was meant: a recipe, its schedule, or any function from the step to the
@@ -172,7 +172,7 @@ def facts_of(
     if plateau is None:
         ahead = math.ceil(AHEAD * total_steps / min(1.0, rate))
         num_calls = min(ahead, max(2 * total_steps, FAR_CALLS))
-        made = calls_made(scheduler) if told is None else max(0, round(first / (rate or 1)) - 1)
+        made = calls_made(scheduler) if told is None else max(0, round(first / rate) - 1)
         if told is not None:
             now = lrs_of(scheduled)[lead]
             if made:
@@ -187,7 +187,8 @@ def facts_of(
                 multipliers = _alone(scheduled, scheduler, lead, made + total_steps)
             curve, error = _curve(scheduled, scheduler, lead, num_calls, None)
             if past is None or _is_as_due(curve[0], past[made]):
-                curve, begin = (curve, 0) if past is None else (_joined(past, curve), made)
+                if past is not None:
+                    curve, begin = np.concatenate([past[:made], curve]), made
             elif made or _is_as_due(curve[min(1, len(curve) - 1)], past[1]):
                 due = float(past[made])  # the first call, or the formula, leaves the LR for it
     return Scheduler(
@@ -207,12 +208,6 @@ def facts_of(
         patience=None if plateau is None else int(plateau.patience),
         mode=None if plateau is None else str(plateau.mode),
     )
-
-
-def _joined(past: Array, curve: Array) -> Array:
-    """Returns a curve with what came before it, shape (calls made + calls + 1,)."""
-    joined: Array = np.concatenate([past[:-2], curve])
-    return joined
 
 
 def _is_as_due(lr: float, due: float) -> bool:
@@ -248,11 +243,7 @@ def _past_of(
 
 def _begun(optimizer: torch.optim.Optimizer, scheduler: Any) -> Any:
     """Puts a scheduler of torch, and its optimizer's LRs, to the beginning."""
-    for group in optimizer.param_groups:
-        if isinstance(group["lr"], torch.Tensor):
-            group["lr"] = torch.full_like(group["lr"], noted_lr(group))
-        else:
-            group["lr"] = noted_lr(group)
+    write_lrs(optimizer, list(map(noted_lr, optimizer.param_groups)))
     return _first_called(scheduler)
 
 

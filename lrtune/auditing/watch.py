@@ -146,7 +146,6 @@ class watch:  # noqa: N801 (used as `with watch(optimizer) as seen`, as torch.no
             total_steps: optimizer steps of the run, where that was not known before, or the run
                 does not end with an epoch.
             is_cut: whether the run would have gone on, for a time that is not known.
-            is_cut: whether the run would have gone on, for a time that is not known.
 
         Raises:
             InputError: the optimizer made no step.
@@ -184,14 +183,17 @@ class watch:  # noqa: N801 (used as `with watch(optimizer) as seen`, as torch.no
         An attribute of the object would end up in its `state_dict` instead.
         """
         watched, own_class = self._schedulers[by], self._classes[by]
-        method = method_of(watched)
+        method, is_first = method_of(watched), True
 
         def noted(scheduler: Any, *args: Any, **kwargs: Any) -> Any:
+            nonlocal is_first
             inner = getattr(own_class, method)
             if scheduler is not watched:  # a copy of it
                 return inner(scheduler, *args, **kwargs)
-            if all(event.by != by for event in self._events if isinstance(event, Called)):
-                self._copy_again(by)  # other code may have written the LR until now
+            if is_first:  # other code may have written the LR until now
+                is_first = False
+                with suppress(InputError):
+                    self._copied[by] = copies_of(self.optimizer, watched)
             before, overflow = self._lrs(), self._idle and not _finite_gradients(self.optimizer)
             position, metric = _told(scheduler, args, kwargs)
             error = ""
@@ -220,10 +222,6 @@ class watch:  # noqa: N801 (used as `with watch(optimizer) as seen`, as torch.no
 
         members = {method: noted, "__reduce_ex__": reduced, "__module__": own_class.__module__}
         return type(own_class.__name__, (own_class,), members)
-
-    def _copy_again(self, by: int) -> None:
-        with suppress(InputError):
-            self._copied[by] = copies_of(self.optimizer, self._schedulers[by])
 
 
 def _told(

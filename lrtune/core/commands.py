@@ -539,11 +539,3 @@ class Find(Trained, Progress, TrainSettings, Sweeps):
     seed: Annotated[
         int, within(0, LARGEST_SEED), Option("Seed of the first sweep.", metavar="N")
     ] = 0
-    on_event: Annotated[
-        Callable[[Event], None] | None,
-        Option(
-            "Function that is called with a `Note` of what was taken for what in a folder of "
-            "images.",
-            python_only=True,
-        ),
-    ] = None

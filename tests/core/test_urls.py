@@ -86,7 +86,7 @@ def test_a_url_in_a_text_is_shown_likewise():
             "PWD=SEC_RET; is not known",
             "***=***_***; is not known",
         ),
-        ("sqlite:////tmp/a.db", "unable to open /tmp/a.db", "unable to open /tmp/a.db"),
+        ("sqlite:////data/a.db", "unable to open /data/a.db", "unable to open /data/a.db"),
         ("", "no URL", "no URL"),
     ],
 )

@@ -224,7 +224,7 @@ def _writes_of_others(trace: Trace) -> tuple[list[int], int]:
 
 
 def no_product(trace: Trace) -> Finding | None:
-    """Reports schedulers that are to multiply, one of which overwrites what the others did."""
+    """Reports a scheduler that overwrites the LR where it should multiply it."""
     scheduler, meant = trace.scheduler, trace.product
     if scheduler is None or meant is None or same(trace.ran, meant):
         return None

@@ -35,29 +35,26 @@ def wrong_length(trace: Trace) -> Finding | None:
         return None
     if (trace.scheduler is not None and not trace.scheduler.attached) or unwarmed_start(trace):
         return None  # that says it all
-    if (too_often := _called_too_often(trace)) is not None:
+    if not trace.is_cut and (too_often := _called_too_often(trace)) is not None:
         return too_often
     rules = HAPPENED if trace.is_cut else RULES
     findings = [_first_finding(_Fit(trace=run, pace=trace.pace), rules) for run in trace.lengths]
     return None if None in findings else findings[-1]
 
 
-def _first_finding(fit: "_Fit", rules: Sequence["Rule"] | None = None) -> Finding | None:
-    found = (rule(fit) for rule in (RULES if rules is None else rules))
-    return next((finding for finding in found if finding is not None), None)
+def _first_finding(fit: "_Fit", rules: "Sequence[Rule]") -> Finding | None:
+    return next((finding for rule in rules if (finding := rule(fit)) is not None), None)
 
 
 def _called_too_often(trace: Trace) -> Finding | None:
     """Reports calls that are several a step where one a step would be right."""
-    if trace.is_cut:
-        return None
     times, scheduler, pace = trace.calls_at_once, trace.scheduler, trace.pace
     if times == 1 or scheduler is None or pace is None or not len(scheduler.curve):
         return None
     often = _Fit(trace=trace, pace=pace)
     once = _Fit(trace=replace(trace, events=_once(trace)), pace=pace)
     is_over = often.shape.end is not None and often.shape.end <= 0.9 * often.calls
-    if not (_first_finding(often) or is_over) or _first_finding(once) is not None:
+    if not (_first_finding(often, RULES) or is_over) or _first_finding(once, RULES) is not None:
         return None
     if is_over and not _near(once.shape.end or 0, once.calls):
         return None
@@ -217,9 +214,7 @@ class _Fit:
     def right_at(self, pace: Pace) -> Array | None:
         """Returns the LRs of the run at another pace; `None` where they would be wrong as well."""
         other = _Fit(trace=self.trace, pace=pace)
-        if any(rule(other) is not None for rule in WRONG_AT_ANY_PACE):
-            return None
-        return self.trace.read(pace)
+        return self.trace.read(pace) if not _first_finding(other, WRONG_AT_ANY_PACE) else None
 
     def finding(
         self, name: str, severity: Severity, what: str, fix: str = "", meant: Array | None = None

@@ -99,6 +99,10 @@ class Finding:
     meant: Array | None = field(default=None, repr=False)
     """The LRs that were probably meant instead; `None`: not known."""
 
+    def in_words(self) -> dict[str, str]:
+        """Returns what is said of it, without the curves."""
+        return {"name": self.name, "severity": self.severity, "what": self.what, "fix": self.fix}
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Trace:

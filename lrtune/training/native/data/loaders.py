@@ -166,7 +166,7 @@ def has_length(source: object) -> bool:
     """
     try:
         len(source)  # type: ignore[arg-type]
-    except (TypeError, NotImplementedError):
+    except (TypeError, NotImplementedError):  # a stream may have a `__len__` that refuses
         return False
     except Exception as error:
         what = f"the length of the data, a {type(source).__name__}, could not be read"
