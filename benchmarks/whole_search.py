@@ -1,15 +1,17 @@
 """A whole search against the loop that it replaces: seconds until it recommends a good recipe.
 
-    python benchmarks/whole_search.py --seeds 2 --json benchmarks/results/whole-search-cpu.json
+    python benchmarks/whole_search.py --seeds 5 --json benchmarks/results/whole-search-cpu.json
 
 `lrtune search --budget 50` as it comes, baseline and confirmation included, against Optuna with its
 defaults around torchvision's classification loop, with the same space, model, images and epochs,
-and as many trials. Each runs alone, one after the other; where the processor computes in bf16,
-lrtune does so once more with `--precision bf16`. Whenever a search's recommendation changes, the
-time is noted; in the end every recipe that was ever recommended is retrained in full, in fp32, with
-seeds that no search has seen, and its mean Top-1 on test images that none has seen is its quality.
-A search has arrived when its recommendation is, and stays, within 0.3 points of the best quality
-known.
+and as many trials. Each runs alone, one after the other; with `--bf16` lrtune does so once more
+with `--precision bf16`. Whenever a search's recommendation changes, the time is noted; in the end
+every recipe that was ever recommended is retrained in full, in fp32, with seeds that no search has
+seen, and its mean Top-1 on test images that none has seen is its quality. A search has arrived when
+its recommendation is, and stays, within 0.3 points of the best quality known.
+
+Each search is written to the file as it ends. The same command, stopped and called again, goes on
+after the last of them.
 """
 
 import argparse
@@ -18,7 +20,7 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -39,7 +41,7 @@ from lrtune.core.study import StudyState
 from lrtune.core.training import State
 from lrtune.decide.recommend import recommend
 from lrtune.schedules import build_schedule
-from lrtune.training.native.devices import cpu_has_bf16, describe_environment
+from lrtune.training.native.devices import describe_environment
 from lrtune.training.native.loop import NativeTraining
 from lrtune.training.task import Task, load_task
 
@@ -73,6 +75,18 @@ class Passed:
     epochs: int
     recipe: Recipe
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "seconds": self.seconds, "epochs": self.epochs, "label": self.recipe.label,
+            "recipe": self.recipe.to_dict(),
+        }  # fmt: skip
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> "Passed":
+        """What `to_dict` wrote."""
+        return Passed(values["seconds"], values["epochs"], Recipe.from_dict(values["recipe"]))
+
 
 def main() -> None:
     """Searches, then retrains what was recommended."""
@@ -85,7 +99,8 @@ def main() -> None:
     parser.add_argument("--train-size", type=int, default=4000)
     parser.add_argument("--val-size", type=int, default=2000)
     parser.add_argument("--workers", type=int, default=0, help="of the reference's loader")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--bf16", action="store_true", help="search with lrtune in bf16 as well")
+    parser.add_argument("--json", type=Path, required=True)
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     names = NamedTask(data="fashion-mnist", train_size=given.train_size, val_size=given.val_size)
@@ -98,20 +113,34 @@ def main() -> None:
         "Optuna": lambda seed: by_optuna(task, given.trials, given.epochs, seed, given.workers),
         "lrtune": lambda seed: by_lrtune(names, given.trials, given.epochs, seed, "fp32"),
     }
-    if cpu_has_bf16():
+    if given.bf16:
         kinds["lrtune in bf16"] = lambda seed: by_lrtune(
             names, given.trials, given.epochs, seed, "bf16"
         )
-    searches: dict[str, list[list[Passed]]] = {name: [] for name in kinds}
+    result: dict[str, Any] = {
+        "benchmark": "whole_search", "environment": environment,
+        "given": {name: value for name, value in vars(given).items() if name != "json"},
+        "passed": {name: [] for name in kinds},
+    }  # fmt: skip
+    if given.json.exists():
+        before = json.loads(given.json.read_text())
+        if (before["environment"], before["given"]) == (environment, result["given"]):
+            result["passed"] = before["passed"]
     for seed in range(given.seeds):
         for name, search in kinds.items():
-            searches[name].append(search(seed))
-            last = searches[name][-1][-1]
-            print(
-                f"seed {seed}: {name} ends after {last.seconds:.0f} s and {last.epochs} epochs "
-                f"with {last.recipe.label}",
-                flush=True,
-            )
+            if len(result["passed"][name]) == seed:
+                result["passed"][name].append([passed.to_dict() for passed in search(seed)])
+                given.json.write_text(json.dumps(result, indent=1) + "\n")
+                last = Passed.from_dict(result["passed"][name][seed][-1])
+                print(
+                    f"seed {seed}: {name} ends after {last.seconds:.0f} s and {last.epochs} epochs "
+                    f"with {last.recipe.label}",
+                    flush=True,
+                )
+    searches = {
+        name: [[Passed.from_dict(passed) for passed in history] for history in found]
+        for name, found in result["passed"].items()
+    }
     recipes = {
         passed.recipe for found in searches.values() for history in found for passed in history
     }
@@ -123,10 +152,9 @@ def main() -> None:
         f"{quality[best]:.2f} % of the test images"
     )
 
-    result: dict[str, Any] = {
-        "benchmark": "whole_search", "environment": environment,
-        "given": {name: value for name, value in vars(given).items() if name != "json"},
+    result |= {
         "best": best.label, "best_top1": quality[best], "searches": {},
+        "test_top1": {recipe.label: value for recipe, value in quality.items()},
     }  # fmt: skip
     ends: dict[str, list[float]] = {}
     arrivals: dict[str, list[float]] = {}
@@ -142,10 +170,6 @@ def main() -> None:
             "arrivals_s": [x if math.isfinite(x) else None for x in arrivals[name]],
             "ends_s": ends[name],
             "epochs": [history[-1].epochs for history in found], "final_regret": regrets,
-            "passed": [
-                [(round(p.seconds, 1), p.epochs, p.recipe.label, quality[p.recipe]) for p in h]
-                for h in found
-            ],
         }  # fmt: skip
     for name in list(kinds)[1:]:
         for what, of in (("arriving", arrivals), ("the whole search", ends)):
@@ -155,8 +179,7 @@ def main() -> None:
             result["searches"][name][f"ratios, {what}"] = [
                 x if math.isfinite(x) else str(x) for x in ratios
             ]
-    if given.json:
-        given.json.write_text(json.dumps(result, indent=1) + "\n")
+    given.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def by_lrtune(
