@@ -16,6 +16,8 @@ import torch
 from lrtune.core.errors import DataError
 from lrtune.training.native.data.datasets.decoded import Decoded, Part
 
+LARGEST_BYTES = 1 << 28
+"""Of a file, decompressed: CIFAR-100's has 154 million. What holds more is no data set of these."""
 SYSTEM_DIR = Path("/usr/share/datasets")
 """Where Debian's packages put data sets."""
 
@@ -187,10 +189,13 @@ def _check_labels(
 
 def _content(path: Path) -> bytes:
     try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if path.suffix == ".gz" else content
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(LARGEST_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}.") from error
+    if len(content) > LARGEST_BYTES:
+        raise DataError(f"{path} must hold at most {LARGEST_BYTES:,} bytes, but it holds more.")
+    return content
 
 
 _IDX_FILES = tuple(
